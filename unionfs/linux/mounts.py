@@ -37,7 +37,9 @@ class mount_attr(ctypes.Structure):
     ]
 
 
-def mount(source: StrPath, target: StrPath, fstype: StrPath | None, flags: int = 0, data: StrPath | None = None) -> None:
+def mount(
+    source: StrPath, target: StrPath, fstype: StrPath | None, flags: int = 0, data: StrPath | None = None
+) -> None:
     """mount(2); the OSError names the target."""
     try:
         _mount(
@@ -99,7 +101,9 @@ def fsmount(fs_fd: int, attributes: int = 0) -> int:
     return _fsmount(fs_fd, consts.FSMOUNT_CLOEXEC, attributes)
 
 
-def mount_setattr(dirfd: int, path: StrPath, flags: int, *, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0) -> None:
+def mount_setattr(
+    dirfd: int, path: StrPath, flags: int, *, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0
+) -> None:
     attributes = mount_attr(attr_set, attr_clr, propagation, 0)
     _mount_setattr(dirfd, os.fsencode(path), flags, ctypes.byref(attributes), ctypes.sizeof(attributes))
 
