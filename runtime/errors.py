@@ -1,0 +1,108 @@
+"""What can go wrong in the runtime, as one tree. Every message is one line that names the thing and, where there
+is something to do, what.
+
+    RuntimeFault                 125
+    ├── UsageError               125   an option or argument that cannot be meant
+    │   └── NotPermitted         1     the runtime needs root
+    ├── ConfigError              125   an OCI spec or image configuration that cannot be run
+    ├── StateError               125   a container is not in the state that the verb needs
+    ├── NoSuchImage              125
+    ├── ImageInUse               1
+    ├── ImageError               1     an archive or reference that cannot become an image
+    ├── NoSuchContainer          1
+    ├── NameInUse                125
+    ├── NetworkError             125   unknown network, or the kernel refused a link, address or rule
+    ├── ContainerError           125   a step of making a container failed: the sentence has step and errno text
+    │   ├── CommandNotExecutable 126
+    │   └── CommandNotFound      127
+    └── ShimLost                 137   the process that kept a container is gone
+
+The second column is the exit code of the command line: docker's (docker run(1), "Exit Status"). Library callers
+catch the class; only runtime/cli prints and exits.
+"""
+
+from __future__ import annotations
+
+
+class RuntimeFault(Exception):
+    """The base of the tree; str() is the line for the user."""
+
+    exit_code = 125
+
+
+class UsageError(RuntimeFault):
+    """An option or argument that cannot be meant."""
+
+
+class NotPermitted(UsageError):
+    """The runtime needs privileges that this process does not have."""
+
+    exit_code = 1
+
+
+class ConfigError(RuntimeFault):
+    """An OCI spec or image configuration that cannot be run."""
+
+
+class StateError(RuntimeFault):
+    """A container is not in the state that the verb needs."""
+
+
+class NoSuchImage(RuntimeFault):
+    """No image answers to a reference or id."""
+
+
+class ImageInUse(RuntimeFault):
+    """An image cannot be removed while a container is made of it."""
+
+    exit_code = 1
+
+
+class ImageError(RuntimeFault):
+    """An archive or reference that cannot become an image."""
+
+    exit_code = 1
+
+
+class NoSuchContainer(RuntimeFault):
+    """No container answers to a name or id, or more than one does."""
+
+    exit_code = 1
+
+
+class NameInUse(RuntimeFault):
+    """Another container has the wished name."""
+
+
+class NetworkError(RuntimeFault):
+    """An unknown network, or the kernel refused a link, an address or a rule."""
+
+
+class ContainerError(RuntimeFault):
+    """A step of making a container failed."""
+
+
+class CommandNotExecutable(ContainerError):
+    """The command is there and cannot be executed: no permission, a directory, a wrong format."""
+
+    exit_code = 126
+
+
+class CommandNotFound(ContainerError):
+    """The command is not there."""
+
+    exit_code = 127
+
+
+class ShimLost(RuntimeFault):
+    """The process that kept a container is gone without having recorded how the container ended."""
+
+    exit_code = 137
+
+
+def by_name(name: str, message: str) -> RuntimeFault:
+    """The fault that another process reported by its class name; an unknown name gives the base class."""
+    found = globals().get(name)
+    if isinstance(found, type) and issubclass(found, RuntimeFault):
+        return found(message)
+    return RuntimeFault(message)
