@@ -1,0 +1,116 @@
+"""What this machine can do: a probe a name, each returning None when it can and otherwise the reason in a sentence.
+
+Tests say `@pytest.mark.needs("fuse", "program:strace")`; conftest.py skips them with the reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+
+from unionfs.linux import consts, mounts
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else "it needs root"
+
+
+def _fuse() -> str | None:
+    if reason := _root():
+        return reason
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/fuse cannot be opened: {error.strerror}"
+    try:
+        import pyfuse3  # noqa: F401
+    except ImportError as error:
+        return f"pyfuse3 cannot be imported: {error}"
+    return None
+
+
+def _overlay() -> str | None:
+    return _root() or _try_mount("overlay")
+
+
+def _tmpfs() -> str | None:
+    return _root() or _try_mount("tmpfs")
+
+
+def _try_mount(fstype: str) -> str | None:
+    with tempfile.TemporaryDirectory() as directory:
+        parts = {name: os.path.join(directory, name) for name in ("lower", "upper", "work", "merged")}
+        for part in parts.values():
+            os.mkdir(part)
+        data = "lowerdir={lower},upperdir={upper},workdir={work}".format(**parts) if fstype == "overlay" else None
+        try:
+            mounts.mount(fstype, parts["merged"], fstype, 0, data)
+        except OSError as error:
+            return f"{fstype} cannot be mounted in the temporary directory: {error.strerror}"
+        mounts.umount2(parts["merged"], consts.MNT_DETACH)
+    return None
+
+
+def _loop() -> str | None:
+    """A free loop device that can be attached: losetup says so by attaching a small file."""
+    if reason := _root() or _program("losetup"):
+        return reason
+    with tempfile.NamedTemporaryFile() as image:
+        image.truncate(1 << 20)
+        attach = subprocess.run(["losetup", "--find", "--show", image.name], capture_output=True, text=True)
+        if attach.returncode:
+            return f"no loop device can be attached: {attach.stderr.strip()}"
+        subprocess.run(["losetup", "--detach", attach.stdout.strip()], check=True)
+    return None
+
+
+def _ptrace() -> str | None:
+    """strace can be installed and still be forbidden (yama, seccomp)."""
+    if reason := _program("strace"):
+        return reason
+    trace = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, text=True)
+    return None if trace.returncode == 0 else f"strace does not work here: {trace.stderr.strip().splitlines()[-1]}"
+
+
+def _xattr(name: str) -> str | None:
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            os.setxattr(directory, name, b"1")
+        except OSError as error:
+            return f"{name} cannot be set as an extended attribute in the temporary directory: {error.strerror}"
+    return None
+
+
+def _program(name: str) -> str | None:
+    return None if shutil.which(name) else f"{name} is not installed"
+
+
+def _netns() -> str | None:
+    if reason := _root():
+        return reason
+    probe = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True)
+    return None if probe.returncode == 0 else f"a network namespace cannot be made: {probe.stderr.strip()}"
+
+
+_PROBES: dict[str, Callable[[], str | None]] = {
+    "root": _root,
+    "fuse": _fuse,
+    "overlay": _overlay,
+    "tmpfs": _tmpfs,
+    "loop": _loop,
+    "ptrace": _ptrace,
+    "netns": _netns,
+    "user-xattr": lambda: _xattr("user.test"),
+    "trusted-xattr": lambda: _xattr("trusted.test"),
+}
+
+
+@functools.cache
+def missing(name: str) -> str | None:
+    """Why the capability `name` is missing, or None; `program:NAME` asks for a program on PATH."""
+    kind, _, argument = name.partition(":")
+    return _program(argument) if kind == "program" else _PROBES[name]()

@@ -1,0 +1,59 @@
+"""What every test gets: a machine of its own as far as mounts and links go, skips with reasons, leak checks, unions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import leaks
+from tests.capabilities import missing
+from tests.mounting import Union
+
+leaks.isolate()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*capabilities): skip, with the reason, where one of them is missing")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for capability in marker.args:
+            if reason := missing(capability):
+                pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Set up first and torn down last of a test's own fixtures: whatever wider fixtures hold was there before."""
+    basetemp = os.path.realpath(tmp_path_factory.getbasetemp())
+    before = leaks.belongings(basetemp)
+    yield
+    left = leaks.left_behind(before, basetemp)
+    if left:
+        pytest.fail("\n".join([f"{request.node.name} left behind:", *left]), pytrace=False)
+
+
+@pytest.fixture
+def mount_union(tmp_path: Path) -> Iterator[Callable[..., Union]]:
+    """`mount_union("lower", "upper")` mounts directories below tmp_path, bottom to top (made if missing).
+
+    What is mounted is unmounted after the test, and the server's log searched for exceptions.
+    """
+    unions: list[Union] = []
+
+    def mount(*branches: str, options: tuple[str, ...] = ()) -> Union:
+        home = tmp_path / f"union{len(unions)}" if unions else tmp_path
+        paths = [os.path.join(tmp_path, branch) for branch in branches]
+        for path in paths:
+            os.makedirs(path.removesuffix("=ro").removesuffix("=rw").removesuffix("=rr"), exist_ok=True)
+        union = Union(str(home), paths, options)
+        unions.append(union)
+        return union.mount()
+
+    yield mount
+    for union in reversed(unions):
+        union.close()

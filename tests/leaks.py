@@ -1,0 +1,155 @@
+"""What a test can leave behind on the machine, seen before and after it.
+
+The test run is its own mount and network namespace (see `isolate`), so every mount and every link there is the run's
+and other people's are out of sight. Processes are the run's when they descend from it or carry its mark in their
+environment; loop devices when their file is below its temporary directory; cgroups when their name says so and nobody
+else's process is in them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import gc
+import os
+import socket
+import struct
+import time
+import uuid
+from typing import NamedTuple
+
+from unionfs.linux import consts, libc, mounts
+
+MARK = "FUSE_AUFS_TEST_RUN"
+_CGROUP_ROOT = "/sys/fs/cgroup"
+_PATIENCE = 5.0  # seconds for what ends by itself: a server after its unmount, a lazily released loop device
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+
+
+def isolate() -> None:
+    """Give this process private mount and network namespaces (loopback up) and mark it for `processes`.
+
+    Called before anything else runs in the process; without the privilege (not root) nothing changes.
+    """
+    os.environ[MARK] = f"{os.getpid()}-{uuid.uuid4().hex}"
+    if os.geteuid() != 0:
+        return
+    try:
+        libc.bind("unshare", ctypes.c_int)(consts.CLONE_NEWNS | consts.CLONE_NEWNET)
+    except OSError:
+        return
+    mounts.mount("none", "/", None, consts.MS_REC | consts.MS_PRIVATE)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = bytearray(struct.pack("16sH14x", b"lo", 0))
+        fcntl.ioctl(control, _SIOCGIFFLAGS, request)
+        name, flags = struct.unpack("16sH14x", request)
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", name, flags | _IFF_UP))
+
+
+class Belongings(NamedTuple):
+    """Sets of sentences, each naming one thing; the difference of two is what was left behind."""
+
+    mounts: frozenset[str]
+    processes: frozenset[str]
+    loops: frozenset[str]
+    links: frozenset[str]
+    cgroups: frozenset[str]
+    descriptors: frozenset[str]
+
+
+def belongings(basetemp: str) -> Belongings:
+    return Belongings(
+        frozenset(f"mount of {m.fstype} ({m.source}) at {m.target}" for m in mounts.mountinfo()
+                  if not m.target.startswith(("/proc/", "/sys/"))),
+        frozenset(f"process {pid} ({_command(pid)})" for pid in processes()),
+        frozenset(_loops(basetemp)),
+        frozenset(f"network link {name}" for _, name in socket.if_nameindex()),
+        frozenset(_cgroups()),
+        frozenset(_descriptors()),
+    )
+
+
+def left_behind(before: Belongings, basetemp: str) -> list[str]:
+    """What there is now and was not `before`, after a while for what is just ending."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        after = belongings(basetemp)
+        left = sorted(thing for was, now in zip(before, after, strict=True) for thing in now - was)
+        if not left or time.monotonic() > deadline:
+            return left
+        gc.collect()  # a descriptor in a reference cycle is not leaked, only not closed yet
+        time.sleep(0.01)  # none of these ends with an event to wait for
+
+
+def processes() -> set[int]:
+    """The processes of this run but the run itself: descendants, and orphans that carry the mark."""
+    mark = f"{MARK}={os.environ[MARK]}".encode()
+    parents: dict[int, int] = {}
+    ours = {os.getpid()}
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat:
+                state, parent = stat.read().rpartition(b") ")[2].split()[:2]
+            with open(f"/proc/{pid}/environ", "rb") as environ:
+                marked = mark in environ.read().split(b"\0")
+        except OSError:
+            continue  # it ended, or is not ours to look at
+        if state != b"Z" or int(parent) == os.getpid():
+            parents[pid] = int(parent)
+            if marked:
+                ours.add(pid)
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return ours - {os.getpid()}
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+            return cmdline.read().replace(b"\0", b" ").decode(errors="replace").strip() or "zombie"
+    except OSError:
+        return "ended"
+
+
+def _loops(basetemp: str) -> list[str]:
+    found = []
+    for name in os.listdir("/sys/block"):
+        try:
+            with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8", errors="replace") as backing:
+                path = backing.read().strip()
+        except OSError:
+            continue  # not a loop device, or not attached
+        if path.startswith(basetemp):
+            found.append(f"loop device {name} on {path}")
+    return found
+
+
+def _cgroups() -> list[str]:
+    """Groups named as ours in which no process of somebody else's is."""
+    found = []
+    ours: set[int] | None = None
+    for directory, subdirectories, _ in os.walk(_CGROUP_ROOT):
+        depth = directory.count("/") - _CGROUP_ROOT.count("/")
+        if depth > 3:
+            subdirectories.clear()
+        if "aufs" not in directory:
+            continue
+        try:
+            with open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as members:
+                pids = {int(line) for line in members}
+        except OSError:
+            continue  # removed meanwhile
+        ours = processes() | {os.getpid()} if ours is None else ours
+        if pids <= ours:
+            found.append(f"control group {directory}")
+    return found
+
+
+def _descriptors() -> list[str]:
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(f"descriptor {name} of {os.readlink(f'/proc/self/fd/{name}')}")
+        except OSError:
+            continue  # the listing's own
+    return found

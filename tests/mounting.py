@@ -1,0 +1,75 @@
+"""A union mounted by the command line, as a user does it, and taken down again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from unionfs.linux import consts, mounts
+
+_DEADLINE = 30  # seconds; a mount or an unmount that takes longer hangs
+
+
+class Union:
+    """`branches` are directories, bottom to top; the last is writable. `path` is the mount point.
+
+    The server's log is kept over remounts; `unmount` fails when an unknown exception was logged in it.
+    """
+
+    def __init__(self, directory: str, branches: Sequence[str], options: Sequence[str] = ()) -> None:
+        self.branches = [os.fspath(branch) for branch in branches]
+        self.options = list(options)
+        self.path = os.path.join(directory, "mnt")
+        self.log = os.path.join(directory, "server.log")
+        os.makedirs(self.path, exist_ok=True)
+
+    @property
+    def upper(self) -> str:
+        return self.branches[-1].removesuffix("=rw")
+
+    @property
+    def command(self) -> list[str]:
+        """The arguments of `unionfs` that mount it."""
+        spec = ":".join(branch.replace(":", "\\:") for branch in self.branches)
+        options = [word for option in self.options for word in ("-o", option)]
+        return ["mount", spec, self.path, *options, "--log", self.log]
+
+    def mount(self) -> Union:
+        unionfs(*self.command)
+        return self
+
+    def unmount(self) -> None:
+        unionfs("umount", self.path)
+        self.check_log()
+
+    def remount(self) -> None:
+        self.unmount()
+        self.mount()
+
+    @property
+    def mounted(self) -> bool:
+        return mounts.mounted_at(os.path.realpath(self.path)) is not None
+
+    def check_log(self) -> None:
+        with open(self.log, encoding="utf-8", errors="replace") as log:
+            text = log.read()
+        assert "Traceback" not in text, f"the server met an exception it does not know:\n{text[-4000:]}"
+
+    def close(self) -> None:
+        """Unmount what is still mounted, whatever state it is in."""
+        if self.mounted:
+            try:
+                self.unmount()
+            finally:
+                if self.mounted:
+                    mounts.umount2(self.path, consts.MNT_DETACH)
+
+
+def unionfs(*arguments: str) -> None:
+    """Run `unionfs` and fail with what it printed unless it exits 0."""
+    done = subprocess.run(
+        [sys.executable, "-m", "unionfs", *arguments], capture_output=True, text=True, timeout=_DEADLINE, check=False
+    )
+    assert done.returncode == 0, f"unionfs {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"

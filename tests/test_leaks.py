@@ -1,0 +1,69 @@
+"""The leak checks see what they are for: each thing is left behind on purpose, found, and taken back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import leaks
+from unionfs.linux import mounts
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> leaks.Belongings:
+    monkeypatch.setattr(leaks, "_PATIENCE", 0.0)
+    return leaks.belongings(str(tmp_path))
+
+
+def test_descriptor(before: leaks.Belongings, tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    assert leaks.left_behind(before, str(tmp_path)) == [f"descriptor {fd} of {tmp_path}"]
+    os.close(fd)
+    assert leaks.left_behind(before, str(tmp_path)) == []
+
+
+@pytest.mark.needs("tmpfs")
+def test_mount(before: leaks.Belongings, tmp_path: Path) -> None:
+    mounts.mount("leak", str(tmp_path), "tmpfs")
+    assert leaks.left_behind(before, str(tmp_path)) == [f"mount of tmpfs (leak) at {tmp_path}"]
+    mounts.umount2(str(tmp_path))
+    assert leaks.left_behind(before, str(tmp_path)) == []
+
+
+def test_daemon(before: leaks.Belongings, tmp_path: Path) -> None:
+    """A process that left its session and its parent is still found, by its mark."""
+    script = "setsid sh -c 'echo $$; exec sleep 60' &"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.wait() == 0
+        assert shell.stdout is not None
+        pid = int(shell.stdout.readline())
+        left = leaks.left_behind(before, str(tmp_path))
+        os.kill(pid, signal.SIGKILL)
+        assert shell.stdout.read() == ""  # the end of its standard output is its end
+    assert any(line.startswith(f"process {pid} ") for line in left)
+
+
+@pytest.mark.needs("loop")
+def test_loop_device(before: leaks.Belongings, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.touch()
+    os.truncate(image, 1 << 20)
+    device = subprocess.run(["losetup", "--find", "--show", image], check=True, capture_output=True, text=True)
+    name = device.stdout.strip()
+    try:
+        assert leaks.left_behind(before, str(tmp_path)) == [f"loop device {os.path.basename(name)} on {image}"]
+    finally:
+        subprocess.run(["losetup", "--detach", name], check=True)
+
+
+@pytest.mark.needs("netns", "program:ip")
+def test_link(before: leaks.Belongings, tmp_path: Path) -> None:
+    subprocess.run(["ip", "link", "add", "leak0", "type", "veth", "peer", "name", "leak1"], check=True)
+    try:
+        assert leaks.left_behind(before, str(tmp_path)) == ["network link leak0", "network link leak1"]
+    finally:
+        subprocess.run(["ip", "link", "del", "leak0"], check=True)
