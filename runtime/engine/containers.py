@@ -1,0 +1,229 @@
+"""The containers of one root: their immutable configuration, names and ids, and the locks that say who is at work.
+
+Locks, outermost first (flock(2): the kernel drops them with the last descriptor, so a killed owner holds nothing):
+  <root>/containers/.lock      names and ids: held for the moment of adding or dropping a container
+  <root>/containers/ID/lock    one container: held by whoever creates, runs or removes it; a shim for its whole life
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from runtime.engine import names, records, state
+from runtime.engine.paths import Paths
+from runtime.engine.state import State, Status
+from runtime.errors import NameInUse, NoSuchContainer
+
+
+class Config(NamedTuple):
+    """What a container was made from; it never changes. Strings are as the user gave them unless said."""
+
+    id: str
+    name: str
+    image: str
+    image_id: str
+    driver: str
+    parent: str  # the committed snapshot of the image; the container's own snapshot has the container's id
+    command: tuple[str, ...]  # entrypoint and arguments together, for `ps`
+    created: float
+    network: str
+    remove: bool  # when it ends
+    terminal: bool
+    stdin: bool
+    user: str  # USER[:GROUP] by name or number; looked up in the root file system at start
+    root: str
+    state: str
+    spec: dict[str, Any]  # the OCI configuration without what only the root file system tells
+
+
+class Container(NamedTuple):
+    """A container that exists: its configuration and its directories."""
+
+    config: Config
+
+    @property
+    def id(self) -> str:
+        return self.config.id
+
+    @property
+    def directory(self) -> str:
+        return f"{self.config.root}/containers/{self.config.id}"
+
+    @property
+    def run_directory(self) -> str:
+        return f"{self.config.state}/containers/{self.config.id}"
+
+    @property
+    def rootfs(self) -> str:
+        return f"{self.run_directory}/rootfs"
+
+    @property
+    def socket(self) -> str:
+        return f"{self.run_directory}/shim.sock"
+
+    @property
+    def log(self) -> str:
+        return f"{self.directory}/log.json"
+
+    def state(self) -> State:
+        """Raises NoSuchContainer when it was removed meanwhile."""
+        found = state.load(self.run_directory, self.directory)
+        if found is None:
+            raise NoSuchContainer(f"No such container: {self.config.name}")
+        return found
+
+    def rest(self, final: State) -> None:
+        """Record a state that no process keeps up, and drop the run directory. The lock must be held."""
+        state.save(self.directory, final)
+        shutil.rmtree(self.run_directory, ignore_errors=True)
+
+    def lock(self) -> int | None:
+        """The container's lock as a descriptor to close, or None when a live process has it."""
+        try:
+            fd = _flock(f"{self.directory}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            raise NoSuchContainer(f"No such container: {self.config.name}") from None
+        except BlockingIOError:
+            return None
+        if not os.path.exists(f"{self.directory}/config.json"):
+            # The holder before us removed the container between our open and our flock.
+            os.close(fd)
+            raise NoSuchContainer(f"No such container: {self.config.name}")
+        return fd
+
+
+def _flock(path: str, how: int, flags: int = 0) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    try:
+        fcntl.flock(fd, how)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+class ContainerStore:
+    """Containers on disk. Every method may run in several processes at once."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self._names = f"{paths.containers}/names"
+        os.makedirs(self._names, mode=0o710, exist_ok=True)
+        os.makedirs(paths.running, mode=0o710, exist_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fd = _flock(f"{self.paths.containers}/.lock", fcntl.LOCK_EX, os.O_CREAT)
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def add(self, config: Config) -> tuple[Container, int]:
+        """Record a new container as CREATING; its lock is held by the descriptor returned.
+
+        An empty name is replaced by one made up. Raises NameInUse.
+        """
+        with self._locked():
+            config = config._replace(name=self._free_name(config.name))
+            container = Container(config)
+            os.mkdir(container.directory, 0o710)
+            try:
+                # Locked before the record is there: recovery never takes a container in the making for an orphan.
+                lock = _flock(f"{container.directory}/lock", fcntl.LOCK_EX, os.O_CREAT)
+                records.write(f"{container.directory}/config.json", config._asdict())
+                state.save(container.directory, State(Status.CREATING))
+                self._point(config.name, config.id)
+            except OSError:
+                shutil.rmtree(container.directory, ignore_errors=True)
+                raise
+        return container, lock
+
+    def _free_name(self, wish: str) -> str:
+        if wish:
+            holder = self._named(wish)
+            if holder is not None:
+                raise NameInUse(
+                    f'Conflict. The container name "{wish}" is already in use by container '
+                    f"{holder[: names.SHORT_ID]}: remove that container or choose another name"
+                )
+            return wish
+        name = names.new_name()
+        number = 1
+        while self._named(name) is not None:
+            name = f"{names.new_name()}{number}"
+            number += 1
+        return name
+
+    def _named(self, name: str) -> str | None:
+        """The id of the container with that name. A link left by a crash in `drop` names a container that is gone."""
+        try:
+            target = os.readlink(f"{self._names}/{name}")
+        except OSError:
+            return None
+        return target if os.path.exists(f"{self.paths.containers}/{target}/config.json") else None
+
+    def _point(self, name: str, container_id: str) -> None:
+        path = f"{self._names}/{name}"
+        try:
+            os.symlink(container_id, path)
+        except FileExistsError:
+            os.unlink(path)
+            os.symlink(container_id, path)
+
+    def drop(self, container: Container) -> None:
+        """Forget a container: its lock is held by the caller, and its snapshot, network and mounts are gone."""
+        with self._locked():
+            shutil.rmtree(container.run_directory, ignore_errors=True)
+            if self._named(container.config.name) == container.id:
+                os.unlink(f"{self._names}/{container.config.name}")
+            shutil.rmtree(container.directory, ignore_errors=True)
+
+    def load(self, container_id: str) -> Container:
+        """The container with that full id, or NoSuchContainer."""
+        record = records.read(f"{self.paths.containers}/{container_id}/config.json")
+        if record is None:
+            raise NoSuchContainer(f"No such container: {container_id}")
+        return Container(Config(**{**record, "command": tuple(record["command"])}))
+
+    def get(self, reference: str) -> Container:
+        """The container with that id, name, or the beginning of an id, tried in this order (as docker does)."""
+        if "/" not in reference and reference not in ("", ".", ".."):
+            if len(reference) == 64 and reference in self._ids():
+                return self.load(reference)
+            named = self._named(reference)
+            if named is not None:
+                return self.load(named)
+            matches = [full for full in self._ids() if full.startswith(reference)]
+            if len(matches) > 1:
+                raise NoSuchContainer(f"Multiple IDs found with provided prefix: {reference}")
+            if matches:
+                return self.load(matches[0])
+        raise NoSuchContainer(f"No such container: {reference}")
+
+    def _ids(self) -> list[str]:
+        return [name for name in os.listdir(self.paths.containers) if len(name) == 64]
+
+    def __iter__(self) -> Iterator[Container]:
+        """All containers, newest first. One that is removed meanwhile is left out."""
+        found = []
+        for container_id in self._ids():
+            try:
+                found.append(self.load(container_id))
+            except NoSuchContainer:
+                continue
+        return iter(sorted(found, key=lambda container: container.config.created, reverse=True))
+
+    def kept(self) -> Iterator[str]:
+        """The ids that have a run directory: running containers and those whose shim died."""
+        try:
+            yield from os.listdir(self.paths.running)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise

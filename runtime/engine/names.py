@@ -1,0 +1,53 @@
+"""Names and ids of containers: what is allowed, and one made up where none is given."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from runtime.errors import UsageError
+
+SHORT_ID = 12
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_HOST = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?)*")
+
+_MOODS = (
+    "able", "airy", "brisk", "calm", "candid", "clear", "deft", "early", "fair", "fleet", "frank", "glad", "handy",
+    "idle", "keen", "light", "lucid", "merry", "neat", "patient", "plain", "quick", "quiet", "ready", "sound",
+    "spry", "steady", "sunny", "sure", "terse", "tidy", "witty",
+)  # fmt: skip
+_BIRDS = (
+    "auk", "bunting", "crake", "crane", "dipper", "dunlin", "egret", "eider", "finch", "godwit", "grebe", "gull",
+    "heron", "ibis", "jay", "kestrel", "kite", "knot", "lark", "linnet", "merlin", "osprey", "ouzel", "petrel",
+    "pipit", "plover", "rail", "raven", "shrike", "siskin", "snipe", "stork", "swift", "teal", "tern", "wren",
+)  # fmt: skip
+
+
+def new_id() -> str:
+    """64 hex digits. Not all of the first 12 are decimal digits: those are the default host name, and programs
+    take a host name of digits for an address (docker makes the same condition, moby pkg/stringid)."""
+    while True:
+        candidate = os.urandom(32).hex()
+        if not candidate[:SHORT_ID].isdigit():
+            return candidate
+
+
+def new_name() -> str:
+    mood, bird = os.urandom(2)
+    return f"{_MOODS[mood % len(_MOODS)]}_{_BIRDS[bird % len(_BIRDS)]}"
+
+
+def check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"invalid container name {name!r}: at least two of [a-zA-Z0-9_.-] are allowed, the first a letter or digit"
+        )
+    return name
+
+
+def check_hostname(name: str) -> str:
+    """RFC 1123 with underscores; the length is the kernel's __NEW_UTS_LEN."""
+    if len(name) > 64 or not _HOST.fullmatch(name):
+        raise UsageError(f"invalid hostname: {name!r}: letters, digits, '-' and '.' up to 64 characters are allowed")
+    return name

@@ -1,0 +1,46 @@
+"""Where everything of one installation lies: what must survive a reboot below `root`, the rest below `state`.
+
+    <root>/images/                   the image store
+    <root>/drivers/NAME/             a storage driver
+    <root>/network/                  leases
+    <root>/containers/ID/            config.json, state.json, lock, log.json
+    <root>/containers/names/NAME     symbolic link to an ID
+    <state>/containers/ID/           rootfs/ (mount point), etc/ (files bound into it), spec.json, state.json, shim.sock
+
+A directory <state>/containers/ID exists exactly as long as a shim has the container up, or died having it up.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+DEFAULT_ROOT = "/var/lib/fuse-aufs"
+DEFAULT_STATE = "/run/fuse-aufs"
+DEFAULT_DRIVER = "fuse-aufs"
+
+
+class Paths(NamedTuple):
+    """Absolute, without symbolic links in the last part."""
+
+    root: str
+    state: str
+
+    @classmethod
+    def of(cls, root: str, state: str) -> Paths:
+        return cls(os.path.abspath(root), os.path.abspath(state))
+
+    @property
+    def images(self) -> str:
+        return f"{self.root}/images"
+
+    @property
+    def containers(self) -> str:
+        return f"{self.root}/containers"
+
+    @property
+    def running(self) -> str:
+        return f"{self.state}/containers"
+
+    def driver(self, name: str) -> str:
+        return f"{self.root}/drivers/{name}"

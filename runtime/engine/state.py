@@ -1,0 +1,70 @@
+"""What a container is doing: its status, the legal ways from one to the next, and the record of it.
+
+        CREATING ──▶ CREATED ──▶ RUNNING ──▶ EXITED
+            │           │                      │
+            └───────────┴────▶ REMOVING ◀──────┘
+
+CREATING, RUNNING and REMOVING belong to a process that holds the container's lock (containers.py). Such a record
+with a free lock was left by a process that died: recover.py brings it to CREATED, EXITED or nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from typing import NamedTuple
+
+from runtime.engine import records
+from runtime.errors import StateError
+
+
+class Status(enum.Enum):
+    CREATING = "creating"
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    REMOVING = "removing"
+
+
+_NEXT = {
+    Status.CREATING: {Status.CREATED, Status.REMOVING},
+    Status.CREATED: {Status.RUNNING, Status.CREATED, Status.REMOVING},
+    Status.RUNNING: {Status.EXITED},
+    Status.EXITED: {Status.RUNNING, Status.REMOVING},
+    Status.REMOVING: {Status.REMOVING},
+}
+
+# Statuses that some process is bringing to an end; it holds the container's lock meanwhile.
+TRANSIENT = frozenset({Status.CREATING, Status.RUNNING, Status.REMOVING})
+
+
+class State(NamedTuple):
+    """One moment of a container. Times are seconds since the epoch, 0.0 for never."""
+
+    status: Status
+    pid: int = 0  # of the container's init as the host sees it; 0 when not running
+    shim_pid: int = 0
+    started: float = 0.0
+    finished: float = 0.0
+    exit_code: int = 0
+    error: str = ""  # why it did not start, or how its shim was lost
+    address: str = ""  # on its network, ADDRESS/PREFIX
+
+    def to(self, status: Status, **changes: object) -> State:
+        """This state moved on to `status`. Raises StateError for a way that is not in the drawing."""
+        if status not in _NEXT[self.status]:
+            raise StateError(f"a container that is {self.status.value} cannot become {status.value}")
+        return self._replace(status=status, **changes)  # type: ignore[arg-type]
+
+
+def save(directory: str, state: State) -> None:
+    records.write(os.path.join(directory, "state.json"), {**state._asdict(), "status": state.status.value})
+
+
+def load(*directories: str) -> State | None:
+    """The state recorded in the first of `directories` that has one."""
+    for directory in directories:
+        record = records.read(os.path.join(directory, "state.json"))
+        if record is not None:
+            return State(**{**record, "status": Status(record["status"])})
+    return None
