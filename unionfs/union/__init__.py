@@ -1,0 +1,29 @@
+"""Layer 1b: what a union is. Branches, whiteouts, lookup, listing, copy-up, rename, links, identity.
+
+It knows POSIX, not FUSE: nodes are numbers, names are bytes, every failure is an OSError. `fs.UnionFs` is the
+whole of it for the layers above; the other modules are functions over one `stack.Stack`, read in this order:
+
+    branch      one directory of the stack: descriptor, permission, work area
+    whiteout    every on-disk form of "deleted" and "opaque"; the only module that knows them
+    directories descriptors and name sets of branch directories, cached
+    identity    inode numbers that survive copy-up and remount
+    nodes       the table of files the kernel knows
+    stack       the state of one union, and the merge of one name over the branches
+    place       where a node's bytes are now
+    copyup      making a node's bytes live in the writable branch
+    create, remove, rename, attributes, handles    the operations
+    fs          UnionFs: takes the lock and delegates
+
+Locks, outermost first:
+
+    1. Stack.lock  guards everything reachable from a Stack except the bytes of open files. `UnionFs` takes it; the
+                   functions of the other modules are called with it held. It is not reentrant on purpose:
+                   `copyup` is the one place that lets go of it (data copy, fsync), so a caller of `copyup.copy_up` or
+                   `copyup.complete` looks its names up again afterwards.
+    2. none        reads, writes and fsyncs of open files take no lock at all: a descriptor in a handle stays open
+                   until release, and release comes after the last request on it (fs/fuse/file.c).
+
+Order on disk: every change of several steps is ordered so that each prefix is the old tree or the new one. It rests
+on one rule of lookup, that an entry of a branch beats a whiteout of the same name in the same branch: a whiteout made
+first is not seen until the entry goes, and an entry made first hides the whiteout until it is dropped.
+"""

@@ -1,0 +1,113 @@
+"""Status, owner, mode, times, size, extended attributes and ACLs of a node."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from unionfs.union import copyup, place, whiteout
+from unionfs.union.nodes import Node
+from unionfs.union.stack import Stack
+
+
+class Attr(NamedTuple):
+    """st_ino and st_nlink as the union shows them; everything else is the branch file's own."""
+
+    ino: int
+    nlink: int
+    st: os.stat_result
+
+
+def getattr_(stack: Stack, node: Node) -> Attr:
+    return of_entry(stack, node, place.of(stack, node).stat())
+
+
+def of_entry(stack: Stack, node: Node, entry: os.stat_result) -> Attr:
+    """The attributes of a node whose status in its branch is known.
+
+    A directory's link count is 1, "not counted" (find(1) and btrfs agree on that): counting the subdirectories of a
+    merged one would cost a status of every entry.
+    """
+    if node.is_directory:
+        return Attr(node.ino, 1, entry)
+    return Attr(node.ino, place.links(stack, node, entry), entry)
+
+
+def setattr_(
+    stack: Stack,
+    node: Node,
+    *,
+    mode: int | None,
+    uid: int | None,
+    gid: int | None,
+    size: int | None,
+    atime_ns: int | None,
+    mtime_ns: int | None,
+) -> Attr:
+    """Change what is not None. A lower file is copied up, of its data no more than `size` bytes."""
+    if size is not None and node.kind != stat.S_IFREG:
+        raise OSError(errno.EISDIR if node.is_directory else errno.EINVAL, os.strerror(errno.EINVAL))
+    copyup.copy_up(stack, node, size=size)
+    here = place.of(stack, node)
+    if size is not None:
+        fd = here.open(os.O_WRONLY)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+    if uid is not None or gid is not None:
+        here.chown(-1 if uid is None else uid, -1 if gid is None else gid)
+    if mode is not None:
+        # After the owner: chown(2) clears set-ID bits, and the kernel sends the mode that is to stay.
+        here.chmod(stat.S_IMODE(mode))
+    if atime_ns is not None or mtime_ns is not None:
+        entry = here.stat()
+        here.utime(
+            entry.st_atime_ns if atime_ns is None else atime_ns, entry.st_mtime_ns if mtime_ns is None else mtime_ns
+        )
+    return of_entry(stack, node, here.stat())
+
+
+def getxattr(stack: Stack, node: Node, name: bytes) -> bytes:
+    if whiteout.is_private_attribute(name):
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), name)
+    return place.of(stack, node).getxattr(name)
+
+
+def setxattr(stack: Stack, node: Node, name: bytes, value: bytes, flags: int) -> None:
+    _refuse_private(name)
+    copyup.copy_up(stack, node)
+    place.of(stack, node).setxattr(name, value, flags)
+
+
+def removexattr(stack: Stack, node: Node, name: bytes) -> None:
+    """ENODATA before anything is copied up: the kernel asks for security.capability's removal on every first write."""
+    stack.require_writable()
+    _refuse_private(name)
+    place.of(stack, node).getxattr(name)
+    copyup.copy_up(stack, node)
+    place.of(stack, node).removexattr(name)
+
+
+def listxattr(stack: Stack, node: Node) -> list[bytes]:
+    names = (os.fsencode(name) for name in place.of(stack, node).listxattr())
+    return [name for name in names if not whiteout.is_private_attribute(name)]
+
+
+def _refuse_private(name: bytes) -> None:
+    if whiteout.is_private_attribute(name):
+        raise OSError(errno.EPERM, "the attribute is reserved for the union", name)
+
+
+def access(stack: Stack, node: Node, mask: int, uid: int, gid: int) -> bool:
+    """access(2) by the mode bits alone. The kernel checks by itself (default_permissions), with supplementary groups
+    and ACLs; this answers who mounts without that."""
+    if mask & os.W_OK and not stack.writable:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    entry = place.of(stack, node).stat()
+    if uid == 0:
+        return not mask & os.X_OK or node.is_directory or bool(entry.st_mode & 0o111)
+    shift = 6 if uid == entry.st_uid else 3 if gid == entry.st_gid else 0
+    return entry.st_mode >> shift & mask & 7 == mask & 7

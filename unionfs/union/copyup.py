@@ -1,0 +1,360 @@
+"""Copy-up: making a file's bytes live in the writable branch before it is changed.
+
+Parents first; the copy is made complete without a name (O_TMPFILE; other kinds in the work area) and then linked into
+place, so that a crash or a full disk leaves the union, and the branch's names, as they were. However many ask, the
+data is copied once: the first marks the node, lets go of the lock and copies; the others wait for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs.linux import files
+from unionfs.union import place, whiteout
+from unionfs.union.branch import Branch
+from unionfs.union.identity import Origin
+from unionfs.union.nodes import Node
+from unionfs.union.place import Place
+from unionfs.union.stack import Stack
+
+_CHUNK = 1 << 23
+# A file system that cannot do it this way; the next way is tried.
+_UNABLE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM})
+
+
+def is_upper(node: Node) -> bool:
+    """Whether changes to the node go to the writable branch already (there is one: callers have checked)."""
+    return node.layers[:1] == (0,) if node.is_directory else node.branch == 0
+
+
+def copy_up(stack: Stack, node: Node, *, size: int | None = None) -> bool:
+    """Make `node` live in the writable branch; of its data at most `size` bytes (a truncating open copies none).
+
+    True if something was copied or waited for: the lock may have been let go of, and names must be looked up again.
+    Raises OSError: EROFS, or what copying gave (ENOSPC, EDQUOT, EIO); the branch is then as it was.
+    """
+    stack.require_writable()
+    if node.is_directory:
+        if is_upper(node) or not node.layers:
+            return False
+        copy_up_directory(stack, node)
+        return True
+    if node.branch == 0:
+        return False
+    while node.copying:
+        stack.settled.wait()
+    if node.branch != 0:
+        node.copying = True
+        try:
+            if node.kind == stat.S_IFREG:
+                _copy_up_regular(stack, node, size)
+            else:
+                _copy_up_special(stack, node)
+        finally:
+            node.copying = False
+            stack.settled.notify_all()
+    return True
+
+
+def copy_up_directory(stack: Stack, node: Node) -> None:
+    """Give a directory an (empty) part in the writable branch, and its ancestors before it. The lock is kept."""
+    missing = []
+    while not is_upper(node):
+        parent = node.parent
+        if parent is None:
+            break
+        missing.append(node)
+        node = parent
+    for directory in reversed(missing):
+        _copy_up_one_directory(stack, directory)
+
+
+def _copy_up_one_directory(stack: Stack, node: Node) -> None:
+    branch = stack.branches[0]
+    source = place.of(stack, node).open(os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        name = branch.work_name()
+        os.mkdir(name, 0o700, dir_fd=branch.work_fd)
+        try:
+            _copy_attributes(branch, source, Place(branch.work_fd, name), node.origin)
+            _place(stack, node, branch.work_fd, name)
+        except BaseException:
+            branch.discard_work(name)
+            raise
+    finally:
+        os.close(source)
+    node.layers = (0, *node.layers)
+    entry = os.stat(node.name, dir_fd=stack.upper(_parent(node)).fd, follow_symlinks=False)
+    node.real = (entry.st_dev, entry.st_ino)
+
+
+def _copy_up_special(stack: Stack, node: Node) -> None:
+    """Symbolic links, fifos, sockets and devices: quick, so the lock is kept."""
+    branch = stack.branches[0]
+    source = place.of(stack, node).open(os.O_PATH)
+    try:
+        entry = os.fstat(source)
+        name = branch.work_name()
+        if stat.S_ISLNK(entry.st_mode):
+            os.symlink(os.readlink(b"", dir_fd=source), name, dir_fd=branch.work_fd)
+        else:
+            os.mknod(name, stat.S_IFMT(entry.st_mode) | 0o600, entry.st_rdev, dir_fd=branch.work_fd)
+        try:
+            _copy_attributes(branch, source, Place(branch.work_fd, name), node.origin)
+            copy = os.stat(name, dir_fd=branch.work_fd, follow_symlinks=False)
+            if not node.names:
+                node_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=branch.work_fd)
+                branch.discard_work(name)
+                _become_orphan(node, node_fd)
+            elif entry.st_nlink > 1:
+                _link_hard(stack, node, Place(branch.work_fd, name), place.links(stack, node, entry))
+                branch.discard_work(name)
+            else:
+                _place(stack, node, branch.work_fd, name)
+        except BaseException:
+            _discard_quietly(branch, name)
+            raise
+    finally:
+        os.close(source)
+    node.branch = 0
+    node.real = (copy.st_dev, copy.st_ino)
+
+
+def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
+    branch = stack.branches[0]
+    source = place.of(stack, node).open(os.O_RDONLY)
+    copy = -1
+    try:
+        entry = os.fstat(source)
+        copy = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=branch.work_fd)
+        length = entry.st_size if size is None else min(size, entry.st_size)
+        with stack.unlocked():
+            if length:
+                _copy_data(source, copy, length, whole=length == entry.st_size)
+            _copy_attributes(branch, source, Place(copy, b""), node.origin)
+            if length and not stack.volatile:
+                # Before the name: after a power cut a name without its data would hide the lower file.
+                os.fsync(copy)
+        if not node.names:
+            # Unlinked while it was copied, or before: the copy never gets a name.
+            _become_orphan(node, os.dup(copy))
+        elif entry.st_nlink > 1:
+            _link_hard(stack, node, Place(copy, b""), place.links(stack, node, entry))
+        else:
+            parent = _parent(node)
+            copy_up_directory(stack, parent)
+            directory = stack.upper(parent)
+            with times_kept(directory.fd):
+                files.link_fd(copy, directory.fd, node.name)
+            directory.add(node.name)
+        real = os.fstat(copy)
+        node.branch = 0
+        node.real = (real.st_dev, real.st_ino)
+    finally:
+        os.close(source)
+        if copy >= 0:
+            os.close(copy)
+
+
+def _become_orphan(node: Node, fd: int) -> None:
+    if node.orphan_fd >= 0:
+        os.close(node.orphan_fd)
+    node.orphan_fd = fd
+
+
+def _link_hard(stack: Stack, node: Node, copy: Place, links: int) -> None:
+    """Link the copy of a file with several names: first the key, which all its names then lead to, then one name."""
+    parent, name = next(iter(node.names))
+    copy_up_directory(stack, parent)
+    directory = stack.upper(parent)
+    fd = copy.open(os.O_PATH) if copy.name else os.dup(copy.fd)
+    try:
+        copy.setxattr(stack.branches[0].attribute("nlink"), b"%d" % (links - 2))
+        key = stack.pseudo_links.add(node.origin, fd)
+        try:
+            with times_kept(directory.fd):
+                stack.pseudo_links.link_into(key, directory.fd, name)
+        except BaseException:
+            stack.pseudo_links.remove(key)
+            raise
+    finally:
+        os.close(fd)
+    directory.add(name)
+    node.pseudo_link = key
+
+
+def own_name(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
+    """Make a copied-up hard link's `name` an entry of the writable branch where the key served it so far."""
+    copy_up_directory(stack, parent)
+    directory = stack.upper(parent)
+    if node.pseudo_link is None or name in directory:
+        return
+    with times_kept(directory.fd):
+        stack.pseudo_links.link_into(node.pseudo_link, directory.fd, name)
+    directory.add(name)
+    stack.pseudo_links.set_delta(node.pseudo_link, stack.pseudo_links.delta(0, node.pseudo_link) - 1)
+
+
+def complete(stack: Stack, node: Node) -> bool:
+    """Make a directory live in the writable branch with all below it, so that it can be renamed as one entry.
+
+    Nothing that the union shows changes on the way. True if the lock may have been let go of; callers start over
+    until it is False. Then the directory is opaque and merges nothing.
+    """
+    stack.require_writable()
+    if node.layers == (0,):
+        return False
+    copy_up_directory(stack, node)
+    changed = True
+    while changed:
+        changed = False
+        for name in stack.names(node):
+            found = stack.resolve(node, name)
+            if found is None:
+                continue
+            child = stack.adopt(node, name, found)
+            try:
+                if child.is_directory:
+                    changed |= complete(stack, child)
+                else:
+                    changed |= copy_up(stack, child)
+                    if (node, name) in child.names:
+                        own_name(stack, child, node, name)
+            finally:
+                stack.let_go(child)
+    directory = stack.upper(node)
+    with times_kept(directory.fd):
+        whiteout.mark_opaque(directory.fd)
+    directory.add(whiteout.OPAQUE)
+    node.layers = (0,)
+    return True
+
+
+def _parent(node: Node) -> Node:
+    parent = node.parent
+    if parent is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return parent
+
+
+def _place(stack: Stack, node: Node, work_fd: int, work_name: bytes) -> None:
+    """Rename a finished copy from the work area to where the node is."""
+    parent = _parent(node)
+    copy_up_directory(stack, parent)
+    directory = stack.upper(parent)
+    with times_kept(directory.fd):
+        os.rename(work_name, node.name, src_dir_fd=work_fd, dst_dir_fd=directory.fd)
+    directory.add(node.name)
+
+
+class times_kept:
+    """A copy-up shows in no directory's times, though it makes an entry in one."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._entry = os.fstat(fd)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        os.utime(self._fd, ns=(self._entry.st_atime_ns, self._entry.st_mtime_ns))
+
+
+def _discard_quietly(branch: Branch, name: bytes) -> None:
+    try:
+        branch.discard_work(name)
+    except OSError:
+        pass  # placed already, or the disk fails: the next mount cleans the work area
+
+
+def _copy_attributes(branch: Branch, source: int, copy: Place, origin: Origin) -> None:
+    """Owner, extended attributes (ACLs and capabilities are among them), mode and times, and the origin.
+
+    The order matters: writing clears capabilities, so the data comes before; chown(2) clears them and set-user-ID,
+    so both come after it.
+    """
+    entry = os.fstat(source)
+    copy.chown(entry.st_uid, entry.st_gid)
+    source_path = files.fd_path(source)
+    for name in os.listxattr(source_path):
+        if whiteout.is_private_attribute(os.fsencode(name)):
+            continue
+        try:
+            copy.setxattr(name, os.getxattr(source_path, name))
+        except OSError as error:
+            # The branch's file system has no such namespace (an ACL on one without them, say).
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENODATA):
+                raise
+    if not stat.S_ISLNK(entry.st_mode):
+        copy.chmod(stat.S_IMODE(entry.st_mode))
+    try:
+        copy.setxattr(branch.attribute("origin"), origin.encode())
+    except OSError as error:
+        # user.* is not allowed on links and devices; they get a new number after a remount.
+        if error.errno != errno.EPERM:
+            raise
+    copy.utime(entry.st_atime_ns, entry.st_mtime_ns)
+
+
+def _copy_data(source: int, copy: int, length: int, *, whole: bool) -> None:
+    """Copy `length` bytes, sharing extents where the file system can, and keeping holes."""
+    if whole:
+        try:
+            files.ficlone(copy, source)
+            return
+        except OSError as error:
+            if error.errno not in _UNABLE:
+                raise
+    os.truncate(copy, length)
+    offset = 0
+    while offset < length:
+        try:
+            start = os.lseek(source, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break  # a hole to the end
+            start = offset  # no SEEK_DATA here
+        try:
+            end = os.lseek(source, start, os.SEEK_HOLE)
+        except OSError:
+            end = length
+        _copy_range(source, copy, start, min(end, length))
+        offset = end
+
+
+def _copy_range(source: int, copy: int, start: int, end: int) -> None:
+    while start < end:
+        try:
+            count = os.copy_file_range(source, copy, min(end - start, _CHUNK), start, start)
+        except OSError as error:
+            if error.errno not in _UNABLE:
+                raise
+            data = os.pread(source, min(end - start, _CHUNK), start)
+            count = len(data)
+            written = 0
+            while written < count:
+                written += os.pwrite(copy, data[written:], start + written)
+        if count == 0:
+            return  # the source shrank under us
+        start += count
+
+
+def flush_directory(fd: int) -> None:
+    """fsync a directory; some file systems do not offer it (EINVAL)."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+
+
+def is_slow(stack: Stack, node: Node) -> bool:
+    """Whether a change of the node copies data, waits for another copy-up, or walks a tree."""
+    if not stack.writable or is_upper(node):
+        return False
+    return node.kind == stat.S_IFREG
+
+

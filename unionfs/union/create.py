@@ -1,0 +1,176 @@
+"""New names: files, directories, links. A name appears complete (owner, mode, ACL) or not at all.
+
+The branch's own file system does the inheriting, of default ACLs and of the group in a set-group-ID directory: a file
+is made unnamed in its directory, other kinds in a staging directory that carries the parent's default ACL.
+Where a whiteout of the name exists the entry is made first and the whiteout dropped afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from unionfs.linux import consts, files
+from unionfs.union import copyup, place, whiteout
+from unionfs.union.directories import BranchDirectory
+from unionfs.union.nodes import Node
+from unionfs.union.place import Place
+from unionfs.union.stack import Stack
+
+_DEFAULT_ACL = "system.posix_acl_default"
+_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
+
+
+def check_name(name: bytes) -> None:
+    """EPERM for the union's own names, ENAMETOOLONG for those that could never be whited out."""
+    if whiteout.is_reserved(name):
+        raise OSError(errno.EPERM, "the name is reserved for the union", name)
+    if len(name) > whiteout.NAME_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
+
+
+def new_name(stack: Stack, parent: Node, name: bytes) -> None:
+    """Make ready for a new `name`: the checks, and the directory in the writable branch. EROFS, EPERM, ENAMETOOLONG,
+    ENOENT (the directory was removed), EEXIST."""
+    stack.require_writable()
+    check_name(name)
+    if not parent.layers:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    if stack.resolve(parent, name) is not None:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    copyup.copy_up_directory(stack, parent)
+
+
+def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[Node, int]:
+    """A new regular file and a descriptor on it, opened with `flags`."""
+    new_name(stack, parent, name)
+    directory = stack.upper(parent)
+    fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | flags, mode, dir_fd=directory.fd)
+    try:
+        _own(Place(fd, b""), directory, uid, gid, mode)
+        files.link_fd(fd, directory.fd, name)
+    except BaseException:
+        os.close(fd)
+        raise
+    appeared(directory, name)
+    return stack.adopt_new(parent, name), fd
+
+
+def mknod(stack: Stack, parent: Node, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Node:
+    """A fifo, socket, device or empty file. A character device 0:0 is refused (EPERM): it is overlayfs's whiteout."""
+    if stat.S_ISCHR(mode) and rdev == 0:
+        raise OSError(errno.EPERM, "a character device 0:0 would be a whiteout", name)
+    new_name(stack, parent, name)
+    return _staged(stack, parent, name, uid, gid, mode, lambda fd, new: os.mknod(new, mode, rdev, dir_fd=fd))
+
+
+def symlink(stack: Stack, parent: Node, name: bytes, target: bytes, uid: int, gid: int) -> Node:
+    new_name(stack, parent, name)
+    return _staged(
+        stack, parent, name, uid, gid, stat.S_IFLNK | 0o777, lambda fd, new: os.symlink(target, new, dir_fd=fd)
+    )
+
+
+def mkdir(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int) -> Node:
+    """A new directory; opaque where a whiteout hid something below, which must not shine through once it is gone."""
+    new_name(stack, parent, name)
+
+    def make(fd: int, new: bytes) -> None:
+        os.mkdir(new, mode & 0o7777, dir_fd=fd)
+        if whiteout.of(name) in stack.upper(parent):
+            made = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            try:
+                whiteout.mark_opaque(made)
+            finally:
+                os.close(made)
+
+    return _staged(stack, parent, name, uid, gid, stat.S_IFDIR | mode & 0o7777, make)
+
+
+def link(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
+    """Another name for a file. ENOENT when its last name is gone."""
+    while True:
+        new_name(stack, parent, name)
+        if not node.names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        if not copyup.copy_up(stack, node):
+            break
+    source = place.of(stack, node)
+    directory = stack.upper(parent)
+    os.link(source.name, name, src_dir_fd=source.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
+    appeared(directory, name)
+    node.names.add((parent, name))
+
+
+def _staged(
+    stack: Stack, parent: Node, name: bytes, uid: int, gid: int, mode: int, make: Callable[[int, bytes], None]
+) -> Node:
+    directory = stack.upper(parent)
+    branch = stack.branches[0]
+    new = branch.work_name()
+    with _staging(stack, directory) as staging:
+        try:
+            make(staging, new)
+            _own(Place(staging, new), directory, uid, gid, mode)
+            files.renameat2(staging, new, directory.fd, name, consts.RENAME_NOREPLACE)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                branch.discard_work(new)
+            raise
+    appeared(directory, name)
+    return stack.adopt_new(parent, name)
+
+
+@contextlib.contextmanager
+def _staging(stack: Stack, directory: BranchDirectory) -> Iterator[int]:
+    """A descriptor of the work area, or, for a parent with a default ACL, of a directory in it that has the same:
+    what is made there inherits as it would in the parent."""
+    branch = stack.branches[0]
+    try:
+        acl = os.getxattr(directory.fd, _DEFAULT_ACL)
+    except OSError:
+        yield branch.work_fd
+        return
+    name = branch.work_name()
+    os.mkdir(name, 0o700, dir_fd=branch.work_fd)
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=branch.work_fd)
+    try:
+        os.setxattr(fd, _DEFAULT_ACL, acl)
+        yield fd
+    finally:
+        os.close(fd)
+        branch.discard_work(name)
+
+
+def _own(new: Place, directory: BranchDirectory, uid: int, gid: int, mode: int) -> None:
+    """Give a new file its owner, and the group that a set-group-ID parent hands down (inode_init_owner(), fs/inode.c).
+
+    chown(2) clears set-ID bits even for root, so they are set once more.
+    """
+    parent = os.fstat(directory.fd)
+    inherits = parent.st_mode & stat.S_ISGID
+    if inherits:
+        gid = parent.st_gid
+    current = new.stat()
+    if (current.st_uid, current.st_gid) != (uid, gid):
+        new.chown(uid, gid)
+    if stat.S_ISDIR(mode):
+        wanted = current.st_mode & 0o7777 | (stat.S_ISGID if inherits else 0) | mode & _SPECIAL_BITS
+    else:
+        wanted = current.st_mode & 0o7777 | mode & _SPECIAL_BITS
+    if wanted != stat.S_IMODE(new.stat().st_mode) and not stat.S_ISLNK(mode):
+        new.chmod(wanted)
+
+
+def appeared(directory: BranchDirectory, name: bytes) -> None:
+    """Note a new entry of the writable branch and drop the whiteout that it hides."""
+    directory.add(name)
+    try:
+        whiteout.drop(directory, name)
+    except OSError:
+        pass  # the entry hides it: a stale whiteout does no harm, and a failing disk must not undo the creation
+
+

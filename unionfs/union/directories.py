@@ -1,0 +1,134 @@
+"""Branch directories: an open descriptor and the set of names in it, for as many as the budget allows.
+
+The union owns its branches while mounted, so a name set stays true as long as our own changes are told to it, and a
+missing name costs no system call in any branch. Guarded by Stack.lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from unionfs.linux import consts, files
+
+if TYPE_CHECKING:
+    from unionfs.union.branch import Branch
+    from unionfs.union.nodes import Node
+
+_RESOLVE = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_MAGICLINKS
+
+
+class BranchDirectory:
+    """One directory of one branch. `fd` is O_RDONLY|O_DIRECTORY."""
+
+    __slots__ = ("_names", "fd", "has_whiteouts", "owned")
+
+    def __init__(self, fd: int, *, owned: bool = True) -> None:
+        self.fd = fd
+        self.owned = owned
+        self._names: set[bytes] | None = None
+        self.has_whiteouts = False
+
+    @property
+    def names(self) -> set[bytes]:
+        """Every name in the directory, whiteouts and markers included; not `.` and `..`."""
+        if self._names is None:
+            self._names = set(os.listdir(files.fd_path(self.fd)))
+            self.has_whiteouts = any(name.startswith(b".wh.") for name in self._names)
+        return self._names
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self.names
+
+    def add(self, name: bytes) -> None:
+        if self._names is not None:
+            self._names.add(name)
+            self.has_whiteouts = self.has_whiteouts or name.startswith(b".wh.")
+
+    def discard(self, name: bytes) -> None:
+        if self._names is not None:
+            self._names.discard(name)
+
+    @property
+    def weight(self) -> int:
+        return 1 + (len(self._names) if self._names is not None else 0)
+
+
+class DirectoryCache:
+    """Branch directories by (directory node, branch index), least recently used first.
+
+    An eviction closes the descriptor, so a BranchDirectory is fetched again for each step of an operation rather than
+    kept over calls that may fetch others.
+    """
+
+    def __init__(self, branches: list[Branch], *, most_directories: int, most_names: int) -> None:
+        self._branches = branches
+        self._roots = [BranchDirectory(branch.fd, owned=False) for branch in branches]
+        self._cached: OrderedDict[tuple[int, int], BranchDirectory] = OrderedDict()
+        self._most_directories = most_directories
+        self._most_names = most_names
+        self._names = 0
+
+    def get(self, node: Node, branch: int) -> BranchDirectory:
+        """The directory of `node` in `branch`. ENOENT if it has gone (someone changed the branch), or `node` was
+        removed."""
+        if node.parent is None:
+            if not node.layers:
+                raise FileNotFoundError(2, os.strerror(2))
+            return self._roots[branch]
+        key = (node.ino, branch)
+        found = self._cached.get(key)
+        if found is not None:
+            self._cached.move_to_end(key)
+            return found
+        return self._open(node, branch)
+
+    def _open(self, node: Node, branch: int) -> BranchDirectory:
+        # Up to the nearest cached ancestor in a loop: a path may be deeper than Python's stack.
+        steps: list[Node] = []
+        ancestor = node
+        while ancestor.parent is not None and (ancestor.ino, branch) not in self._cached:
+            steps.append(ancestor)
+            ancestor = ancestor.parent
+        start = self.get(ancestor, branch)
+        path = b"/".join(step.name for step in reversed(steps))
+        if len(path) < 4000:
+            fd = files.openat2(start.fd, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
+        else:
+            fd = _open_long(start.fd, [step.name for step in reversed(steps)])
+        directory = BranchDirectory(fd)
+        self._cached[(node.ino, branch)] = directory
+        self._trim()
+        return directory
+
+    def _trim(self) -> None:
+        """Close the least recently used until the budget holds; the newest always stays."""
+        names = sum(d.weight for d in self._cached.values()) if len(self._cached) % 64 == 0 else 0
+        while len(self._cached) > 1 and (len(self._cached) > self._most_directories or names > self._most_names):
+            _, oldest = self._cached.popitem(last=False)
+            names -= oldest.weight
+            os.close(oldest.fd)
+
+    def forget(self, node: Node) -> None:
+        """Close what is cached of a directory that leaves the node table or was removed."""
+        for branch in range(len(self._branches)):
+            directory = self._cached.pop((node.ino, branch), None)
+            if directory is not None:
+                os.close(directory.fd)
+
+    def close(self) -> None:
+        while self._cached:
+            os.close(self._cached.popitem()[1].fd)
+
+
+def _open_long(start: int, names: list[bytes]) -> int:
+    """Open a directory whose path from `start` is longer than PATH_MAX, a piece at a time."""
+    fd = os.dup(start)
+    for name in names:
+        try:
+            deeper = files.openat2(fd, name, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
+        finally:
+            os.close(fd)
+        fd = deeper
+    return fd

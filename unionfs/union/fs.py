@@ -1,0 +1,272 @@
+"""UnionFs: one union as operations on numbers and names. It takes the lock and delegates; nothing is decided here.
+
+Synchronous and thread-safe. Node numbers are inode numbers, the root's is 1; names and paths are bytes; every failure
+is an OSError. A number is valid from the reply that gave it until `forget` has taken all its lookups back: each Attr
+returned by lookup, mknod, mkdir, symlink, link and create counts one, as FUSE_FORGET does (fuse(4), linux/fuse.h).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from unionfs.union import attributes, copyup, create, place, remove, rename
+from unionfs.union.attributes import Attr
+from unionfs.union.branch import Branch
+from unionfs.union.handles import Handles
+from unionfs.union.nodes import Node
+from unionfs.union.stack import Stack
+
+
+class UnionFs:
+    def __init__(self, branches: Sequence[Branch], *, volatile: bool = False) -> None:
+        """Merge `branches`, top first; the union owns them and closes them. With `volatile` a copy-up does not wait
+        for the disk: faster, and for trees that a power cut may take.
+
+        Raises OSError: EINVAL (no branch; a writable branch that is not on top), or what cleaning the work area gives.
+        """
+        self._stack = Stack(branches, volatile=volatile)
+        self._lock = self._stack.lock
+        self._handles = Handles(self._stack)
+
+    @property
+    def writable(self) -> bool:
+        return self._stack.writable
+
+    def close(self) -> None:
+        """Close every descriptor and leave the writable branch as a plain layer."""
+        with self._lock:
+            self._handles.close()
+            self._stack.close()
+
+    def check_invariants(self) -> None:
+        """AssertionError if the state contradicts itself; for tests."""
+        with self._lock:
+            for node in self._stack.nodes:
+                assert self._stack.nodes.find(node.ino) is node
+                assert node is self._stack.nodes.root or node.lookups > 0 or node.copying, node
+                assert node.is_directory or node.branch >= 0, node
+                assert not node.is_directory or len(node.names) <= 1, node
+                assert node.names or node.orphan_fd >= 0 or node is self._stack.nodes.root, node
+                for parent, name in node.names:
+                    found = self._stack.resolve(parent, name)
+                    assert found is not None, (parent, name)
+
+    # Names.
+
+    def lookup(self, parent: int, name: bytes) -> Attr | None:
+        """The entry `name`, or None. `.` and `..` work on any directory that the table knows."""
+        with self._lock:
+            directory = self._stack.nodes.get(parent)
+            if name == b".":
+                return self._counted(directory)
+            if name == b"..":
+                return self._counted(directory.parent or directory)
+            if len(name) > 255:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            found = self._stack.resolve(directory, name)
+            if found is None:
+                return None
+            node = self._stack.adopt(directory, name, found)
+            node.lookups += 1
+            if node.branch == found.branch or node.is_directory:
+                return attributes.of_entry(self._stack, node, found.entry)
+            return attributes.getattr_(self._stack, node)
+
+    def _counted(self, node: Node) -> Attr:
+        node.lookups += 1
+        return attributes.getattr_(self._stack, node)
+
+    def remember(self, ino: int) -> None:
+        """Count one lookup of an entry of `readdir` that was sent with its attributes."""
+        with self._lock:
+            self._stack.nodes.get(ino).lookups += 1
+
+    def forget(self, counts: Iterable[tuple[int, int]]) -> None:
+        """Take (number, lookups) back."""
+        with self._lock:
+            for node in self._stack.nodes.forget(counts):
+                self._stack.retire(node)
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Attr:
+        with self._lock:
+            return self._counted(create.mknod(self._stack, self._stack.nodes.get(parent), name, mode, rdev, uid, gid))
+
+    def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Attr:
+        with self._lock:
+            return self._counted(create.mkdir(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid))
+
+    def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attr:
+        with self._lock:
+            return self._counted(create.symlink(self._stack, self._stack.nodes.get(parent), name, target, uid, gid))
+
+    def link(self, ino: int, new_parent: int, new_name: bytes) -> Attr:
+        with self._lock:
+            node = self._stack.nodes.get(ino)
+            create.link(self._stack, node, self._stack.nodes.get(new_parent), new_name)
+            return self._counted(node)
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        with self._lock:
+            self._stack.let_go(remove.unlink(self._stack, self._stack.nodes.get(parent), name))
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        with self._lock:
+            self._stack.let_go(remove.rmdir(self._stack, self._stack.nodes.get(parent), name))
+
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
+        nodes = self._stack.nodes
+        with self._lock:
+            for node in rename.rename(
+                self._stack, nodes.get(parent), name, nodes.get(new_parent), new_name, flags
+            ):
+                self._stack.let_go(node)
+
+    # Attributes.
+
+    def getattr(self, ino: int) -> Attr:
+        with self._lock:
+            return attributes.getattr_(self._stack, self._stack.nodes.get(ino))
+
+    def setattr(
+        self,
+        ino: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+        fh: int | None = None,
+    ) -> Attr:
+        """Change what is not None. `fh` is the handle ftruncate(2) came by; the node says it all."""
+        with self._lock:
+            return attributes.setattr_(
+                self._stack, self._stack.nodes.get(ino), mode=mode, uid=uid, gid=gid, size=size,
+                atime_ns=atime_ns, mtime_ns=mtime_ns,
+            )  # fmt: skip
+
+    def readlink(self, ino: int) -> bytes:
+        with self._lock:
+            return place.of(self._stack, self._stack.nodes.get(ino)).readlink()
+
+    def getxattr(self, ino: int, name: bytes) -> bytes:
+        with self._lock:
+            return attributes.getxattr(self._stack, self._stack.nodes.get(ino), name)
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        with self._lock:
+            attributes.setxattr(self._stack, self._stack.nodes.get(ino), name, value, flags)
+
+    def listxattr(self, ino: int) -> list[bytes]:
+        with self._lock:
+            return attributes.listxattr(self._stack, self._stack.nodes.get(ino))
+
+    def removexattr(self, ino: int, name: bytes) -> None:
+        with self._lock:
+            attributes.removexattr(self._stack, self._stack.nodes.get(ino), name)
+
+    def access(self, ino: int, mask: int, uid: int, gid: int) -> bool:
+        with self._lock:
+            return attributes.access(self._stack, self._stack.nodes.get(ino), mask, uid, gid)
+
+    def statfs(self) -> os.statvfs_result:
+        """Of the writable branch, or of the top one."""
+        return os.statvfs(self._stack.branches[0].fd)
+
+    # Open files.
+
+    def open(self, ino: int, flags: int) -> int:
+        with self._lock:
+            return self._handles.open(self._stack.nodes.get(ino), flags)
+
+    def create(self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int) -> tuple[int, Attr]:
+        """A new file, open: (handle, attributes)."""
+        with self._lock:
+            node, fd = create.create(
+                self._stack, self._stack.nodes.get(parent), name, mode, uid, gid, flags & (os.O_SYNC | os.O_DSYNC)
+            )
+            return self._handles.add(node, fd, os.O_RDWR), self._counted(node)
+
+    def read(self, fh: int, offset: int, size: int) -> bytes:
+        handle = self._handles.file(fh)
+        if handle.branch != handle.node.branch:
+            with self._lock:
+                self._handles.refresh(handle)
+        return os.pread(handle.fd, size, offset)
+
+    def write(self, fh: int, offset: int, data: bytes) -> int:
+        return os.pwrite(self._handles.file(fh).fd, data, offset)
+
+    def fsync(self, fh: int, datasync: bool) -> None:
+        fd = self._handles.file(fh).fd
+        if datasync:
+            os.fdatasync(fd)
+        else:
+            os.fsync(fd)
+
+    def release(self, fh: int) -> None:
+        with self._lock:
+            self._handles.release(fh)
+
+    # Open directories.
+
+    def opendir(self, ino: int) -> int:
+        with self._lock:
+            return self._handles.opendir(self._stack.nodes.get(ino))
+
+    def readdir(self, fh: int, offset: int) -> Iterator[tuple[bytes, Attr, int]]:
+        """(name, attributes, next offset) from `offset` on. Not counted as lookups: see `remember`.
+
+        The caller may stop anywhere, and must call `remember` for an entry before it asks for the next.
+        """
+        handle = self._handles.directory(fh)
+        while True:
+            with self._lock:
+                entry = self._handles.entry(handle, offset)
+            if entry is None:
+                return
+            offset = entry[2]
+            try:
+                yield entry
+            finally:
+                with self._lock:
+                    node = self._stack.nodes.find(entry[1].ino)
+                    if node is not None:
+                        self._stack.let_go(node)
+
+    def releasedir(self, fh: int) -> None:
+        with self._lock:
+            self._handles.releasedir(fh)
+
+    def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """fsync(2) of the directory's part in the writable branch; a directory without one has nothing to save."""
+        with self._lock:
+            node = self._handles.directory(fh).node
+            if not self._stack.writable or not node.layers or not copyup.is_upper(node):
+                return
+            fd = os.dup(self._stack.upper(node).fd)
+        try:
+            copyup.flush_directory(fd)
+        finally:
+            os.close(fd)
+
+    # What the transport should not do while others wait.
+
+    def is_slow(self, ino: int) -> bool:
+        """Whether changing this file copies its data first, or waits for someone who does."""
+        with self._lock:
+            return copyup.is_slow(self._stack, self._stack.nodes.get(ino))
+
+    def is_slow_entry(self, parent: int, name: bytes) -> bool:
+        """Whether renaming or unlinking this name copies data or a tree, or waits for someone who does."""
+        with self._lock:
+            stack = self._stack
+            found = stack.resolve(stack.nodes.get(parent), name)
+            if found is None or not stack.writable:
+                return False
+            if found.is_directory:
+                return found.layers != (0,)
+            return found.branch != 0

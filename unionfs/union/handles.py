@@ -1,0 +1,134 @@
+"""Open files and directories: the numbers the kernel holds, and the descriptors behind them.
+
+The table is guarded by Stack.lock. Reads and writes look a handle up without it: a dict look-up is atomic, and the
+kernel sends no request on a handle after its release.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from unionfs.union import attributes, copyup, place
+from unionfs.union.attributes import Attr
+from unionfs.union.nodes import Node
+from unionfs.union.stack import Stack
+
+# Flags that mean something for the branch's file. O_APPEND is the kernel's business: it sends offsets, and pwrite(2)
+# on an O_APPEND descriptor would ignore them. O_DIRECT asks for buffers aligned as Python's are not.
+_KEPT = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+
+
+class OpenFile:
+    """`fd`, `branch` and `outdated` are guarded by Stack.lock for writing; readers may see the old or the new fd,
+    both open until release."""
+
+    __slots__ = ("branch", "fd", "flags", "node", "outdated")
+
+    def __init__(self, node: Node, fd: int, flags: int) -> None:
+        self.node = node
+        self.fd = fd
+        self.flags = flags
+        self.branch = node.branch
+        self.outdated: list[int] = []
+
+
+class OpenDirectory:
+    """`names` is the listing as of the last read from the start; offsets count into it from 1."""
+
+    __slots__ = ("names", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.names: list[bytes] = []
+
+
+class Handles:
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._files: dict[int, OpenFile] = {}
+        self._directories: dict[int, OpenDirectory] = {}
+        self._last = 0
+
+    def _number(self) -> int:
+        self._last += 1
+        return self._last
+
+    def open(self, node: Node, flags: int) -> int:
+        """Open a regular file. For writing, a lower file is copied up first; with O_TRUNC none of its data."""
+        if node.kind != stat.S_IFREG:
+            raise OSError(errno.EISDIR if node.is_directory else errno.ENXIO, os.strerror(errno.EISDIR))
+        truncate = flags & os.O_TRUNC
+        if truncate or flags & os.O_ACCMODE != os.O_RDONLY:
+            copyup.copy_up(self._stack, node, size=0 if truncate else None)
+        fd = place.of(self._stack, node).open(flags & (_KEPT | os.O_TRUNC))
+        return self.add(node, fd, flags & _KEPT)
+
+    def add(self, node: Node, fd: int, flags: int) -> int:
+        number = self._number()
+        self._files[number] = OpenFile(node, fd, flags)
+        return number
+
+    def file(self, number: int) -> OpenFile:
+        try:
+            return self._files[number]
+        except KeyError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+    def refresh(self, handle: OpenFile) -> None:
+        """The file was copied up after this handle was opened: show the copy, as one file system would."""
+        if handle.branch != handle.node.branch:
+            handle.outdated.append(handle.fd)
+            handle.fd = place.of(self._stack, handle.node).open(handle.flags)
+            handle.branch = handle.node.branch
+
+    def release(self, number: int) -> None:
+        handle = self._files.pop(number, None)
+        if handle is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        for fd in (handle.fd, *handle.outdated):
+            os.close(fd)
+
+    # Directories.
+
+    def opendir(self, node: Node) -> int:
+        if not node.is_directory:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        number = self._number()
+        self._directories[number] = OpenDirectory(node)
+        return number
+
+    def directory(self, number: int) -> OpenDirectory:
+        try:
+            return self._directories[number]
+        except KeyError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+    def entry(self, handle: OpenDirectory, offset: int) -> tuple[bytes, Attr, int] | None:
+        """The first entry at or after `offset` that still exists: (name, attributes, offset of the next); None at the
+        end. Offset 0 lists anew, as rewinddir(3) asks."""
+        stack = self._stack
+        if offset == 0:
+            handle.names = stack.names(handle.node)
+        while offset < len(handle.names):
+            name = handle.names[offset]
+            offset += 1
+            found = stack.resolve(handle.node, name)
+            if found is not None:
+                node = stack.adopt(handle.node, name, found)
+                return name, attributes.getattr_(stack, node), offset
+        return None
+
+    def releasedir(self, number: int) -> None:
+        if self._directories.pop(number, None) is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    def close(self) -> None:
+        for number in list(self._files):
+            self.release(number)
+        self._directories.clear()
+
+    def __iter__(self) -> Iterator[OpenFile]:
+        return iter(self._files.values())

@@ -1,0 +1,131 @@
+"""Where a node's bytes are now: a name in a branch directory, or the descriptor of an unnamed file.
+
+A Place is used at once and not kept: the next change of the node, or the next eviction of a directory, outdates it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from unionfs.linux import files
+from unionfs.union.nodes import Node
+from unionfs.union.stack import Stack
+
+
+class Place(NamedTuple):
+    """`fd` is the directory that holds `name`; with an empty name, `fd` is the file itself."""
+
+    fd: int
+    name: bytes
+
+    @property
+    def path(self) -> bytes:
+        return files.fd_path(self.fd, self.name)
+
+    @property
+    def follow(self) -> bool:
+        """Names are never followed; the magic link of a descriptor has to be."""
+        return not self.name
+
+    def stat(self) -> os.stat_result:
+        if self.name:
+            return os.stat(self.name, dir_fd=self.fd, follow_symlinks=False)
+        return os.fstat(self.fd)
+
+    def open(self, flags: int) -> int:
+        """A descriptor on the file; ELOOP on a symbolic link unless `flags` has O_PATH."""
+        if self.name:
+            return os.open(self.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        return os.open(self.path, flags | os.O_CLOEXEC)
+
+    def readlink(self) -> bytes:
+        if self.name:
+            return os.readlink(self.name, dir_fd=self.fd)
+        return os.readlink(b"", dir_fd=self.fd)  # readlinkat(2) with an empty path: the O_PATH descriptor's link
+
+    def chown(self, uid: int, gid: int) -> None:
+        if self.name:
+            os.chown(self.name, uid, gid, dir_fd=self.fd, follow_symlinks=False)
+        else:
+            os.chown(self.path, uid, gid)
+
+    def chmod(self, mode: int) -> None:
+        """fchmodat(2) follows links, so it is done by descriptor; a symbolic link gives EOPNOTSUPP."""
+        if not self.name:
+            os.chmod(self.path, mode)
+            return
+        fd = self.open(os.O_PATH)
+        try:
+            os.chmod(files.fd_path(fd), mode)
+        finally:
+            os.close(fd)
+
+    def utime(self, atime_ns: int, mtime_ns: int) -> None:
+        if self.name:
+            os.utime(self.name, ns=(atime_ns, mtime_ns), dir_fd=self.fd, follow_symlinks=False)
+        else:
+            os.utime(self.path, ns=(atime_ns, mtime_ns))
+
+    def getxattr(self, name: bytes | str) -> bytes:
+        return os.getxattr(self.path, name, follow_symlinks=self.follow)
+
+    def setxattr(self, name: bytes | str, value: bytes, flags: int = 0) -> None:
+        os.setxattr(self.path, name, value, flags, follow_symlinks=self.follow)
+
+    def removexattr(self, name: bytes | str) -> None:
+        os.removexattr(self.path, name, follow_symlinks=self.follow)
+
+    def listxattr(self) -> list[str]:
+        return os.listxattr(self.path, follow_symlinks=self.follow)
+
+
+def of(stack: Stack, node: Node) -> Place:
+    """Where `node` is. ENOENT if it was removed under us."""
+    if node.orphan_fd >= 0:
+        return Place(node.orphan_fd, b"")
+    if node.is_directory:
+        if not node.layers:
+            raise FileNotFoundError(2, os.strerror(2))
+        parent = node.parent
+        if parent is None:
+            return Place(stack.branches[node.layers[0]].fd, b".")
+        return Place(stack.directories.get(parent, node.layers[0]).fd, node.name)
+    for parent, name in node.names:
+        directory = stack.directories.get(parent, node.branch)
+        if node.pseudo_link is None or name in directory:
+            return Place(directory.fd, name)
+    if node.pseudo_link is None:
+        raise FileNotFoundError(2, os.strerror(2))
+    return Place(stack.pseudo_links.fd(node.branch), node.pseudo_link)
+
+
+def links(stack: Stack, node: Node, entry: os.stat_result) -> int:
+    """How many names the union shows for a file whose status in its branch is `entry`."""
+    if node.orphan_fd >= 0:
+        return 0
+    if node.pseudo_link is None:
+        return entry.st_nlink
+    return entry.st_nlink + stack.pseudo_links.delta(node.branch, node.pseudo_link)
+
+
+@contextlib.contextmanager
+def outliving(stack: Stack, node: Node, *, names: int) -> Iterator[None]:
+    """Hold on to a file by descriptor while its last name goes; where the removal fails nothing has changed.
+
+    The kernel may still use the file, and its inode number must not go to another file while it is in the table.
+    `names` is how many the union showed before.
+    """
+    if names > 1 or node.orphan_fd >= 0:
+        yield
+        return
+    fd = of(stack, node).open(os.O_PATH)
+    try:
+        yield
+    except BaseException:
+        os.close(fd)
+        raise
+    node.orphan_fd = fd
+    node.names.clear()

@@ -1,0 +1,108 @@
+"""Pseudo-links: hard links that stay one file after copy-up.
+
+When a lower file with several names is copied up under one of them, the copy is also linked into .wh..wh.plnk/ of its
+branch under a key made of the file's origin. A lower name that leads to the same origin is then served from there,
+also after a remount and also when the branch has become a lower one. (aufs5 Documentation/filesystems/aufs, plink;
+the key there is inode and branch number, which change between mounts.)
+
+The link count that the union shows is the copy's own plus a delta kept in an attribute: names that exist only below,
+less the key itself.
+"""
+
+from __future__ import annotations
+
+import os
+
+from unionfs.linux import files
+from unionfs.union import whiteout
+from unionfs.union.branch import Branch
+from unionfs.union.identity import Origin
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _key(origin: Origin) -> bytes:
+    return b"%x.%x" % origin
+
+
+class PseudoLinks:
+    """Guarded by Stack.lock. Invariant: `_keys[i]` holds exactly the names in branch i's directory."""
+
+    def __init__(self, branches: list[Branch]) -> None:
+        self._branches = branches
+        self._fds: dict[int, int] = {}
+        self._keys: dict[int, set[bytes]] = {}
+        for index in range(len(branches)):
+            try:
+                self._open(index)
+            except OSError:
+                continue  # none there, or something else under the reserved name
+
+    def _open(self, index: int) -> None:
+        fd = os.open(whiteout.PSEUDO_LINKS, _DIRECTORY, dir_fd=self._branches[index].fd)
+        self._fds[index] = fd
+        self._keys[index] = set(os.listdir(files.fd_path(fd)))
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def any_in(self, index: int) -> bool:
+        return bool(self._keys.get(index))
+
+    def fd(self, index: int) -> int:
+        return self._fds[index]
+
+    def find(self, origin: Origin, *, above: int) -> tuple[int, bytes, os.stat_result] | None:
+        """(branch, key, status) of the copy of `origin` in the topmost branch above `above` that has one."""
+        key = _key(origin)
+        for index in sorted(self._keys):
+            if index < above and key in self._keys[index]:
+                return index, key, os.stat(key, dir_fd=self._fds[index], follow_symlinks=False)
+        return None
+
+    def key_of(self, origin: Origin, index: int, entry: os.stat_result) -> bytes | None:
+        """The key under which the copy `entry` of `origin` is linked in branch `index`, if it is."""
+        key = _key(origin)
+        if key not in self._keys.get(index, ()):
+            return None
+        linked = os.stat(key, dir_fd=self._fds[index], follow_symlinks=False)
+        return key if linked.st_ino == entry.st_ino else None
+
+    def add(self, origin: Origin, unnamed_fd: int) -> bytes:
+        """Link the finished copy of `origin` in the writable branch; its key."""
+        if 0 not in self._fds:
+            try:
+                os.mkdir(whiteout.PSEUDO_LINKS, 0o700, dir_fd=self._branches[0].fd)
+            except FileExistsError:
+                pass  # made by a server that was killed before it opened it
+            self._open(0)
+        key = _key(origin)
+        files.link_fd(unnamed_fd, self._fds[0], key)
+        self._keys[0].add(key)
+        return key
+
+    def link_into(self, key: bytes, dirfd: int, name: bytes) -> None:
+        """Give the copy a name of its own in its branch, where so far only the key stood for it."""
+        os.link(key, name, src_dir_fd=self._fds[0], dst_dir_fd=dirfd, follow_symlinks=False)
+
+    def remove(self, key: bytes) -> None:
+        os.unlink(key, dir_fd=self._fds[0])
+        self._keys[0].discard(key)
+
+    def delta(self, index: int, key: bytes) -> int:
+        """How many more links the union shows than the copy has."""
+        try:
+            attribute = self._branches[index].attribute("nlink")
+            return int(os.getxattr(files.fd_path(self._fds[index], key), attribute, follow_symlinks=False))
+        except (OSError, ValueError):
+            return -1  # the key alone: a server killed between the link and the attribute
+
+    def set_delta(self, key: bytes, delta: int) -> None:
+        attribute = self._branches[0].attribute("nlink")
+        os.setxattr(files.fd_path(self._fds[0], key), attribute, b"%d" % delta, follow_symlinks=False)
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        self._keys.clear()

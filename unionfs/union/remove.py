@@ -1,0 +1,110 @@
+"""Names that go: unlink and rmdir. Whiteout first, then the entry: until the entry goes it hides the whiteout."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from unionfs.union import copyup, create, place, whiteout
+from unionfs.union.branch import Branch
+from unionfs.union.directories import BranchDirectory
+from unionfs.union.nodes import Node
+from unionfs.union.stack import Stack
+
+
+def unlink(stack: Stack, parent: Node, name: bytes) -> Node:
+    """Remove a name that is not a directory's; its node. EROFS, EPERM, ENOENT, EISDIR, ENOSPC for the whiteout."""
+    stack.require_writable()
+    create.check_name(name)
+    while True:
+        node = stack.node_of(parent, name)
+        if node.is_directory:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+        if not counts_its_names(stack, node):
+            break
+    copyup.copy_up_directory(stack, parent)
+    directory = stack.upper(parent)
+    with losing_name(stack, node, parent, name, directory):
+        hide(stack, parent, name, directory)
+        if name in directory:
+            os.unlink(name, dir_fd=directory.fd)
+            directory.discard(name)
+    return node
+
+
+def rmdir(stack: Stack, parent: Node, name: bytes) -> Node:
+    """Remove an empty directory; its node. EROFS, EPERM, ENOENT, ENOTDIR, ENOTEMPTY, ENOSPC for the whiteout."""
+    branch = stack.require_writable()
+    create.check_name(name)
+    node = stack.node_of(parent, name)
+    if not node.is_directory:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+    if not stack.is_empty(node):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+    copyup.copy_up_directory(stack, parent)
+    directory = stack.upper(parent)
+    with place.outliving(stack, node, names=1):
+        hide(stack, parent, name, directory)
+        if name in directory:
+            _remove_directory(stack, node, directory, name, branch)
+            directory.discard(name)
+    directory_is_gone(stack, node)
+    return node
+
+
+def _remove_directory(stack: Stack, node: Node, directory: BranchDirectory, name: bytes, branch: Branch) -> None:
+    if not stack.upper(node).names:
+        os.rmdir(name, dir_fd=directory.fd)
+        return
+    # Whiteouts and markers are in it: out of sight in one step, then deleted at leisure.
+    removed = branch.work_name()
+    os.rename(name, removed, src_dir_fd=directory.fd, dst_dir_fd=branch.work_fd)
+    try:
+        branch.discard_work(removed)
+    except OSError:
+        pass  # gone from the union all the same; the next mount cleans the work area
+
+
+def counts_its_names(stack: Stack, node: Node) -> bool:
+    """Copy up a lower file that has several names before one of them goes: the copy is where the link count is kept
+    (overlayfs does the same with index=on, ovl_nlink_start()). True if the lock may have been let go of."""
+    if node.branch == 0 or place.of(stack, node).stat().st_nlink < 2:
+        return False
+    return copyup.copy_up(stack, node)
+
+
+def hide(stack: Stack, parent: Node, name: bytes, directory: BranchDirectory) -> bool:
+    """Whiteout `name` if a lower branch would show it; True if one was made."""
+    if whiteout.of(name) in directory or stack.resolve(parent, name, below=True) is None:
+        return False
+    whiteout.create(stack.branches[0], directory, name)
+    return True
+
+
+@contextlib.contextmanager
+def losing_name(
+    stack: Stack, node: Node, parent: Node, name: bytes, directory: BranchDirectory
+) -> Iterator[None]:
+    """Around the removal of one name of a file: its bytes outlive the last name, the link count of a pseudo-linked
+    file is kept true, and its key goes with the last name."""
+    names = place.links(stack, node, place.of(stack, node).stat())
+    served_by_key = node.pseudo_link is not None and name not in directory
+    with place.outliving(stack, node, names=names):
+        yield
+    node.names.discard((parent, name))
+    key = node.pseudo_link
+    if key is None or node.branch != 0:
+        return
+    if node.orphan_fd >= 0:
+        stack.pseudo_links.remove(key)
+        node.pseudo_link = None
+    elif served_by_key:
+        stack.pseudo_links.set_delta(key, stack.pseudo_links.delta(0, key) - 1)
+
+
+def directory_is_gone(stack: Stack, node: Node) -> None:
+    stack.directories.forget(node)
+    node.layers = ()
+    node.names.clear()

@@ -1,0 +1,159 @@
+"""Rename, of anything to anywhere, in one step on disk.
+
+A directory with lower parts is copied up whole before it is renamed, and made opaque. The alternatives were EXDEV
+(fuse-overlayfs, overlayfs without redirect_dir), which breaks programs that rename directories, and a redirect
+attribute, which is cheap but leaves a branch that only this union can read: the writable branch would no longer be
+a plain AUFS layer. The copying shares extents where the file system can, and happens before anything changes.
+
+The step itself is one renameat2(2). What has to hold around it is made true before, in ways the union does not show:
+the source's whiteout (hidden by the source until it goes), the target's emptiness, the source's opacity.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.linux import consts, files
+from unionfs.union import copyup, create, place, remove, whiteout
+from unionfs.union.nodes import Node
+from unionfs.union.stack import Stack
+
+
+def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> list[Node]:
+    """rename(2) and renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE; the nodes that took part.
+
+    Raises OSError: EROFS, EPERM, EINVAL (other flags), ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, and what copying
+    up gives.
+    """
+    stack.require_writable()
+    create.check_name(name)
+    create.check_name(new_name)
+    if flags not in (0, consts.RENAME_NOREPLACE, consts.RENAME_EXCHANGE):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    exchange = flags == consts.RENAME_EXCHANGE
+    if not new_parent.layers:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
+    while True:
+        source = stack.node_of(parent, name)
+        target = _target(stack, new_parent, new_name, flags)
+        if source is target:
+            return [source]
+        _check(stack, source, target, exchange)
+        if _prepare(stack, source) or (target is not None and _prepare_target(stack, target, exchange)):
+            continue  # the lock was let go of: look again
+        break
+    _own_name(stack, source, parent, name)
+    copyup.copy_up_directory(stack, new_parent)
+    if target is not None and exchange:
+        _own_name(stack, target, new_parent, new_name)
+        _exchange(stack, source, (parent, name), target, (new_parent, new_name))
+        return [source, target]
+    _replace(stack, source, (parent, name), target, (new_parent, new_name))
+    return [source] if target is None else [source, target]
+
+
+def _target(stack: Stack, parent: Node, name: bytes, flags: int) -> Node | None:
+    found = stack.resolve(parent, name)
+    if found is None:
+        if flags == consts.RENAME_EXCHANGE:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return None
+    if flags == consts.RENAME_NOREPLACE:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    return stack.adopt(parent, name, found)
+
+
+def _check(stack: Stack, source: Node, target: Node | None, exchange: bool) -> None:
+    if target is None or exchange:
+        return
+    if target.is_directory and not source.is_directory:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if source.is_directory and not target.is_directory:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if target.is_directory and not stack.is_empty(target):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+
+def _prepare(stack: Stack, node: Node) -> bool:
+    return copyup.complete(stack, node) if node.is_directory else copyup.copy_up(stack, node)
+
+
+def _prepare_target(stack: Stack, target: Node, exchange: bool) -> bool:
+    if exchange:
+        return _prepare(stack, target)
+    return not target.is_directory and remove.counts_its_names(stack, target)
+
+
+def _own_name(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
+    if not node.is_directory:
+        copyup.own_name(stack, node, parent, name)
+
+
+def _exchange(
+    stack: Stack, source: Node, source_name: tuple[Node, bytes], target: Node, target_name: tuple[Node, bytes]
+) -> None:
+    for node, (parent, name) in ((source, target_name), (target, source_name)):
+        _hide_below(stack, node, parent, name)
+    files.renameat2(
+        stack.upper(source_name[0]).fd, source_name[1], stack.upper(target_name[0]).fd, target_name[1],
+        consts.RENAME_EXCHANGE,
+    )  # fmt: skip
+    _moved(source, source_name, target_name)
+    _moved(target, target_name, source_name)
+
+
+def _replace(
+    stack: Stack,
+    source: Node,
+    source_name: tuple[Node, bytes],
+    target: Node | None,
+    target_name: tuple[Node, bytes],
+) -> None:
+    new_parent, new_name = target_name
+    _hide_below(stack, source, new_parent, new_name)
+    if target is None:
+        _move(stack, source_name, target_name)
+    elif target.is_directory:
+        if new_name in stack.upper(new_parent) and stack.upper(target).names:
+            whiteout.mark_opaque_and_empty(stack.branches[0], stack.upper(target))
+        with place.outliving(stack, target, names=1):
+            _move(stack, source_name, target_name)
+        remove.directory_is_gone(stack, target)
+    else:
+        with remove.losing_name(stack, target, new_parent, new_name, stack.upper(new_parent)):
+            _move(stack, source_name, target_name)
+    _moved(source, source_name, target_name)
+
+
+def _move(stack: Stack, source_name: tuple[Node, bytes], target_name: tuple[Node, bytes]) -> None:
+    """The step itself, with the source's whiteout before it and without the target's after it."""
+    parent, name = source_name
+    new_parent, new_name = target_name
+    directory, into = stack.upper(parent), stack.upper(new_parent)
+    hidden = remove.hide(stack, parent, name, directory)
+    try:
+        files.renameat2(directory.fd, name, into.fd, new_name)
+    except OSError:
+        if hidden:
+            whiteout.drop(directory, name)
+        raise
+    directory.discard(name)
+    create.appeared(into, new_name)
+
+
+def _hide_below(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
+    """A directory that comes to lie over a lower one must not merge with it."""
+    if node.is_directory and parent.layers[1:]:
+        below = stack.resolve(parent, name, below=True)
+        if below is not None and below.is_directory:
+            directory = stack.upper(node)
+            with copyup.times_kept(directory.fd):
+                whiteout.mark_opaque(directory.fd)
+            directory.add(whiteout.OPAQUE)
+
+
+def _moved(node: Node, old: tuple[Node, bytes], new: tuple[Node, bytes]) -> None:
+    node.names.discard(old)
+    node.names.add(new)
+

@@ -1,0 +1,239 @@
+"""The state of one union, and the merge of one name over its branches.
+
+Everything here is called with `Stack.lock` held (the lock order is in the package's docstring).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from unionfs.linux import files
+from unionfs.union import identity, whiteout
+from unionfs.union.branch import Branch
+from unionfs.union.directories import BranchDirectory, DirectoryCache
+from unionfs.union.identity import Identity, Origin
+from unionfs.union.nodes import Node, NodeTable
+from unionfs.union.pseudolink import PseudoLinks
+
+# Names kept in memory over all cached directories: about 100 bytes each.
+_MOST_NAMES = 1_000_000
+
+
+class Found(NamedTuple):
+    """What a name is: the top branch that has it, its status there, and the branches a directory merges."""
+
+    branch: int
+    entry: os.stat_result
+    layers: tuple[int, ...]
+
+    @property
+    def is_directory(self) -> bool:
+        return bool(self.layers)
+
+
+class Stack:
+    """Branches top first; branch 0 is the writable one, if any is."""
+
+    def __init__(self, branches: Sequence[Branch], *, volatile: bool = False) -> None:
+        """Raises OSError: EINVAL for no branches or a writable branch that is not on top; whatever cleaning the work
+        area gives."""
+        if not branches:
+            raise OSError(errno.EINVAL, "a union needs at least one branch")
+        for branch in branches[1:]:
+            if branch.writable:
+                raise OSError(errno.EINVAL, "only the top branch can be writable", branch.path)
+        self.branches = list(branches)
+        self.writable = self.branches[0].writable
+        self.volatile = volatile
+        self.lock = threading.Lock()
+        self.settled = threading.Condition(self.lock)  # a copy-up finished or failed
+        self.identity = Identity(self.branches)
+        self.pseudo_links = PseudoLinks(self.branches)
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.directories = DirectoryCache(
+            self.branches, most_directories=max(64, min(4096, descriptors // 3)), most_names=_MOST_NAMES
+        )
+        if self.writable:
+            self.branches[0].clean_work_area()
+        self.nodes = NodeTable(self._root())
+
+    def _root(self) -> Node:
+        entry = os.fstat(self.branches[0].fd)
+        root = Node(identity.ROOT, stat.S_IFDIR, self.identity.origin(entry), (entry.st_dev, entry.st_ino))
+        layers = []
+        for index, branch in enumerate(self.branches):
+            layers.append(index)
+            if whiteout.is_opaque(branch.fd, b"."):
+                break
+        root.layers = tuple(layers)
+        return root
+
+    @contextlib.contextmanager
+    def unlocked(self) -> Iterator[None]:
+        """Let go of the lock for slow work; what was looked up before must be looked up again."""
+        self.lock.release()
+        try:
+            yield
+        finally:
+            self.lock.acquire()
+
+    def require_writable(self) -> Branch:
+        if not self.writable:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return self.branches[0]
+
+    # One name over the branches.
+
+    def resolve(self, parent: Node, name: bytes, *, below: bool = False) -> Found | None:
+        """What `name` is in the directory `parent`, or None. With `below`, what it would be without the writable
+        branch's entry and whiteout."""
+        if whiteout.is_reserved(name):
+            return None
+        top: tuple[int, os.stat_result] | None = None
+        layers: list[int] = []
+        hidden = whiteout.of(name)
+        for index in parent.layers:
+            if below and index == 0:
+                continue
+            directory = self.directories.get(parent, index)
+            if name in directory:
+                entry = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+                if whiteout.is_overlay_whiteout(entry):
+                    break
+                if not stat.S_ISDIR(entry.st_mode):
+                    if top is None:
+                        return Found(index, entry, ())
+                    break
+                if top is None:
+                    top = (index, entry)
+                elif whiteout.is_opaque(self.directories.get(parent, layers[-1]).fd, name):
+                    break
+                layers.append(index)
+            elif directory.has_whiteouts and hidden in directory:
+                break
+        return None if top is None else Found(*top, tuple(layers))
+
+    def resolve_existing(self, parent: Node, name: bytes) -> Found:
+        found = self.resolve(parent, name)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return found
+
+    def names(self, node: Node) -> list[bytes]:
+        """The names in a directory, top branch first, each once. Overlayfs's 0:0 whiteouts are still among them:
+        `resolve` tells."""
+        seen: dict[bytes, None] = {}
+        hidden: set[bytes] = set()
+        for index in node.layers:
+            directory = self.directories.get(node, index)
+            names = directory.names
+            if not hidden:
+                fresh = (n for n in names if n not in seen)
+            else:
+                fresh = (n for n in names if n not in seen and n not in hidden)
+            if directory.has_whiteouts:
+                seen.update((n, None) for n in list(fresh) if not whiteout.is_reserved(n))
+                hidden.update(n[len(whiteout.PREFIX) :] for n in names if whiteout.is_reserved(n))
+            else:
+                seen.update((n, None) for n in list(fresh))
+        return list(seen)
+
+    def is_empty(self, node: Node) -> bool:
+        return not any(self.resolve(node, name) for name in self.names(node))
+
+    # From a name to its node.
+
+    def adopt(self, parent: Node, name: bytes, found: Found) -> Node:
+        """The node of a name just resolved; a new one if the file had none.
+
+        A hard link whose file was copied up under another name leads to the copy.
+        """
+        index, entry, layers = found
+        link: bytes | None = None
+        origin = self.identity.origin(entry)
+        hard_linked = not layers and entry.st_nlink > 1
+        if (index == 0 and self.writable) or (hard_linked and self.pseudo_links.any_in(index)):
+            origin = self._recorded_origin(parent, name, index) or origin
+        if hard_linked and self.pseudo_links:
+            link = self.pseudo_links.key_of(origin, index, entry)
+            copy = self.pseudo_links.find(origin, above=index)
+            if copy is not None:
+                index, link, entry = copy
+        node = self._node(origin, entry)
+        if layers:
+            node.layers = layers
+        elif node.branch < 0:
+            node.branch = index
+            node.pseudo_link = link
+        node.names.add((parent, name))
+        return node
+
+    def _recorded_origin(self, parent: Node, name: bytes, index: int) -> Origin | None:
+        """What the copy-up of this file wrote down, if it is a copy and its source's file system is in the stack."""
+        path = files.fd_path(self.directories.get(parent, index).fd, name)
+        try:
+            value = os.getxattr(path, self.branches[index].attribute("origin"), follow_symlinks=False)
+        except OSError:
+            return None
+        origin = Origin.decode(value)
+        return origin if origin is not None and self.identity.knows(origin) else None
+
+    def _node(self, origin: Origin, entry: os.stat_result) -> Node:
+        real = (entry.st_dev, entry.st_ino)
+        kind = stat.S_IFMT(entry.st_mode)
+        ino = self.nodes.collided(real) or self.identity.number(origin)
+        node = self.nodes.find(ino)
+        if node is not None:
+            if node.real == real and node.kind == kind:
+                return node
+            ino = self.identity.spare_number()
+            self.nodes.record_collision(real, ino)
+        node = Node(ino, kind, origin, real)
+        self.nodes.add(node)
+        return node
+
+    def node_of(self, parent: Node, name: bytes) -> Node:
+        """The node of a name that must exist; ENOENT."""
+        return self.adopt(parent, name, self.resolve_existing(parent, name))
+
+    def adopt_new(self, parent: Node, name: bytes) -> Node:
+        """The node of an entry just made in the writable branch: it is no copy and merges with nothing."""
+        entry = os.stat(name, dir_fd=self.upper(parent).fd, follow_symlinks=False)
+        node = self._node(self.identity.origin(entry), entry)
+        if stat.S_ISDIR(entry.st_mode):
+            node.layers = (0,)
+        else:
+            node.branch = 0
+        node.names.add((parent, name))
+        return node
+
+    def let_go(self, node: Node) -> None:
+        """Drop a node that was adopted for one operation, unless the kernel knows it."""
+        if self.nodes.drop(node):
+            self.retire(node)
+
+    def retire(self, node: Node) -> None:
+        """Release what a node that left the table holds."""
+        self.directories.forget(node)
+        if node.orphan_fd >= 0:
+            os.close(node.orphan_fd)
+            node.orphan_fd = -1
+
+    def upper(self, node: Node) -> BranchDirectory:
+        """The writable branch's directory of `node`, which must be in its layers."""
+        return self.directories.get(node, 0)
+
+    def close(self) -> None:
+        for node in list(self.nodes):
+            self.retire(node)
+        self.directories.close()
+        self.pseudo_links.close()
+        for branch in self.branches:
+            branch.close()

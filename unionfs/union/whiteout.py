@@ -1,0 +1,125 @@
+"""Every on-disk form of "deleted" and "opaque", read and written. No other module knows them.
+
+AUFS form, read and written (aufs5 Documentation/filesystems/aufs; OCI image-spec layer.md):
+    .wh.NAME         hides NAME in the branches below; empty, mode 0444, a hard link of .wh..wh.aufs where possible
+    .wh..wh..opq     in a directory: nothing below shines through
+    .wh..wh.plnk/    pseudo-links (union/pseudolink)
+    .wh..wh.orph/    work area
+Overlayfs form, read only (Documentation/filesystems/overlayfs.rst):
+    character device 0:0                                     hides its own name
+    trusted.overlay.opaque=y or user.overlay.opaque=y        opaque directory
+Our own form, written for the moment in which a directory has to be empty and opaque at once (rename over it):
+    trusted.unionfs.opaque=y (user.unionfs.opaque without CAP_SYS_ADMIN)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from unionfs.linux import files
+
+if TYPE_CHECKING:
+    from unionfs.union.branch import Branch
+    from unionfs.union.directories import BranchDirectory
+
+PREFIX = b".wh."
+OPAQUE = b".wh..wh..opq"
+BASE = b".wh..wh.aufs"
+PSEUDO_LINKS = b".wh..wh.plnk"
+WORK_AREA = b".wh..wh.orph"
+
+# The longest name that can still be whited out: 255 less the prefix.
+NAME_MAX = 255 - len(PREFIX)
+
+_OPAQUE_ATTRIBUTES = frozenset({
+    "trusted.overlay.opaque", "user.overlay.opaque", "trusted.unionfs.opaque", "user.unionfs.opaque",
+})  # fmt: skip
+_PRIVATE_ATTRIBUTES = (b"trusted.unionfs.", b"user.unionfs.", b"trusted.overlay.", b"user.overlay.")
+
+
+def of(name: bytes) -> bytes:
+    """The whiteout of `name`."""
+    return PREFIX + name
+
+
+def is_reserved(name: bytes) -> bool:
+    """Names the union keeps for itself: never listed, never found, refused with EPERM."""
+    return name.startswith(PREFIX)
+
+
+def is_private_attribute(name: bytes) -> bool:
+    """Extended attributes that carry union state: hidden from the mount, and never copied from a branch."""
+    return name.startswith(_PRIVATE_ATTRIBUTES)
+
+
+def is_overlay_whiteout(entry: os.stat_result) -> bool:
+    return stat.S_ISCHR(entry.st_mode) and entry.st_rdev == 0
+
+
+def is_opaque(parent_fd: int, name: bytes) -> bool:
+    """Whether the directory `name` in `parent_fd` hides what lies below it."""
+    if os.access(name + b"/" + OPAQUE, os.F_OK, dir_fd=parent_fd):
+        return True
+    path = files.fd_path(parent_fd, name)
+    try:
+        marked = _OPAQUE_ATTRIBUTES.intersection(os.listxattr(path, follow_symlinks=False))
+        return any(os.getxattr(path, attribute, follow_symlinks=False) == b"y" for attribute in marked)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENODATA, errno.ENOENT):
+            return False
+        raise
+
+
+def create(branch: Branch, directory: BranchDirectory, name: bytes) -> None:
+    """Hide `name` of the branches below `directory`. Already hidden is fine. ENOSPC and friends pass."""
+    target = of(name)
+    if len(target) > 255:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
+    if target in directory:
+        return
+    try:
+        os.link(BASE, target, src_dir_fd=branch.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        _create_base(branch)
+        os.link(BASE, target, src_dir_fd=branch.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EMLINK, errno.EPERM, errno.EXDEV):
+            raise
+        # The base has all the links its file system allows, or the file system has no hard links.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=directory.fd))
+    directory.add(target)
+
+
+def _create_base(branch: Branch) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(BASE, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=branch.fd))
+
+
+def drop(directory: BranchDirectory, name: bytes) -> None:
+    """Take the whiteout of `name` away, if there is one."""
+    target = of(name)
+    if target in directory:
+        os.unlink(target, dir_fd=directory.fd)
+        directory.discard(target)
+
+
+def mark_opaque(fd: int) -> None:
+    """Make the directory `fd` opaque in the AUFS form. Marked already is fine."""
+    with contextlib.suppress(FileExistsError):
+        marker = os.open(OPAQUE, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=fd)
+        os.close(marker)
+
+
+def mark_opaque_and_empty(branch: Branch, directory: BranchDirectory) -> None:
+    """Leave nothing in an (as the union sees it) empty directory, yet keep hiding what is below it.
+
+    The mark moves into an attribute before the marker and the whiteouts go, so each step shows an empty directory.
+    """
+    os.setxattr(directory.fd, branch.attribute("opaque"), b"y")
+    for name in [n for n in directory.names if is_reserved(n)]:
+        os.unlink(name, dir_fd=directory.fd)
+        directory.discard(name)
