@@ -1,0 +1,101 @@
+"""`unionfs mount | umount`: words to a plan, a plan to a server, and one line when it cannot be.
+
+Exit codes: 0; 1, refused or failed; 2, the command line makes no sense. trio and pyfuse3 are imported by a server only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+_FORMS = """\
+branches, in one of three forms (a backslash escapes ':', '=' and ','):
+  unionfs mount LOWER:UPPER MOUNTPOINT             bottom to top; the last is writable unless marked =ro
+  unionfs mount -o br=/UP=rw:/LOW=ro MOUNTPOINT    AUFS: top first; the first is writable
+  unionfs mount -o lowerdir=A:B,upperdir=U,workdir=W MOUNTPOINT    overlayfs: lowerdir top first
+
+permissions: rw, ro, rr (read-only medium); ro+wh and rr+wh are as ro and rr
+options:     ro, nosuid, nodev, noexec, noatime … as for mount(8); allow_other is root's default
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"unionfs: {message}; see '{self.prog} --help'", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="unionfs", description="A union of directories, in the layout of AUFS.", allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="mount|umount")
+    mount = verbs.add_parser(
+        "mount",
+        help="mount a union; returns when it answers",
+        epilog=_FORMS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    mount.add_argument("spec", nargs="?", metavar="LOWER:UPPER", help="branches, bottom to top")
+    mount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    mount.add_argument("-o", dest="options", action="append", default=[], metavar="OPTION[,…]")
+    mount.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground, log to stderr")
+    mount.add_argument("--log", metavar="FILE", help="log to FILE instead of syslog")
+    mount.add_argument("--debug", action="store_true", help="log every refused request")
+    umount = verbs.add_parser("umount", help="unmount; returns when the server has ended", allow_abbrev=False)
+    umount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    return parser
+
+
+def _mount(arguments: argparse.Namespace) -> None:
+    from unionfs import options
+    from unionfs.transport import background, branches
+
+    spec = arguments.spec
+    if spec == "none" and arguments.options:
+        spec = None  # the source that mount(8) passes for file systems without one
+    plan, mountpoint = branches.resolve(options.parse(spec, arguments.options), arguments.mountpoint)
+    handler = background.log_handler(arguments.log, foreground=arguments.foreground)
+    background.log_to(handler, debug=arguments.debug)
+
+    def serve(ready: Callable[[], None]) -> None:
+        opened = branches.open_branches(plan)
+        from unionfs.transport import session  # after the checks: it takes a tenth of a second
+        from unionfs.union.fs import UnionFs
+
+        fs = UnionFs(opened)
+        try:
+            session.serve(fs, mountpoint, flags=plan.flags, allow_other=plan.allow_other, ready=ready)
+        finally:
+            fs.close()
+
+    if arguments.foreground:
+        serve(lambda: None)
+    else:
+        background.start(serve, handler, mountpoint)
+    logging.shutdown()
+
+
+def _umount(arguments: argparse.Namespace) -> None:
+    from unionfs.transport.unmount import unmount
+
+    unmount(arguments.mountpoint)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        (_mount if arguments.verb == "mount" else _umount)(arguments)
+    except ValueError as error:
+        print(f"unionfs: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        print(f"unionfs: {name}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

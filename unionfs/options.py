@@ -1,0 +1,208 @@
+"""Mount options in the three dialects, as one plan. Text in, values out: no file is touched.
+
+    lower:upper                           bottom to top, the last writable
+    br=/up=rw:/low=ro  (br:, dirs=)       AUFS: top first, the first writable
+    lowerdir=a:b,upperdir=u,workdir=w     overlayfs: lowerdir top first, upperdir writable
+
+A backslash takes the meaning from the `:`, `=`, `,` or backslash after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+from unionfs.linux import consts
+
+Permission = Literal["rw", "ro", "rr"]
+
+PERMISSIONS = ("rw", "ro", "rr")
+
+# aufs(5): an ro or rr branch may hold whiteouts. Ours are always honoured, so it is accepted and changes nothing.
+ATTRIBUTES = ("wh",)
+
+
+class OptionError(ValueError):
+    """The command line cannot be understood; the text is a sentence that names the word at fault."""
+
+
+@dataclass(frozen=True)
+class BranchSpec:
+    path: str
+    permission: Permission
+
+
+@dataclass(frozen=True)
+class MountPlan:
+    """What to mount. `branches` has the top first; `flags` are MS_* bits of mount(2)."""
+
+    branches: tuple[BranchSpec, ...]
+    flags: int = 0
+    allow_other: bool = False
+    workdir: str | None = None  # overlayfs's; must exist, is not used: the work area lies in the writable branch
+
+    @property
+    def read_only(self) -> bool:
+        return bool(self.flags & consts.MS_RDONLY)
+
+
+# mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS": name -> (flags set, flags cleared).
+_GENERIC = {
+    "ro": (consts.MS_RDONLY, 0),
+    "rw": (0, consts.MS_RDONLY),
+    "nosuid": (consts.MS_NOSUID, 0),
+    "suid": (0, consts.MS_NOSUID),
+    "nodev": (consts.MS_NODEV, 0),
+    "dev": (0, consts.MS_NODEV),
+    "noexec": (consts.MS_NOEXEC, 0),
+    "exec": (0, consts.MS_NOEXEC),
+    "sync": (consts.MS_SYNCHRONOUS, 0),
+    "async": (0, consts.MS_SYNCHRONOUS),
+    "dirsync": (consts.MS_DIRSYNC, 0),
+    "nosymfollow": (consts.MS_NOSYMFOLLOW, 0),
+    "symfollow": (0, consts.MS_NOSYMFOLLOW),
+    "noatime": (consts.MS_NOATIME, 0),
+    "atime": (0, consts.MS_NOATIME),
+    "nodiratime": (consts.MS_NODIRATIME, 0),
+    "diratime": (0, consts.MS_NODIRATIME),
+    "relatime": (consts.MS_RELATIME, 0),
+    "norelatime": (0, consts.MS_RELATIME),
+    "strictatime": (consts.MS_STRICTATIME, 0),
+    "nostrictatime": (0, consts.MS_STRICTATIME),
+}
+
+# For fstab(5) and mount(8) themselves, or always so here.
+_IGNORED = {
+    "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group",
+    "default_permissions", "udba=none",
+}
+
+
+def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
+    """The plan of `spec` (the first dialect, or None) and of `-o` values, each a comma-separated list.
+
+    With no writable branch the union is read-only; with the option `ro` no branch is writable.
+    Raises OptionError.
+    """
+    flags = 0
+    allow_other = writable_wanted = False
+    listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
+    overlay: dict[str, str] = {}
+    if spec is not None:
+        listed.append((spec, _bottom_to_top(spec)))
+    for option in (word for text in options for word in _split(text, ",") if word):
+        key, value = _key_value(option)
+        if option in _GENERIC:
+            set_, cleared = _GENERIC[option]
+            flags = flags & ~cleared | set_
+            writable_wanted = option == "rw" or (writable_wanted and option != "ro")
+        elif key in ("br", "dirs") and value is not None:
+            listed.append((option, _aufs(value)))
+        elif key in ("lowerdir", "upperdir", "workdir") and value:
+            if key in overlay:
+                raise OptionError(f"{key} is given twice: join lower directories with ':'")
+            overlay[key] = value
+        elif option == "allow_other":
+            allow_other = True
+        elif key == "udba" and value != "none":
+            raise OptionError(f"{option}: only udba=none is available, the mount owns its branches")
+        elif option not in _IGNORED and not key.startswith(("x-", "X-", "comment")):
+            raise OptionError(
+                f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, allow_other"
+                " and those of mount(8)"
+            )
+    if overlay:
+        listed.append(("lowerdir", _overlay(overlay)))
+    if not listed:
+        raise OptionError("no branches: give LOWER:UPPER, or -o br=…, or -o lowerdir=…,upperdir=…")
+    if len(listed) > 1:
+        raise OptionError(f"branches are given twice, by '{listed[0][0]}' and by '{listed[1][0]}': choose one form")
+    branches = listed[0][1]
+    if flags & consts.MS_RDONLY:
+        branches = tuple(replace(b, permission="ro") if b.permission == "rw" else b for b in branches)
+    elif not any(b.permission == "rw" for b in branches):
+        if writable_wanted:
+            raise OptionError("rw is asked for, but no branch is writable: mark one with =rw")
+        flags |= consts.MS_RDONLY
+    workdir = overlay.get("workdir")
+    return MountPlan(branches, flags, allow_other, None if workdir is None else _unescape(workdir))
+
+
+def _bottom_to_top(text: str) -> tuple[BranchSpec, ...]:
+    words = _split(text, ":")
+    return _branches(reversed(words), lambda position: "rw" if position == 0 else "ro")
+
+
+def _aufs(text: str) -> tuple[BranchSpec, ...]:
+    return _branches(_split(text, ":"), lambda position: "rw" if position == 0 else "ro")
+
+
+def _overlay(given: dict[str, str]) -> tuple[BranchSpec, ...]:
+    if "lowerdir" not in given:
+        raise OptionError("upperdir and workdir need lowerdir=… as well")
+    lower = tuple(BranchSpec(_path(word, given["lowerdir"]), "ro") for word in _split(given["lowerdir"], ":"))
+    if "upperdir" in given:
+        return (BranchSpec(_unescape(given["upperdir"]), "rw"), *lower)
+    return lower
+
+
+def _branches(words: Iterator[str] | Sequence[str], default: Callable[[int], str]) -> tuple[BranchSpec, ...]:
+    found = []
+    for position, word in enumerate(words):
+        *path, permission = _split(word, "=")
+        if not path:
+            path, permission = [permission], default(position)
+        found.append(BranchSpec(_path("=".join(path), word), _permission(permission, word)))
+    return tuple(found)
+
+
+def _path(word: str, whole: str) -> str:
+    if not word:
+        raise OptionError(f"empty branch in '{whole}': write a directory between the colons")
+    return _unescape(word)
+
+
+def _permission(text: str, branch: str) -> Permission:
+    permission, *attributes = text.split("+")
+    if permission not in PERMISSIONS:
+        raise OptionError(
+            f"unknown permission '{permission}' in '{branch}': known are {', '.join(PERMISSIONS)}"
+            r" (write \= for an equals sign in a path)"
+        )
+    for attribute in attributes:
+        if attribute not in ATTRIBUTES or permission == "rw":
+            raise OptionError(
+                f"unknown attribute '+{attribute}' in '{branch}': known are ro+{', ro+'.join(ATTRIBUTES)}"
+                f" and rr+{', rr+'.join(ATTRIBUTES)}"
+            )
+    return cast(Permission, permission)
+
+
+def _key_value(option: str) -> tuple[str, str | None]:
+    """`key=value`, or AUFS's `br:value`."""
+    ends = [at for at in (option.find("="), option.find(":")) if at >= 0]
+    if not ends:
+        return option, None
+    return option[: min(ends)], option[min(ends) + 1 :]
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at the separators that no backslash precedes; the backslashes stay."""
+    parts, start, at = [], 0, 0
+    while at < len(text):
+        if text[at] == "\\":
+            at += 1
+        elif text[at] == separator:
+            parts.append(text[start:at])
+            start = at + 1
+        at += 1
+    parts.append(text[start:])
+    return parts
+
+
+def _unescape(text: str) -> str:
+    out, characters = [], iter(text)
+    for character in characters:
+        out.append(next(characters, "\\") if character == "\\" else character)
+    return "".join(out)

@@ -1,0 +1,316 @@
+"""pyfuse3's Operations over one UnionFs: names and numbers are translated here, nothing is decided.
+
+Every request is answered exactly once: OSError by its errno, anything unknown by EIO and a traceback in the log
+(pyfuse3 would let it end the session). Quick operations run in place, on trio's one thread; those that may copy a lot
+or wait for another copy-up run in a thread of their own, so that the others go on. Only transport imports this.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+
+from unionfs.union.fs import Attr, UnionFs
+
+_log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+# The mount is the only writer of its branches (udba=none), so the kernel may keep what it was told. Seconds.
+FOREVER = 1e9
+
+# Threads for slow work. More would only queue on the same disk.
+_SLOW_AT_ONCE = 16
+
+_OPENS_FOR_CHANGE = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+_DEFAULT_ACL = b"system.posix_acl_default"
+
+
+def _fault(operation: str, error: BaseException) -> FUSEError:
+    """The answer to a request that failed with `error`."""
+    if isinstance(error, FUSEError):
+        return error
+    if isinstance(error, OSError) and error.errno:
+        _log.debug("%s: %s", operation, error)
+        return FUSEError(error.errno)
+    _log.error("%s failed in an unforeseen way; the caller gets EIO", operation, exc_info=error)
+    return FUSEError(errno.EIO)
+
+
+def _answer(
+    operation: Callable[Concatenate[UnionOperations, _P], _T],
+) -> Callable[..., Coroutine[Any, Any, _T]]:
+    """A request served in place by a plain method."""
+
+    @functools.wraps(operation)
+    async def answer(self: UnionOperations, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return operation(self, *args, **kwargs)
+        except Exception as error:
+            raise _fault(operation.__name__, error) from None
+
+    return answer
+
+
+def _answer_slow(
+    operation: Callable[Concatenate[UnionOperations, _P], Awaitable[_T]],
+) -> Callable[..., Coroutine[Any, Any, _T]]:
+    """A request that may go to a thread."""
+
+    @functools.wraps(operation)
+    async def answer(self: UnionOperations, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return await operation(self, *args, **kwargs)
+        except Exception as error:
+            raise _fault(operation.__name__, error) from None
+
+    return answer
+
+
+def _entry(attr: Attr) -> EntryAttributes:
+    ino, nlink, st = attr
+    entry = EntryAttributes()
+    entry.st_ino = ino  # the node id and st_ino are one number in pyfuse3
+    entry.st_nlink = nlink
+    entry.st_mode = st.st_mode
+    entry.st_uid = st.st_uid
+    entry.st_gid = st.st_gid
+    entry.st_rdev = st.st_rdev
+    entry.st_size = st.st_size
+    entry.st_blksize = st.st_blksize
+    entry.st_blocks = st.st_blocks
+    entry.st_atime_ns = st.st_atime_ns
+    entry.st_mtime_ns = st.st_mtime_ns
+    entry.st_ctime_ns = st.st_ctime_ns
+    entry.entry_timeout = FOREVER
+    entry.attr_timeout = FOREVER
+    return entry
+
+
+def _no_entry() -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = FOREVER
+    return entry
+
+
+# Node id 0 with a timeout makes the kernel remember that there is no such name (fs/fuse/dir.c, fuse_lookup_name).
+_NO_ENTRY = _no_entry()
+
+
+class UnionOperations(pyfuse3.Operations):
+    """`fs` and the limiter are immutable."""
+
+    supports_dot_lookup = True
+    enable_acl = True
+    # Off: with it the kernel would own size and mtime, and O_APPEND writes of two mounts' users of one inode would be
+    # placed by a cached size; write(2) also would succeed where the branch has no space left.
+    enable_writeback_cache = False
+
+    def __init__(self, fs: UnionFs) -> None:
+        super().__init__()
+        self._fs = fs
+        self._limiter = trio.CapacityLimiter(_SLOW_AT_ONCE)
+
+    async def _call(self, slow: bool, call: Callable[..., _T], *args: Any) -> _T:
+        if slow:
+            return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
+        return call(*args)
+
+    # Names
+
+    @_answer
+    def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        attr = self._fs.lookup(parent, name)
+        return _NO_ENTRY if attr is None else _entry(attr)
+
+    @_answer
+    def forget(self, counts: Sequence[tuple[int, int]]) -> None:
+        self._fs.forget(counts)
+
+    def _mode(self, parent: int, mode: int, ctx: RequestContext) -> int:
+        """The mode of a new entry. A default ACL of the directory takes the place of the umask (acl(5)); the kernel
+        leaves that to us on mounts with MS_POSIXACL, and elsewhere has applied the umask already."""
+        if not mode & ctx.umask:
+            return mode
+        try:
+            self._fs.getxattr(parent, _DEFAULT_ACL)
+        except OSError:
+            return mode & ~ctx.umask
+        return mode
+
+    @_answer
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        return _entry(self._fs.mknod(parent, name, self._mode(parent, mode, ctx), rdev, ctx.uid, ctx.gid))
+
+    @_answer
+    def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return _entry(self._fs.mkdir(parent, name, self._mode(parent, mode, ctx), ctx.uid, ctx.gid))
+
+    @_answer
+    def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        return _entry(self._fs.symlink(parent, name, target, ctx.uid, ctx.gid))
+
+    @_answer_slow
+    async def link(self, ino: int, new_parent: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+        fs = self._fs
+        return _entry(await self._call(fs.is_slow(ino), fs.link, ino, new_parent, new_name))
+
+    @_answer_slow
+    async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        fs = self._fs
+        await self._call(fs.is_slow_entry(parent, name), fs.unlink, parent, name)
+
+    @_answer
+    def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        self._fs.rmdir(parent, name)
+
+    @_answer_slow
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
+    ) -> None:
+        fs = self._fs
+        slow = fs.is_slow_entry(parent, name) or bool(
+            flags & pyfuse3.RENAME_EXCHANGE and fs.is_slow_entry(new_parent, new_name)
+        )
+        await self._call(slow, fs.rename, parent, name, new_parent, new_name, flags)
+
+    @_answer
+    def readlink(self, ino: int, ctx: RequestContext) -> bytes:
+        return self._fs.readlink(ino)
+
+    # Attributes
+
+    @_answer
+    def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
+        return _entry(self._fs.getattr(ino))
+
+    @_answer_slow
+    async def setattr(
+        self, ino: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        change = functools.partial(
+            self._fs.setattr,
+            ino,
+            mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            fh=fh,
+        )
+        return _entry(await self._call(self._fs.is_slow(ino), change))
+
+    @_answer
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        st = self._fs.statfs()
+        data = StatvfsData()
+        data.f_bsize = st.f_bsize
+        data.f_frsize = st.f_frsize
+        data.f_blocks = st.f_blocks
+        data.f_bfree = st.f_bfree
+        data.f_bavail = st.f_bavail
+        data.f_files = st.f_files
+        data.f_ffree = st.f_ffree
+        data.f_favail = st.f_favail
+        data.f_namemax = st.f_namemax
+        return data
+
+    @_answer
+    def access(self, ino: int, mask: int, ctx: RequestContext) -> bool:
+        return self._fs.access(ino, mask, ctx.uid, ctx.gid)
+
+    # pyfuse3 itself answers XATTR_CREATE and XATTR_REPLACE, by asking getxattr first.
+
+    @_answer_slow
+    async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        await self._call(self._fs.is_slow(ino), self._fs.setxattr, ino, name, value)
+
+    @_answer
+    def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
+        return self._fs.getxattr(ino, name)
+
+    @_answer
+    def listxattr(self, ino: int, ctx: RequestContext) -> Sequence[bytes]:
+        return self._fs.listxattr(ino)
+
+    @_answer_slow
+    async def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
+        await self._call(self._fs.is_slow(ino), self._fs.removexattr, ino, name)
+
+    # Open files. Their data survives a copy-up unchanged, so the page cache is kept across opens (FileInfo's default).
+
+    @_answer_slow
+    async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
+        fs = self._fs
+        slow = bool(flags & _OPENS_FOR_CHANGE) and fs.is_slow(ino)
+        return FileInfo(fh=await self._call(slow, fs.open, ino, flags))
+
+    @_answer
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        fh, attr = self._fs.create(parent, name, self._mode(parent, mode, ctx), flags, ctx.uid, ctx.gid)
+        return FileInfo(fh=fh), _entry(attr)
+
+    @_answer
+    def read(self, fh: int, offset: int, size: int) -> bytes:
+        return self._fs.read(fh, offset, size)
+
+    @_answer
+    def write(self, fh: int, offset: int, data: bytes) -> int:
+        return self._fs.write(fh, offset, data)
+
+    @_answer
+    def flush(self, fh: int) -> None:
+        # A write is in the branch's file before it is answered: close(2) has nothing to wait for. After one ENOSYS the
+        # kernel no longer asks (fs/fuse/file.c, no_flush); it still writes dirty mapped pages out first.
+        raise FUSEError(errno.ENOSYS)
+
+    @_answer
+    def release(self, fh: int) -> None:
+        self._fs.release(fh)
+
+    @_answer_slow
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._call(True, self._fs.fsync, fh, datasync)
+
+    # Directories
+
+    @_answer
+    def opendir(self, ino: int, ctx: RequestContext) -> int:
+        return self._fs.opendir(ino)
+
+    @_answer
+    def readdir(self, fh: int, offset: int, token: ReaddirToken) -> None:
+        sent = False
+        try:
+            for name, attr, following in self._fs.readdir(fh, offset):
+                if not pyfuse3.readdir_reply(token, name, _entry(attr), following):
+                    return
+                sent = True
+                # The kernel counts a lookup for each entry of READDIRPLUS but these two (fs/fuse/readdir.c).
+                if name not in (b".", b".."):
+                    self._fs.remember(attr.ino)
+        except OSError:
+            # What was sent is counted and must arrive; the next request starts behind it and meets the error again.
+            if not sent:
+                raise
+
+    @_answer
+    def releasedir(self, fh: int) -> None:
+        self._fs.releasedir(fh)
+
+    @_answer_slow
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._call(True, self._fs.fsyncdir, fh, datasync)

@@ -1,0 +1,144 @@
+"""The server as a background process, and its log.
+
+    unionfs mount             server
+      fork ------------------> setsid, standard streams to /dev/null
+      read the pipe            open branches, mount, answer one request
+                <------------- "\\n"  mounted: exit 0
+                <------------- text  refused: print it, exit 1
+                <------------- (end) died: take its mount away, exit 1
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+import syslog
+from collections.abc import Callable
+
+from unionfs.linux.mounts import mounted_at
+from unionfs.transport import device
+
+_READY = b"\n"
+
+# serve(ready): mounts, calls ready once, serves; raises OSError when it refuses.
+Serve = Callable[[Callable[[], None]], None]
+
+
+class SyslogHandler(logging.Handler):
+    """syslog(3): unlike logging.handlers' it does without /dev/log, and finds a syslogd that starts later."""
+
+    _PRIORITIES = {
+        logging.DEBUG: syslog.LOG_DEBUG,
+        logging.INFO: syslog.LOG_INFO,
+        logging.WARNING: syslog.LOG_WARNING,
+        logging.ERROR: syslog.LOG_ERR,
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        syslog.openlog("unionfs", syslog.LOG_PID, syslog.LOG_DAEMON)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        priority = self._PRIORITIES.get(record.levelno, syslog.LOG_CRIT)
+        for line in self.format(record).splitlines():
+            syslog.syslog(priority, line)
+
+
+def log_handler(path: str | None, *, foreground: bool) -> logging.Handler:
+    """The file `path`; else stderr in the foreground and syslog in the background. OSError if it cannot be opened."""
+    if path is None and not foreground:
+        return SyslogHandler()
+    stream = sys.stderr
+    if path is not None:
+        stream = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644), "w")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    return handler
+
+
+def log_to(handler: logging.Handler, *, debug: bool) -> None:
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    logging.getLogger("pyfuse3").setLevel(logging.WARNING)  # its debug lines are about its own workers
+
+
+def start(serve: Serve, handler: logging.Handler, mountpoint: str) -> None:
+    """Run `serve` in a new background process; return when it is ready. Raises OSError with the server's reason."""
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(reader)
+            status = _server(serve, handler, writer)
+        finally:
+            os._exit(status)
+    os.close(writer)
+    try:
+        with os.fdopen(reader, "rb") as pipe:
+            said = pipe.read()
+    except KeyboardInterrupt:
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        raise
+    if said == _READY:
+        return
+    os.waitpid(pid, 0)
+    if said:
+        path, _, reason = said.decode(errors="surrogateescape").partition("\0")
+        raise OSError(errno.EIO, reason, path)
+    left = mounted_at(mountpoint)
+    if left is not None and left.fstype == device.FSTYPE:
+        device.detach(mountpoint, lazy=True)
+    raise OSError(errno.EIO, "the server ended before the mount answered; see its log (--log FILE)", mountpoint)
+
+
+def _server(serve: Serve, handler: logging.Handler, writer: int) -> int:
+    """The child's part; returns its exit status."""
+    os.setsid()
+    os.chdir("/")
+    null = os.open("/dev/null", os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    keep = {writer}
+    if isinstance(handler, logging.StreamHandler):
+        keep.add(handler.stream.fileno())
+        os.dup2(handler.stream.fileno(), 2)  # what libfuse and a dying interpreter have to say
+    _close_all_but(keep)
+    told = False
+
+    def tell(what: bytes) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            try:
+                os.write(writer, what)
+            except BrokenPipeError:
+                pass  # whoever asked for the mount is gone; the mount is there
+            os.close(writer)
+
+    try:
+        serve(lambda: tell(_READY))
+    except OSError as error:
+        logging.getLogger(__name__).error("%s: %s", error.filename, error.strerror)
+        tell(os.fsencode(f"{error.filename or ''}\0{error.strerror or error}"))
+        return 1
+    except BaseException as error:
+        logging.getLogger(__name__).critical("the session ended", exc_info=error)
+        return 1
+    return 0
+
+
+def _close_all_but(keep: set[int]) -> None:
+    """Descriptors that the caller happened to have open: a server must not hold somebody's lock or pipe."""
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))

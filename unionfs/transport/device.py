@@ -1,0 +1,117 @@
+"""Attaching a /dev/fuse descriptor to a mount point, and taking the mount away again.
+
+Root mounts by mount(2), so that a refusal has an errno and nothing else writes to stderr; others through
+fusermount3(1).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import subprocess
+
+from unionfs.linux import consts, mounts
+
+SOURCE = "unionfs"
+SUBTYPE = "unionfs"
+FSTYPE = f"fuse.{SUBTYPE}"
+
+# The kernel then passes mode and umask apart, so that a default ACL can take the umask's place
+# (fs/fuse/inode.c, dont_mask).
+_MS_POSIXACL = 1 << 16
+
+# The flags that fusermount3 lets a user set, by its names for them.
+_USER_FLAGS = {
+    consts.MS_RDONLY: "ro",
+    consts.MS_NOEXEC: "noexec",
+    consts.MS_SYNCHRONOUS: "sync",
+    consts.MS_DIRSYNC: "dirsync",
+    consts.MS_NOATIME: "noatime",
+    consts.MS_NODIRATIME: "nodiratime",
+}
+
+
+def attach(mountpoint: str, flags: int, allow_other: bool) -> int:
+    """Mount and return the descriptor to serve; until INIT is answered on it, users of the mount wait.
+
+    Permissions are the kernel's work (default_permissions). Root's mount is open to all users, with suid programs and
+    devices, as a kernel file system's would be. Raises OSError with what to do in its text.
+    """
+    if os.geteuid() == 0:
+        return _mount(mountpoint, flags)
+    return _fusermount(mountpoint, flags, allow_other)
+
+
+def detach(mountpoint: str, *, lazy: bool = False) -> None:
+    """Take the topmost mount at `mountpoint` away. EBUSY when it is in use and not `lazy`."""
+    if os.geteuid() == 0:
+        mounts.umount2(mountpoint, consts.UMOUNT_NOFOLLOW | (consts.MNT_DETACH if lazy else 0))
+    else:
+        reason = _run_fusermount(["-u", "-q", *(["-z"] if lazy else []), "--", mountpoint])
+        if reason:
+            code = errno.EBUSY if "busy" in reason.lower() else errno.EPERM
+            raise OSError(code, reason, mountpoint)
+
+
+def _mount(mountpoint: str, flags: int) -> int:
+    try:
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except (FileNotFoundError, OSError) as error:
+        remedy = {errno.ENOENT: "not found: try 'modprobe fuse'", errno.ENODEV: "no driver: try 'modprobe fuse'"}
+        text = remedy.get(error.errno or 0, f"cannot be opened ({error.strerror}); a container needs it as a device")
+        raise OSError(error.errno, text, "/dev/fuse") from None
+    try:
+        data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other"
+        mounts.mount(SOURCE, mountpoint, FSTYPE, flags | _MS_POSIXACL, data)
+    except OSError as error:
+        os.close(fd)
+        remedy = {
+            errno.EPERM: "not allowed to mount here: CAP_SYS_ADMIN is needed",
+            errno.ENODEV: "the kernel has no FUSE: try 'modprobe fuse'",
+        }
+        text = remedy.get(error.errno or 0, f"cannot be mounted ({error.strerror})")
+        raise OSError(error.errno, text, mountpoint) from None
+    return fd
+
+
+def _fusermount(mountpoint: str, flags: int, allow_other: bool) -> int:
+    words = [f"fsname={SOURCE}", f"subtype={SUBTYPE}", "default_permissions"]
+    words += [name for bit, name in _USER_FLAGS.items() if flags & bit]
+    if allow_other:
+        words.append("allow_other")
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            reason = _run_fusermount(["-o", ",".join(words), "--", mountpoint], commfd=theirs.fileno())
+        if reason:
+            raise OSError(errno.EPERM, f"{reason}; mount as root, or change what it names", mountpoint)
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        if not fds:
+            raise OSError(errno.EPROTO, "fusermount3 gave no descriptor; mount as root", mountpoint)
+    os.set_inheritable(fds[0], False)
+    return fds[0]
+
+
+def _run_fusermount(arguments: list[str], commfd: int = -1) -> str:
+    """Empty when it succeeded, else its reason. `_FUSE_COMMFD` is how libfuse asks it for the descriptor."""
+    environment = dict(os.environ)
+    if commfd >= 0:
+        environment["_FUSE_COMMFD"] = str(commfd)
+    try:
+        result = subprocess.run(
+            ["fusermount3", *arguments],
+            env=environment,
+            pass_fds=[commfd] if commfd >= 0 else [],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    except FileNotFoundError:
+        return "fusermount3 is not installed: install the package fuse3"
+    if result.returncode == 0:
+        return ""
+    lines = result.stderr.strip().splitlines()
+    return lines[-1] if lines else f"fusermount3 failed with exit code {result.returncode}"

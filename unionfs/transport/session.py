@@ -1,0 +1,115 @@
+"""A pyfuse3 + trio session: mount, answer until the last user is gone, end.
+
+    serve()  main thread   signals, mount(2), INIT, requests, in one trio run
+             a thread      the first stat of the mount: its answer is what makes the mount ready
+
+SIGTERM and SIGINT unmount. If the mount is in use it is detached: no new user finds it, those it has go on until they
+are done, so that nothing they wrote is lost; a second signal ends the session under them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import pyfuse3
+import trio
+
+from unionfs.linux.mounts import MountPoint, mounted_at, mountinfo
+from unionfs.serve.pyfuse import UnionOperations
+from unionfs.transport import control, device
+from unionfs.union.fs import UnionFs
+
+_log = logging.getLogger(__name__)
+
+
+def serve(fs: UnionFs, mountpoint: str, *, flags: int, allow_other: bool, ready: Callable[[], None]) -> None:
+    """Mount `fs` at `mountpoint` (absolute, resolved) and serve it; return when it is unmounted.
+
+    `ready` is called once, from the main thread, when the mount has answered its first request.
+    """
+    os.umask(0)  # modes are what the caller asked for
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    trio.run(_session, fs, mountpoint, flags, allow_other, ready)
+
+
+async def _session(fs: UnionFs, mountpoint: str, flags: int, allow_other: bool, ready: Callable[[], None]) -> None:
+    # Before the mount: a signal between the two would leave it without a server.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        fd = device.attach(mountpoint, flags, allow_other)
+        mount = mounted_at(mountpoint)
+        assert mount is not None
+        try:
+            # libfuse takes a descriptor that is mounted already by this name, and does not unmount it.
+            pyfuse3.init(UnionOperations(fs), f"/dev/fd/{fd}", set())
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_end_on_signal, signals, mount)
+                    nursery.start_soon(_announce, mountpoint, mount, ready)
+                    await pyfuse3.main()
+                    nursery.cancel_scope.cancel()
+            finally:
+                pyfuse3.close(unmount=False)
+        finally:
+            _detach_all(mount.device)
+
+
+async def _announce(mountpoint: str, mount: MountPoint, ready: Callable[[], None]) -> None:
+    await trio.to_thread.run_sync(os.stat, mountpoint)
+    try:
+        announcement = control.Announcement(mount.device)
+    except OSError as error:
+        _log.warning("%s: 'unionfs umount' will not wait for this server", error)
+        announcement = None
+    _log.info("%s: mounted, process %d", mountpoint, os.getpid())
+    ready()
+    if announcement is None:
+        return
+    try:
+        listener = trio.socket.from_stdlib_socket(announcement.socket)
+        while True:
+            connection, _ = await listener.accept()
+            connection.close()  # who connects wants to know the process (SO_PEERCRED)
+    finally:
+        announcement.withdraw()
+
+
+async def _end_on_signal(signals: AsyncIterator[int], mount: MountPoint) -> None:
+    async for number in signals:
+        _log.info("%s: %s", mount.target, signal.Signals(number).name)
+        # In a thread: unmounting writes dirty mapped pages back, which is work for us.
+        await trio.to_thread.run_sync(_unmount, mount.device)
+        break
+    async for number in signals:
+        _log.warning("%s: %s again: ending under its users", mount.target, signal.Signals(number).name)
+        pyfuse3.terminate()
+
+
+def _unmount(dev: str) -> None:
+    for point in _places(dev):
+        try:
+            device.detach(point.target)
+        except OSError as error:
+            _log.warning("%s: %s: detached; served until its last user is done", point.target, error.strerror)
+            with contextlib.suppress(OSError):
+                device.detach(point.target, lazy=True)
+
+
+def _detach_all(dev: str) -> None:
+    """After the session: a mount that nobody serves must not stay. Usually there is none left."""
+    for point in _places(dev):
+        with contextlib.suppress(OSError):  # unmounted by somebody else meanwhile
+            device.detach(point.target, lazy=True)
+
+
+def _places(dev: str) -> list[MountPoint]:
+    """Where our mount can be unmounted: it may have been moved or bound, or lie under another mount."""
+    points = mountinfo()
+    top = {point.target: point.mount_id for point in points}
+    return [p for p in reversed(points) if p.device == dev and top[p.target] == p.mount_id]
