@@ -107,14 +107,17 @@ class Handles:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     def entry(self, handle: OpenDirectory, offset: int) -> tuple[bytes, Attr, int] | None:
-        """The first entry at or after `offset` that still exists: (name, attributes, offset of the next); None at the
-        end. Offset 0 lists anew, as rewinddir(3) asks."""
+        """The first entry at or after `offset` that still exists, `.` and `..` first of all: (name, attributes, offset
+        of the next); None at the end. Offset 0 lists anew, as rewinddir(3) asks."""
         stack = self._stack
         if offset == 0:
-            handle.names = stack.names(handle.node)
+            handle.names = [b".", b"..", *stack.names(handle.node)]
         while offset < len(handle.names):
             name = handle.names[offset]
             offset += 1
+            if name in (b".", b".."):
+                node = handle.node if name == b"." else handle.node.parent or handle.node
+                return name, attributes.getattr_(stack, node), offset
             found = stack.resolve(handle.node, name)
             if found is not None:
                 node = stack.adopt(handle.node, name, found)
