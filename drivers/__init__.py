@@ -1,0 +1,15 @@
+"""Storage drivers: one Snapshotter interface, and the drivers behind it.
+
+    errors        what can go wrong, as a tree
+    api           the interface and its manual; read this first
+    mounts        Mount, the value every driver answers with, and the functions that turn mounts into a tree
+    metadata      the store of one driver: the layer graph in sqlite, transactions
+    layout        the directories of one driver: new-X -> id -> rm-id
+    directories   a Snapshotter whose layers are directories; what the three drivers below share
+    fuse_aufs, overlay2, vfs
+    copytree      a faithful copy of a tree (vfs)
+    registry      a driver by its name; whether it works here, in a sentence
+    archive/      applying and making layer tars; over any mounts, whichever driver they come from
+
+May import unionfs; is imported by runtime and benchmarks. A driver never mounts, hashes or reads a tar.
+"""

@@ -1,0 +1,81 @@
+"""The driver `fuse-aufs`: directories of differences in AUFS form, put together by our own union.
+
+    <id>/fs      the layer: a branch of `unionfs`, hence an OCI layer as it is, whiteouts and all
+
+The union may leave three things of its own in a branch: the base of its whiteouts and its pseudo-links, which belong to
+the layer (pseudo-links make a file one file again in the unions above), and its work area, which does not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+from collections.abc import Sequence
+
+from drivers import trees
+from drivers.api import Kind, Probe
+from drivers.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.errors import InUse
+from drivers.layout import sync_directory
+from drivers.mounts import Mount, branches
+from unionfs.union import whiteout
+from unionfs.union.branch import Branch
+
+
+class FuseAufs(DirectorySnapshotter):
+    """Nothing is mounted as a union that is one directory: a first layer, and a view of it, are binds."""
+
+    def _begin(self, directory: str, kind: Kind, parents: Sequence[str]) -> None:
+        layer = os.path.join(directory, "fs")
+        begin_layer(layer, parents if kind is Kind.ACTIVE else (), whiteout.is_private_attribute)
+        sync_directory(layer)
+
+    def _tree(self, directory: str, kind: Kind, parents: Sequence[str]) -> list[Mount]:
+        layer = os.path.join(directory, "fs")
+        if not parents:
+            return bind(layer, kind)
+        if kind is Kind.ACTIVE:
+            return [union([(layer, "rw"), *((path, "rr") for path in parents)])]
+        return bind(parents[0], kind) if len(parents) == 1 else [union([(path, "rr") for path in parents])]
+
+    def _check_idle(self, layer: str) -> None:
+        """A union locks its writable branch for as long as its server lives (union/branch)."""
+        fd = os.open(layer, trees.DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(f"a union still writes to {layer}: unmount it first") from None
+        finally:
+            os.close(fd)
+
+    def _settle(self, layer: str) -> None:
+        """Take away the work area, which a server that was killed leaves behind; each mount makes its own."""
+        fd = os.open(layer, trees.DIRECTORY)
+        try:
+            trees.delete(fd, whiteout.WORK_AREA)
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(fd)
+
+
+def union(stack: Sequence[tuple[str, str]]) -> Mount:
+    """The Mount of a union of branches (path, permission), top first."""
+    return Mount("unionfs", "unionfs", (branches(stack), *(() if stack[0][1] == "rw" else ("ro",))))
+
+
+def probe(directory: str) -> Probe:
+    """Whether there is FUSE, the packages that serve it, and a file system that a branch can be on."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return Probe(False, f"cannot open /dev/fuse ({error.strerror}): modprobe fuse, or give it to this container")
+    for package in ("trio", "pyfuse3"):
+        if importlib.util.find_spec(package) is None:
+            return Probe(False, f"the Python package {package} is not installed")
+    try:
+        Branch.open(os.fsencode(directory), "rw").close()
+    except OSError as error:
+        return Probe(False, f"a branch cannot be here: {error.strerror}")
+    return Probe(True, "AUFS layers over FUSE")

@@ -1,0 +1,190 @@
+"""The directories of one driver, and how they begin and end.
+
+    <root>/                     0700, as all below: layers hold set-id files (CVE-2021-41091)
+        metadata.db             drivers.metadata
+        snapshots/
+            new-1f3a…/          being filled; its owner holds a flock on it
+            17/                 the directory of the snapshot with id 17
+            rm-1f3a…/           being deleted
+
+                    rename, inside the                      rename, after the transaction
+                    transaction that adds row 17            that deletes row 17
+        new-1f3a… ────────────────────────────▶ 17 ────────────────────────────────────────▶ rm-5c07…
+
+Rows decide. A number without a row is garbage as soon as no transaction is open, since only a transaction publishes;
+`retire_all_but` is therefore called inside one. A `new-` or `rm-` is garbage as soon as nobody holds its flock, which
+the kernel releases however its owner ends; whoever takes the lock may delete. So a crash between any two steps leaves
+only garbage, and any process can tell garbage from work in progress.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from drivers import trees
+from drivers.trees import DIRECTORY
+from unionfs.linux import libc
+
+NEW, RETIRED = "new-", "rm-"
+
+_syncfs = libc.bind("syncfs", ctypes.c_int)
+
+
+class Staging:
+    """A `new-` directory at `path` that this process fills. Given by Layout.staging()."""
+
+    def __init__(self, layout: Layout, name: str, fd: int) -> None:
+        self._layout = layout
+        self.name = name
+        self.path = layout.join(name)
+        self.fd = fd
+        self.published = False
+
+    def publish(self, number: int) -> None:
+        """Give the directory its number. To be called inside the transaction that adds the row, as its last step.
+
+        What is in the directory must be durable before: a row is never committed for a directory that a power cut
+        could empty.
+        """
+        layout, target = self._layout, str(number)
+        # A crash between this rename and COMMIT leaves a directory whose number the next transaction is given again.
+        layout.retire(number)
+        os.fsync(self.fd)
+        os.rename(self.name, target, src_dir_fd=layout.fd, dst_dir_fd=layout.fd)
+        # From here on cleanup() decides by the row: if COMMIT fails we cannot know whether it reached the disk.
+        self.published = True
+        os.fsync(layout.fd)
+
+
+class Layout:
+    """The directories below `root`, which is made if missing. Any number of processes may use the same root.
+
+    Thread-safe: holds no state but a descriptor. Raises OSError.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.realpath(root)
+        os.makedirs(self.root, 0o700, exist_ok=True)
+        os.chmod(self.root, 0o700)  # makedirs obeys the umask, and the directory may have been there
+        self.path = os.path.join(self.root, "snapshots")
+        os.makedirs(self.path, 0o700, exist_ok=True)
+        self.fd = os.open(self.path, DIRECTORY)
+
+    def close(self) -> None:
+        """Twice is fine."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def join(self, *names: str | int) -> str:
+        return os.path.join(self.path, *map(str, names))
+
+    @contextmanager
+    def staging(self) -> Iterator[Staging]:
+        """A new empty directory, deleted when the `with` ends unless it was published."""
+        name, fd = self._make_locked()
+        staging = Staging(self, name, fd)
+        try:
+            yield staging
+        finally:
+            if not staging.published:
+                trees.delete(self.fd, name)
+            os.close(fd)
+
+    def _make_locked(self) -> tuple[str, int]:
+        while True:
+            name = NEW + secrets.token_hex(8)
+            os.mkdir(name, 0o700, dir_fd=self.fd)
+            # Between mkdir and flock another process's cleanup() may take the directory for garbage and delete it,
+            # so look whether what we have locked is still there.
+            try:
+                fd = os.open(name, DIRECTORY, dir_fd=self.fd)
+            except FileNotFoundError:
+                continue
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return name, fd
+            os.close(fd)
+
+    def retire(self, number: int) -> str | None:
+        """Take its number from a directory; the new name is for discard(). None if there is no such directory."""
+        name = RETIRED + secrets.token_hex(8)
+        try:
+            os.rename(str(number), name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except FileNotFoundError:
+            return None
+        return name
+
+    def retire_all_but(self, numbers: Collection[int]) -> None:
+        """Retire every numbered directory that has no row. To be called inside a write transaction."""
+        for name in self._names():
+            if name.isdecimal() and int(name) not in numbers:
+                self.retire(int(name))
+
+    def discard(self, name: str) -> None:
+        """Delete a `new-` or `rm-` directory, unless somebody holds it, who then deletes it himself."""
+        try:
+            fd = os.open(name, DIRECTORY, dir_fd=self.fd)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its number may have been given to it (publish) between our listing and our lock.
+            if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=self.fd, follow_symlinks=False)):
+                trees.delete(self.fd, name)
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        finally:
+            os.close(fd)
+
+    def sweep(self) -> None:
+        """Delete everything that is retired, and everything new whose owner has died.
+
+        What cannot be deleted does not keep the rest; the first failure is raised at the end.
+        """
+        failures = []
+        for name in self._names():
+            if name.startswith((NEW, RETIRED)):
+                try:
+                    self.discard(name)
+                except OSError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _names(self) -> list[str]:
+        return os.listdir(self.path)  # not by the descriptor: threads would share its position
+
+    def check_invariants(self, numbers: Collection[int]) -> None:
+        """Exactly the snapshots' directories are here, and closed to others; for tests. Raises AssertionError."""
+        found = set(self._names())
+        assert found == set(map(str, numbers)), f"directories {sorted(found)}, rows {sorted(numbers)}"
+        for path in (self.root, self.path, *map(self.join, numbers)):
+            assert stat.S_IMODE(os.stat(path).st_mode) == 0o700, path
+
+
+def sync_file_system(path: str) -> None:
+    """Write everything of the file system that `path` is on to the disk: data and names. See syncfs(2).
+
+    Since Linux 5.8 it raises OSError (EIO, ENOSPC …) for a write-back that failed since the descriptor was opened.
+    """
+    fd = os.open(path, DIRECTORY)
+    try:
+        _syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in the directory `path` durable, and its own mode and attributes."""
+    fd = os.open(path, DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

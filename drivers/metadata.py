@@ -1,0 +1,322 @@
+"""The metadata store of one driver: the layer graph, in one sqlite file, changed by transactions.
+
+The store is the truth: a snapshot exists if, and only if, it has a row. Directories, devices and datasets follow it, so
+a driver makes what a row needs before it commits the row, and deletes it after the row has gone. A driver that has a
+state of its own to keep (thin device numbers, say) passes the tables for it and changes them with
+`Transaction.execute` in the same transaction as the graph: there is no second store that a crash could leave behind.
+
+Any number of processes may open a store at once. A write transaction is BEGIN IMMEDIATE: there is one writer at a
+time, and what it reads stays true until it ends. A `Store` may be used by any number of threads, which take turns; it
+is not used across fork(), since sqlite must not be (sqlite.org/howtocorrupt.html, 2.6).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from drivers.api import Info, Kind, Usage
+from drivers.errors import AlreadyExists, DriverError, InUse, InvalidName, NotFound, Unavailable, WrongState
+
+VERSION = 1
+# Longer than any write transaction takes, though one waits for the disk in it.
+BUSY_SECONDS = 120.0
+
+_SCHEMA = (
+    "CREATE TABLE store (driver TEXT NOT NULL)",
+    # AUTOINCREMENT: an id that was ever committed is not given again, so a directory that is being deleted under its
+    # id cannot be taken for a new snapshot's.
+    """CREATE TABLE snapshots (
+        id      INTEGER PRIMARY KEY AUTOINCREMENT,
+        name    TEXT NOT NULL UNIQUE,
+        parent  INTEGER REFERENCES snapshots(id) ON DELETE RESTRICT,
+        kind    TEXT NOT NULL CHECK (kind IN ('active', 'view', 'committed')),
+        labels  TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        updated INTEGER NOT NULL,
+        inodes  INTEGER,
+        size    INTEGER,
+        CHECK (kind = 'committed' OR (inodes IS NULL AND size IS NULL)))""",
+    "CREATE INDEX snapshots_by_parent ON snapshots(parent)",
+)
+
+_SELECT = """SELECT s.id, s.name, ifnull(p.name, ''), s.kind, s.labels, s.created, s.updated, s.inodes, s.size
+             FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent """
+
+# Ids from the snapshot itself down to the one without a parent.
+_LINE = """WITH RECURSIVE line(id, depth) AS (
+               SELECT ?, 0 UNION ALL
+               SELECT s.parent, depth + 1 FROM line JOIN snapshots s ON s.id = line.id WHERE s.parent IS NOT NULL)
+           SELECT id FROM line ORDER BY depth"""
+
+_NAME = re.compile(r"[0-9A-Za-z][!-.0-~]{0,254}")
+
+# bytes are left out: nothing in the graph is one, and a driver can keep text.
+Value = int | float | str | None
+
+
+class Record(NamedTuple):
+    """One row: `id` is the number that directories and devices are named by; `usage` is None until it is committed."""
+
+    id: int
+    info: Info
+    usage: Usage | None
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidName unless `name` can be a snapshot's: see drivers.api, "What the arguments are called"."""
+    if not _NAME.fullmatch(name):
+        raise InvalidName(f"{name!r} cannot name a snapshot: 1 to 255 printable ASCII characters without space and /")
+
+
+class Transaction:
+    """The graph as one transaction sees it. Valid inside the `with` of Store.read() or Store.write()."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, parameters: Sequence[Value] = ()) -> list[tuple[Value, ...]]:
+        """Run one statement, on the driver's own tables or to read the graph, and give its rows."""
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def get(self, name: str) -> Record:
+        """Raises NotFound."""
+        rows = self.execute(_SELECT + "WHERE s.name = ?", (name,))
+        if not rows:
+            raise NotFound(f"no snapshot is named {name}")
+        return _record(rows[0])
+
+    def walk(self) -> list[Record]:
+        """All records, parents before children: a parent was committed, hence numbered, before its child."""
+        return [_record(row) for row in self.execute(_SELECT + "ORDER BY s.id")]
+
+    def ids(self) -> set[int]:
+        return {row[0] for row in self._connection.execute("SELECT id FROM snapshots")}
+
+    def ancestors(self, record: Record) -> list[int]:
+        """The ids below a snapshot, its parent first."""
+        return [row[0] for row in self._connection.execute(_LINE, (record.id,))][1:]
+
+    def parent_line(self, parent: str) -> list[int]:
+        """The ids of a tree that a child of `parent` stands on, nearest first; [] for "".
+
+        Raises NotFound, or WrongState if `parent` is not committed.
+        """
+        if not parent:
+            return []
+        record = self.get(parent)
+        if record.info.kind is not Kind.COMMITTED:
+            raise WrongState(f"{parent} is {_article(record.info.kind)}; only a committed snapshot can be a parent")
+        return [record.id, *self.ancestors(record)]
+
+    def create(self, key: str, parent: str, kind: Kind, labels: Mapping[str, str]) -> int:
+        """Add an active snapshot or a view, and give its id. Raises AlreadyExists, and as parent_line()."""
+        self.check_free(key)
+        line = self.parent_line(parent)
+        now = time.time_ns()
+        cursor = self._connection.execute(
+            "INSERT INTO snapshots (name, parent, kind, labels, created, updated) VALUES (?, ?, ?, ?, ?, ?)",
+            (key, line[0] if line else None, kind.value, _dump(labels), now, now),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def check_free(self, name: str) -> None:
+        """Raises InvalidName or AlreadyExists."""
+        check_name(name)
+        if self.execute("SELECT 1 FROM snapshots WHERE name = ?", (name,)):
+            raise AlreadyExists(f"a snapshot named {name} exists")
+
+    def get_mountable(self, key: str) -> Record:
+        """Raises NotFound, or WrongState for a committed snapshot."""
+        record = self.get(key)
+        if record.info.kind is Kind.COMMITTED:
+            raise WrongState(f"{key} is committed and never mounted itself: make a view of it")
+        return record
+
+    def get_active(self, key: str) -> Record:
+        """Raises NotFound, or WrongState for a view or a committed snapshot."""
+        record = self.get(key)
+        if record.info.kind is not Kind.ACTIVE:
+            raise WrongState(f"{key} is {_article(record.info.kind)}; only an active snapshot can be committed")
+        return record
+
+    def commit(self, name: str, key: str, usage: Usage, labels: Mapping[str, str]) -> None:
+        """Turn active `key` into committed `name`. Raises as get_active() and check_free()."""
+        record = self.get_active(key)
+        self.check_free(name)
+        now = time.time_ns()
+        self.execute(
+            "UPDATE snapshots SET name=?, kind=?, labels=?, created=?, updated=?, inodes=?, size=? WHERE id=?",
+            (name, Kind.COMMITTED.value, _dump(labels), now, now, usage.inodes, usage.size, record.id),
+        )
+
+    def update(self, info: Info) -> Record:
+        """Replace the labels. Raises NotFound, or WrongState if `info` differs in what cannot change."""
+        record = self.get(info.name)
+        if (info.parent, info.kind) != (record.info.parent, record.info.kind):
+            raise WrongState(f"{info.name}: parent and kind cannot be changed")
+        self.execute(
+            "UPDATE snapshots SET labels=?, updated=? WHERE id=?", (_dump(info.labels), time.time_ns(), record.id)
+        )
+        return self.get(info.name)
+
+    def remove(self, name: str) -> Record:
+        """Delete the row and give what it was. Raises NotFound, or InUse while it is a parent."""
+        record = self.get(name)
+        children = self.execute("SELECT name FROM snapshots WHERE parent=? LIMIT 2", (record.id,))
+        if children:
+            others = " and others" if len(children) > 1 else ""
+            raise InUse(f"{name} is the parent of {children[0][0]}{others}")
+        self.execute("DELETE FROM snapshots WHERE id=?", (record.id,))
+        return record
+
+
+class Store:
+    """The sqlite file at `path`, made if missing, of the driver `driver`.
+
+    `schema` are the statements that make the driver's own tables; they run once, when the file is made.
+    Raises Unavailable for a file that is damaged, from a newer version, or another driver's.
+    """
+
+    def __init__(self, path: str, driver: str, schema: Sequence[str] = ()) -> None:
+        self.path = path
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        with self._translated(), _opening(path):
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(driver, schema)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _prepare(self, driver: str, schema: Sequence[str]) -> None:
+        assert self._connection is not None
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        # FULL: in WAL mode NORMAL may lose the last transactions in a power cut (sqlite.org/pragma.html).
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        with self.write() as transaction:
+            version = transaction.execute("PRAGMA user_version")[0][0]
+            if version == 0:
+                for statement in (*_SCHEMA, *schema):
+                    transaction.execute(statement)
+                transaction.execute("INSERT INTO store VALUES (?)", (driver,))
+                transaction.execute(f"PRAGMA user_version = {VERSION}")
+            elif version != VERSION:
+                raise Unavailable(f"{self.path} has format {version}; this version reads {VERSION}")
+            owner = transaction.execute("SELECT driver FROM store")[0][0]
+            if owner != driver:
+                raise Unavailable(f"{self.path} belongs to the driver {owner}, not {driver}: give each its own root")
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A transaction that sees one state of the store throughout, and changes nothing."""
+        with self._transaction("BEGIN") as transaction:
+            yield transaction
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """The only write transaction of all processes. It is durable when the `with` ends; an exception undoes it."""
+        with self._transaction("BEGIN IMMEDIATE") as transaction:
+            yield transaction
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[Transaction]:
+        with self._lock, self._translated():
+            connection = self._open_connection()
+            connection.execute(begin)
+            try:
+                yield Transaction(connection)
+                connection.execute("COMMIT")
+            finally:
+                # Not after COMMIT; also not after an error for which sqlite has already rolled back (SQLITE_FULL).
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise WrongState(f"the driver at {os.path.dirname(self.path)} is closed")
+        if self._pid != os.getpid():
+            raise WrongState(f"the driver at {os.path.dirname(self.path)} was opened before fork(): open it again")
+        return self._connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise Unavailable(f"metadata store {self.path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file. Twice is fine; the store then says WrongState."""
+        with self._lock:
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def check_invariants(self) -> None:
+        """What must hold between transactions; for tests. Raises AssertionError."""
+        with self.read() as transaction:
+            damage = transaction.execute("PRAGMA integrity_check") + transaction.execute("PRAGMA foreign_key_check")
+            assert damage == [("ok",)], damage
+            records = {record.info.name: record for record in transaction.walk()}
+            for record in records.values():
+                info = record.info
+                assert (info.kind is Kind.COMMITTED) == (record.usage is not None), info
+                if info.parent:
+                    assert records[info.parent].info.kind is Kind.COMMITTED, info
+                    assert records[info.parent].id < record.id, info
+
+
+@contextmanager
+def _opening(path: str) -> Iterator[None]:
+    """Openers take turns: the change of a new file to WAL mode does not wait for its lock as transactions do.
+
+    Raises Unavailable if the directory is missing or not ours to use.
+    """
+    directory = os.path.dirname(path)
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unavailable(f"cannot open {directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        is_new = not os.path.exists(path)
+        yield
+        if is_new:
+            os.fsync(fd)  # the file's name; sqlite sees to its content
+    finally:
+        os.close(fd)
+
+
+def _record(row: Sequence[Value]) -> Record:
+    number, name, parent, kind, labels, created, updated, inodes, size = row
+    assert isinstance(number, int) and isinstance(labels, str)
+    assert isinstance(created, int) and isinstance(updated, int)
+    info = Info(str(name), str(parent), Kind(kind), json.loads(labels), created, updated)
+    usage = Usage(inodes, size) if isinstance(inodes, int) and isinstance(size, int) else None
+    return Record(number, info, usage)
+
+
+def _dump(labels: Mapping[str, str]) -> str:
+    for key, value in labels.items():
+        if not (isinstance(key, str) and isinstance(value, str) and key):
+            raise DriverError(f"label {key!r}={value!r}: keys and values are text, and keys are not empty")
+    return json.dumps(dict(labels), ensure_ascii=False)
+
+
+def _article(kind: Kind) -> str:
+    return {Kind.ACTIVE: "an active snapshot", Kind.VIEW: "a view", Kind.COMMITTED: "committed"}[kind]

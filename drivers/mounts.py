@@ -1,0 +1,268 @@
+"""Mount, the value that drivers answer with, and the functions that make trees of such values.
+
+A driver returns Mount values and never mounts. A list of them is mounted in order on one target, each over the one
+before; usually it has one element. The type says how:
+
+    bind        source is a directory; options "rbind" (with what is mounted below it), "ro"
+    overlay     the kernel's overlayfs; "lowerdir+=DIR" once a layer, top first (or one "lowerdir=A:B", without colons
+                in the names), "upperdir=", "workdir=", and its other options
+    unionfs     our own union; "br=/top=rw:/low=ro" as `unionfs mount -o` takes it (`branches` below makes it)
+    others      a file system of the kernel on a device or dataset: Mount("ext4", "/dev/…", ("discard",)),
+                Mount("zfs", "pool/…"). Options that are mount(2) flags are passed as flags, the rest as data
+
+Needs CAP_SYS_ADMIN. Failures are OSError, which name the target and say what the kernel said, or
+`drivers.errors.Unavailable` with the sentence of `unionfs mount`; InUse for a tree that is busy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import unionfs
+from drivers.errors import InUse, Unavailable
+from unionfs.linux import consts
+from unionfs.linux import mounts as sys_mounts
+
+UNIONFS_TYPE = "fuse.unionfs"
+
+# Options that are flags of mount(2), with what the file-descriptor calls name them (linux/mount.h).
+_FLAGS = {
+    "ro": (consts.MS_RDONLY, consts.MOUNT_ATTR_RDONLY),
+    "nosuid": (consts.MS_NOSUID, consts.MOUNT_ATTR_NOSUID),
+    "nodev": (consts.MS_NODEV, consts.MOUNT_ATTR_NODEV),
+    "noexec": (consts.MS_NOEXEC, consts.MOUNT_ATTR_NOEXEC),
+    "rw": (0, 0),
+}
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One thing to mount: `options` are as in fstab(5), one to an element."""
+
+    type: str
+    source: str
+    options: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """A line for logs and `--debug`."""
+        return f"{self.type} {self.source} ({','.join(self.options)})" if self.options else f"{self.type} {self.source}"
+
+
+def mount_all(mounts: Sequence[Mount], target: str) -> None:
+    """Mount each of `mounts`, in order, on the directory `target`. On failure what was mounted is unmounted again."""
+    done = 0
+    try:
+        for mount in mounts:
+            _MOUNTERS.get(mount.type, _mount_device)(mount, target)
+            done += 1
+    except BaseException:
+        for _ in range(done):
+            _unmount_top(os.path.realpath(target))
+        raise
+
+
+def unmount_all(target: str) -> None:
+    """Unmount everything that is stacked on `target`; nothing mounted, or no such directory, is fine.
+
+    Returns when the servers behind unionfs mounts have ended, so their branches are closed and complete.
+    Raises InUse if the tree is busy (an open file, a working directory, something mounted below).
+    """
+    resolved = os.path.realpath(target)
+    while _unmount_top(resolved):
+        pass
+
+
+@contextmanager
+def mounted(mounts: Sequence[Mount]) -> Iterator[str]:
+    """The tree of `mounts` at a temporary directory, for the time of the `with`."""
+    target = tempfile.mkdtemp(prefix="fuse-aufs-")
+    try:
+        mount_all(mounts, target)
+        try:
+            yield target
+        finally:
+            unmount_all(target)
+    finally:
+        os.rmdir(target)
+
+
+def branches(paths: Sequence[tuple[str, str]]) -> str:
+    """The option of a "unionfs" mount for branches (path, permission), top first."""
+    return "br=" + ":".join(f"{_escape(path, ':=,')}={permission}" for path, permission in paths)
+
+
+def _mount_bind(mount: Mount, target: str) -> None:
+    """Clone, set the flags, attach: there is no moment in which a read-only bind can be written through."""
+    recursive = consts.AT_RECURSIVE if "rbind" in mount.options else 0
+    tree = sys_mounts.open_tree(consts.AT_FDCWD, mount.source, consts.OPEN_TREE_CLONE | recursive)
+    try:
+        if attributes := _attributes(mount.options):
+            sys_mounts.mount_setattr(tree, "", consts.AT_EMPTY_PATH | recursive, attr_set=attributes)
+        _attach(tree, target)
+    finally:
+        os.close(tree)
+
+
+def _mount_overlay(mount: Mount, target: str) -> None:
+    fd = overlay_tree(mount) if layers_by_append() else None
+    if fd is None:
+        _mount_overlay_by_data(mount, target)
+        return
+    try:
+        _attach(fd, target)
+    finally:
+        os.close(fd)
+
+
+def overlay_tree(mount: Mount) -> int:
+    """The overlay as a descriptor of a detached mount: it ends when the descriptor is closed, unless it is attached.
+
+    Layers are given one by one, so their number and the length of their names have no limit but the kernel's own 500
+    (OVL_MAX_STACK), and ":" means nothing. Needs `layers_by_append()`.
+    """
+    context = sys_mounts.fsopen("overlay")
+    try:
+        for option in mount.options:
+            key, equals, value = option.partition("=")
+            if equals:
+                sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, value)
+            elif option not in _FLAGS:
+                sys_mounts.fsconfig(context, consts.FSCONFIG_SET_FLAG, key)
+        sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "source", mount.source)
+        sys_mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
+        return sys_mounts.fsmount(context, _attributes(mount.options))
+    finally:
+        os.close(context)
+
+
+@cache
+def layers_by_append() -> bool:
+    """Whether this kernel's overlayfs takes layers one by one (`lowerdir+`, Linux 6.8).
+
+    Before 6.5 overlayfs had no parameter table of its own and accepted any key until the superblock was made, so a key
+    that nobody has tells the two apart (fs/fs_context.c, legacy_parse_param).
+    """
+    try:
+        return not _accepts("no-such-key") and _accepts("lowerdir+")
+    except OSError:
+        return False
+
+
+def _accepts(key: str) -> bool:
+    context = sys_mounts.fsopen("overlay")
+    try:
+        sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, "/")
+    except OSError:
+        return False
+    finally:
+        os.close(context)
+    return True
+
+
+def _mount_overlay_by_data(mount: Mount, target: str) -> None:
+    """mount(2) with an option string, for kernels without `lowerdir+`.
+
+    The string has to fit a page, and ":" and "," separate in it. So each directory is given as the descriptor it is
+    open on: short, and free of both. About 200 layers fit.
+    """
+    descriptors: list[int] = []
+
+    def by_descriptor(path: str) -> str:
+        descriptors.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return f"/proc/self/fd/{descriptors[-1]}"
+
+    try:
+        layers, rest = [], []
+        for option in mount.options:
+            key, _, value = option.partition("=")
+            if key == "lowerdir+":
+                layers.append(by_descriptor(value))
+            elif key in ("upperdir", "workdir"):
+                rest.append(f"{key}={by_descriptor(value)}")
+            elif option not in _FLAGS:
+                rest.append(option)
+        data = ",".join([f"lowerdir={':'.join(layers)}", *rest] if layers else rest)
+        if len(data) >= os.sysconf("SC_PAGE_SIZE"):
+            raise OSError(errno.E2BIG, f"{len(layers)} layers need Linux 6.8 or newer", target)
+        sys_mounts.mount(mount.source, target, "overlay", _mount_flags(mount.options), data)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _mount_unionfs(mount: Mount, target: str) -> None:
+    _run_unionfs("mount", "-o", ",".join(mount.options), os.path.realpath(target))
+
+
+def _mount_device(mount: Mount, target: str) -> None:
+    data = ",".join(option for option in mount.options if option not in _FLAGS)
+    sys_mounts.mount(mount.source, target, mount.type, _mount_flags(mount.options), data or None)
+
+
+_MOUNTERS = {"bind": _mount_bind, "overlay": _mount_overlay, "unionfs": _mount_unionfs}
+
+
+def _attach(tree: int, target: str) -> None:
+    try:
+        sys_mounts.move_mount(tree, "", consts.AT_FDCWD, target, consts.MOVE_MOUNT_F_EMPTY_PATH)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, target) from None
+
+
+def _attributes(options: Sequence[str]) -> int:
+    return sum(_FLAGS[option][1] for option in options if option in _FLAGS)
+
+
+def _mount_flags(options: Sequence[str]) -> int:
+    return sum(_FLAGS[option][0] for option in options if option in _FLAGS)
+
+
+def _unmount_top(target: str) -> bool:
+    """Unmount the topmost mount at `target`, an absolute path without symbolic links. False if there is none."""
+    top = sys_mounts.mounted_at(target)
+    if top is None:
+        return False
+    if top.fstype == UNIONFS_TYPE:
+        _run_unionfs("umount", target)
+        return True
+    try:
+        sys_mounts.umount2(target, consts.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise InUse(f"{target} is busy: something is open or mounted in it") from None
+        if error.errno != errno.EINVAL:  # EINVAL: another process has unmounted it since we looked
+            raise
+    return True
+
+
+def _run_unionfs(*arguments: str) -> None:
+    """Run `unionfs`; it returns when the mount answers, or when the server has ended.
+
+    With -P the working directory is not searched for modules; the package is found where ours was, so an editable
+    install, a source tree and a wheel all do.
+    """
+    where = os.path.dirname(os.path.dirname(os.path.abspath(unionfs.__file__)))
+    path = os.pathsep.join(filter(None, [where, os.environ.get("PYTHONPATH")]))
+    # A file, not a pipe: the server goes on after `unionfs mount`, and may keep what it was given.
+    with tempfile.TemporaryFile() as output:
+        code = subprocess.call(
+            [sys.executable, "-P", "-m", "unionfs", *arguments],
+            env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip().splitlines()
+    if code:
+        message = lines[-1].removeprefix("unionfs: ") if lines else f"unionfs {arguments[0]} ended with {code}"
+        raise InUse(message) if "busy" in message and arguments[0] == "umount" else Unavailable(message)
+
+
+def _escape(text: str, special: str) -> str:
+    return "".join("\\" + c if c in special or c == "\\" else c for c in text)

@@ -1,0 +1,130 @@
+"""Trees on disk, however deep: walk, measure, delete.
+
+What is in a layer was written by containers, and a container can nest directories deeper than PATH_MAX, our stack or
+our descriptors reach. So nothing here recurses or holds more than a few descriptors, and no path is given to the
+kernel that could be too long for it. Names are bytes; symbolic links are never followed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+from drivers.api import Usage
+from unionfs.linux.files import fd_path
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Half of PATH_MAX, so that one more name fits whatever its length.
+_STEP = 2048
+
+
+def open_below(root_fd: int, path: bytes) -> int:
+    """Open the directory `path`, relative to `root_fd` and of any length; b"" is the root itself.
+
+    No component may be a symbolic link, for only directories' own names are walked: the caller found them as such.
+    """
+    fd = os.open(b".", DIRECTORY, dir_fd=root_fd)
+    while path:
+        if len(path) > _STEP:
+            cut = path.rindex(b"/", 0, _STEP)
+            step, path = path[:cut], path[cut + 1 :]
+        else:
+            step, path = path, b""
+        try:
+            below = os.open(step, DIRECTORY, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
+
+
+def entries(fd: int) -> list[os.DirEntry[bytes]]:
+    """The entries of a directory, all at once: what a stream gives while the directory changes is not defined
+    (readdir(3)). Their `path` is good while `fd` is open."""
+    with os.scandir(fd_path(fd)) as scan:
+        return list(scan)
+
+
+def walk(root_fd: int) -> Iterator[tuple[bytes, int, list[os.DirEntry[bytes]]]]:
+    """Every directory: its path below the root (b"" for the root), a descriptor good until the next, and its entries.
+
+    Parents come before their children. A directory that vanishes while we walk is left out.
+    """
+    pending = [b""]
+    while pending:
+        path = pending.pop()
+        try:
+            fd = open_below(root_fd, path)
+        except FileNotFoundError:
+            continue
+        try:
+            found = entries(fd)
+            prefix = path + b"/" if path else b""
+            pending += [prefix + entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+            yield path, fd, found
+        finally:
+            os.close(fd)
+
+
+def disk_usage(path: str) -> Usage:
+    """Inodes and allocated bytes of the tree at `path`, itself included; each file once, however many names it has.
+
+    The tree may be in use: what vanishes meanwhile is not counted.
+    """
+    seen: set[tuple[int, int]] = set()
+    inodes = size = 0
+    root_fd = os.open(path, DIRECTORY)
+    try:
+        for _, fd, found in walk(root_fd):
+            inodes += 1
+            size += os.fstat(fd).st_blocks * 512
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                identity = (status.st_dev, status.st_ino)
+                if status.st_nlink > 1 and identity in seen:
+                    continue
+                seen.add(identity)
+                inodes += 1
+                size += status.st_blocks * 512
+    finally:
+        os.close(root_fd)
+    return Usage(inodes, size)
+
+
+def delete(parent_fd: int, name: str | bytes) -> None:
+    """Delete the directory `name` with all below it.
+
+    It does not descend: directories two levels down are moved one level up, until none are left. Raises OSError at
+    the first entry that cannot be deleted; what is left can be deleted by another call.
+    """
+    fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
+    try:
+        while children := _delete_files(fd):
+            for child in children:
+                child_fd = os.open(child, DIRECTORY, dir_fd=fd)
+                try:
+                    for grandchild in _delete_files(child_fd):
+                        os.rename(grandchild, secrets.token_hex(16), src_dir_fd=child_fd, dst_dir_fd=fd)
+                finally:
+                    os.close(child_fd)
+                os.rmdir(child, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent_fd)
+
+
+def _delete_files(fd: int) -> list[bytes]:
+    """Delete all that is not a directory; the names of the directories are left, and given."""
+    directories = []
+    for entry in entries(fd):
+        if entry.is_dir(follow_symlinks=False):
+            directories.append(entry.name)
+        else:
+            os.unlink(entry.name, dir_fd=fd)
+    return directories
