@@ -41,7 +41,15 @@ def new_name(stack: Stack, parent: Node, name: bytes) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     if stack.resolve(parent, name) is not None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    free_name(stack, parent, name)
+
+
+def free_name(stack: Stack, parent: Node, name: bytes) -> None:
+    """Give `parent` its part in the writable branch, with nothing in it at `name`, which the union does not show."""
     copyup.copy_up_directory(stack, parent)
+    directory = stack.upper(parent)
+    if name in directory:
+        whiteout.convert(stack.branches[0], directory, name)
 
 
 def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[Node, int]:

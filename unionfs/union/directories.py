@@ -68,7 +68,7 @@ class DirectoryCache:
         self._cached: OrderedDict[tuple[int, int], BranchDirectory] = OrderedDict()
         self._most_directories = most_directories
         self._most_names = most_names
-        self._names = 0
+        self._opened = 0
 
     def get(self, node: Node, branch: int) -> BranchDirectory:
         """The directory of `node` in `branch`. ENOENT if it has gone (someone changed the branch), or `node` was
@@ -103,8 +103,10 @@ class DirectoryCache:
         return directory
 
     def _trim(self) -> None:
-        """Close the least recently used until the budget holds; the newest always stays."""
-        names = sum(d.weight for d in self._cached.values()) if len(self._cached) % 64 == 0 else 0
+        """Close the least recently used until the budget holds; the newest always stays. Name sets are weighed now
+        and then: they are filled after they are cached, and counting them all is not free."""
+        self._opened += 1
+        names = sum(d.weight for d in self._cached.values()) if self._opened % 256 == 0 else 0
         while len(self._cached) > 1 and (len(self._cached) > self._most_directories or names > self._most_names):
             _, oldest = self._cached.popitem(last=False)
             names -= oldest.weight

@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from unionfs.union import attributes, copyup, create, place, remove, rename
+from unionfs.union import attributes, copyup, create, place, remove, rename, whiteout
 from unionfs.union.attributes import Attr
 from unionfs.union.branch import Branch
 from unionfs.union.handles import Handles
@@ -173,8 +173,10 @@ class UnionFs:
             return attributes.access(self._stack, self._stack.nodes.get(ino), mask, uid, gid)
 
     def statfs(self) -> os.statvfs_result:
-        """Of the writable branch, or of the top one."""
-        return os.statvfs(self._stack.branches[0].fd)
+        """Of the writable branch, or of the top one; with the longest name that the union takes."""
+        fields = list(os.statvfs(self._stack.branches[0].fd))
+        fields[-1] = min(fields[-1], whiteout.NAME_MAX)
+        return os.statvfs_result(fields)
 
     # Open files.
 
@@ -191,17 +193,20 @@ class UnionFs:
             return self._handles.add(node, fd, os.O_RDWR), self._counted(node)
 
     def read(self, fh: int, offset: int, size: int) -> bytes:
+        return os.pread(self._current_fd(fh), size, offset)
+
+    def _current_fd(self, fh: int) -> int:
         handle = self._handles.file(fh)
         if handle.branch != handle.node.branch:
             with self._lock:
                 self._handles.refresh(handle)
-        return os.pread(handle.fd, size, offset)
+        return handle.fd
 
     def write(self, fh: int, offset: int, data: bytes) -> int:
         return os.pwrite(self._handles.file(fh).fd, data, offset)
 
     def fsync(self, fh: int, datasync: bool) -> None:
-        fd = self._handles.file(fh).fd
+        fd = self._current_fd(fh)
         if datasync:
             os.fdatasync(fd)
         else:

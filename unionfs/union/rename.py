@@ -44,6 +44,8 @@ def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: 
             continue  # the lock was let go of: look again
         break
     _own_name(stack, source, parent, name)
+    if target is None:
+        create.free_name(stack, new_parent, new_name)
     copyup.copy_up_directory(stack, new_parent)
     if target is not None and exchange:
         _own_name(stack, target, new_parent, new_name)

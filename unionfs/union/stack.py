@@ -57,9 +57,9 @@ class Stack:
         self.identity = Identity(self.branches)
         self.pseudo_links = PseudoLinks(self.branches)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.directories = DirectoryCache(
-            self.branches, most_directories=max(64, min(4096, descriptors // 3)), most_names=_MOST_NAMES
-        )
+        # One step of an operation may look into two directories of every branch.
+        most = max(64, 4 * len(self.branches), min(4096, descriptors // 3))
+        self.directories = DirectoryCache(self.branches, most_directories=most, most_names=_MOST_NAMES)
         if self.writable:
             self.branches[0].clean_work_area()
         self.nodes = NodeTable(self._root())

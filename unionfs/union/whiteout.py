@@ -120,6 +120,13 @@ def mark_opaque_and_empty(branch: Branch, directory: BranchDirectory) -> None:
     The mark moves into an attribute before the marker and the whiteouts go, so each step shows an empty directory.
     """
     os.setxattr(directory.fd, branch.attribute("opaque"), b"y")
-    for name in [n for n in directory.names if is_reserved(n)]:
+    for name in list(directory.names):
         os.unlink(name, dir_fd=directory.fd)
         directory.discard(name)
+
+
+def convert(branch: Branch, directory: BranchDirectory, name: bytes) -> None:
+    """Replace overlayfs's whiteout `name` by ours, which leaves the name free for a new entry."""
+    create(branch, directory, name)
+    os.unlink(name, dir_fd=directory.fd)
+    directory.discard(name)
