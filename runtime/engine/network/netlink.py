@@ -99,30 +99,36 @@ def text(value: bytes) -> str:
     return os.fsdecode(value.rstrip(b"\0"))
 
 
-def pack(type: int, flags: int, seq: int, body: bytes) -> bytes:
-    return nlmsghdr.pack(nlmsghdr.size + len(body), type, flags, seq, 0) + body + _padding(len(body))
+def pack(request: Request, flags: int, seq: int) -> bytes:
+    """The message of a request with more `flags`, padded to four bytes."""
+    length = nlmsghdr.size + len(request.body)
+    return nlmsghdr.pack(length, request.type, request.flags | flags, seq, 0) + request.body + _padding(length)
 
 
 def unpack(data: bytes) -> Iterator[Message]:
     """The messages of one datagram. EBADMSG when one is cut short."""
     offset = 0
     while len(data) - offset >= nlmsghdr.size:
-        length, type, flags, seq, port = nlmsghdr.unpack_from(data, offset)
+        length, kind, flags, seq, port = nlmsghdr.unpack_from(data, offset)
         if length < nlmsghdr.size or offset + length > len(data):
             raise OSError(errno.EBADMSG, "a netlink message is longer than its datagram")
-        yield Message(type, flags, seq, port, data[offset + nlmsghdr.size : offset + length])
+        yield Message(kind, flags, seq, port, data[offset + nlmsghdr.size : offset + length])
         offset += length + (-length % 4)
 
 
 def error_of(message: Message) -> OSError | None:
-    """What an NLMSG_ERROR says: None is an acknowledgement. The kernel's own sentence is taken where it gives one."""
+    """What an NLMSG_ERROR or NLMSG_DONE says: None is success. The kernel's own sentence is added if it gives one."""
     (code,) = nlmsgerr.unpack_from(message.body)
     if code == 0:
         return None
     sentence = ""
     if message.flags & NLM_F_ACK_TLVS:
-        # Without NLM_F_CAPPED the whole request is repeated before the attributes.
-        quoted = nlmsghdr.size if message.flags & NLM_F_CAPPED else nlmsghdr.unpack_from(message.body, 4)[0]
+        if message.type == NLMSG_DONE:
+            quoted = 0
+        elif message.flags & NLM_F_CAPPED:
+            quoted = nlmsghdr.size
+        else:  # the whole request is repeated before the attributes
+            quoted = nlmsghdr.unpack_from(message.body, nlmsgerr.size)[0]
         extra = attributes(message.body[nlmsgerr.size + quoted + (-quoted % 4) :])
         sentence = text(extra.get(NLMSGERR_ATTR_MSG, b""))
     words = os.strerror(-code)
@@ -163,7 +169,7 @@ class NetlinkSocket:
         data = b""
         for request in requests:
             self._seq += 1
-            data += pack(request.type, request.flags | NLM_F_REQUEST | NLM_F_ACK, self._seq, request.body)
+            data += pack(request, NLM_F_REQUEST | NLM_F_ACK, self._seq)
         self._socket.send(data)
         failure: OSError | None = None
         answers = []
@@ -189,8 +195,8 @@ class NetlinkSocket:
 
     def _dump_once(self, request: Request) -> list[Message] | None:
         self._seq += 1
-        self._socket.send(pack(request.type, request.flags | NLM_F_REQUEST | NLM_F_DUMP, self._seq, request.body))
-        parts = []
+        self._socket.send(pack(request, NLM_F_REQUEST | NLM_F_DUMP, self._seq))
+        parts: list[Message] = []
         torn = False
         while True:
             for message in self._receive(self._seq):

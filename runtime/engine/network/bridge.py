@@ -1,0 +1,125 @@
+"""BridgeNetwork: containers on a bridge of the host's, masqueraded behind it.
+
+    host netns                                          sandbox
+      eth0 ─ masquerade ─ aufs0 172.30.0.1/16 ─ aufs0v2 ┄┄ eth0 172.30.0.2/16, default via 172.30.0.1
+
+The first endpoint makes the bridge, the last takes it away. Attaching goes lease, link, sandbox; detaching link,
+lease: at every moment what exists has a lease, and `cleanup` finds the leases whose container is gone. Both are done
+under the host's lock (host.py), so an endpoint that comes never meets a bridge that goes.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from runtime.engine.network import files
+from runtime.engine.network.host import Host, locked, mac_of, step
+from runtime.engine.network.leases import Leases
+from runtime.engine.network.model import Endpoint
+from runtime.engine.network.rtnetlink import Peer
+from runtime.engine.network.sandbox import INTERFACE, Sandbox
+from runtime.errors import NetworkError
+
+_BRIDGES = 64  # roots that may share a host
+
+
+class BridgeNetwork:
+    """The bridge of the directory `root`, where its leases are kept.
+
+    `bridge` and `subnet` are what it gets unless another root, or a route of the host's, has them already.
+    """
+
+    name = "bridge"
+
+    def __init__(self, root: str, *, bridge: str = "aufs0", subnet: str = "172.30.0.0/16") -> None:
+        self._root = os.path.realpath(root)
+        self._bridge = bridge
+        self._subnet = IPv4Network(subnet)
+
+    def attach(self, pid: int, container_id: str) -> Endpoint:
+        with Sandbox(pid) as sandbox, self._session() as (host, leases):
+            try:
+                return self._connect(sandbox, pid, container_id, host, leases)
+            except BaseException:
+                self._leave(container_id, host, leases)
+                raise
+
+    def detach(self, container_id: str) -> None:
+        if os.path.exists(self._database):
+            with self._session() as (host, leases):
+                self._leave(container_id, host, leases)
+
+    def cleanup(self, live_ids: Collection[str]) -> None:
+        if not os.path.exists(self._database):
+            return
+        with self._session() as (host, leases):
+            for container in leases.stale(live_ids):
+                self._leave(container, host, leases)
+            bridge = host.owned(leases.bridge)
+            if bridge and not leases.all():
+                host.dismantle(bridge)
+
+    def resolv(self) -> str:
+        return files.resolv()
+
+    def hosts(self, hostname: str, endpoint: Endpoint | None) -> str:
+        return files.hosts(hostname, endpoint.address if endpoint else "")
+
+    @property
+    def _database(self) -> str:
+        return os.path.join(self._root, "leases.sqlite")
+
+    @contextmanager
+    def _session(self) -> Iterator[tuple[Host, Leases]]:
+        try:
+            with step(f"use the network directory {self._root}"):
+                os.makedirs(self._root, mode=0o700, exist_ok=True)
+            with step("change the host's network"), locked():
+                with Leases(self._database) as leases, Host(self._root) as host:
+                    yield host, leases
+        except sqlite3.Error as error:
+            raise NetworkError(f"cannot use the leases in {self._database}: {error}") from error
+
+    def _connect(self, sandbox: Sandbox, pid: int, container_id: str, host: Host, leases: Leases) -> Endpoint:
+        bridge = host.bridge(self._names(leases.bridge), self._subnet)
+        if leases.bridge != bridge.name:
+            leases.bridge = bridge.name
+        gateway = host.address(bridge)
+        address = leases.acquire(container_id, gateway.network, pid=pid, netns=sandbox.inode)
+        port = _port(bridge.name, gateway, address.ip)
+        mac = mac_of(address.ip)
+        host.add_port(bridge, port, Peer(INTERFACE, mac, sandbox.fd))
+        with step(f"configure {INTERFACE} in the container"):
+            sandbox.configure(address, gateway.ip)
+        return Endpoint(str(address.ip), address.network.prefixlen, str(gateway.ip), mac, port)
+
+    def _leave(self, container_id: str, host: Host, leases: Leases) -> None:
+        """Links first: who is killed here leaves a lease, and comes by again."""
+        lease = leases.get(container_id)
+        if lease is None:
+            return
+        bridge = host.owned(leases.bridge)
+        if bridge and leases.others(container_id):
+            with step(f"detach the container from {bridge.name}"):
+                host.delete_link(_port(bridge.name, host.address(bridge), lease.address))
+        elif bridge:
+            with step(f"take the bridge {bridge.name} away"):
+                host.dismantle(bridge)
+        leases.release(container_id)
+
+    def _names(self, former: str) -> Iterator[str]:
+        """Where to look for our bridge, or for a free name: first where it was last."""
+        if former:
+            yield former
+        yield self._bridge
+        stem = self._bridge.rstrip("0123456789")
+        yield from (f"{stem}{number}" for number in range(_BRIDGES))
+
+
+def _port(bridge: str, gateway: IPv4Interface, address: IPv4Address) -> str:
+    """The host's end of an endpoint: the bridge's name and the number of the address in the subnet."""
+    return f"{bridge}v{int(address) - int(gateway.network.network_address)}"

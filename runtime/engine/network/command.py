@@ -1,0 +1,49 @@
+"""Run a firewall program: text in, text out, no shell.
+
+posix_spawn and two memfds, because importing subprocess alone costs more than nft takes for its transaction.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime.errors import NetworkError
+
+# A root shell got by plain su(1) has no sbin in its PATH.
+_SBIN = ("/usr/sbin", "/sbin")
+
+
+def find(*names: str) -> str | None:
+    """The path of the first of `names` that is installed."""
+    for name in names:
+        for directory in (*os.get_exec_path(), *_SBIN):
+            path = os.path.join(directory, name)
+            if os.access(path, os.X_OK):
+                return path
+    return None
+
+
+def run(*argv: str, text: str = "") -> str:
+    """What the program wrote, with `text` as its input. NetworkError with its last line when it fails."""
+    code, output = attempt(*argv, text=text)
+    if code:
+        complaint = output.strip().splitlines() or [f"exit code {code}"]
+        raise NetworkError(f"{os.path.basename(argv[0])}: {complaint[0]}")
+    return output
+
+
+def attempt(*argv: str, text: str = "") -> tuple[int, str]:
+    """Its exit code and what it wrote to stdout and stderr together."""
+    given = os.memfd_create("stdin")
+    written = os.memfd_create("stdout")
+    try:
+        os.write(given, text.encode())
+        os.lseek(given, 0, os.SEEK_SET)
+        files = [(os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, written, 1), (os.POSIX_SPAWN_DUP2, written, 2)]
+        pid = os.posix_spawn(argv[0], argv, {**os.environ, "LC_ALL": "C"}, file_actions=files, setsigmask=())
+        _, status = os.waitpid(pid, 0)
+        output = os.pread(written, os.fstat(written).st_size, 0)
+        return os.waitstatus_to_exitcode(status), output.decode(errors="replace")
+    finally:
+        os.close(given)
+        os.close(written)

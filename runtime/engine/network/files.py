@@ -1,0 +1,73 @@
+"""The network's three files in a container's /etc, as text: resolv.conf, hosts, hostname.
+
+Docker's rules (moby, daemon/libnetwork/internal/resolvconf): a nameserver on the host's loopback is nobody in the
+container's; where none is left, systemd-resolved's real ones, then public ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network, ip_address
+
+HOST_RESOLV = "/etc/resolv.conf"
+HOST_HOSTS = "/etc/hosts"
+# systemd-resolved points the host at 127.0.0.53 and keeps its upstream servers here (systemd-resolved.service(8)).
+RESOLVED_RESOLV = "/run/systemd/resolve/resolv.conf"
+FALLBACK = ("8.8.8.8", "8.8.4.4")
+
+
+def read(path: str) -> str:
+    """The file's text; "" when there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def nameservers(text: str) -> list[str]:
+    """The addresses of a resolv.conf, as written (resolv.conf(5))."""
+    lines = (line.split() for line in text.splitlines())
+    return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+
+
+def host_nameservers() -> list[IPv4Network]:
+    """The host's nameservers as networks of one address: no bridge may hide them."""
+    return [IPv4Network(server) for server in nameservers(read(HOST_RESOLV)) if _reachable(server)]
+
+
+def resolv(source: Callable[[str], str] = read) -> str:
+    """resolv.conf for a container with an IPv4 address of its own: the host's, with what it can reach."""
+    text = source(HOST_RESOLV)
+    servers = [server for server in nameservers(text) if _reachable(server)]
+    servers = servers or [server for server in nameservers(source(RESOLVED_RESOLV)) if _reachable(server)]
+    kept = [line for line in text.splitlines() if line.split()[:1] != ["nameserver"]]
+    return "\n".join([*kept, *(f"nameserver {server}" for server in servers or FALLBACK), ""])
+
+
+def _reachable(server: str) -> bool:
+    """IPv6 servers are not: the bridge has no IPv6."""
+    try:
+        address = ip_address(server)
+    except ValueError:
+        return False
+    return isinstance(address, IPv4Address) and not address.is_loopback and not address.is_unspecified
+
+
+def hosts(hostname: str, address: str = "") -> str:
+    """hosts(5) for a container; `address` is its own, if it has one."""
+    lines = [
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        "fe00::\tip6-localnet",
+        "ff00::\tip6-mcastprefix",
+        "ff02::1\tip6-allnodes",
+        "ff02::2\tip6-allrouters",
+    ]
+    if hostname:
+        lines.append(f"{address or '127.0.0.1'}\t{hostname}")
+    return "\n".join([*lines, ""])
+
+
+def hostname(name: str) -> str:
+    return f"{name}\n"

@@ -1,0 +1,189 @@
+"""The host's side of a bridge: the lock, making it, knowing whose it is, taking it down.
+
+A bridge is its owner's by its alias, `fuse-aufs ROOT`, written last: one without is half-made, by a process that was
+killed. It and its ports are one link group, so that they go in one request. Roots that share a host have a bridge
+each: aufs0, aufs1 … All of `Host` wants the lock held and raises OSError or NetworkError.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from runtime.engine.network import files, forwarding, nat, rtnetlink, subnets
+from runtime.engine.network.netlink import NetlinkSocket, Request
+from runtime.engine.network.rtnetlink import Link
+from runtime.engine.network.sandbox import disable_ipv6
+from runtime.errors import NetworkError
+
+_OWNED = "fuse-aufs"
+_OWNED_FORWARDING = "fuse-aufs+forwarding"  # and forwarding was off before us (forwarding.py)
+_ALIAS_MAX = 255  # linux/if.h, IFALIASZ less its NUL
+_ETHERNET_MTU = 1500
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Hold the calling thread's network namespace: flock(2) on its file in /proc, one file however it is reached.
+
+    It orders the processes of every root, and a killed holder lets go.
+    """
+    fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say what could not be done, and why, where an OSError comes out of it."""
+    try:
+        yield
+    except OSError as error:
+        raise NetworkError(f"cannot {what}: {error.strerror or error}") from error
+
+
+def mac_of(address: IPv4Address) -> str:
+    """Docker's: locally administered, and as unique as the address."""
+    return "02:42:" + address.packed.hex(":")
+
+
+def group_of(bridge: str) -> int:
+    """The link group of a bridge and its ports: a number that nobody gives by hand."""
+    return 0x40000000 | zlib.crc32(bridge.encode()) >> 2
+
+
+class Host:
+    """The links of the calling thread's network namespace, as seen by the owner of the directory `root`."""
+
+    def __init__(self, root: str) -> None:
+        room = _ALIAS_MAX - len(f"{_OWNED_FORWARDING} ")
+        self._owner = root if len(os.fsencode(root)) <= room else hashlib.sha256(os.fsencode(root)).hexdigest()
+        self.netlink = NetlinkSocket()
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.netlink.close()
+
+    def link(self, name: str) -> Link | None:
+        try:
+            (found,) = rtnetlink.links(self.netlink.request(rtnetlink.get_link(name)))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        return found
+
+    def owned(self, name: str) -> Link | None:
+        """The bridge `name`, if it is whole and this owner's."""
+        link = self.link(name) if name else None
+        return link if link and link.alias.partition(" ")[2] == self._owner and _is_ours(link) else None
+
+    def address(self, bridge: Link) -> IPv4Interface:
+        """The gateway's address and, in it, the subnet."""
+        for index, address in rtnetlink.addresses(self.netlink.dump(rtnetlink.dump_addresses(bridge.number))):
+            if index == bridge.number:
+                return address
+        raise NetworkError(f"the bridge {bridge.name} has lost its address: stop its containers and start them again")
+
+    def bridge(self, names: Iterable[str], wished: IPv4Network) -> Link:
+        """The owner's bridge, forwarding and masquerading. It is made, by the first free name, if none is it."""
+        for name in names:
+            link = self.link(name)
+            if link and link.group == group_of(name) and not link.alias:
+                self._delete(rtnetlink.delete_group(link.group))
+                link = None
+            if link is None:
+                with step(f"make the bridge {name}"):
+                    self._make(name, wished)
+            link = self.owned(name)
+            if link:
+                return self._serve(link)
+        raise NetworkError("every name for a bridge is taken: remove one of them (ip link del NAME)")
+
+    def _make(self, name: str, wished: IPv4Network) -> None:
+        routes = list(rtnetlink.routes(self.netlink.dump(rtnetlink.dump_routes())))
+        others = list(rtnetlink.links(self.netlink.dump(rtnetlink.dump_links())))
+        subnet = subnets.choose(wished, [*(route.destination for route in routes), *files.host_nameservers()])
+        gateway = IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
+        uplinks = {route.link for route in routes if route.destination.prefixlen == 0}
+        mtu = min((link.mtu for link in others if link.number in uplinks), default=_ETHERNET_MTU)
+        mac = mac_of(gateway.ip)
+        self.netlink.request(rtnetlink.create_bridge(name, mac=mac, mtu=mtu, group=group_of(name)))
+        disable_ipv6(name)
+        (link,) = rtnetlink.links(self.netlink.request(rtnetlink.get_link(name)))
+        closed = not forwarding.is_on() or any(_turned_forwarding_on(other) for other in others)
+        self.netlink.request(
+            rtnetlink.add_address(link.number, gateway),
+            rtnetlink.set_link(link.number, up=True),
+        )
+        self._claim(link, closed=closed)
+
+    def _claim(self, link: Link, *, closed: bool) -> None:
+        alias = f"{_OWNED_FORWARDING if closed else _OWNED} {self._owner}"
+        self.netlink.request(rtnetlink.set_link(link.number, alias=alias))
+
+    def _serve(self, link: Link) -> Link:
+        """See to what somebody may have undone since: forwarding, and the packet filter's table."""
+        closed = _turned_forwarding_on(link)
+        if not forwarding.is_on():
+            if not closed:
+                # Said before it is done, so that it is undone even when we are killed in between.
+                self._claim(link, closed=True)
+                nat.remove(link.name)
+                closed = True
+            forwarding.turn(on=True)
+        if not nat.present(link.name):
+            nat.add(nat.Rules(link.name, self.address(link).network, closed))
+        return link
+
+    def add_port(self, bridge: Link, name: str, peer: rtnetlink.Peer) -> None:
+        """A veth pair from the bridge into a sandbox; one of that name, from the container's former life, goes."""
+        self.delete_link(name)
+        group = group_of(bridge.name)
+        with step(f"make the link {name}"):
+            self.netlink.request(
+                rtnetlink.create_veth(name, peer, master=bridge.number, mtu=bridge.mtu, group=group)
+            )
+
+    def delete_link(self, name: str) -> None:
+        self._delete(rtnetlink.delete_link(name))
+
+    def dismantle(self, bridge: Link) -> None:
+        """Take the bridge away, with its ports, its rules and, if it was us and nobody is left, forwarding.
+
+        Whoever is killed on the way leaves the bridge, which is last, and so a second try.
+        """
+        nat.remove(bridge.name)
+        if _turned_forwarding_on(bridge):
+            links = rtnetlink.links(self.netlink.dump(rtnetlink.dump_links()))
+            if not any(_is_ours(link) for link in links if link.number != bridge.number):
+                forwarding.turn(on=False)
+        self._delete(rtnetlink.delete_group(bridge.group))
+
+    def _delete(self, request: Request) -> None:
+        """None there is fine: a port goes with the namespace of its peer."""
+        try:
+            self.netlink.request(request)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+
+
+def _is_ours(link: Link) -> bool:
+    """Whether it is a bridge of any root's."""
+    return link.alias.partition(" ")[0] in (_OWNED, _OWNED_FORWARDING)
+
+
+def _turned_forwarding_on(link: Link) -> bool:
+    return link.alias.partition(" ")[0] == _OWNED_FORWARDING
