@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace, work: str) -> int:
     if not subjects:
         return 1
     machine = facts.gather(work, [subject.name for subject in subjects if subject.name in peers.COMMANDS])
-    print(", ".join(f"{fact} {value}" for fact, value in machine.items()))
+    print(", ".join(f"{fact} {value}" for fact, value in machine.items()), flush=True)
     rounds = options.rounds or (3 if options.quick else 10)
     samples: list[Sample] = []
     for question in options.questions or QUESTIONS:

@@ -44,7 +44,7 @@ def misses() -> list[str]:
 def lowest(directory: str) -> None:
     """Fills the layer that has everything."""
     os.mkdir(os.path.join(directory, "flat"))
-    for name in hits():
+    for name in ("flat/every", *hits()):
         _touch(directory, name)
     for number in range(DIRECTORIES):
         os.makedirs(os.path.join(directory, f"walk/{number}"))
@@ -53,11 +53,13 @@ def lowest(directory: str) -> None:
 
 
 def higher(directory: str) -> None:
-    """Fills a layer that has every directory again and one file of each, so that the union's entries stay the same."""
-    os.makedirs(os.path.join(directory, "flat"), exist_ok=True)
-    for number in range(DIRECTORIES):
-        os.makedirs(os.path.join(directory, f"walk/{number}"), exist_ok=True)
-        _touch(directory, f"walk/{number}/0")
+    """Fills a layer that has every directory again and one file of each, so that the union's entries stay the same.
+
+    The file makes the directory: where the layers below are seen too, making a directory again would change nothing.
+    """
+    for name in ("flat/every", *(f"walk/{number}/0" for number in range(DIRECTORIES))):
+        os.makedirs(os.path.join(directory, os.path.dirname(name)), exist_ok=True)
+        _touch(directory, name)
 
 
 def _touch(directory: str, name: str) -> None:

@@ -6,7 +6,9 @@ Without the option each operation runs once, as a test that it does what its nam
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -46,6 +48,18 @@ def test_miss(tree: Tree, benchmark: BenchmarkFixture) -> None:
 def test_walk(tree: Tree, benchmark: BenchmarkFixture) -> None:
     entries = benchmark.pedantic(lookup.walk, args=(os.path.join(tree.path, "walk"),), setup=tree.remount, rounds=5)
     assert entries == lookup.DIRECTORIES * (lookup.FILES + 1)
+
+
+def test_every_layer_has_every_directory(tmp_path: Path) -> None:
+    """A layer of a union has those directories in which something was written."""
+    lookup.lowest(str(tmp_path))
+    shutil.copytree(tmp_path, before := tmp_path / "before")
+    for path in before.rglob("*"):
+        os.utime(path, ns=(0, 0))
+    lookup.higher(str(before))
+    written = {path.parent for path in before.rglob("*") if path.is_file() and path.stat().st_mtime_ns}
+    assert written == {path for path in before.rglob("*") if path.is_dir() and path != before / "walk"}
+    assert len(list(before.rglob("*"))) == len(list(tmp_path.rglob("*"))) // 2
 
 
 def test_a_name_that_is_there_is_not_a_miss(tmp_path: object) -> None:
