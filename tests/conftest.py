@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import leaks
-from tests.capabilities import missing
-from tests.mounting import Union
+pytest.register_assert_rewrite("tests.contracts", "tests.mounting", "tests.trees")
+
+from tests import leaks  # noqa: E402
+from tests.capabilities import missing  # noqa: E402
+from tests.mounting import Union  # noqa: E402
 
 leaks.isolate()
 

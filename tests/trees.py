@@ -63,7 +63,7 @@ class Special(_Owned):
 
 @dataclass(frozen=True)
 class HardLink:
-    """Another name for the file at `to`, a path from the root of the same tree that sorts before this one."""
+    """Another name for the file at `to`: a path as a symbolic link would have it, that is built before this one."""
 
     to: str = ""
 
@@ -84,19 +84,15 @@ def entry(value: Entry) -> File | Dir | Symlink | Special | HardLink:
 def build(path: str, tree: Tree) -> str:
     """Make `tree` in the directory `path` (created if missing) and return path; entries that exist are an error."""
     os.makedirs(path, exist_ok=True)
-    _build_entries(path, path, tree)
+    for name in sorted(tree):
+        _build(os.path.join(path, name), entry(tree[name]))
     return path
 
 
-def _build_entries(root: str, path: str, tree: Tree) -> None:
-    for name in sorted(tree):
-        _build(root, os.path.join(path, name), entry(tree[name]))
-
-
-def _build(root: str, path: str, node: File | Dir | Symlink | Special | HardLink) -> None:
+def _build(path: str, node: File | Dir | Symlink | Special | HardLink) -> None:
     match node:
         case HardLink(to):
-            os.link(os.path.join(root, to), path, follow_symlinks=False)
+            os.link(os.path.join(os.path.dirname(path), to), path, follow_symlinks=False)
             return
         case File():
             with open(path, "xb") as out:
@@ -104,7 +100,7 @@ def _build(root: str, path: str, node: File | Dir | Symlink | Special | HardLink
                 out.truncate(len(node.data))
         case Dir():
             os.mkdir(path)
-            _build_entries(root, path, node.entries)
+            build(path, node.entries)
         case Symlink(target=target):
             os.symlink(target, path)
         case Special(type=kind, rdev=rdev):
@@ -235,7 +231,7 @@ def _expect(prefix: str, tree: Tree, flat: dict[str, Found]) -> None:
         path = os.path.join(prefix, name)
         node = entry(value)
         if isinstance(node, HardLink):
-            flat[path] = Found(-1, target=node.to)
+            flat[path] = Found(-1, target=os.path.normpath(os.path.join(prefix, node.to)))
             continue
         kinds = {File: stat.S_IFREG, Dir: stat.S_IFDIR, Symlink: stat.S_IFLNK}
         flat[path] = Found(

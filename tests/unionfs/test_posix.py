@@ -1,0 +1,146 @@
+"""The POSIX table on a plain directory (which tests the table), on kernel overlayfs, and on unions that differ in where
+each case's starting tree lies."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.capabilities import missing
+from tests.contracts.posix import CASES, FRESH
+from tests.mounting import Union
+from tests.trees import Dir, Entry, HardLink, Tree, build, entry
+from unionfs.linux import mounts
+
+UNIONS = ("upper-only", "lower-only", "merged", "over-whiteouts")
+
+# What kernel overlayfs, with redirect_dir, index and all names in its lower layer, does otherwise.
+# See Documentation/filesystems/overlayfs.rst, "Non-standard behavior" and "Renaming directories".
+OVERLAYFS_DIFFERS = {
+    "a_read_only_map_sees_writes": "a map of the lower file is not moved to its copy",
+    "read_after_unlink": "a descriptor of an unlinked lower file shows the lower link count",
+    "rename_over_a_file": "a descriptor of a replaced lower file shows the lower link count",
+    "open_again_through_proc": "an unlinked lower file cannot be copied up",
+}
+
+
+@pytest.fixture(scope="module", params=["plain", "overlayfs", *UNIONS])
+def subject(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """(name, a directory in which every case has its own); all of them in one mount.
+
+    It is not below pytest's temporary directory, which other users cannot enter.
+    """
+    name = request.param
+    if name in UNIONS and (reason := missing("fuse")):
+        pytest.skip(reason)
+    if name == "overlayfs" and (reason := missing("overlay")):
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="posix-") as home:
+        os.chmod(home, 0o755)
+        if name in UNIONS:
+            yield from serve_union(name, home)
+        elif name == "overlayfs":
+            yield from serve_overlayfs(name, home)
+        else:
+            build(home, {case.name: case.tree for case in CASES.values()})
+            yield name, home
+
+
+def serve_union(name: str, home: str) -> Iterator[tuple[str, str]]:
+    union = prepare_union(name, home).mount()
+    try:
+        if name == "over-whiteouts":
+            for case in CASES.values():
+                build(f"{union.path}/{case.name}", case.tree)
+        yield name, union.path
+    finally:
+        union.close()
+
+
+def serve_overlayfs(name: str, home: str) -> Iterator[tuple[str, str]]:
+    build(f"{home}/lower", {case.name: case.tree for case in CASES.values()})
+    build(home, {"upper": {}, "work": {}, "merged": {}})
+    options = f"lowerdir={home}/lower,upperdir={home}/upper,workdir={home}/work,redirect_dir=on,index=on"
+    mounts.mount("overlay", f"{home}/merged", "overlay", 0, options)
+    try:
+        yield name, f"{home}/merged"
+    finally:
+        mounts.umount2(f"{home}/merged")
+
+
+def prepare_union(setting: str, home: str) -> Union:
+    """The branches of one setting, filled; not mounted yet."""
+    branches = {"lower": {}, "upper": {}, "bottom": {}}  # type: dict[str, dict[str, Entry]]
+    for case in CASES.values():
+        if setting == "upper-only":
+            branches["upper"][case.name] = case.tree
+        elif setting == "lower-only":
+            branches["lower"][case.name] = case.tree
+        elif setting == "merged":
+            branches["upper"][case.name], branches["lower"][case.name] = split(case.tree)
+            branches["bottom"][case.name] = decoys(case.tree)
+        else:
+            names = [*case.tree, *FRESH]
+            hidden = [name for name in names if len(os.fsencode(name)) <= 251]
+            branches["lower"][case.name] = {name: decoy(index) for index, name in enumerate(hidden)}
+            branches["upper"][case.name] = {f".wh.{name}": "" for name in hidden}
+    for name, tree in branches.items():
+        build(f"{home}/{name}", tree)
+    return Union(home, [f"{home}/bottom=ro", f"{home}/lower=ro", f"{home}/upper"])
+
+
+def split(tree: Tree) -> tuple[dict[str, Entry], dict[str, Entry]]:
+    """(upper, lower): directories in both, other entries by turns; all in the lower where there are hard links."""
+    upper: dict[str, Entry] = {}
+    lower: dict[str, Entry] = {}
+    together = has_hard_links(tree)
+    for index, (name, value) in enumerate(sorted(tree.items())):
+        node = entry(value)
+        if isinstance(node, Dir):
+            above, below = ({}, node.entries) if together else split(node.entries)
+            upper[name] = replace(node, entries=above)
+            lower[name] = Dir(below, mode=0o700, uid=4, gid=4)  # the top one's metadata counts
+        else:
+            (lower if together or index % 2 else upper)[name] = value
+    return upper, lower
+
+
+def has_hard_links(tree: Tree) -> bool:
+    nodes = [entry(value) for value in tree.values()]
+    return any(isinstance(n, HardLink) or (isinstance(n, Dir) and has_hard_links(n.entries)) for n in nodes)
+
+
+def decoys(tree: Tree) -> dict[str, Entry]:
+    """Entries of the same names, that what is above hides: files for non-directories, merged directories of them."""
+    nodes = {name: entry(value) for name, value in tree.items()}
+    return {name: Dir(decoys(node.entries), mode=0o711) if isinstance(node, Dir) else "hidden"
+            for name, node in nodes.items()}
+
+
+def decoy(index: int) -> Entry:
+    return {"left-over": "from below", "dir": {"deep": ""}} if index % 2 else "from below"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_posix(subject: tuple[str, str], name: str) -> None:
+    kind, directory = subject
+    case = CASES[name]
+    for capability in case.needs:
+        if reason := missing(capability):
+            pytest.skip(reason)
+    try:
+        case.run(os.path.join(directory, name))
+    except (AssertionError, OSError) as error:
+        if kind == "overlayfs" and name in OVERLAYFS_DIFFERS:
+            pytest.xfail(f"{OVERLAYFS_DIFFERS[name]} ({error})".splitlines()[0])
+        raise
+
+
+def test_splitting_loses_nothing() -> None:
+    for case in CASES.values():
+        upper, lower = split(case.tree)
+        assert upper.keys() | lower.keys() == case.tree.keys() == decoys(case.tree).keys()
