@@ -58,19 +58,17 @@ def _mount(arguments: argparse.Namespace) -> None:
     if spec == "none" and arguments.options:
         spec = None  # the source that mount(8) passes for file systems without one
     plan, mountpoint = branches.resolve(options.parse(spec, arguments.options), arguments.mountpoint)
-    handler = background.log_handler(arguments.log, foreground=arguments.foreground)
+    try:
+        handler = background.log_handler(arguments.log, foreground=arguments.foreground)
+    except OSError as error:
+        raise OSError(error.errno, f"the log cannot be written ({error.strerror})", arguments.log) from None
     background.log_to(handler, debug=arguments.debug)
 
     def serve(ready: Callable[[], None]) -> None:
         opened = branches.open_branches(plan)
         from unionfs.transport import session  # after the checks: it takes a tenth of a second
-        from unionfs.union.fs import UnionFs
 
-        fs = UnionFs(opened)
-        try:
-            session.serve(fs, mountpoint, flags=plan.flags, allow_other=plan.allow_other, ready=ready)
-        finally:
-            fs.close()
+        session.serve(opened, mountpoint, flags=plan.flags, allow_other=plan.allow_other, ready=ready)
 
     if arguments.foreground:
         serve(lambda: None)
@@ -85,6 +83,13 @@ def _umount(arguments: argparse.Namespace) -> None:
     unmount(arguments.mountpoint)
 
 
+def _sentence(error: OSError) -> str:
+    name = error.filename
+    if name is None or isinstance(name, int):  # a descriptor says nothing to the reader
+        return error.strerror or str(error)
+    return f"{os.fsdecode(name)}: {error.strerror}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
@@ -93,8 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"unionfs: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        print(f"unionfs: {name}{error.strerror or error}", file=sys.stderr)
+        print(f"unionfs: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

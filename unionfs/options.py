@@ -9,11 +9,9 @@ A backslash takes the meaning from the `:`, `=`, `,` or backslash after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
-
-from unionfs.linux import consts
 
 Permission = Literal["rw", "ro", "rr"]
 
@@ -35,42 +33,27 @@ class BranchSpec:
 
 @dataclass(frozen=True)
 class MountPlan:
-    """What to mount. `branches` has the top first; `flags` are MS_* bits of mount(2)."""
+    """What to mount. `branches` has the top first; `flags` is a subset of FLAGS."""
 
     branches: tuple[BranchSpec, ...]
-    flags: int = 0
+    flags: frozenset[str] = frozenset()
     allow_other: bool = False
     workdir: str | None = None  # overlayfs's; must exist, is not used: the work area lies in the writable branch
 
     @property
     def read_only(self) -> bool:
-        return bool(self.flags & consts.MS_RDONLY)
+        return "ro" in self.flags
 
 
-# mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS": name -> (flags set, flags cleared).
-_GENERIC = {
-    "ro": (consts.MS_RDONLY, 0),
-    "rw": (0, consts.MS_RDONLY),
-    "nosuid": (consts.MS_NOSUID, 0),
-    "suid": (0, consts.MS_NOSUID),
-    "nodev": (consts.MS_NODEV, 0),
-    "dev": (0, consts.MS_NODEV),
-    "noexec": (consts.MS_NOEXEC, 0),
-    "exec": (0, consts.MS_NOEXEC),
-    "sync": (consts.MS_SYNCHRONOUS, 0),
-    "async": (0, consts.MS_SYNCHRONOUS),
-    "dirsync": (consts.MS_DIRSYNC, 0),
-    "nosymfollow": (consts.MS_NOSYMFOLLOW, 0),
-    "symfollow": (0, consts.MS_NOSYMFOLLOW),
-    "noatime": (consts.MS_NOATIME, 0),
-    "atime": (0, consts.MS_NOATIME),
-    "nodiratime": (consts.MS_NODIRATIME, 0),
-    "diratime": (0, consts.MS_NODIRATIME),
-    "relatime": (consts.MS_RELATIME, 0),
-    "norelatime": (0, consts.MS_RELATIME),
-    "strictatime": (consts.MS_STRICTATIME, 0),
-    "nostrictatime": (0, consts.MS_STRICTATIME),
-}
+# mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS": those that restrict, and the words that take them back.
+FLAGS = (
+    "ro", "nosuid", "nodev", "noexec", "sync", "dirsync", "nosymfollow", "noatime", "nodiratime", "relatime",
+    "strictatime",
+)  # fmt: skip
+_TAKES_BACK = {
+    "rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "async": "sync", "symfollow": "nosymfollow",
+    "atime": "noatime", "diratime": "nodiratime", "norelatime": "relatime", "nostrictatime": "strictatime",
+}  # fmt: skip
 
 # For fstab(5) and mount(8) themselves, or always so here.
 _IGNORED = {
@@ -85,7 +68,7 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
     With no writable branch the union is read-only; with the option `ro` no branch is writable.
     Raises OptionError.
     """
-    flags = 0
+    flags: set[str] = set()
     allow_other = writable_wanted = False
     listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
     overlay: dict[str, str] = {}
@@ -93,10 +76,11 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         listed.append((spec, _bottom_to_top(spec)))
     for option in (word for text in options for word in _split(text, ",") if word):
         key, value = _key_value(option)
-        if option in _GENERIC:
-            set_, cleared = _GENERIC[option]
-            flags = flags & ~cleared | set_
-            writable_wanted = option == "rw" or (writable_wanted and option != "ro")
+        if option in FLAGS:
+            flags.add(option)
+        elif option in _TAKES_BACK:
+            flags.discard(_TAKES_BACK[option])
+            writable_wanted |= option == "rw"
         elif key in ("br", "dirs") and value is not None:
             listed.append((option, _aufs(value)))
         elif key in ("lowerdir", "upperdir", "workdir") and value:
@@ -118,24 +102,31 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         raise OptionError("no branches: give LOWER:UPPER, or -o br=…, or -o lowerdir=…,upperdir=…")
     if len(listed) > 1:
         raise OptionError(f"branches are given twice, by '{listed[0][0]}' and by '{listed[1][0]}': choose one form")
-    branches = listed[0][1]
-    if flags & consts.MS_RDONLY:
-        branches = tuple(replace(b, permission="ro") if b.permission == "rw" else b for b in branches)
-    elif not any(b.permission == "rw" for b in branches):
-        if writable_wanted:
-            raise OptionError("rw is asked for, but no branch is writable: mark one with =rw")
-        flags |= consts.MS_RDONLY
+    if "ro" in flags:
+        branches = tuple(replace(b, permission="ro") if b.permission == "rw" else b for b in listed[0][1])
+    else:
+        branches = listed[0][1]
+        _check_writable(branches, writable_wanted)
+        if branches[0].permission != "rw":
+            flags.add("ro")
     workdir = overlay.get("workdir")
-    return MountPlan(branches, flags, allow_other, None if workdir is None else _unescape(workdir))
+    return MountPlan(branches, frozenset(flags), allow_other, None if workdir is None else _unescape(workdir))
+
+
+def _check_writable(branches: Sequence[BranchSpec], wanted: bool) -> None:
+    for branch in branches[1:]:
+        if branch.permission == "rw":
+            raise OptionError(f"the writable branch '{branch.path}' is not on top: only the top one can be written to")
+    if wanted and branches[0].permission != "rw":
+        raise OptionError("rw is asked for, but no branch is writable: mark the top one =rw")
 
 
 def _bottom_to_top(text: str) -> tuple[BranchSpec, ...]:
-    words = _split(text, ":")
-    return _branches(reversed(words), lambda position: "rw" if position == 0 else "ro")
+    return _branches(_split(text, ":")[::-1], text)
 
 
 def _aufs(text: str) -> tuple[BranchSpec, ...]:
-    return _branches(_split(text, ":"), lambda position: "rw" if position == 0 else "ro")
+    return _branches(_split(text, ":"), text)
 
 
 def _overlay(given: dict[str, str]) -> tuple[BranchSpec, ...]:
@@ -147,13 +138,14 @@ def _overlay(given: dict[str, str]) -> tuple[BranchSpec, ...]:
     return lower
 
 
-def _branches(words: Iterator[str] | Sequence[str], default: Callable[[int], str]) -> tuple[BranchSpec, ...]:
+def _branches(words: Sequence[str], whole: str) -> tuple[BranchSpec, ...]:
+    """`PATH[=PERMISSION]` each, top first; without a permission the top is writable and the others are not."""
     found = []
     for position, word in enumerate(words):
         *path, permission = _split(word, "=")
         if not path:
-            path, permission = [permission], default(position)
-        found.append(BranchSpec(_path("=".join(path), word), _permission(permission, word)))
+            path, permission = [permission], "ro" if position else "rw"
+        found.append(BranchSpec(_path("=".join(path), whole), _permission(permission, word)))
     return tuple(found)
 
 

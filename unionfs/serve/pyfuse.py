@@ -18,7 +18,8 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
-from unionfs.union.fs import Attr, UnionFs
+from unionfs.union.attributes import Attr
+from unionfs.union.fs import UnionFs
 
 _log = logging.getLogger(__name__)
 

@@ -76,7 +76,7 @@ def start(serve: Serve, handler: logging.Handler, mountpoint: str) -> None:
         status = 1
         try:
             os.close(reader)
-            status = _server(serve, handler, writer)
+            status = _server(serve, handler, mountpoint, writer)
         finally:
             os._exit(status)
     os.close(writer)
@@ -91,7 +91,7 @@ def start(serve: Serve, handler: logging.Handler, mountpoint: str) -> None:
         return
     os.waitpid(pid, 0)
     if said:
-        path, _, reason = said.decode(errors="surrogateescape").partition("\0")
+        path, _, reason = os.fsdecode(said).partition("\0")
         raise OSError(errno.EIO, reason, path)
     left = mounted_at(mountpoint)
     if left is not None and left.fstype == device.FSTYPE:
@@ -99,7 +99,7 @@ def start(serve: Serve, handler: logging.Handler, mountpoint: str) -> None:
     raise OSError(errno.EIO, "the server ended before the mount answered; see its log (--log FILE)", mountpoint)
 
 
-def _server(serve: Serve, handler: logging.Handler, writer: int) -> int:
+def _server(serve: Serve, handler: logging.Handler, mountpoint: str, writer: int) -> int:
     """The child's part; returns its exit status."""
     os.setsid()
     os.chdir("/")
@@ -126,8 +126,9 @@ def _server(serve: Serve, handler: logging.Handler, writer: int) -> int:
     try:
         serve(lambda: tell(_READY))
     except OSError as error:
-        logging.getLogger(__name__).error("%s: %s", error.filename, error.strerror)
-        tell(os.fsencode(f"{error.filename or ''}\0{error.strerror or error}"))
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else mountpoint
+        logging.getLogger(__name__).error("%s: %s", name, error.strerror)
+        tell(os.fsencode(f"{name}\0{error.strerror or error}"))
         return 1
     except BaseException as error:
         logging.getLogger(__name__).critical("the session ended", exc_info=error)

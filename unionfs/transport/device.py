@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import subprocess
+from collections.abc import Collection
 
 from unionfs.linux import consts, mounts
 
@@ -22,22 +23,30 @@ FSTYPE = f"fuse.{SUBTYPE}"
 # (fs/fuse/inode.c, dont_mask).
 _MS_POSIXACL = 1 << 16
 
-# The flags that fusermount3 lets a user set, by its names for them.
-_USER_FLAGS = {
-    consts.MS_RDONLY: "ro",
-    consts.MS_NOEXEC: "noexec",
-    consts.MS_SYNCHRONOUS: "sync",
-    consts.MS_DIRSYNC: "dirsync",
-    consts.MS_NOATIME: "noatime",
-    consts.MS_NODIRATIME: "nodiratime",
+_MS = {
+    "ro": consts.MS_RDONLY,
+    "nosuid": consts.MS_NOSUID,
+    "nodev": consts.MS_NODEV,
+    "noexec": consts.MS_NOEXEC,
+    "sync": consts.MS_SYNCHRONOUS,
+    "dirsync": consts.MS_DIRSYNC,
+    "nosymfollow": consts.MS_NOSYMFOLLOW,
+    "noatime": consts.MS_NOATIME,
+    "nodiratime": consts.MS_NODIRATIME,
+    "relatime": consts.MS_RELATIME,
+    "strictatime": consts.MS_STRICTATIME,
 }
 
+# Always so, or unknown to fusermount3.
+_NOT_FOR_FUSERMOUNT = {"nosuid", "nodev", "nosymfollow", "relatime", "strictatime"}
 
-def attach(mountpoint: str, flags: int, allow_other: bool) -> int:
-    """Mount and return the descriptor to serve; until INIT is answered on it, users of the mount wait.
 
-    Permissions are the kernel's work (default_permissions). Root's mount is open to all users, with suid programs and
-    devices, as a kernel file system's would be. Raises OSError with what to do in its text.
+def attach(mountpoint: str, flags: Collection[str], allow_other: bool) -> int:
+    """Mount with the `flags` of mount(8) (keys of _MS) and return the descriptor to serve.
+
+    Until INIT is answered on it, users of the mount wait. Permission checks are the kernel's work
+    (default_permissions). Root's mount is open to all users, with suid programs and devices, as a kernel file
+    system's would be. Raises OSError with what to do in its text.
     """
     if os.geteuid() == 0:
         return _mount(mountpoint, flags)
@@ -55,7 +64,7 @@ def detach(mountpoint: str, *, lazy: bool = False) -> None:
             raise OSError(code, reason, mountpoint)
 
 
-def _mount(mountpoint: str, flags: int) -> int:
+def _mount(mountpoint: str, flags: Collection[str]) -> int:
     try:
         fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except (FileNotFoundError, OSError) as error:
@@ -64,7 +73,7 @@ def _mount(mountpoint: str, flags: int) -> int:
         raise OSError(error.errno, text, "/dev/fuse") from None
     try:
         data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other"
-        mounts.mount(SOURCE, mountpoint, FSTYPE, flags | _MS_POSIXACL, data)
+        mounts.mount(SOURCE, mountpoint, FSTYPE, sum(_MS[flag] for flag in flags) | _MS_POSIXACL, data)
     except OSError as error:
         os.close(fd)
         remedy = {
@@ -76,9 +85,9 @@ def _mount(mountpoint: str, flags: int) -> int:
     return fd
 
 
-def _fusermount(mountpoint: str, flags: int, allow_other: bool) -> int:
+def _fusermount(mountpoint: str, flags: Collection[str], allow_other: bool) -> int:
     words = [f"fsname={SOURCE}", f"subtype={SUBTYPE}", "default_permissions"]
-    words += [name for bit, name in _USER_FLAGS.items() if flags & bit]
+    words += [flag for flag in flags if flag not in _NOT_FOR_FUSERMOUNT]
     if allow_other:
         words.append("allow_other")
     ours, theirs = socket.socketpair()

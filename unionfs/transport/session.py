@@ -14,7 +14,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import pyfuse3
 import trio
@@ -22,24 +22,40 @@ import trio
 from unionfs.linux.mounts import MountPoint, mounted_at, mountinfo
 from unionfs.serve.pyfuse import UnionOperations
 from unionfs.transport import control, device
+from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
 
 _log = logging.getLogger(__name__)
 
 
-def serve(fs: UnionFs, mountpoint: str, *, flags: int, allow_other: bool, ready: Callable[[], None]) -> None:
-    """Mount `fs` at `mountpoint` (absolute, resolved) and serve it; return when it is unmounted.
+def serve(
+    branches: Sequence[Branch],
+    mountpoint: str,
+    *,
+    flags: Collection[str],
+    allow_other: bool,
+    ready: Callable[[], None],
+) -> None:
+    """Mount the union of `branches` (top first; closed at the end) at `mountpoint` (absolute, resolved) and serve it;
+    return when it is unmounted.
 
-    `ready` is called once, from the main thread, when the mount has answered its first request.
+    `ready` is called once, from the main thread, when the mount has answered its first request. Raises OSError when
+    the union or the mount is refused.
     """
     os.umask(0)  # modes are what the caller asked for
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    trio.run(_session, fs, mountpoint, flags, allow_other, ready)
+    fs = UnionFs(branches)
+    try:
+        trio.run(_session, fs, mountpoint, flags, allow_other, ready)
+    finally:
+        fs.close()
 
 
-async def _session(fs: UnionFs, mountpoint: str, flags: int, allow_other: bool, ready: Callable[[], None]) -> None:
+async def _session(
+    fs: UnionFs, mountpoint: str, flags: Collection[str], allow_other: bool, ready: Callable[[], None]
+) -> None:
     # Before the mount: a signal between the two would leave it without a server.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         fd = device.attach(mountpoint, flags, allow_other)

@@ -43,7 +43,7 @@ def _detach(target: str, mountpoint: str) -> None:
         device.detach(target)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            text = f"in use; end what uses it (see 'fuser -vm {mountpoint}') and try again"
+            text = f"busy; end what uses it (see 'fuser -vm {mountpoint}') and try again"
         else:
             text = error.strerror or str(error)
         raise OSError(error.errno, text, mountpoint) from None
