@@ -26,12 +26,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
-import unionfs
 from drivers.errors import InUse, Unavailable
 from unionfs.linux import consts
 from unionfs.linux import mounts as sys_mounts
-
-UNIONFS_TYPE = "fuse.unionfs"
+from unionfs.transport import device
+from unionfs.transport.unmount import unmount as unmount_union
 
 # Options that are flags of mount(2), with what the file-descriptor calls name them (linux/mount.h).
 _FLAGS = {
@@ -199,7 +198,23 @@ def _mount_overlay_by_data(mount: Mount, target: str) -> None:
 
 
 def _mount_unionfs(mount: Mount, target: str) -> None:
-    _run_unionfs("mount", "-o", ",".join(mount.options), os.path.realpath(target))
+    """Run `unionfs mount`, which returns when the mount answers; the server is a process of its own.
+
+    With -P the working directory is not searched for modules; the package is found where ours was, so an editable
+    install, a source tree and a wheel all do.
+    """
+    where = os.path.abspath(os.path.join(os.path.dirname(device.__file__), os.pardir, os.pardir))
+    path = os.pathsep.join(filter(None, [where, os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-P", "-m", "unionfs", "mount", "-o", ",".join(mount.options), "--", target]
+    # A file, not a pipe: its end is not for the server, which goes on, to decide.
+    with tempfile.TemporaryFile() as output:
+        code = subprocess.call(
+            command, env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip().splitlines()
+    if code:
+        raise Unavailable(lines[-1].removeprefix("unionfs: ") if lines else f"unionfs mount ended with {code}")
 
 
 def _mount_device(mount: Mount, target: str) -> None:
@@ -230,38 +245,17 @@ def _unmount_top(target: str) -> bool:
     top = sys_mounts.mounted_at(target)
     if top is None:
         return False
-    if top.fstype == UNIONFS_TYPE:
-        _run_unionfs("umount", target)
-        return True
     try:
-        sys_mounts.umount2(target, consts.UMOUNT_NOFOLLOW)
+        if top.fstype == device.FSTYPE:
+            unmount_union(target)
+        else:
+            sys_mounts.umount2(target, consts.UMOUNT_NOFOLLOW)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise InUse(f"{target} is busy: something is open or mounted in it") from None
         if error.errno != errno.EINVAL:  # EINVAL: another process has unmounted it since we looked
             raise
     return True
-
-
-def _run_unionfs(*arguments: str) -> None:
-    """Run `unionfs`; it returns when the mount answers, or when the server has ended.
-
-    With -P the working directory is not searched for modules; the package is found where ours was, so an editable
-    install, a source tree and a wheel all do.
-    """
-    where = os.path.dirname(os.path.dirname(os.path.abspath(unionfs.__file__)))
-    path = os.pathsep.join(filter(None, [where, os.environ.get("PYTHONPATH")]))
-    # A file, not a pipe: the server goes on after `unionfs mount`, and may keep what it was given.
-    with tempfile.TemporaryFile() as output:
-        code = subprocess.call(
-            [sys.executable, "-P", "-m", "unionfs", *arguments],
-            env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        )  # fmt: skip
-        output.seek(0)
-        lines = output.read().decode(errors="replace").strip().splitlines()
-    if code:
-        message = lines[-1].removeprefix("unionfs: ") if lines else f"unionfs {arguments[0]} ended with {code}"
-        raise InUse(message) if "busy" in message and arguments[0] == "umount" else Unavailable(message)
 
 
 def _escape(text: str, special: str) -> str:
