@@ -1,0 +1,327 @@
+"""A container's root directory: decided as a list of steps by `plan`, then applied in one loop, in the child.
+
+Every step is a value: `describe()` is the half sentence that an error begins with, `apply` does it. The child is
+alone in a new mount namespace that starts as a copy of the host's; the last step leaves only the new root in it.
+Mounts are made detached (fsmount(2), open_tree(2)), finished, and only then attached to a descriptor of their place,
+so nothing in the image is ever named by a path that it could bend.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple, Protocol
+
+from runtime.oci import defaults, options, spec
+from runtime.oci.cgroups import Hierarchy
+from runtime.oci.inroot import Root
+from unionfs.linux import consts, mounts
+
+
+class Work:
+    """What the steps hand on: the root from BindRoot on, and the verified null device from MakeDevices on."""
+
+    def __init__(self) -> None:
+        self.root = Root(-1)
+        self.null_fd = -1
+
+
+class RootfsStep(Protocol):
+    def describe(self) -> str: ...
+    def apply(self, work: Work) -> None: ...
+
+
+def plan(config: spec.Spec, hierarchies: tuple[Hierarchy, ...]) -> list[RootfsStep]:
+    """The steps in order. `hierarchies` are those that the container is in."""
+    steps: list[RootfsStep] = [Propagation(config.propagation), BindRoot(config.rootfs)]
+    for mount in config.mounts:
+        sorted_options = options.sort(mount.options)
+        if mount.type == "bind":
+            steps.append(Bind(mount.source, mount.destination, sorted_options))
+        elif mount.type == "cgroup":
+            steps.append(MountCgroups(mount.destination, hierarchies, sorted_options))
+        else:
+            steps.append(MountFilesystem(mount.type, mount.source, mount.destination, sorted_options))
+    steps.append(MakeDevices(_devices(config)))
+    steps.extend(Symlink(path, target) for path, target in defaults.SYMLINKS)
+    steps.append(WorkingDirectory(config.process.cwd))
+    steps.extend(MakeReadonly(path) for path in config.readonly_paths)
+    steps.extend(Mask(path) for path in config.masked_paths)
+    if config.readonly:
+        steps.append(ReadonlyRoot())
+    return steps
+
+
+def _devices(config: spec.Spec) -> tuple[spec.Device, ...]:
+    wished = {device.path: device for device in config.devices}
+    standard = (spec.Device(path, "c", major, minor, 0o666, 0, 0) for path, major, minor in defaults.DEVICES)
+    return (*(device for device in standard if device.path not in wished), *wished.values())
+
+
+class Propagation(NamedTuple):
+    """Cut the copied mounts off from the host's: what is mounted from here on must not appear there."""
+
+    kind: str
+
+    def describe(self) -> str:
+        return f"make the mounts {self.kind}"
+
+    def apply(self, work: Work) -> None:
+        propagation = consts.MS_SLAVE if self.kind == "slave" else consts.MS_PRIVATE
+        mounts.mount_setattr(consts.AT_FDCWD, "/", consts.AT_RECURSIVE, propagation=propagation)
+
+
+class BindRoot(NamedTuple):
+    """The root must be a mount point for pivot_root(2), and the descriptor of the copy is the root from here on."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"bind the root {self.path} on itself"
+
+    def apply(self, work: Work) -> None:
+        flags = consts.OPEN_TREE_CLONE | consts.AT_RECURSIVE
+        root_fd = mounts.open_tree(consts.AT_FDCWD, self.path, flags)
+        mounts.move_mount(root_fd, b"", consts.AT_FDCWD, self.path, consts.MOVE_MOUNT_F_EMPTY_PATH)
+        work.root = Root(root_fd)
+
+
+class MountFilesystem(NamedTuple):
+    type: str
+    source: str
+    destination: str
+    options: options.MountOptions
+
+    def describe(self) -> str:
+        return f"mount {self.type} on {self.destination}"
+
+    def apply(self, work: Work) -> None:
+        mount_fd = _new_mount(self.type, self.source, self.options.data, self.options.attr_set)
+        try:
+            _attach(work.root, mount_fd, self.destination)
+            if self.options.propagation:
+                mounts.mount_setattr(mount_fd, b"", consts.AT_EMPTY_PATH, propagation=self.options.propagation)
+        finally:
+            os.close(mount_fd)
+
+
+class Bind(NamedTuple):
+    """A directory or file of the host. Its attributes hold for every mount below it too: read-only is read-only."""
+
+    source: str
+    destination: str
+    options: options.MountOptions
+
+    def describe(self) -> str:
+        return f"bind {self.source} on {self.destination}"
+
+    def apply(self, work: Work) -> None:
+        recursive = consts.AT_RECURSIVE if self.options.recursive else 0
+        mount_fd = mounts.open_tree(consts.AT_FDCWD, self.source, consts.OPEN_TREE_CLONE | recursive)
+        try:
+            mounts.mount_setattr(
+                mount_fd,
+                b"",
+                consts.AT_EMPTY_PATH | recursive,
+                attr_set=self.options.attr_set,
+                attr_clr=self.options.attr_clr,
+                propagation=self.options.propagation or consts.MS_PRIVATE,
+            )
+            _attach(work.root, mount_fd, self.destination)
+        finally:
+            os.close(mount_fd)
+
+
+class MountCgroups(NamedTuple):
+    """What the container sees of its own cgroups: one unified tree, or a directory a hierarchy as on this host."""
+
+    destination: str
+    hierarchies: tuple[Hierarchy, ...]
+    options: options.MountOptions
+
+    def describe(self) -> str:
+        return f"mount the cgroups on {self.destination}"
+
+    def apply(self, work: Work) -> None:
+        if [hierarchy.version for hierarchy in self.hierarchies] == [2]:
+            MountFilesystem("cgroup2", "cgroup", self.destination, self.options._replace(data=())).apply(work)
+            return
+        # Mode and size are the outer tmpfs's; it turns read-only only when the directories are there.
+        outer = (("mode", "755"), ("size", "64k"))
+        tmpfs_fd = _new_mount("tmpfs", "tmpfs", outer, self.options.attr_set & ~consts.MOUNT_ATTR_RDONLY)
+        try:
+            for hierarchy in self.hierarchies:
+                os.mkdir(hierarchy.name, dir_fd=tmpfs_fd)
+            _attach(work.root, tmpfs_fd, self.destination)
+            for hierarchy in self.hierarchies:
+                step_options = self.options._replace(data=hierarchy.mount_data())
+                kind, place = hierarchy.filesystem(), f"{self.destination}/{hierarchy.name}"
+                MountFilesystem(kind, "cgroup", place, step_options).apply(work)
+            mounts.mount_setattr(tmpfs_fd, b"", consts.AT_EMPTY_PATH, attr_set=self.options.attr_set)
+        finally:
+            os.close(tmpfs_fd)
+
+
+class MakeDevices(NamedTuple):
+    devices: tuple[spec.Device, ...]
+
+    def describe(self) -> str:
+        return "make the device nodes"
+
+    def apply(self, work: Work) -> None:
+        for device in self.devices:
+            above, _, name = device.path.rpartition("/")
+            parent = work.root.directory(above or "/")
+            try:
+                _make_device(parent, name, device)
+                if device.path == "/dev/null":
+                    work.null_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
+            finally:
+                os.close(parent)
+
+
+def _make_device(parent: int, name: str, device: spec.Device) -> None:
+    kind = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[device.kind]
+    number = os.makedev(device.major, device.minor) if device.kind != "p" else 0
+    try:
+        os.mknod(name, kind | device.mode, number, dir_fd=parent)
+    except FileExistsError:
+        # An image without a tmpfs on /dev may bring the node along. Anything else of that name is a trap.
+        there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if (stat.S_IFMT(there.st_mode), there.st_rdev) != (kind, number):
+            raise OSError(errno.EEXIST, "something else has its name", device.path) from None
+    else:
+        os.chown(name, device.uid, device.gid, dir_fd=parent, follow_symlinks=False)
+
+
+class Symlink(NamedTuple):
+    path: str
+    target: str
+
+    def describe(self) -> str:
+        return f"link {self.path} to {self.target}"
+
+    def apply(self, work: Work) -> None:
+        above, _, name = self.path.rpartition("/")
+        parent = work.root.directory(above)
+        try:
+            os.symlink(self.target, name, dir_fd=parent)
+        except FileExistsError:
+            pass  # a /dev of the image's own
+        finally:
+            os.close(parent)
+
+
+class WorkingDirectory(NamedTuple):
+    path: str
+
+    def describe(self) -> str:
+        return f"make the working directory {self.path}"
+
+    def apply(self, work: Work) -> None:
+        os.close(work.root.directory(self.path))
+
+
+class MakeReadonly(NamedTuple):
+    path: str
+
+    def describe(self) -> str:
+        return f"make {self.path} read-only"
+
+    def apply(self, work: Work) -> None:
+        try:
+            target = work.root.open(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            flags = consts.AT_EMPTY_PATH | consts.AT_RECURSIVE
+            mount_fd = mounts.open_tree(target, b"", flags | consts.OPEN_TREE_CLONE)
+            try:
+                mounts.mount_setattr(mount_fd, b"", flags, attr_set=consts.MOUNT_ATTR_RDONLY)
+                work.root.attach(mount_fd, self.path, target)
+            finally:
+                os.close(mount_fd)
+        finally:
+            os.close(target)
+
+
+class Mask(NamedTuple):
+    """Cover a directory with an empty read-only one, anything else with the null device.
+
+    The null device is the node that MakeDevices made, by descriptor, looked at once more: by its path it could be a
+    link to what was to be hidden (CVE-2025-31133). It is the container's own node: its mode changes nobody else's.
+    """
+
+    path: str
+
+    def describe(self) -> str:
+        return f"mask {self.path}"
+
+    def apply(self, work: Work) -> None:
+        try:
+            target = work.root.open(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            mount_fd = self._empty_directory() if stat.S_ISDIR(os.fstat(target).st_mode) else self._null(work.null_fd)
+            try:
+                work.root.attach(mount_fd, self.path, target)
+            finally:
+                os.close(mount_fd)
+        finally:
+            os.close(target)
+
+    def _empty_directory(self) -> int:
+        data = (("mode", "555"), ("nr_inodes", "1"))
+        attributes = consts.MOUNT_ATTR_RDONLY | consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV
+        return _new_mount("tmpfs", "tmpfs", data, attributes | consts.MOUNT_ATTR_NOEXEC)
+
+    def _null(self, null_fd: int) -> int:
+        status = os.fstat(null_fd)
+        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+            raise OSError(errno.ENODEV, "the container's /dev/null is not the null device", self.path)
+        return mounts.open_tree(null_fd, b"", consts.OPEN_TREE_CLONE | consts.AT_EMPTY_PATH)
+
+
+class ReadonlyRoot(NamedTuple):
+    def describe(self) -> str:
+        return "make the root read-only"
+
+    def apply(self, work: Work) -> None:
+        mounts.mount_setattr(work.root.fd, b"", consts.AT_EMPTY_PATH, attr_set=consts.MOUNT_ATTR_RDONLY)
+
+
+def pivot(root: Root) -> None:
+    """Make `root` the namespace's root and let go of the old one. See pivot_root(2), "pivot_root(".", ".")"."""
+    os.fchdir(root.fd)
+    mounts.pivot_root(".", ".")
+    # The old root is now stacked on the new one at "."; what is under it is private, so the host keeps its mounts.
+    mounts.umount2(".", consts.MNT_DETACH)
+    os.chdir("/")
+    root.close()
+
+
+def _new_mount(kind: str, source: str, data: tuple[tuple[str, str | None], ...], attributes: int) -> int:
+    """A detached mount of a new file system of that type."""
+    context = mounts.fsopen(kind)
+    try:
+        if source:
+            mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "source", source)
+        for key, value in data:
+            command = consts.FSCONFIG_SET_FLAG if value is None else consts.FSCONFIG_SET_STRING
+            mounts.fsconfig(context, command, key, value)
+        mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
+        return mounts.fsmount(context, attributes)
+    finally:
+        os.close(context)
+
+
+def _attach(root: Root, mount_fd: int, destination: str) -> None:
+    """Attach at a place of the mount's own kind, directory or file, made if it is missing."""
+    make = root.directory if stat.S_ISDIR(os.fstat(mount_fd).st_mode) else root.file
+    target = make(destination)
+    try:
+        root.attach(mount_fd, destination, target)
+    finally:
+        os.close(target)

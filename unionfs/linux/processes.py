@@ -1,0 +1,133 @@
+"""Processes: clone3, namespaces, credentials beyond os, prctl, descriptors of a process that is about to execve.
+
+The calls act on the calling thread only (namespaces, capabilities and prctl flags are per thread in Linux), so a
+process that means itself as a whole must be single-threaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+from unionfs.linux import consts, libc
+
+_int, _uint, _ulong, _char_p = ctypes.c_int, ctypes.c_uint, ctypes.c_ulong, ctypes.c_char_p
+
+_unshare = libc.bind("unshare", _int)
+_setns = libc.bind("setns", _int, _int)
+_prctl = libc.bind("prctl", _int, _ulong, _ulong, _ulong, _ulong)
+_sethostname = libc.bind("sethostname", _char_p, ctypes.c_size_t)
+_setdomainname = libc.bind("setdomainname", _char_p, ctypes.c_size_t)
+_capset = libc.bind("capset", ctypes.c_void_p, ctypes.c_void_p)
+_capget = libc.bind("capget", ctypes.c_void_p, ctypes.c_void_p)
+_close_range = libc.syscall(consts.NR_close_range, _uint, _uint, _uint)
+_keyctl = libc.syscall({"x86_64": 250, "aarch64": 219}.get(os.uname().machine, 250), _int, _char_p)
+
+# clone3 goes through PyDLL, which keeps the interpreter lock across the call: the child must not find it released
+# by a thread that does not exist in the child.
+_clone3 = ctypes.PyDLL(None, use_errno=True).syscall
+
+
+class clone_args(ctypes.Structure):
+    """linux/sched.h"""
+
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls", "set_tid",
+            "set_tid_size", "cgroup",
+        )
+    ]  # fmt: skip
+
+
+class cap_user_header(ctypes.Structure):
+    """linux/capability.h"""
+
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class cap_user_data(ctypes.Structure):
+    """linux/capability.h; version 3 uses an array of two, low word first."""
+
+    _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32)]
+
+
+def clone3(flags: int = 0, *, cgroup: int | None = None) -> tuple[int, int]:
+    """Fork with clone3(2): (pid, pidfd) in the parent, (0, -1) in the child, which should end in execve or os._exit.
+
+    `cgroup` is a descriptor of a cgroup v2 directory that the child is born in. With CLONE_PARENT the child is a
+    sibling, waited for by the caller's parent. The caller must be single-threaded (see `single_threaded`): locks held
+    by other threads would stay locked in the child for ever.
+    """
+    pidfd = ctypes.c_int(-1)
+    arguments = clone_args(flags=flags | consts.CLONE_PIDFD, pidfd=ctypes.addressof(pidfd))
+    if not flags & consts.CLONE_PARENT:
+        arguments.exit_signal = signal.SIGCHLD
+    if cgroup is not None:
+        arguments.flags |= consts.CLONE_INTO_CGROUP
+        arguments.cgroup = cgroup
+    # What os.fork does around fork(2): see "PyOS_BeforeFork" in the C API's utilities.
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid: int = _clone3(consts.NR_clone3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0, -1
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        libc.oserror()
+    return pid, pidfd.value
+
+
+def single_threaded() -> bool:
+    """Whether this process has one thread, as the kernel counts them: threads that no Python code started too."""
+    return len(os.listdir("/proc/self/task")) == 1
+
+
+def unshare(flags: int) -> None:
+    _unshare(flags)
+
+
+def setns(fd: int, flags: int = 0) -> None:
+    """Join the namespace `fd` is open on, or, with a pidfd, those of that process that `flags` names. See setns(2)."""
+    _setns(fd, flags)
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    return _prctl(option, arg2, arg3, arg4, arg5)
+
+
+def sethostname(name: str) -> None:
+    raw = os.fsencode(name)
+    _sethostname(raw, len(raw))
+
+
+def setdomainname(name: str) -> None:
+    raw = os.fsencode(name)
+    _setdomainname(raw, len(raw))
+
+
+def capset(*, effective: int, permitted: int, inheritable: int) -> None:
+    """Set the thread's capability sets; each is a bit mask, bit n being capability n. See capset(2)."""
+    header = cap_user_header(consts.LINUX_CAPABILITY_VERSION_3, 0)
+    sets = (effective, permitted, inheritable)
+    words = (cap_user_data * 2)(*(cap_user_data(*(bits >> shift & 0xFFFFFFFF for bits in sets)) for shift in (0, 32)))
+    _capset(ctypes.byref(header), words)
+
+
+def permitted_capabilities() -> int:
+    """The thread's permitted set as a bit mask."""
+    header = cap_user_header(consts.LINUX_CAPABILITY_VERSION_3, 0)
+    words = (cap_user_data * 2)()
+    _capget(ctypes.byref(header), words)
+    return int(words[0].permitted) | int(words[1].permitted) << 32
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
+    """Close the descriptors first..last, or with CLOSE_RANGE_CLOEXEC mark them close-on-exec. See close_range(2)."""
+    _close_range(first, last, flags)
+
+
+def join_new_session_keyring() -> None:
+    """Leave the inherited session keyring for a new anonymous one: keyrings belong to no namespace. See keyctl(2)."""
+    _keyctl(consts.KEYCTL_JOIN_SESSION_KEYRING, None)
