@@ -11,7 +11,9 @@ import gc
 import os
 import resource
 import signal
+import socket
 import stat
+import struct
 import sys
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
@@ -127,6 +129,8 @@ def _creation(
         steps.append((f"set the hostname {hostname}", lambda: processes.sethostname(hostname)))
     if domainname:
         steps.append((f"set the domain name {domainname}", lambda: processes.setdomainname(domainname)))
+    if config.namespaces.get("network", "host") is None:
+        steps.append(("bring the loopback up", _loopback_up))
     # Through the host's /proc, while it is the only one in sight: no image can redirect the write (CVE-2025-52881).
     # Whose value it is follows from the namespaces of the process that writes.
     for name, value in config.sysctl:
@@ -181,6 +185,12 @@ def _forget_the_parent() -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0)
+
+
+def _loopback_up() -> None:
+    """In a new network namespace lo is there and down. See netdevice(7), SIOCSIFFLAGS."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+        fcntl.ioctl(end, consts.SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", consts.IFF_UP))
 
 
 def _join(joins: list[tuple[int, int]]) -> None:

@@ -1,0 +1,37 @@
+"""The interpreter's file, out of the container's reach.
+
+Until its execve a container's process is this interpreter, and an image can make itself it again (a command that is
+a link to /proc/self/exe). /proc/PID/exe then leads a root that shares the host's user ids to the host's file, to be
+overwritten once nobody runs it (CVE-2019-5736). So the process that creates containers runs its interpreter from a
+detached read-only mount: the link leads there, and there nothing can be written, whoever asks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from unionfs.linux import consts, mounts
+
+
+def seal(path: str) -> int:
+    """A descriptor of the file, for os.execve, on a read-only mount that is in no mount namespace."""
+    fd = mounts.open_tree(consts.AT_FDCWD, path, consts.OPEN_TREE_CLONE)
+    try:
+        mounts.mount_setattr(fd, b"", consts.AT_EMPTY_PATH, attr_set=consts.MOUNT_ATTR_RDONLY)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def is_sealed() -> bool:
+    """Whether this process's own executable is on a read-only mount."""
+    return bool(os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY)
+
+
+def execve_python(arguments: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """Become this same interpreter, sealed, with these arguments. Start the process that creates containers so."""
+    os.execve(seal(sys.executable), [sys.executable, *arguments], env)
