@@ -214,16 +214,14 @@ def complete(stack: Stack, node: Node) -> bool:
             found = stack.resolve(node, name)
             if found is None:
                 continue
-            child = stack.adopt(node, name, found)
-            try:
+            with stack.holding():
+                child = stack.adopt(node, name, found)
                 if child.is_directory:
                     changed |= complete(stack, child)
                 else:
                     changed |= copy_up(stack, child)
                     if (node, name) in child.names:
                         own_name(stack, child, node, name)
-            finally:
-                stack.let_go(child)
     directory = stack.upper(node)
     with times_kept(directory.fd):
         whiteout.mark_opaque(directory.fd)

@@ -42,7 +42,7 @@ class UnionFs:
 
     def check_invariants(self) -> None:
         """AssertionError if the state contradicts itself; for tests."""
-        with self._lock:
+        with self._stack.operation():
             for node in self._stack.nodes:
                 assert self._stack.nodes.find(node.ino) is node
                 assert node is self._stack.nodes.root or node.lookups > 0 or node.copying, node
@@ -57,7 +57,7 @@ class UnionFs:
 
     def lookup(self, parent: int, name: bytes) -> Attr | None:
         """The entry `name`, or None. `.` and `..` work on any directory that the table knows."""
-        with self._lock:
+        with self._stack.operation():
             directory = self._stack.nodes.get(parent)
             if name == b".":
                 return self._counted(directory)
@@ -69,14 +69,17 @@ class UnionFs:
             if found is None:
                 return None
             node = self._stack.adopt(directory, name, found)
-            node.lookups += 1
             if node.branch == found.branch or node.is_directory:
-                return attributes.of_entry(self._stack, node, found.entry)
-            return attributes.getattr_(self._stack, node)
+                attr = attributes.of_entry(self._stack, node, found.entry)
+            else:
+                attr = attributes.getattr_(self._stack, node)
+            node.lookups += 1
+            return attr
 
     def _counted(self, node: Node) -> Attr:
+        attr = attributes.getattr_(self._stack, node)
         node.lookups += 1
-        return attributes.getattr_(self._stack, node)
+        return attr
 
     def remember(self, ino: int) -> None:
         """Count one lookup of an entry of `readdir` that was sent with its attributes."""
@@ -86,42 +89,41 @@ class UnionFs:
     def forget(self, counts: Iterable[tuple[int, int]]) -> None:
         """Take (number, lookups) back."""
         with self._lock:
-            for node in self._stack.nodes.forget(counts):
-                self._stack.retire(node)
+            for ino, count in counts:
+                node = self._stack.nodes.find(ino)
+                if node is not None:
+                    self._stack.unreference(node, count)
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Attr:
-        with self._lock:
+        with self._stack.operation():
             return self._counted(create.mknod(self._stack, self._stack.nodes.get(parent), name, mode, rdev, uid, gid))
 
     def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Attr:
-        with self._lock:
+        with self._stack.operation():
             return self._counted(create.mkdir(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid))
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attr:
-        with self._lock:
+        with self._stack.operation():
             return self._counted(create.symlink(self._stack, self._stack.nodes.get(parent), name, target, uid, gid))
 
     def link(self, ino: int, new_parent: int, new_name: bytes) -> Attr:
-        with self._lock:
+        with self._stack.operation():
             node = self._stack.nodes.get(ino)
             create.link(self._stack, node, self._stack.nodes.get(new_parent), new_name)
             return self._counted(node)
 
     def unlink(self, parent: int, name: bytes) -> None:
-        with self._lock:
-            self._stack.let_go(remove.unlink(self._stack, self._stack.nodes.get(parent), name))
+        with self._stack.operation():
+            remove.unlink(self._stack, self._stack.nodes.get(parent), name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
-        with self._lock:
-            self._stack.let_go(remove.rmdir(self._stack, self._stack.nodes.get(parent), name))
+        with self._stack.operation():
+            remove.rmdir(self._stack, self._stack.nodes.get(parent), name)
 
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
         nodes = self._stack.nodes
-        with self._lock:
-            for node in rename.rename(
-                self._stack, nodes.get(parent), name, nodes.get(new_parent), new_name, flags
-            ):
-                self._stack.let_go(node)
+        with self._stack.operation():
+            rename.rename(self._stack, nodes.get(parent), name, nodes.get(new_parent), new_name, flags)
 
     # Attributes.
 
@@ -142,7 +144,7 @@ class UnionFs:
         fh: int | None = None,
     ) -> Attr:
         """Change what is not None. `fh` is the handle ftruncate(2) came by; the node says it all."""
-        with self._lock:
+        with self._stack.operation():
             return attributes.setattr_(
                 self._stack, self._stack.nodes.get(ino), mode=mode, uid=uid, gid=gid, size=size,
                 atime_ns=atime_ns, mtime_ns=mtime_ns,
@@ -157,7 +159,7 @@ class UnionFs:
             return attributes.getxattr(self._stack, self._stack.nodes.get(ino), name)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        with self._lock:
+        with self._stack.operation():
             attributes.setxattr(self._stack, self._stack.nodes.get(ino), name, value, flags)
 
     def listxattr(self, ino: int) -> list[bytes]:
@@ -165,7 +167,7 @@ class UnionFs:
             return attributes.listxattr(self._stack, self._stack.nodes.get(ino))
 
     def removexattr(self, ino: int, name: bytes) -> None:
-        with self._lock:
+        with self._stack.operation():
             attributes.removexattr(self._stack, self._stack.nodes.get(ino), name)
 
     def access(self, ino: int, mask: int, uid: int, gid: int) -> bool:
@@ -181,12 +183,12 @@ class UnionFs:
     # Open files.
 
     def open(self, ino: int, flags: int) -> int:
-        with self._lock:
+        with self._stack.operation():
             return self._handles.open(self._stack.nodes.get(ino), flags)
 
     def create(self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int) -> tuple[int, Attr]:
         """A new file, open: (handle, attributes)."""
-        with self._lock:
+        with self._stack.operation():
             node, fd = create.create(
                 self._stack, self._stack.nodes.get(parent), name, mode, uid, gid, flags & (os.O_SYNC | os.O_DSYNC)
             )
@@ -229,18 +231,17 @@ class UnionFs:
         """
         handle = self._handles.directory(fh)
         while True:
-            with self._lock:
+            with self._stack.operation():
                 entry = self._handles.entry(handle, offset)
-            if entry is None:
-                return
+                if entry is None:
+                    return
+                node = self._stack.nodes.get(entry[1].ino)
+                node.lookups += 1
             offset = entry[2]
             try:
                 yield entry
             finally:
-                with self._lock:
-                    node = self._stack.nodes.find(entry[1].ino)
-                    if node is not None:
-                        self._stack.let_go(node)
+                self.forget([(node.ino, 1)])
 
     def releasedir(self, fh: int) -> None:
         with self._lock:

@@ -1,14 +1,15 @@
 """The node table: one Node for each file the kernel holds a reference to. Guarded by Stack.lock.
 
-A node's number is its st_ino. It stays in the table while the kernel counts lookups on it, while one of its names is
-the parent of a live node, or for the span of one operation.
+A node's number is its st_ino. It stays in the table while the kernel counts lookups on it or an operation holds it.
+The kernel keeps a directory as long as anything below it (a dentry holds its parent), so a node's parents are in the
+table too.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from unionfs.union import identity
 from unionfs.union.identity import Origin
@@ -28,6 +29,7 @@ class Node:
     real     (st_dev, st_ino) of the top branch's file; tells a second file with the same number apart.
     pseudo_link  key of the pseudo-link through which other names of a copied-up hard link find it, or None.
     orphan_fd    descriptor that keeps an unnamed (unlinked but still referenced) file's bytes, or -1.
+    lookups  references: the kernel's lookups and the operations that hold it.
     copying  a copy-up of its data is under way without the lock.
     """
 
@@ -101,24 +103,9 @@ class NodeTable:
     def record_collision(self, real: tuple[int, int], ino: int) -> None:
         self._collided[real] = ino
 
-    def forget(self, counts: Iterable[tuple[int, int]]) -> list[Node]:
-        """Take lookups off; the nodes that nobody refers to any more leave the table and are returned."""
-        gone = []
-        for ino, count in counts:
-            node = self._nodes.get(ino)
-            if node is None or node is self.root:
-                continue
-            node.lookups -= count
-            if node.lookups <= 0 and self.drop(node):
-                gone.append(node)
-        return gone
-
     def drop(self, node: Node) -> bool:
-        """Take an unreferenced node out of the table; False if it is still referenced or already out.
-
-        A file being copied up stays until the copy is done: two nodes of one file would copy it twice.
-        """
-        if node.lookups > 0 or node is self.root or node.copying or self._nodes.get(node.ino) is not node:
+        """Take an unreferenced node out of the table; False if it is still referenced or already out."""
+        if node.lookups > 0 or node is self.root or self._nodes.get(node.ino) is not node:
             return False
         del self._nodes[node.ino]
         self._collided.pop(node.real, None)

@@ -94,9 +94,10 @@ def of(stack: Stack, node: Node) -> Place:
             return Place(stack.branches[node.layers[0]].fd, b".")
         return Place(stack.directories.get(parent, node.layers[0]).fd, node.name)
     for parent, name in node.names:
-        directory = stack.directories.get(parent, node.branch)
-        if node.pseudo_link is None or name in directory:
-            return Place(directory.fd, name)
+        if node.branch in parent.layers:
+            directory = stack.directories.get(parent, node.branch)
+            if node.pseudo_link is None or name in directory:
+                return Place(directory.fd, name)
     if node.pseudo_link is None:
         raise FileNotFoundError(2, os.strerror(2))
     return Place(stack.pseudo_links.fd(node.branch), node.pseudo_link)

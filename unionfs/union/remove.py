@@ -14,8 +14,8 @@ from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
 
-def unlink(stack: Stack, parent: Node, name: bytes) -> Node:
-    """Remove a name that is not a directory's; its node. EROFS, EPERM, ENOENT, EISDIR, ENOSPC for the whiteout."""
+def unlink(stack: Stack, parent: Node, name: bytes) -> None:
+    """Remove a name that is not a directory's. EROFS, EPERM, ENOENT, EISDIR, ENOSPC for the whiteout."""
     stack.require_writable()
     create.check_name(name)
     while True:
@@ -31,11 +31,10 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> Node:
         if name in directory:
             os.unlink(name, dir_fd=directory.fd)
             directory.discard(name)
-    return node
 
 
-def rmdir(stack: Stack, parent: Node, name: bytes) -> Node:
-    """Remove an empty directory; its node. EROFS, EPERM, ENOENT, ENOTDIR, ENOTEMPTY, ENOSPC for the whiteout."""
+def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
+    """Remove an empty directory. EROFS, EPERM, ENOENT, ENOTDIR, ENOTEMPTY, ENOSPC for the whiteout."""
     branch = stack.require_writable()
     create.check_name(name)
     node = stack.node_of(parent, name)
@@ -51,7 +50,6 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> Node:
             _remove_directory(stack, node, directory, name, branch)
             directory.discard(name)
     directory_is_gone(stack, node)
-    return node
 
 
 def _remove_directory(stack: Stack, node: Node, directory: BranchDirectory, name: bytes, branch: Branch) -> None:

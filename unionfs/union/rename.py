@@ -20,8 +20,8 @@ from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
 
-def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> list[Node]:
-    """rename(2) and renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE; the nodes that took part.
+def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
+    """rename(2) and renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE.
 
     Raises OSError: EROFS, EPERM, EINVAL (other flags), ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, and what copying
     up gives.
@@ -38,7 +38,7 @@ def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: 
         source = stack.node_of(parent, name)
         target = _target(stack, new_parent, new_name, flags)
         if source is target:
-            return [source]
+            return
         _check(stack, source, target, exchange)
         if _prepare(stack, source) or (target is not None and _prepare_target(stack, target, exchange)):
             continue  # the lock was let go of: look again
@@ -50,9 +50,8 @@ def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: 
     if target is not None and exchange:
         _own_name(stack, target, new_parent, new_name)
         _exchange(stack, source, (parent, name), target, (new_parent, new_name))
-        return [source, target]
+        return
     _replace(stack, source, (parent, name), target, (new_parent, new_name))
-    return [source] if target is None else [source, target]
 
 
 def _target(stack: Stack, parent: Node, name: bytes, flags: int) -> Node | None:

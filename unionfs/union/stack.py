@@ -38,6 +38,27 @@ class Found(NamedTuple):
         return bool(self.layers)
 
 
+class _Held(threading.local):
+    """The nodes that the operation of this thread holds."""
+
+    nodes: list[Node]
+
+
+class _Operation:
+    __slots__ = ("_stack",)
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def __enter__(self) -> None:
+        self._stack.lock.acquire()
+        self._stack._held.nodes = []
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.release_held()
+        self._stack.lock.release()
+
+
 class Stack:
     """Branches top first; branch 0 is the writable one, if any is."""
 
@@ -53,6 +74,7 @@ class Stack:
         self.writable = self.branches[0].writable
         self.volatile = volatile
         self.lock = threading.Lock()
+        self._held = _Held()
         self.settled = threading.Condition(self.lock)  # a copy-up finished or failed
         self.identity = Identity(self.branches)
         self.pseudo_links = PseudoLinks(self.branches)
@@ -74,6 +96,10 @@ class Stack:
                 break
         root.layers = tuple(layers)
         return root
+
+    def operation(self) -> _Operation:
+        """The lock, for one operation: the nodes it adopts stay in the table until its end, whatever way it ends."""
+        return _Operation(self)
 
     @contextlib.contextmanager
     def unlocked(self) -> Iterator[None]:
@@ -173,7 +199,14 @@ class Stack:
             node.branch = index
             node.pseudo_link = link
         node.names.add((parent, name))
+        self._hold(node)
         return node
+
+    def _hold(self, node: Node) -> None:
+        """An operation's hold counts as a lookup. Operations of other threads run while this one copies, and must
+        neither drop its nodes nor make second ones for the same files."""
+        node.lookups += 1
+        self._held.nodes.append(node)
 
     def _recorded_origin(self, parent: Node, name: bytes, index: int) -> Origin | None:
         """What the copy-up of this file wrote down, if it is a copy and its source's file system is in the stack."""
@@ -212,10 +245,27 @@ class Stack:
         else:
             node.branch = 0
         node.names.add((parent, name))
+        self._hold(node)
         return node
 
-    def let_go(self, node: Node) -> None:
-        """Drop a node that was adopted for one operation, unless the kernel knows it."""
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Let go of the nodes adopted within at its end: for a step among many of one operation."""
+        outer = self._held.nodes
+        self._held.nodes = []
+        try:
+            yield
+        finally:
+            self.release_held()
+            self._held.nodes = outer
+
+    def release_held(self) -> None:
+        for node in self._held.nodes:
+            self.unreference(node, 1)
+
+    def unreference(self, node: Node, count: int) -> None:
+        """Take references of the kernel's or of an operation's off a node."""
+        node.lookups -= count
         if self.nodes.drop(node):
             self.retire(node)
 
