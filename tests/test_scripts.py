@@ -9,8 +9,7 @@ import subprocess
 
 import pytest
 
-from tests.test_layering import ROOT
-
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _DEADLINE = 120  # seconds; the demo takes less than 15 on an idle machine
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import copyup, lookup
-from tests.test_layering import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 COMMAND = [sys.executable, "-m", "benchmarks"]
 
