@@ -1,0 +1,134 @@
+"""The command line: the options before the verb, the verb's module, and the one place that prints errors and exits.
+
+A verb is a module with SUMMARY, USAGE, OPTIONS, INTERSPERSED and `main(given, settings) -> exit code`. Only the verb
+that runs is imported, and it imports what it needs when it needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from runtime.cli import options, settings
+from runtime.cli.options import Given, HelpWanted, Option
+from runtime.cli.settings import Settings
+from runtime.errors import NotPermitted, RuntimeFault, UsageError
+
+# Verb: module. `import` is no name for one.
+VERBS = {
+    "exec": "exec", "images": "images", "import": "import_", "info": "info", "logs": "logs", "ps": "ps", "rm": "rm",
+    "rmi": "rmi", "run": "run", "stop": "stop", "version": "version",
+}  # fmt: skip
+
+# The verbs whose exit code is a command's; a fault of ours is told from it by docker's 125, 126 and 127.
+_RUNS_A_COMMAND = ("run", "exec")
+
+
+class Verb(Protocol):
+    SUMMARY: str
+    USAGE: str
+    OPTIONS: Sequence[Option]
+    INTERSPERSED: bool
+
+    def main(self, given: Given, settings: Settings) -> int: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else list(argv)
+    verb, debug = "", "--debug" in words or "-D" in words or bool(os.environ.get("FUSE_AUFS_DEBUG"))
+    try:
+        given = options.parse(words, settings.OPTIONS, interspersed=False)
+        chosen = settings.settings(given, os.environ)
+        debug = chosen.debug
+        if not given.arguments:
+            raise HelpWanted
+        verb, *rest = given.arguments
+        if verb == "help":
+            verb = rest[0] if rest else ""
+            raise HelpWanted
+        if verb not in VERBS:
+            word, verb = verb, ""
+            raise UsageError(f"{word!r} is not a verb of this command")
+        module = _module(verb)
+        code = module.main(options.parse(rest, module.OPTIONS, interspersed=module.INTERSPERSED), chosen)
+        sys.stdout.flush()
+        return code
+    except HelpWanted:
+        print(_help(verb), end="")
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone. What is still buffered must not fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if debug:
+            raise
+        return _report(verb, error)
+
+
+def _module(verb: str) -> Verb:
+    module: Any = import_module(f"runtime.cli.{VERBS[verb]}")
+    return cast(Verb, module)
+
+
+def _report(verb: str, error: Exception) -> int:
+    """One line on standard error; the exit code."""
+    from drivers.archive.errors import ArchiveError
+    from drivers.errors import DriverError
+
+    if not isinstance(error, (RuntimeFault, DriverError, ArchiveError, OSError)):
+        return _defect(error)
+    see = f"runtime {verb} --help".replace("  ", " ")
+    hint = f": see '{see}'" if isinstance(error, UsageError) and not isinstance(error, NotPermitted) else ""
+    print(f"runtime: {one_line(str(error))}{hint}", file=sys.stderr)
+    if isinstance(error, UsageError):
+        return error.exit_code
+    if verb in _RUNS_A_COMMAND:
+        return error.exit_code if isinstance(error, RuntimeFault) else RuntimeFault.exit_code
+    return 1
+
+
+def _defect(error: Exception) -> int:
+    what = f"{type(error).__name__}: {one_line(str(error))}"
+    print(f"runtime: internal error: {what} (--debug shows where)", file=sys.stderr)
+    return RuntimeFault.exit_code
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split("\n")).strip()
+
+
+def each_of(given: Given, what: str, do: Callable[[str], object]) -> int:
+    """Do it to every argument, print those it was done to, report the others; the exit code is the last trouble's."""
+    if not given.arguments:
+        raise UsageError(f"it requires at least 1 argument, a {what}")
+    code = 0
+    for reference in given.arguments:
+        try:
+            do(reference)
+        except (RuntimeFault, OSError) as error:
+            code = _report("", error)
+        else:
+            print(reference, flush=True)
+    return code
+
+
+def _help(verb: str) -> str:
+    if verb not in VERBS:
+        verbs = "".join(f"  {name:10}{_module(name).SUMMARY}\n" for name in VERBS)
+        return (
+            "Usage: runtime [OPTIONS] VERB\n\nRun containers on a storage driver of choice.\n\n"
+            f"Verbs:\n{verbs}\nOptions (each also as FUSE_AUFS_… in the environment):\n"
+            f"{options.describe(settings.OPTIONS)}"
+        )
+    module = _module(verb)
+    summary = module.SUMMARY
+    return (
+        f"Usage: runtime {verb} {module.USAGE}\n\n{summary[0].upper()}{summary[1:]}.\n\n"
+        f"Options:\n{options.describe(module.OPTIONS)}"
+    )

@@ -7,7 +7,6 @@ Locks, outermost first (flock(2): the kernel drops them with the last descriptor
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -62,10 +61,6 @@ class Container(NamedTuple):
     @property
     def rootfs(self) -> str:
         return f"{self.run_directory}/rootfs"
-
-    @property
-    def socket(self) -> str:
-        return f"{self.run_directory}/shim.sock"
 
     @property
     def log(self) -> str:
@@ -220,10 +215,18 @@ class ContainerStore:
                 continue
         return iter(sorted(found, key=lambda container: container.config.created, reverse=True))
 
-    def kept(self) -> Iterator[str]:
-        """The ids that have a run directory: running containers and those whose shim died."""
-        try:
-            yield from os.listdir(self.paths.running)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
+    def unsettled(self) -> Iterator[Container]:
+        """The containers that are in some process's hands, or were when it died.
+
+        One whose run directory is below another state directory shows in commands that use that one.
+        """
+        for container_id in self._ids():
+            directory = f"{self.paths.containers}/{container_id}"
+            if not os.path.exists(f"{self.paths.running}/{container_id}"):
+                found = state.load(directory)
+                if found is None or found.status not in state.TRANSIENT:
+                    continue
+            try:
+                yield self.load(container_id)
+            except NoSuchContainer:
+                continue

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from runtime.errors import UsageError
@@ -100,6 +100,16 @@ def volume(text: str) -> Volume:
     if destination == "/":
         raise UsageError(f"invalid volume {text!r}: the destination cannot be '/'")
     return Volume(os.path.normpath(source), destination, mode == "ro")
+
+
+def volumes(texts: Iterable[str]) -> tuple[Volume, ...]:
+    """All of them; no two may have one destination."""
+    found: dict[str, Volume] = {}
+    for text in texts:
+        parsed = volume(text)
+        if found.setdefault(parsed.destination, parsed) is not parsed:
+            raise UsageError(f"two volumes have the destination {parsed.destination!r}")
+    return tuple(found.values())
 
 
 def variable(text: str, environ: Mapping[str, str]) -> str:

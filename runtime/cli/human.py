@@ -1,0 +1,47 @@
+"""Sizes, times and tables for people, as docker shows them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+_SPANS = (
+    ("year", 365 * 86400, 2), ("month", 30 * 86400, 2), ("week", 7 * 86400, 2), ("day", 86400, 2),
+    ("hour", 3600, 2), ("minute", 60, 1), ("second", 1, 1),
+)  # fmt: skip
+
+
+def size(count: int) -> str:
+    """Bytes in powers of 1000 with three digits: 1.23MB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.3g}{unit}" if value < 1000 else f"{value:.0f}{unit}"
+
+
+def span(seconds: float) -> str:
+    """A duration in its largest sensible unit: from 2 hours, 2 days … on in that unit, below in the next smaller."""
+    whole = int(max(seconds, 0))
+    if whole < 1:
+        return "Less than a second"
+    for name, length, least in _SPANS:
+        count = whole // length
+        if count >= least:
+            return f"{count} {name}{'s' if count > 1 else ''}"
+    return f"{whole} seconds"
+
+
+def ago(moment: float) -> str:
+    return f"{span(time.time() - moment)} ago"
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns three spaces apart, as wide as their widest cell."""
+    lines = [titles, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    return "".join(
+        "   ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() + "\n"
+        for line in lines
+    )

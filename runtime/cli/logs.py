@@ -1,0 +1,69 @@
+"""`runtime logs`."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterable
+
+from runtime.cli.options import Given, Option
+from runtime.cli.settings import Settings
+from runtime.engine.logs import Entry, Reader
+from runtime.errors import UsageError
+
+SUMMARY = "show what a container has written"
+USAGE = "[OPTIONS] CONTAINER"
+INTERSPERSED = True
+OPTIONS = (
+    Option("follow", "f", help="go on until the container ends"),
+    Option("tail", "n", "NUMBER", "only that many lines from the end (default all)"),
+)
+
+
+def main(given: Given, settings: Settings) -> int:
+    if len(given.arguments) != 1:
+        raise UsageError("it requires exactly 1 argument, a container")
+    tail = _tail(given.value("tail", "all"))
+    container = settings.store().get(given.arguments[0])
+
+    from runtime.engine.watch import connect
+
+    # The line comes before the first look at the log: nothing that is written in between goes unnoticed.
+    watch = connect(container) if given.flag("follow") else None
+    log = Reader(container.log)
+    _show(log.entries() if tail is None else _last(log.entries(), tail))
+    if watch is not None:
+        with watch:
+            while watch.news():
+                _show(log.entries())
+        _show(log.entries())
+    return 0
+
+
+def _tail(text: str) -> int | None:
+    if text == "all":
+        return None
+    try:
+        return max(int(text), 0)
+    except ValueError:
+        raise UsageError(f"invalid number of lines: {text!r}: write a whole number, or all") from None
+
+
+def _last(entries: Iterable[Entry], count: int) -> list[Entry]:
+    """The entries of the last `count` lines; a line may be split over several."""
+    lines: deque[list[Entry]] = deque(maxlen=count)
+    whole = True
+    for entry in entries:
+        if whole:
+            lines.append([])
+        if lines:
+            lines[-1].append(entry)
+        whole = entry.data.endswith(b"\n")
+    return [entry for line in lines for entry in line]
+
+
+def _show(entries: Iterable[Entry]) -> None:
+    streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+    for entry in entries:
+        streams[entry.stream].write(entry.data)
+        streams[entry.stream].flush()

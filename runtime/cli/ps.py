@@ -1,0 +1,68 @@
+"""`runtime ps`."""
+
+from __future__ import annotations
+
+import time
+
+from runtime.cli import human
+from runtime.cli.options import Given, Option
+from runtime.cli.settings import Settings
+from runtime.engine.containers import Container
+from runtime.engine.names import SHORT_ID
+from runtime.engine.state import State, Status
+from runtime.errors import NoSuchContainer, UsageError
+
+SUMMARY = "list containers"
+USAGE = "[OPTIONS]"
+INTERSPERSED = True
+OPTIONS = (
+    Option("all", "a", help="also those that do not run"),
+    Option("no-trunc", help="ids and commands in full"),
+    Option("quiet", "q", help="only ids"),
+)
+
+_TITLES = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES")
+_COMMAND = 20
+
+
+def main(given: Given, settings: Settings) -> int:
+    if given.arguments:
+        raise UsageError("it takes no arguments")
+    full = given.flag("no-trunc")
+    rows = []
+    for container in settings.store():
+        try:
+            state = container.state()
+        except NoSuchContainer:
+            continue
+        if given.flag("all") or state.status is Status.RUNNING:
+            rows.append(_row(container, state, full=full))
+    if given.flag("quiet"):
+        print("".join(f"{row[0]}\n" for row in rows), end="")
+    else:
+        print(human.table(_TITLES, rows), end="")
+    return 0
+
+
+def _row(container: Container, state: State, *, full: bool) -> tuple[str, ...]:
+    config = container.config
+    command = " ".join(config.command)
+    if not full and len(command) > _COMMAND:
+        command = command[: _COMMAND - 1] + "…"
+    return (
+        config.id if full else config.id[:SHORT_ID], config.image, f'"{_printable(command)}"', human.ago(config.created),
+        status(state), config.name,
+    )  # fmt: skip
+
+
+def status(state: State) -> str:
+    if state.status is Status.RUNNING:
+        return f"Up {human.span(time.time() - state.started)}"
+    if state.status is Status.EXITED:
+        return f"Exited ({state.exit_code}) {human.ago(state.finished)}"
+    return state.status.value.capitalize()
+
+
+def _printable(text: str) -> str:
+    """A table has one line a row, whatever a command's arguments contain."""
+    return "".join(character if character.isprintable() else "?" for character in text)

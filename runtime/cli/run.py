@@ -1,0 +1,78 @@
+"""`runtime run`."""
+
+from __future__ import annotations
+
+import os
+
+from runtime.cli.options import Given, Option
+from runtime.cli.settings import Settings
+from runtime.engine import names, options
+from runtime.engine.options import RunOptions
+from runtime.errors import UsageError
+
+SUMMARY = "make a container of an image and run a command in it"
+USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"
+INTERSPERSED = False
+OPTIONS = (
+    Option("cpus", value="NUMBER", help="how many CPUs' time it may use, as in 0.5"),
+    Option("detach", "d", help="leave it running and print its id"),
+    Option("env", "e", "NAME=VALUE", "set a variable; NAME alone takes it from here"),
+    Option("hostname", value="NAME", help="its host name (default the beginning of its id)"),
+    Option("interactive", "i", help="pass standard input on to it"),
+    Option("memory", "m", "SIZE", "how much memory it may use, as in 512m"),
+    Option("name", value="NAME", help="its name (default one made up)"),
+    Option("network", value="NAME", help="bridge, none or host (default bridge)"),
+    Option("pids-limit", value="NUMBER", help="how many processes it may have, -1 for no limit"),
+    Option("rm", help="remove it when it ends"),
+    Option("tty", "t", help="give it a terminal"),
+    Option("user", "u", "USER[:GROUP]", "who runs the command, by name or number (default the image's)"),
+    Option("volume", "v", "SRC:DST[:ro]", "show the host's SRC in it as DST"),
+    Option("workdir", "w", "DIR", "where the command starts (default the image's)"),
+)
+
+
+def main(given: Given, settings: Settings) -> int:
+    wish = read(given)
+    detach = given.flag("detach")
+    settings.need_root()
+    if wish.terminal and wish.stdin and not detach and not os.isatty(0):
+        raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
+
+    from runtime.engine import attach, terminal
+    from runtime.engine.run import running
+
+    window = terminal.window(1) if wish.terminal else (0, 0)
+    with running(settings.store(), settings.driver, wish, window, debug=settings.debug) as (container, shim):
+        if detach:
+            print(container.id)
+            return 0
+        code = attach.foreground(shim, stdin=wish.stdin, wants_terminal=wish.terminal)
+        shim.wait()
+        return code
+
+
+def read(given: Given) -> RunOptions:
+    """The options as values, or UsageError."""
+    if not given.arguments:
+        raise UsageError("it requires at least 1 argument, the image")
+    image, *command = given.arguments
+    if not image:
+        raise UsageError("the name of the image is empty")
+    name, hostname, workdir = given.value("name"), given.value("hostname"), given.value("workdir")
+    return RunOptions(
+        image=image,
+        command=tuple(command),
+        name=names.check_name(name) if "name" in given.options else "",
+        hostname=names.check_hostname(hostname) if hostname else "",
+        env=tuple(options.variable(text, os.environ) for text in given.values("env")),
+        workdir=options.directory(workdir) if workdir else "",
+        user=given.value("user"),
+        volumes=options.volumes(given.values("volume")),
+        memory=options.memory(given.value("memory", "0")),
+        cpu_quota=options.cpus(given.value("cpus", "0")),
+        pids=options.pids_limit(given.value("pids-limit", "0")),
+        network=given.value("network", "bridge"),
+        remove=given.flag("rm"),
+        terminal=given.flag("tty"),
+        stdin=given.flag("interactive"),
+    )

@@ -1,0 +1,52 @@
+"""What holds for every verb: the options before it, and their environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from runtime.cli.options import Given, Option
+from runtime.engine.containers import ContainerStore
+from runtime.engine.paths import DEFAULT_DRIVER, DEFAULT_ROOT, DEFAULT_STATE, Paths
+from runtime.errors import NotPermitted, UsageError
+
+OPTIONS = (
+    Option("storage-driver", value="NAME", help=f"the driver to run containers on (default {DEFAULT_DRIVER})"),
+    Option("root", value="DIR", help=f"where images and containers are kept (default {DEFAULT_ROOT})"),
+    Option("state", value="DIR", help=f"where running containers are kept (default {DEFAULT_STATE})"),
+    Option("debug", short="D", help="say more about errors"),
+)
+
+
+class Settings(NamedTuple):
+    paths: Paths
+    driver: str
+    debug: bool
+
+    def store(self) -> ContainerStore:
+        """The containers, after what killed processes left behind has been taken back. NotPermitted without root."""
+        from runtime.engine.recover import recover
+
+        self.need_root()
+        store = ContainerStore(self.paths)
+        recover(store)
+        return store
+
+    def need_root(self) -> None:
+        if os.geteuid() != 0:
+            raise NotPermitted("it needs root: run it as root or with sudo")
+
+
+def settings(given: Given, environ: Mapping[str, str]) -> Settings:
+    """An option wins over its variable, that over the default. An empty variable counts as none."""
+
+    def choose(name: str, default: str) -> str:
+        value = given.value(name, environ.get(f"FUSE_AUFS_{name.upper().replace('-', '_')}") or default)
+        if not value:
+            raise UsageError(f"--{name} is empty")
+        return value
+
+    debug = choose("debug", "false").lower() in ("1", "true", "yes")
+    paths = Paths.of(choose("root", DEFAULT_ROOT), choose("state", DEFAULT_STATE))
+    return Settings(paths, choose("storage-driver", DEFAULT_DRIVER), debug)

@@ -1,0 +1,29 @@
+"""`runtime stop`."""
+
+from __future__ import annotations
+
+from runtime.cli import each_of
+from runtime.cli.options import Given, Option
+from runtime.cli.settings import Settings
+from runtime.errors import UsageError
+
+SUMMARY = "ask containers to end, and kill those that do not"
+USAGE = "[OPTIONS] CONTAINER [CONTAINER...]"
+INTERSPERSED = True
+OPTIONS = (Option("time", "t", "SECONDS", "how long to wait before killing, -1 for ever (default 10)"),)
+
+
+def main(given: Given, settings: Settings) -> int:
+    text = given.value("time", "10")
+    try:
+        seconds = int(text)
+    except ValueError:
+        raise UsageError(f"invalid time: {text!r}: write whole seconds, or -1 to wait for ever") from None
+    store = settings.store()
+
+    from runtime.engine.stop import stop
+
+    def one(reference: str) -> None:
+        stop(store, store.get(reference), patience=None if seconds < 0 else float(seconds))
+
+    return each_of(given, "container", one)

@@ -1,0 +1,162 @@
+"""The foreground of `run` and `exec`: a user's streams and signals for a container's.
+
+Nothing here blocks but poll: a standard output that nobody reads, or a container that does not read its input, must not
+keep a signal from being passed on.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from runtime.engine import frames, terminal
+from runtime.engine.start import Shim
+from runtime.errors import ShimLost
+
+# All that a process can catch, but what is about this process alone, and what stops and continues it: the shell's
+# job control acts on the client, as the container is not its job.
+NOT_PASSED_ON = frozenset({
+    signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH, signal.SIGTSTP,
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
+    signal.SIGTRAP, signal.SIGABRT, signal.SIGSYS, signal.SIGPROF, signal.SIGVTALRM, signal.SIGXCPU, signal.SIGXFSZ,
+})  # fmt: skip
+PASSED_ON = frozenset(signal.valid_signals() - NOT_PASSED_ON - set(range(signal.SIGRTMIN, signal.SIGRTMAX + 1)))
+
+
+@contextmanager
+def signals() -> Iterator[int]:
+    """A descriptor to read numbers of signals from, instead of their effect, within the block."""
+    receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    caught = PASSED_ON | {signal.SIGWINCH}
+    before = {number: signal.signal(number, lambda *_: None) for number in caught}
+    wakeup = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    try:
+        yield receiver
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        os.close(receiver)
+        os.close(sender)
+
+
+class Output:
+    """One of our output streams: a queue that is written as far as the stream takes it without waiting."""
+
+    # POSIX: a pipe that polls writable takes this many bytes at once.
+    PIPE_BUF = 4096
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.queue = bytearray()
+        self._closed = False
+        try:
+            self._step = frames.CHUNK if stat.S_ISREG(os.fstat(fd).st_mode) else self.PIPE_BUF
+        except OSError:
+            self._closed = True
+
+    def add(self, data: bytes) -> None:
+        if not self._closed:
+            self.queue += data
+
+    def write(self) -> None:
+        try:
+            del self.queue[: os.write(self.fd, self.queue[: self._step])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._closed = True  # nobody reads it (`| head`), or its disk is full: the container goes on
+            self.queue.clear()
+
+    def drain(self) -> None:
+        while self.queue:
+            poll = select.poll()
+            poll.register(self.fd, select.POLLOUT)
+            poll.poll()
+            self.write()
+
+
+def foreground(shim: Shim, *, stdin: bool, wants_terminal: bool) -> int:
+    """Pass streams and signals until the container's end; its exit code. Raises ShimLost.
+
+    With `stdin` our standard input is passed on. A container with a terminal that reads from ours has ours in raw
+    mode, and follows its size.
+    """
+    if not wants_terminal:
+        return _attach(shim, stdin=stdin, terminal_fd=None)
+    screen = 1 if os.isatty(1) else 0
+    with terminal.raw(0) if stdin and os.isatty(0) else nullcontext():
+        return _attach(shim, stdin=stdin, terminal_fd=screen if os.isatty(screen) else None)
+
+
+def _attach(shim: Shim, *, stdin: bool, terminal_fd: int | None) -> int:
+    out, err = Output(1), Output(2)
+    reading, exit_code = stdin, None
+    with signals() as caught:
+        if terminal_fd is not None:
+            shim.sock.sendall(frames.pack_window(*terminal.window(terminal_fd)))
+        while True:
+            while shim.received:
+                frame = shim.received.pop(0)
+                if frame.kind == frames.OUT:
+                    out.add(frame.payload)
+                elif frame.kind == frames.ERR:
+                    err.add(frame.payload)
+                elif frame.kind == frames.IN_OK:
+                    reading = True
+                elif frame.kind == frames.EXIT:
+                    exit_code = int(frame.json()["code"])
+            if exit_code is not None:
+                break
+            poll = select.poll()
+            poll.register(caught, select.POLLIN)
+            for output in (out, err):
+                if output.queue:
+                    poll.register(output.fd, select.POLLOUT)
+            if not out.queue and not err.queue:
+                poll.register(shim.sock, select.POLLIN)
+            if reading:
+                poll.register(0, select.POLLIN)
+            ready = {fd for fd, _ in poll.poll()}
+            if caught in ready:
+                _pass_on(os.read(caught, 512), shim, terminal_fd)
+            for output in (out, err):
+                if output.fd in ready:
+                    output.write()
+            if 0 in ready:
+                reading = False
+                _read_input(shim)
+            if shim.sock.fileno() in ready and not shim.receive():
+                raise ShimLost("the process that kept the container is gone, and the container with it")
+    # With our own signals back: a reader that never reads on can be left with ctrl-C.
+    for output in (out, err):
+        output.drain()
+    return exit_code
+
+
+def _read_input(shim: Shim) -> None:
+    try:
+        data = os.read(0, frames.CHUNK)
+    except OSError:
+        data = b""  # EIO: the terminal is gone, or is another job's
+    _send(shim, frames.pack(frames.IN, data) if data else frames.pack(frames.IN_END))
+
+
+def _pass_on(numbers: bytes, shim: Shim, terminal_fd: int | None) -> None:
+    for number in numbers:
+        if number != signal.SIGWINCH:
+            _send(shim, frames.pack_number(frames.SIGNAL, number))
+        elif terminal_fd is not None:
+            _send(shim, frames.pack_window(*terminal.window(terminal_fd)))
+
+
+def _send(shim: Shim, frame: bytes) -> None:
+    try:
+        shim.sock.sendall(frame)
+    except OSError:
+        pass  # its last frames, or its end, are still to be read
+

@@ -1,0 +1,70 @@
+"""From an image's name and options to a container that a shim can start."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import NamedTuple
+
+from drivers.mounts import Mount
+from drivers.registry import open_driver
+from runtime.engine import names, release, spec
+from runtime.engine.containers import Config, Container, ContainerStore
+from runtime.engine.network import open_network
+from runtime.engine.options import RunOptions
+from runtime.engine.state import Status, save
+from runtime.images.store import ImageStore
+from runtime.images.unpack import unpack
+
+
+class Created(NamedTuple):
+    container: Container
+    lock: int  # held; to be handed to a shim or closed
+    mounts: list[Mount]
+
+
+def create(store: ContainerStore, driver_name: str, options: RunOptions) -> Created:
+    """Record the container and prepare its root file system on the image, unpacked for this driver when needed.
+
+    Raises RuntimeFault, DriverError or OSError; the container is not there then.
+    """
+    paths = store.paths
+    images = ImageStore(paths.images)
+    image = images.get(options.image)
+    open_network(options.network, f"{paths.root}/network")
+    driver = open_driver(driver_name, paths.driver(driver_name))
+    try:
+        config = configure(store, driver_name, options, image.id, image.config)
+        parent = unpack(images, image, driver)
+        container, lock = store.add(config._replace(parent=parent))
+        try:
+            mounts = driver.prepare(container.id, parent)
+            save(container.directory, container.state().to(Status.CREATED))
+        except BaseException:
+            release.discard(store, container)
+            os.close(lock)
+            raise
+    finally:
+        driver.close()
+    return Created(container, lock, mounts)
+
+
+def configure(
+    store: ContainerStore, driver_name: str, options: RunOptions, image_id: str, image: dict[str, object]
+) -> Config:
+    """The container's configuration, complete but for a made-up name and the parent snapshot."""
+    container_id = names.new_id()
+    run_directory = f"{store.paths.running}/{container_id}"
+    hostname = options.hostname or (
+        socket.gethostname() if options.network == "host" else container_id[: names.SHORT_ID]
+    )
+    built = spec.build(
+        container_id, options, image, rootfs=f"{run_directory}/rootfs", etc=f"{run_directory}/etc", hostname=hostname
+    )
+    return Config(
+        id=container_id, name=options.name, image=options.image, image_id=image_id, driver=driver_name, parent="",
+        command=tuple(built["process"]["args"]), created=time.time(), network=options.network, remove=options.remove,
+        terminal=options.terminal, stdin=options.stdin, user=options.user or str(image.get("User") or ""),
+        root=store.paths.root, state=store.paths.state, spec=built,
+    )  # fmt: skip

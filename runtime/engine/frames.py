@@ -1,0 +1,102 @@
+"""The talk between a shim and the process that started it, and between a shim and any later command.
+
+Both sides send frames: a kind, the length of the payload, the payload. Over the socket pair made at start:
+
+    caller                                          shim
+      │  ORDERS {root, state, id, rows, columns}      │   with the container's lock as a descriptor
+      │ ────────────────────────────────────────────▶ │   mounts, makes and starts the container
+      │  STARTED {}     or  FAULT {fault, message}    │   after a FAULT: everything taken down again, then the end
+      │ ◀──────────────────────────────────────────── │
+      │  OUT, ERR bytes                               │   a slow reader slows the container, as a pipe would
+      │ ◀──────────────────────────────────────────── │
+      │  IN bytes                               IN_OK │   one IN at a time: SIGNAL and RESIZE never queue behind it
+      │ ────────────────────────────────────────────▶ │
+      │  IN_END, SIGNAL number, RESIZE rows columns   │
+      │ ────────────────────────────────────────────▶ │
+      │  EXIT {code, error}                           │   sent when all is taken down
+      │ ◀──────────────────────────────────────────── │
+
+The caller may hang up at any time; the container goes on. Whoever connects to <state>/containers/ID/shim.sock is a
+watcher: it may send SIGNAL, and receives GREW (the log has more; never more than the socket holds are queued) and EXIT.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+_header = struct.Struct(">BI")
+_number = struct.Struct(">I")
+_window = struct.Struct(">HH")
+
+ORDERS, STARTED, FAULT, OUT, ERR, IN, IN_OK, IN_END, SIGNAL, RESIZE, GREW, EXIT = range(12)
+
+# The most bytes of a stream in one frame; also the longest payload of any frame but ORDERS and FAULT.
+CHUNK = 1 << 16
+LONGEST = 1 << 20
+
+
+class Frame(NamedTuple):
+    kind: int
+    payload: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.payload)
+
+    def number(self) -> int:
+        (value,) = _number.unpack(self.payload)
+        return int(value)
+
+    def window(self) -> tuple[int, int]:
+        rows, columns = _window.unpack(self.payload)
+        return rows, columns
+
+
+def pack(kind: int, payload: bytes = b"") -> bytes:
+    return _header.pack(kind, len(payload)) + payload
+
+
+def pack_json(kind: int, value: Any) -> bytes:
+    return pack(kind, json.dumps(value, separators=(",", ":")).encode())
+
+
+def pack_number(kind: int, value: int) -> bytes:
+    return pack(kind, _number.pack(value))
+
+
+def pack_window(rows: int, columns: int) -> bytes:
+    return pack(RESIZE, _window.pack(rows & 0xFFFF, columns & 0xFFFF))
+
+
+class Splitter:
+    """Bytes in, whole frames out. Raises ValueError for a length that no peer of ours sends."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        self._rest += data
+        while len(self._rest) >= _header.size:
+            kind, length = _header.unpack_from(self._rest)
+            if length > LONGEST:
+                raise ValueError(f"a frame of {length} bytes")
+            end = _header.size + length
+            if len(self._rest) < end:
+                return
+            payload = bytes(self._rest[_header.size : end])
+            del self._rest[:end]
+            yield Frame(kind, payload)
+
+
+def receive(sock: socket.socket, splitter: Splitter) -> list[Frame] | None:
+    """The frames that one read of a readable socket completes; None at the peer's end of file."""
+    try:
+        data = sock.recv(CHUNK + _header.size)
+    except (BlockingIOError, InterruptedError):
+        return []
+    except ConnectionError:
+        return None
+    return list(splitter.feed(data)) if data else None

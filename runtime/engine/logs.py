@@ -1,0 +1,90 @@
+"""The log of a container in Docker's json-file form: a JSON object a line, {"log", "stream", "time"}.
+
+Bytes that are not UTF-8 are written as lone surrogates (PEP 383), so that reading the log gives back every byte.
+A line longer than LINE is split, as Docker does; only the last part ends with a newline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+LINE = 16 << 10
+
+
+class Entry(NamedTuple):
+    stream: str  # "stdout" or "stderr"
+    data: bytes
+
+
+def timestamp(moment: int) -> str:
+    """RFC 3339 with nanoseconds, of a time in nanoseconds since the epoch."""
+    seconds, fraction = divmod(moment, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{fraction:09d}Z"
+
+
+class Writer:
+    """Appends output to a log, line by line. One writer a log."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._partial = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def write(self, stream: str, data: bytes) -> bool:
+        """Whether any line was finished. A full disk loses log lines, never the container's output elsewhere."""
+        partial = self._partial[stream]
+        partial += data
+        lines = []
+        while partial:
+            end = partial.find(b"\n", 0, LINE) + 1 or (LINE if len(partial) >= LINE else 0)
+            if not end:
+                break
+            lines.append(_line(stream, bytes(partial[:end])))
+            del partial[:end]
+        return self._append(lines)
+
+    def close(self) -> None:
+        """Write what no newline ended."""
+        self._append([_line(stream, bytes(rest)) for stream, rest in self._partial.items() if rest])
+        os.close(self._fd)
+
+    def _append(self, lines: list[str]) -> bool:
+        data = "".join(lines).encode()
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError:
+            return False
+        return bool(lines)
+
+
+def _line(stream: str, data: bytes) -> str:
+    record = {
+        "log": data.decode("utf-8", "surrogateescape"), "stream": stream, "time": timestamp(time.time_ns()),
+    }  # fmt: skip
+    return json.dumps(record, separators=(",", ":")) + "\n"
+
+
+class Reader:
+    """Reads a log from its beginning; `entries` again gives what was added since."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._offset = 0
+
+    def entries(self) -> Iterator[Entry]:
+        try:
+            file = open(self._path, "rb")  # noqa: SIM115 (a container that never started has no log)
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # the writer is in the middle of it
+                self._offset += len(line)
+                record = json.loads(line)
+                yield Entry(record["stream"], record["log"].encode("utf-8", "surrogateescape"))

@@ -1,0 +1,69 @@
+"""Taking back what a running container holds: processes, cgroups, its endpoint, its mounts, and last its record.
+
+Every step is idempotent and bears that the steps before it never happened, so the shim at the end of a container and
+recovery after a killed shim take the same path. A step that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from runtime.engine import records
+from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.paths import Paths
+from runtime.engine.state import Status, save
+
+
+def processes(container: Container) -> None:
+    """Kill what is left in the container's cgroups, and remove them."""
+    spec = records.read(f"{container.run_directory}/spec.json")
+    if spec is not None:
+        from runtime.oci import container as oci
+
+        oci.delete(spec)
+
+
+def endpoint(container: Container) -> None:
+    from runtime.engine.network import open_network
+
+    open_network(container.config.network, f"{container.config.root}/network").detach(container.id)
+
+
+def mounts(container: Container) -> None:
+    """Unmount the root file system in this process's mount namespace."""
+    from drivers.mounts import unmount_all
+
+    unmount_all(container.rootfs)
+
+
+def attempt(steps: list[Callable[[Container], None]], container: Container) -> str:
+    """Do every step; what went wrong as one line, "" if nothing did."""
+    troubles = []
+    for step in steps:
+        try:
+            step(container)
+        except Exception as error:  # one step's failure, of whatever kind, must not keep the rest from being released
+            troubles.append(f"{step.__name__}: {error}")
+    return "; ".join(troubles)
+
+
+def discard(store: ContainerStore, container: Container) -> None:
+    """Remove a container that holds nothing any more: its snapshot and its record. The lock must be held.
+
+    The record goes last, as REMOVING: who dies here leaves a container whose removal recovery goes on with.
+    """
+    from drivers.errors import NotFound
+    from drivers.registry import open_driver
+
+    save(container.directory, container.state().to(Status.REMOVING))
+    if os.path.exists(f"{container.run_directory}/state.json"):
+        os.unlink(f"{container.run_directory}/state.json")
+    driver = open_driver(container.config.driver, Paths(container.config.root, "").driver(container.config.driver))
+    try:
+        driver.remove(container.id)
+    except NotFound:
+        pass  # a crash between making the record and the snapshot
+    finally:
+        driver.close()
+    store.drop(container)

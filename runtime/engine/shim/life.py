@@ -1,0 +1,163 @@
+"""One container from its mounts to its last trace, in the order in which each needs the one before.
+
+    own mount namespace, root file system, /etc files, specification    [mount_rootfs, write_spec]
+    namespaces, cgroups, everything but execve                          oci.create
+    endpoint in the container's network namespace, its address in hosts [connect]
+    execve                                                              Init.start
+    ... streams until the init ends ...
+    endpoint, cgroups, mounts                                           release
+    record, or removal                                                  [finish]
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, NamedTuple
+
+from drivers.mounts import Mount, mount_all
+from runtime.engine import accounts, records, release
+from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.network import Endpoint, files, open_network
+from runtime.engine.state import State, Status, save
+from runtime.errors import ConfigError
+from runtime.oci import container as oci
+from unionfs.linux import consts, processes
+from unionfs.linux import mounts as linux_mounts
+
+
+class Ends(NamedTuple):
+    """The shim's ends of the container's streams; with a terminal only `console`. -1 where there is none."""
+
+    console: int
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class Life:
+    """The steps, and what they have made so far. `end` may follow any of them."""
+
+    def __init__(self, store: ContainerStore, container: Container) -> None:
+        self._store = store
+        self._container = container
+        self._config = container.config
+        self._network = open_network(self._config.network, f"{self._config.root}/network")
+        self._init: oci.Init | None = None
+        self.state = container.state()
+
+    def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[oci.Init, Ends]:
+        """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call `end`."""
+        self._mount_rootfs(mounts)
+        spec = self._write_spec(window)
+        theirs, ends = _pipes(stdin=self._config.stdin, terminal=self._config.terminal)
+        try:
+            self._init = oci.create(spec, stdio=theirs)
+        finally:
+            if theirs is not None:
+                for fd in theirs:
+                    os.close(fd)
+        if self._init.console is not None:
+            ends = ends._replace(console=self._init.console)
+        address = self._connect(self._init.pid)
+        self._init.start()
+        self.state = self.state.to(
+            Status.RUNNING, pid=self._init.pid, shim_pid=os.getpid(), started=time.time(), finished=0.0, exit_code=0,
+            error="", address=address,
+        )  # fmt: skip
+        save(self._container.run_directory, self.state)
+        return self._init, ends
+
+    def _mount_rootfs(self, mounts: list[Mount]) -> None:
+        processes.unshare(consts.CLONE_NEWNS)
+        linux_mounts.mount("none", "/", None, consts.MS_REC | consts.MS_SLAVE)
+        os.makedirs(self._container.rootfs, mode=0o710)
+        mount_all(mounts, self._container.rootfs)
+
+    def _write_spec(self, window: tuple[int, int]) -> dict[str, Any]:
+        """The configuration completed with what only the root file system tells, and recorded for `exec`."""
+        spec = self._config.spec
+        process = spec["process"]
+        account = accounts.lookup(self._config.user, self._container.rootfs)
+        process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
+        if not any(entry.startswith("HOME=") for entry in process["env"]):
+            process["env"].append(f"HOME={account.home}")
+        if self._config.terminal and window != (0, 0):
+            process["consoleSize"] = {"height": window[0], "width": window[1]}
+        self._write_etc(None)
+        for mount in spec["mounts"]:
+            if mount["type"] == "bind":
+                _make_source(mount["source"])
+        records.write(f"{self._container.run_directory}/spec.json", spec)
+        return spec
+
+    def _write_etc(self, endpoint: Endpoint | None) -> None:
+        """The files that spec.ETC_FILES has bound into /etc. Rewritten in place: a bind mount shows the inode."""
+        directory = f"{self._container.run_directory}/etc"
+        os.makedirs(directory, exist_ok=True)
+        hostname = self._config.spec["hostname"]
+        for name, text in (
+            ("resolv.conf", self._network.resolv()),
+            ("hosts", self._network.hosts(hostname, endpoint)),
+            ("hostname", files.hostname(hostname)),
+        ):
+            with open(f"{directory}/{name}", "w", encoding="utf-8", errors="surrogateescape") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(text)
+
+    def _connect(self, pid: int) -> str:
+        """The container's ADDRESS/PREFIX on its network, "" where it has none."""
+        endpoint = self._network.attach(pid, self._container.id)
+        if endpoint is None:
+            return ""
+        self._write_etc(endpoint)
+        return f"{endpoint.address}/{endpoint.prefix}"
+
+    def end(self, exit_code: int, error: str) -> str:
+        """Give back everything, then record how it ended, or remove the container. What went wrong, "" if nothing.
+
+        `exit_code` is the command's, or that of the fault that kept it from starting.
+        """
+        trouble = release.attempt([release.processes, self._reap, release.endpoint, release.mounts], self._container)
+        if self.state.status is Status.RUNNING:
+            final = self.state.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code)
+        else:
+            final = State(Status.CREATED, exit_code=exit_code, error=error)
+        if trouble:
+            # What is still held is found and released again through the run directory by the next command.
+            save(self._container.run_directory, final._replace(status=self.state.status, error=trouble))
+            return trouble
+        self._container.rest(final)
+        if self._config.remove:
+            return release.attempt([lambda container: release.discard(self._store, container)], self._container)
+        return ""
+
+    def _reap(self, container: Container) -> None:
+        if self._init is not None:
+            self._init.wait()
+            self._init = None
+
+
+def _pipes(*, stdin: bool, terminal: bool) -> tuple[oci.Stdio | None, Ends]:
+    """The container's ends and ours. Without -i its standard input is /dev/null; on a terminal there are no pipes."""
+    if terminal:
+        return None, Ends(-1, -1, -1, -1)
+    if stdin:
+        their_in, our_in = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(our_in, False)
+    else:
+        their_in, our_in = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1
+    our_out, their_out = os.pipe2(os.O_CLOEXEC)
+    our_err, their_err = os.pipe2(os.O_CLOEXEC)
+    return oci.Stdio(their_in, their_out, their_err), Ends(-1, our_in, our_out, our_err)
+
+
+def _make_source(path: str) -> None:
+    """A volume's source that is missing becomes a directory, as with docker's -v."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        if not os.path.exists(path):
+            raise ConfigError(f"the volume source {path} cannot be made: a part of it is not a directory") from None
+    except OSError as error:
+        raise ConfigError(f"the volume source {path} cannot be made: {error.strerror}") from None

@@ -1,0 +1,79 @@
+"""Starting a shim and having it start a container: the caller's end of the drawing in frames.py."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+from drivers.mounts import Mount
+from runtime import errors
+from runtime.engine import frames
+from runtime.engine.containers import Container
+from runtime.engine.frames import Frame
+
+# The descriptor that a shim finds its socket on; shim/main.py has the same number.
+_SOCKET = 3
+
+
+class Shim:
+    """A process that waits for its orders. Started early, it loads its modules while the container is prepared.
+
+    `received` holds frames that have come and nobody has looked at yet.
+    """
+
+    def __init__(self, *, debug: bool = False) -> None:
+        self.sock, theirs = socket.socketpair()
+        self._splitter = frames.Splitter()
+        self.received: list[Frame] = []
+        # posix_spawn and not subprocess: importing that takes longer than the spawn.
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+            *([] if debug else [(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)]),
+            (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET),
+        ]
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
+        command = [sys.executable, "-I", program]
+        self._pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
+        theirs.close()
+
+    def start(self, container: Container, lock: int, mounts: Sequence[Mount], window: tuple[int, int]) -> None:
+        """Hand the container over, and return when its command runs. Raises the fault that it met instead.
+
+        The lock belongs to the shim from here on; the descriptor is closed here.
+        """
+        orders = {
+            "root": container.config.root, "state": container.config.state, "id": container.id,
+            "mounts": [[mount.type, mount.source, list(mount.options)] for mount in mounts],
+            "rows": window[0], "columns": window[1],
+        }  # fmt: skip
+        try:
+            socket.send_fds(self.sock, [frames.pack_json(frames.ORDERS, orders)], [lock])
+        except OSError:
+            raise errors.ShimLost("the shim could not be started") from None
+        finally:
+            os.close(lock)
+        while not self.received:
+            if not self.receive():
+                raise errors.ShimLost(f"the shim of container {container.config.name} ended before it had started it")
+        first = self.received.pop(0)
+        if first.kind == frames.FAULT:
+            fault = first.json()
+            raise errors.by_name(fault["fault"], fault["message"])
+
+    def receive(self) -> bool:
+        """Add what one read gives to `received`; False at the shim's end."""
+        found = frames.receive(self.sock, self._splitter)
+        self.received += found or []
+        return found is not None
+
+    def close(self) -> None:
+        """Hang up. A shim without a container ends then, one with a container goes on."""
+        self.sock.close()
+
+    def wait(self) -> None:
+        """Hang up and wait for the shim's end. It must have no container, or have sent EXIT or FAULT."""
+        self.close()
+        os.waitpid(self._pid, 0)

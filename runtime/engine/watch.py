@@ -1,0 +1,75 @@
+"""A later command's line to the shim of a running container: send a signal, wait for its end."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from runtime.engine import frames
+from runtime.engine.containers import Container
+
+
+@contextmanager
+def short_path(directory: str) -> Iterator[str]:
+    """A short name for `directory`: sun_path (unix(7)) holds 107 bytes, and --state may be of any length."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+class Watch:
+    """One connection. `close` it, or use it as a context manager."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._splitter = frames.Splitter()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def signal(self, number: int) -> None:
+        try:
+            self._sock.sendall(frames.pack_number(frames.SIGNAL, number))
+        except OSError:
+            pass  # it is ending
+
+    def news(self, deadline: float | None = None) -> bool:
+        """Wait until the log has grown (True) or everything has ended (False). TimeoutError at `deadline`
+        (time.monotonic)."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        left = None if deadline is None else max(deadline - time.monotonic(), 0.0) * 1000
+        if not poll.poll(left):
+            raise TimeoutError
+        return frames.receive(self._sock, self._splitter) is not None
+
+    def ended(self, timeout: float | None = None) -> bool:
+        """Wait until the shim has given everything back, at most `timeout` seconds; whether it has."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while self.news(deadline):
+                pass
+        except TimeoutError:
+            return False
+        return True
+
+
+def connect(container: Container) -> Watch | None:
+    """A line to the container's shim; None when there is no shim."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with short_path(container.run_directory) as path:
+            sock.connect(f"{path}/shim.sock")
+    except (FileNotFoundError, NotADirectoryError, ConnectionError):
+        sock.close()
+        return None
+    return Watch(sock)
