@@ -102,15 +102,16 @@ def link(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
     """Another name for a file. ENOENT when its last name is gone."""
     while True:
         new_name(stack, parent, name)
-        if not node.names:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         if not copyup.copy_up(stack, node):
             break
     source = place.of(stack, node)
     directory = stack.upper(parent)
-    os.link(source.name, name, src_dir_fd=source.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
+    if source.name:
+        os.link(source.name, name, src_dir_fd=source.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
+    else:
+        files.link_fd(source.fd, directory.fd, name)  # ENOENT when its last name is gone
     appeared(directory, name)
-    node.names.add((parent, name))
+    stack.give_name(node, parent, name)
 
 
 def _staged(

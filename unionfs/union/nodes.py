@@ -23,12 +23,12 @@ class Node:
     Immutable: ino, kind, origin. The others are guarded by Stack.lock:
 
     names    where the file is in the union, as (directory, name); a directory has at most one, the root none.
-             Invariant: all names the kernel has looked up and that were not removed since; empty for an orphan.
+             Invariant: all names that were looked up and not removed since; with none left there is an orphan_fd.
     layers   of a directory: indexes of the branches that it merges, top first. Empty once removed.
     branch   of other files: index of the branch that holds the bytes now.
     real     (st_dev, st_ino) of the top branch's file; tells a second file with the same number apart.
     pseudo_link  key of the pseudo-link through which other names of a copied-up hard link find it, or None.
-    orphan_fd    descriptor that keeps an unnamed (unlinked but still referenced) file's bytes, or -1.
+    orphan_fd    descriptor that keeps the bytes of a file without a known name (unlinked, still referenced), or -1.
     lookups  references: the kernel's lookups and the operations that hold it.
     copying  a copy-up of its data is under way without the lock.
     """

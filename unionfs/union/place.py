@@ -105,21 +105,20 @@ def of(stack: Stack, node: Node) -> Place:
 
 def links(stack: Stack, node: Node, entry: os.stat_result) -> int:
     """How many names the union shows for a file whose status in its branch is `entry`."""
-    if node.orphan_fd >= 0:
-        return 0
+    if node.orphan_fd >= 0 and not (node.branch == 0 and stack.writable):
+        return 0  # whited out; the lower file still has its name
     if node.pseudo_link is None:
         return entry.st_nlink
     return entry.st_nlink + stack.pseudo_links.delta(node.branch, node.pseudo_link)
 
 
 @contextlib.contextmanager
-def outliving(stack: Stack, node: Node, *, names: int) -> Iterator[None]:
-    """Hold on to a file by descriptor while its last name goes; where the removal fails nothing has changed.
+def outliving(stack: Stack, node: Node) -> Iterator[None]:
+    """Hold on to a file by descriptor while its last known name goes; where the removal fails nothing has changed.
 
     The kernel may still use the file, and its inode number must not go to another file while it is in the table.
-    `names` is how many the union showed before.
     """
-    if names > 1 or node.orphan_fd >= 0:
+    if len(node.names) > 1 or node.orphan_fd >= 0:
         yield
         return
     fd = of(stack, node).open(os.O_PATH)
@@ -129,4 +128,3 @@ def outliving(stack: Stack, node: Node, *, names: int) -> Iterator[None]:
         os.close(fd)
         raise
     node.orphan_fd = fd
-    node.names.clear()

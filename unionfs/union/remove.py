@@ -44,7 +44,7 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
     copyup.copy_up_directory(stack, parent)
     directory = stack.upper(parent)
-    with place.outliving(stack, node, names=1):
+    with place.outliving(stack, node):
         hide(stack, parent, name, directory)
         if name in directory:
             _remove_directory(stack, node, directory, name, branch)
@@ -89,13 +89,13 @@ def losing_name(
     file is kept true, and its key goes with the last name."""
     names = place.links(stack, node, place.of(stack, node).stat())
     served_by_key = node.pseudo_link is not None and name not in directory
-    with place.outliving(stack, node, names=names):
+    with place.outliving(stack, node):
         yield
     node.names.discard((parent, name))
     key = node.pseudo_link
     if key is None or node.branch != 0:
         return
-    if node.orphan_fd >= 0:
+    if names <= 1:
         stack.pseudo_links.remove(key)
         node.pseudo_link = None
     elif served_by_key:

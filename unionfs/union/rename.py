@@ -118,7 +118,7 @@ def _replace(
     elif target.is_directory:
         if new_name in stack.upper(new_parent) and stack.upper(target).names:
             whiteout.mark_opaque_and_empty(stack.branches[0], stack.upper(target))
-        with place.outliving(stack, target, names=1):
+        with place.outliving(stack, target):
             _move(stack, source_name, target_name)
         remove.directory_is_gone(stack, target)
     else:

@@ -198,9 +198,16 @@ class Stack:
         elif node.branch < 0:
             node.branch = index
             node.pseudo_link = link
-        node.names.add((parent, name))
+        self.give_name(node, parent, name)
         self._hold(node)
         return node
+
+    def give_name(self, node: Node, parent: Node, name: bytes) -> None:
+        """Note a name of a node; a file that was held by descriptor for want of one has one again."""
+        node.names.add((parent, name))
+        if node.orphan_fd >= 0:
+            os.close(node.orphan_fd)
+            node.orphan_fd = -1
 
     def _hold(self, node: Node) -> None:
         """An operation's hold counts as a lookup. Operations of other threads run while this one copies, and must
