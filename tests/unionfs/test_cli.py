@@ -1,0 +1,286 @@
+"""What a user can get wrong: one line that names the thing and what to do, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import Union
+from unionfs.linux import consts, mounts
+
+pytestmark = pytest.mark.needs("root")
+
+UNIONFS = [sys.executable, "-m", "unionfs"]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: `low` with one file, `up` and `mnt` empty."""
+    for name in ("low", "up", "mnt"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "low" / "file").write_text("content")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+def run(*arguments: str, prefix: Sequence[str] = ()) -> tuple[int, str]:
+    done = subprocess.run([*prefix, *UNIONFS, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def refused(*arguments: str, code: int = 1, prefix: Sequence[str] = ()) -> str:
+    """Run it, see it refused in one line, and find the branches and the mount point as they were."""
+    status, said = run(*arguments, prefix=prefix)
+    assert status == code, said
+    assert said.startswith("unionfs: "), said
+    assert said.count("\n") == 1, said
+    assert said.endswith("\n")
+    assert os.listdir("up") == []
+    assert os.listdir("low") == ["file"]
+    assert all(point.fstype != "fuse.unionfs" for point in mounts.mountinfo())
+    return said
+
+
+@pytest.fixture
+def tmpfs_at() -> Iterator[Callable[..., None]]:
+    """`tmpfs_at("up", fstype="ramfs")` mounts over a directory for the length of the test."""
+    mounted: list[str] = []
+
+    def mount(path: str, *, fstype: str = "tmpfs", flags: int = 0) -> None:
+        mounts.mount(fstype, path, fstype, flags)
+        mounted.append(path)
+
+    yield mount
+    for path in reversed(mounted):
+        mounts.umount2(path, consts.MNT_DETACH)
+
+
+AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+@pytest.fixture
+def nobodys(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """As `place`, but where another user can get to (pytest's own directory is closed), and `up` and `mnt` its own."""
+    imports = subprocess.run([*AS_NOBODY, *UNIONFS, "--help"], capture_output=True, text=True, check=False)
+    if imports.returncode:
+        pytest.skip(f"another user cannot run the interpreter or read the source tree: {imports.stderr.strip()[-200:]}")
+    with tempfile.TemporaryDirectory(prefix="fuse-aufs-nobody-") as directory:
+        home = Path(directory)
+        home.chmod(0o755)
+        shutil.copytree(place, home, dirs_exist_ok=True)
+        home.chmod(0o755)
+        for name in ("up", "mnt"):
+            os.chown(home / name, 65534, 65534)
+        monkeypatch.chdir(home)
+        yield home
+        monkeypatch.chdir(place)
+
+
+# Branches and the mount point
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("absent:up", ["absent", "No such file", "create it"]),
+        ("low:absent", ["absent", "No such file"]),
+        ("low/file:up", ["low/file", "not a directory"]),
+        ("low/file/x:up", ["low/file/x", "Not a directory"]),
+        ("low:low", ["low", "given twice"]),
+        ("low:up:low/../low", ["low", "given twice"]),
+        ("low:mnt", ["mnt", "also the mount point"]),
+        ("/:up", ["mnt", "inside the branch /"]),
+    ],
+)
+def test_wrong_branches(spec: str, words: list[str]) -> None:
+    said = refused("mount", spec, "mnt")
+    assert all(word in said for word in words), said
+
+
+def test_branches_inside_each_other() -> None:
+    os.mkdir("mnt/below")
+    assert "inside the mount point" in refused("mount", "low:mnt/below", "mnt")
+    os.makedirs("tree/branch")
+    assert "inside the branch" in refused("mount", "tree:tree/branch", "mnt")
+    assert "inside the branch" in refused("mount", "tree/branch:tree", "mnt")
+    assert "inside the branch" in refused("mount", "low:tree", "tree/branch")
+
+
+def test_branches_inside_each_other_by_a_bind_mount(tmpfs_at: Callable[..., None]) -> None:
+    tmpfs_at("up")
+    os.makedirs("up/inner")
+    os.mkdir("window")
+    mounts.mount("up", "window", None, consts.MS_BIND)
+    try:
+        status, said = run("mount", "low:up:window/inner", "mnt")
+        assert status == 1
+        assert "inside the branch" in said
+        assert "given twice" in run("mount", "window:up", "mnt")[1]
+    finally:
+        mounts.umount2("window")
+        os.rmdir("up/inner")
+
+
+@pytest.mark.parametrize(
+    ("mountpoint", "words"),
+    [
+        ("absent", ["absent", "No such file", "mkdir"]),
+        ("low/file", ["low/file", "not a directory"]),
+    ],
+)
+def test_wrong_mount_points(mountpoint: str, words: list[str]) -> None:
+    said = refused("mount", "low:up", mountpoint)
+    assert all(word in said for word in words), said
+
+
+def test_wrong_workdir() -> None:
+    said = refused("mount", "-o", "lowerdir=low,upperdir=up,workdir=absent", "mnt")
+    assert "workdir" in said
+    assert "absent" in said
+
+
+@pytest.mark.needs("program:setpriv")
+def test_unreadable_branch_of_a_user(nobodys: Path) -> None:
+    os.chmod("low", 0o700)
+    said = refused("mount", "low:up=ro", "mnt", prefix=AS_NOBODY)
+    assert "low" in said
+    assert "cannot be read" in said
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["MOUNT", "--help"]),
+        (["remount"], ["remount", "--help"]),
+        (["mount"], ["MOUNTPOINT", "--help"]),
+        (["mount", "mnt"], ["no branches"]),
+        (["mount", "low:up", "mnt", "more"], ["more"]),
+        (["mount", "low:up", "mnt", "-o", "frobnicate"], ["'frobnicate'", "known are"]),
+        (["mount", "low:up", "mnt", "--frobnicate"], ["--frobnicate"]),
+        (["mount", "low:up=wr", "mnt"], ["'wr'", "rw, ro, rr"]),
+        (["mount", "low=ro:up=ro", "mnt", "-o", "rw"], ["no branch is writable", "=rw"]),
+        (["umount"], ["MOUNTPOINT"]),
+    ],
+)
+def test_wrong_words(arguments: list[str], words: list[str]) -> None:
+    said = refused(*arguments, code=2)
+    assert all(word.lower() in said.lower() for word in words), said
+
+
+def test_help_names_the_three_forms() -> None:
+    done = subprocess.run([*UNIONFS, "mount", "--help"], capture_output=True, text=True, check=True)
+    for word in ("LOWER:UPPER", "br=/UP=rw:/LOW=ro", "lowerdir=A:B,upperdir=U,workdir=W"):
+        assert word in done.stdout
+
+
+def test_log_that_cannot_be_written() -> None:
+    said = refused("mount", "low:up", "mnt", "--log", "absent/log")
+    assert "absent/log" in said
+    assert "log" in said
+
+
+# The writable branch's file system
+
+
+def test_writable_branch_without_xattrs(tmpfs_at: Callable[..., None]) -> None:
+    tmpfs_at("up", fstype="ramfs")
+    said = refused("mount", "low:up", "mnt")
+    assert "extended attributes" in said
+    assert "mark it =ro" in said
+
+
+@pytest.mark.needs("fuse")
+def test_writable_branch_without_unnamed_files(mount_union: Callable[..., Union], tmp_path: Path) -> None:
+    """A union has no O_TMPFILE, as FUSE through pyfuse3 has none."""
+    inner = mount_union("inner-low", "inner-up")
+    status, said = run("mount", f"low:{inner.path}", "up")
+    assert status == 1
+    assert "O_TMPFILE" in said
+    assert said.count("\n") == 1
+
+
+def test_writable_branch_on_a_read_only_file_system(tmpfs_at: Callable[..., None]) -> None:
+    tmpfs_at("up", flags=consts.MS_RDONLY)
+    said = refused("mount", "low:up", "mnt")
+    assert "read-only file system" in said
+    assert "=ro" in said
+
+
+@pytest.mark.needs("fuse")
+def test_a_branch_that_another_union_writes_to(mount_union: Callable[..., Union], tmp_path: Path) -> None:
+    union = mount_union("other-low", "other-up")
+    os.mkdir("elsewhere")
+    status, said = run("mount", f"low:{union.upper}", "elsewhere")
+    assert status == 1
+    assert "another union writes to this branch" in said
+    assert said.count("\n") == 1
+
+
+# Mounting
+
+
+@pytest.mark.needs("fuse")
+def test_mounted_already(mount_union: Callable[..., Union]) -> None:
+    union = mount_union("low2", "up2")
+    status, said = run("mount", "low:up", union.path)
+    assert (status, said) == (1, f"unionfs: {union.path}: already mounted; run 'unionfs umount {union.path}' first\n")
+
+
+def test_no_union_there() -> None:
+    for where in ("mnt", "absent", "low/file"):
+        assert "no union is mounted there" in refused("umount", where)
+
+
+# A /dev of its own, in a mount namespace of its own.
+BARE_DEV = "mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && "
+
+
+def bare_dev(command: str = "") -> list[str]:
+    return ["unshare", "--mount", "sh", "-c", f'{BARE_DEV}{command}exec "$@"', "sh"]
+
+
+@pytest.mark.needs("program:unshare")
+def test_no_dev_fuse() -> None:
+    said = refused("mount", "low:up", "mnt", prefix=bare_dev())
+    assert said == "unionfs: /dev/fuse: not found: try 'modprobe fuse'\n"
+
+
+@pytest.mark.needs("fuse", "program:setpriv")
+def test_root_without_the_capability() -> None:
+    said = refused("mount", "low:up", "mnt", prefix=["setpriv", "--bounding-set=-sys_admin"])
+    assert "CAP_SYS_ADMIN" in said
+
+
+@pytest.mark.needs("fuse", "program:unshare", "program:setpriv", "program:fusermount3")
+def test_not_root(nobodys: Path) -> None:
+    """A user's mount goes through fusermount3, and its refusals come out in one line."""
+    prefix = [*bare_dev(), *AS_NOBODY]
+    assert "fuse device not found" in refused("mount", "low:up", "mnt", prefix=prefix)
+    prefix = [*bare_dev("mknod -m 666 /dev/fuse c 10 229 && "), *AS_NOBODY]
+    with open("/etc/fuse.conf", encoding="ascii") as conf:
+        if not any(line.strip() == "user_allow_other" for line in conf):
+            assert "user_allow_other" in refused("mount", "low:up", "mnt", "-o", "allow_other", prefix=prefix)
+    nowhere = ["env", "PATH=/nonexistent", shutil.which("setpriv") or "setpriv", *AS_NOBODY[1:]]
+    assert "fusermount3 is not installed" in refused("mount", "low:up", "mnt", prefix=nowhere)
+    script = 'set -e; "$@" mount low:up mnt; echo new > mnt/made; grep " fuse.unionfs " /proc/mounts; "$@" umount mnt'
+    done = subprocess.run(
+        [*prefix, "sh", "-c", script, "sh", *UNIONFS], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nosuid,nodev" in done.stdout
+    assert "allow_other" not in done.stdout
+    assert (nobodys / "up" / "made").read_text() == "new\n"
+    assert (nobodys / "up" / "made").stat().st_uid == 65534

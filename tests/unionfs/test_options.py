@@ -1,0 +1,123 @@
+"""Three dialects, one plan."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unionfs.options import MountPlan, OptionError, parse
+
+
+def branches(plan: MountPlan) -> list[tuple[str, str]]:
+    return [(branch.path, branch.permission) for branch in plan.branches]
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "expected"),
+    [
+        ("low:up", [], [("up", "rw"), ("low", "ro")]),
+        ("a:b:c:d", [], [("d", "rw"), ("c", "ro"), ("b", "ro"), ("a", "ro")]),
+        ("up", [], [("up", "rw")]),
+        ("a=rr:b=rw", [], [("b", "rw"), ("a", "rr")]),
+        ("a=ro+wh:b", [], [("b", "rw"), ("a", "ro")]),
+        (None, ["br=/up=rw:/low=ro"], [("/up", "rw"), ("/low", "ro")]),
+        (None, ["br:/up:/low:/lower"], [("/up", "rw"), ("/low", "ro"), ("/lower", "ro")]),
+        (None, ["dirs=/up=rw:/low=rr+wh"], [("/up", "rw"), ("/low", "rr")]),
+        (None, ["lowerdir=a:b,upperdir=u,workdir=w"], [("u", "rw"), ("a", "ro"), ("b", "ro")]),
+        (None, ["lowerdir=a:b", "upperdir=u"], [("u", "rw"), ("a", "ro"), ("b", "ro")]),
+        (r"a\:b:c\=d:e\,f:g\\h", [], [("g\\h", "rw"), ("e,f", "ro"), ("c=d", "ro"), ("a:b", "ro")]),
+        (None, [r"br=/a\,b:/c\:d=ro,noatime"], [("/a,b", "rw"), ("/c:d", "ro")]),
+        (None, [r"lowerdir=a\:b:c,upperdir=u=v"], [("u=v", "rw"), ("a:b", "ro"), ("c", "ro")]),
+    ],
+)
+def test_the_dialects_end_in_one_list(spec: str | None, options: list[str], expected: list[tuple[str, str]]) -> None:
+    plan = parse(spec, options)
+    assert branches(plan) == expected
+    assert not plan.read_only
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [("low:up=ro", []), ("a=rr:b=rr", []), (None, ["lowerdir=a:b"]), (None, ["br=a=ro:b"]), ("low:up", ["ro"]),
+     ("low:up", ["rw,ro"]), ("low:up", ["nodev", "ro"])],
+)  # fmt: skip
+def test_a_union_without_a_writable_branch_is_read_only(spec: str | None, options: list[str]) -> None:
+    plan = parse(spec, options)
+    assert plan.read_only
+    assert all(permission != "rw" for _, permission in branches(plan))
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        (["nosuid,nodev,noexec,noatime"], {"nosuid", "nodev", "noexec", "noatime"}),
+        (["nosuid,suid,dev,exec,rw"], set()),
+        (["suid,nosuid"], {"nosuid"}),
+        (["ro,rw"], set()),
+        (["defaults,auto,_netdev,x-systemd.automount,comment=a,udba=none,default_permissions"], set()),
+        (["sync", "async,relatime"], {"relatime"}),
+        ([",,nodev,"], {"nodev"}),
+    ],
+)
+def test_options_of_mount(options: list[str], flags: set[str]) -> None:
+    assert parse("low:up", options).flags == flags
+
+
+def test_what_is_not_a_flag() -> None:
+    plan = parse(None, ["lowerdir=a,upperdir=b,workdir=/w\\,x,allow_other"])
+    assert plan.workdir == "/w,x"
+    assert plan.allow_other
+    assert not parse("a:b").allow_other
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "words"),
+    [
+        (None, [], ["no branches"]),
+        ("low:up", ["frobnicate"], ["'frobnicate'", "lowerdir"]),
+        ("low:up", ["nosuidd"], ["'nosuidd'"]),
+        ("low:up", ["upperdir"], ["'upperdir'"]),
+        ("low:up", ["udba=reval"], ["udba=reval", "udba=none"]),
+        ("low:up", ["br=/a:/b"], ["'low:up'", "'br=/a:/b'", "choose one"]),
+        (None, ["br=/a", "br=/b"], ["twice"]),
+        (None, ["lowerdir=a,lowerdir=b"], ["lowerdir", "twice"]),
+        (None, ["upperdir=u,workdir=w"], ["lowerdir"]),
+        ("low:up=wr", [], ["'wr'", "'up=wr'", "rw, ro, rr"]),
+        ("low=ro+coo:up", [], ["'+coo'", "ro+wh"]),
+        ("low:up=rw+wh", [], ["'+wh'"]),
+        ("low::up", [], ["empty branch", "'low::up'"]),
+        ("low:up:", [], ["empty branch"]),
+        ("=rw", [], ["empty branch"]),
+        (None, ["lowerdir=a::b"], ["empty branch", "'a::b'"]),
+        ("low=rw:up", [], ["'low'", "not on top"]),
+        ("low=rw:up=ro", [], ["'low'", "not on top"]),
+        ("low:up=ro", ["rw"], ["rw", "no branch is writable"]),
+    ],
+)
+def test_what_makes_no_sense_is_named(spec: str | None, options: list[str], words: list[str]) -> None:
+    with pytest.raises(OptionError) as caught:
+        parse(spec, options)
+    text = str(caught.value)
+    assert all(word in text for word in words), text
+    assert "\n" not in text
+
+
+names = st.text(min_size=1).filter(lambda name: "\0" not in name)
+
+
+@given(st.lists(names, min_size=1, max_size=5))
+def test_every_name_can_be_escaped(paths: list[str]) -> None:
+    escaped = ["".join("\\" + c if c in "\\:=," else c for c in path) for path in paths]
+    assert [path for path, _ in branches(parse(":".join(escaped)))] == paths[::-1]
+    assert [path for path, _ in branches(parse(None, ["br=" + ":".join(escaped)]))] == paths
+
+
+@given(st.text(alphabet="ab:=,\\+rwo ", max_size=40), st.text(alphabet="br=:lowerdiu,\\ ", max_size=40))
+def test_any_text_is_a_plan_or_an_option_error(spec: str, options: str) -> None:
+    try:
+        plan = parse(spec, [options])
+    except OptionError:
+        return
+    assert plan.branches
+    assert all(branch.path for branch in plan.branches)
