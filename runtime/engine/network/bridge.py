@@ -59,9 +59,8 @@ class BridgeNetwork:
         with self._session() as (host, leases):
             for container in leases.stale(live_ids):
                 self._leave(container, host, leases)
-            bridge = host.owned(leases.bridge)
-            if bridge and not leases.all():
-                host.dismantle(bridge)
+            if not leases.all():
+                self._dismantle(host, leases)
 
     def resolv(self) -> str:
         return files.resolv()
@@ -85,9 +84,11 @@ class BridgeNetwork:
             raise NetworkError(f"cannot use the leases in {self._database}: {error}") from error
 
     def _connect(self, sandbox: Sandbox, pid: int, container_id: str, host: Host, leases: Leases) -> Endpoint:
-        bridge = host.bridge(self._names(leases.bridge), self._subnet)
-        if leases.bridge != bridge.name:
-            leases.bridge = bridge.name
+        name, found = host.find(self._names(leases.bridge))
+        if leases.bridge != name:
+            leases.bridge = name  # before it is made: `cleanup` looks for what a killed process began
+        bridge = found or host.make(name, self._subnet)
+        host.serve(bridge)
         gateway = host.address(bridge)
         address = leases.acquire(container_id, gateway.network, pid=pid, netns=sandbox.inode)
         port = _port(bridge.name, gateway, address.ip)
@@ -100,16 +101,19 @@ class BridgeNetwork:
     def _leave(self, container_id: str, host: Host, leases: Leases) -> None:
         """Links first: who is killed here leaves a lease, and comes by again."""
         lease = leases.get(container_id)
-        if lease is None:
-            return
-        bridge = host.owned(leases.bridge)
-        if bridge and leases.others(container_id):
-            with step(f"detach the container from {bridge.name}"):
+        if not leases.others(container_id):
+            self._dismantle(host, leases)
+        elif lease:
+            bridge = host.owned(leases.bridge)
+            if bridge:
                 host.delete_link(_port(bridge.name, host.address(bridge), lease.address))
-        elif bridge:
+        leases.release(container_id)
+
+    def _dismantle(self, host: Host, leases: Leases) -> None:
+        bridge = host.owned(leases.bridge)  # after a reboot the name may be another root's
+        if bridge:
             with step(f"take the bridge {bridge.name} away"):
                 host.dismantle(bridge)
-        leases.release(container_id)
 
     def _names(self, former: str) -> Iterator[str]:
         """Where to look for our bridge, or for a free name: first where it was last."""

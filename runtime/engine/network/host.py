@@ -84,10 +84,8 @@ class Host:
             raise
         return found
 
-    def owned(self, name: str) -> Link | None:
-        """The bridge `name`, if it is whole and this owner's."""
-        link = self.link(name) if name else None
-        return link if link and link.alias.partition(" ")[2] == self._owner and _is_ours(link) else None
+    def _owns(self, link: Link) -> bool:
+        return _is_ours(link) and link.alias.partition(" ")[2] == self._owner
 
     def address(self, bridge: Link) -> IPv4Interface:
         """The gateway's address and, in it, the subnet."""
@@ -96,65 +94,70 @@ class Host:
                 return address
         raise NetworkError(f"the bridge {bridge.name} has lost its address: stop its containers and start them again")
 
-    def bridge(self, names: Iterable[str], wished: IPv4Network) -> Link:
-        """The owner's bridge, forwarding and masquerading. It is made, by the first free name, if none is it."""
+    def owned(self, name: str) -> Link | None:
+        """The bridge `name`, if it is the owner's."""
+        link = self._whole(name) if name else None
+        return link if link and self._owns(link) else None
+
+    def find(self, names: Iterable[str]) -> tuple[str, Link | None]:
+        """The first of `names` that is the owner's bridge, with it, or that is free."""
         for name in names:
-            link = self.link(name)
-            if link and link.group == group_of(name) and not link.alias:
-                self._delete(rtnetlink.delete_group(link.group))
-                link = None
-            if link is None:
-                with step(f"make the bridge {name}"):
-                    self._make(name, wished)
-            link = self.owned(name)
-            if link:
-                return self._serve(link)
+            link = self._whole(name)
+            if link is None or self._owns(link):
+                return name, link
         raise NetworkError("every name for a bridge is taken: remove one of them (ip link del NAME)")
 
-    def _make(self, name: str, wished: IPv4Network) -> None:
-        routes = list(rtnetlink.routes(self.netlink.dump(rtnetlink.dump_routes())))
-        others = list(rtnetlink.links(self.netlink.dump(rtnetlink.dump_links())))
-        subnet = subnets.choose(wished, [*(route.destination for route in routes), *files.host_nameservers()])
-        gateway = IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
-        uplinks = {route.link for route in routes if route.destination.prefixlen == 0}
-        mtu = min((link.mtu for link in others if link.number in uplinks), default=_ETHERNET_MTU)
-        mac = mac_of(gateway.ip)
-        self.netlink.request(rtnetlink.create_bridge(name, mac=mac, mtu=mtu, group=group_of(name)))
-        disable_ipv6(name)
-        (link,) = rtnetlink.links(self.netlink.request(rtnetlink.get_link(name)))
-        closed = not forwarding.is_on() or any(_turned_forwarding_on(other) for other in others)
-        self.netlink.request(
-            rtnetlink.add_address(link.number, gateway),
-            rtnetlink.set_link(link.number, up=True),
-        )
-        self._claim(link, closed=closed)
+    def _whole(self, name: str) -> Link | None:
+        """The link `name`. A bridge that nobody finished goes: the lock is ours, so nobody is about to."""
+        link = self.link(name)
+        if link and link.group == group_of(name) and not link.alias:
+            self._delete(rtnetlink.delete_group(link.group))
+            return None
+        return link
 
-    def _claim(self, link: Link, *, closed: bool) -> None:
+    def make(self, name: str, wished: IPv4Network) -> Link:
+        """A bridge with its address, up, and the owner's."""
+        with step(f"make the bridge {name}"):
+            routes = list(rtnetlink.routes(self.netlink.dump(rtnetlink.dump_routes())))
+            others = list(rtnetlink.links(self.netlink.dump(rtnetlink.dump_links())))
+            subnet = subnets.choose(wished, [*(route.destination for route in routes), *files.host_nameservers()])
+            gateway = IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
+            uplinks = {route.link for route in routes if route.destination.prefixlen == 0}
+            mtu = min((link.mtu for link in others if link.number in uplinks), default=_ETHERNET_MTU)
+            mac = mac_of(gateway.ip)
+            self.netlink.request(rtnetlink.create_bridge(name, mac=mac, mtu=mtu, group=group_of(name)))
+            disable_ipv6(name)
+            (link,) = rtnetlink.links(self.netlink.request(rtnetlink.get_link(name)))
+            self.netlink.request(
+                rtnetlink.add_address(link.number, gateway),
+                rtnetlink.set_link(link.number, up=True),
+            )
+            nat.remove(name)  # a table of a bridge of that name that somebody deleted by hand
+            closed = not forwarding.is_on() or any(_turned_forwarding_on(other) for other in others)
+            return self._claim(link, closed=closed)
+
+    def serve(self, bridge: Link) -> None:
+        """Forward and masquerade for the bridge, if it is new or somebody has undone it since."""
+        if not forwarding.is_on():
+            if not _turned_forwarding_on(bridge):
+                # Said before it is done, so that it is undone even when we are killed in between.
+                bridge = self._claim(bridge, closed=True)
+                nat.remove(bridge.name)
+            forwarding.turn(on=True)
+        if not nat.present(bridge.name):
+            nat.add(nat.Rules(bridge.name, self.address(bridge).network, _turned_forwarding_on(bridge)))
+
+    def _claim(self, link: Link, *, closed: bool) -> Link:
         alias = f"{_OWNED_FORWARDING if closed else _OWNED} {self._owner}"
         self.netlink.request(rtnetlink.set_link(link.number, alias=alias))
-
-    def _serve(self, link: Link) -> Link:
-        """See to what somebody may have undone since: forwarding, and the packet filter's table."""
-        closed = _turned_forwarding_on(link)
-        if not forwarding.is_on():
-            if not closed:
-                # Said before it is done, so that it is undone even when we are killed in between.
-                self._claim(link, closed=True)
-                nat.remove(link.name)
-                closed = True
-            forwarding.turn(on=True)
-        if not nat.present(link.name):
-            nat.add(nat.Rules(link.name, self.address(link).network, closed))
-        return link
+        return link._replace(alias=alias)
 
     def add_port(self, bridge: Link, name: str, peer: rtnetlink.Peer) -> None:
         """A veth pair from the bridge into a sandbox; one of that name, from the container's former life, goes."""
         self.delete_link(name)
         group = group_of(bridge.name)
         with step(f"make the link {name}"):
-            self.netlink.request(
-                rtnetlink.create_veth(name, peer, master=bridge.number, mtu=bridge.mtu, group=group)
-            )
+            self.netlink.request(rtnetlink.create_veth(name, peer, master=bridge.number, mtu=bridge.mtu, group=group))
 
     def delete_link(self, name: str) -> None:
         self._delete(rtnetlink.delete_link(name))

@@ -39,13 +39,11 @@ class Rules(NamedTuple):
     closed: bool  # forwarding was off before us: it stays off between all other links
 
     def nft(self) -> str:
-        """The transaction for `nft -f`. It replaces a table of that name."""
+        """The transaction for `nft -f`."""
         table, bridge, subnet = table_of(self.bridge), self.bridge, self.subnet
         family = bridge.rstrip("0123456789") + "*"
         closing = f'iifname != "{family}" oifname != "{family}" drop' if self.closed else ""
         return f"""
-            add table ip {table}
-            delete table ip {table}
             table ip {table} {{
                 chain postrouting {{
                     type nat hook postrouting priority srcnat; policy accept;
@@ -79,7 +77,9 @@ def add(rules: Rules) -> None:
     has_nf_tables = _nft_table("filter") is not None
     nft = command.find("nft") if has_nf_tables else None
     if nft:
-        command.run(nft, "-f", "-", text=rules.nft())
+        # Only where there is one: a transaction that deletes waits for a grace period, three times what this takes.
+        former = f"delete table ip {table_of(rules.bridge)}\n" if _nft_table(table_of(rules.bridge)) else ""
+        command.run(nft, "-f", "-", text=former + rules.nft())
         for tool, table in _iptables_tables():
             if table == "filter":
                 iptables.let_through(tool, rules.bridge)
