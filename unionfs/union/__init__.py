@@ -24,6 +24,6 @@ Locks, outermost first:
                    until release, and release comes after the last request on it (fs/fuse/file.c).
 
 Order on disk: every change of several steps is ordered so that each prefix is the old tree or the new one. It rests
-on one rule of lookup, that an entry of a branch beats a whiteout of the same name in the same branch: a whiteout made
-first is not seen until the entry goes, and an entry made first hides the whiteout until it is dropped.
+on one rule of lookup, that a whiteout hides what is below its branch and not the entry beside it: a whiteout made
+first is not seen until the entry goes, and an entry made first is seen before its whiteout is dropped.
 """

@@ -11,7 +11,7 @@ import os
 import resource
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from unionfs.linux import files
@@ -142,7 +142,7 @@ class Stack:
                 elif whiteout.is_opaque(self.directories.get(parent, layers[-1]).fd, name):
                     break
                 layers.append(index)
-            elif directory.has_whiteouts and hidden in directory:
+            if directory.has_whiteouts and hidden in directory:
                 break
         return None if top is None else Found(*top, tuple(layers))
 
@@ -157,18 +157,16 @@ class Stack:
         `resolve` tells."""
         seen: dict[bytes, None] = {}
         hidden: set[bytes] = set()
+        visible: Iterable[bytes]
         for index in node.layers:
             directory = self.directories.get(node, index)
             names = directory.names
-            if not hidden:
-                fresh = (n for n in names if n not in seen)
+            if directory.has_whiteouts or hidden:
+                visible = [name for name in names if name not in hidden and not whiteout.is_reserved(name)]
+                hidden.update(name.removeprefix(whiteout.PREFIX) for name in names if whiteout.is_reserved(name))
             else:
-                fresh = (n for n in names if n not in seen and n not in hidden)
-            if directory.has_whiteouts:
-                seen.update((n, None) for n in list(fresh) if not whiteout.is_reserved(n))
-                hidden.update(n[len(whiteout.PREFIX) :] for n in names if whiteout.is_reserved(n))
-            else:
-                seen.update((n, None) for n in list(fresh))
+                visible = names
+            seen.update(dict.fromkeys(visible))
         return list(seen)
 
     def is_empty(self, node: Node) -> bool:
