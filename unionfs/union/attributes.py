@@ -83,10 +83,16 @@ def setxattr(stack: Stack, node: Node, name: bytes, value: bytes, flags: int) ->
 
 
 def removexattr(stack: Stack, node: Node, name: bytes) -> None:
-    """ENODATA before anything is copied up: the kernel asks for security.capability's removal on every first write."""
+    """ENODATA before anything is copied up: the kernel asks for security.capability's removal on every first write.
+    An ACL that is not set is removed all the same (posix_acl_xattr_set(), fs/posix_acl.c)."""
     stack.require_writable()
     _refuse_private(name)
-    place.of(stack, node).getxattr(name)
+    try:
+        place.of(stack, node).getxattr(name)
+    except OSError as error:
+        if error.errno == errno.ENODATA and name.startswith(b"system.posix_acl_"):
+            return
+        raise
     copyup.copy_up(stack, node)
     place.of(stack, node).removexattr(name)
 
