@@ -49,10 +49,8 @@ def _row(container: Container, state: State, *, full: bool) -> tuple[str, ...]:
     command = " ".join(config.command)
     if not full and len(command) > _COMMAND:
         command = command[: _COMMAND - 1] + "…"
-    return (
-        config.id if full else config.id[:SHORT_ID], config.image, f'"{_printable(command)}"', human.ago(config.created),
-        status(state), config.name,
-    )  # fmt: skip
+    shown = config.id if full else config.id[:SHORT_ID]
+    return shown, config.image, f'"{_printable(command)}"', human.ago(config.created), status(state), config.name
 
 
 def status(state: State) -> str:
@@ -60,7 +58,7 @@ def status(state: State) -> str:
         return f"Up {human.span(time.time() - state.started)}"
     if state.status is Status.EXITED:
         return f"Exited ({state.exit_code}) {human.ago(state.finished)}"
-    return state.status.value.capitalize()
+    return str(state.status.value).capitalize()
 
 
 def _printable(text: str) -> str:

@@ -1,0 +1,150 @@
+"""Containers on disk: names, ids, locks; and logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.engine import logs, names
+from runtime.engine.containers import Config, Container, ContainerStore
+from runtime.engine.paths import Paths
+from runtime.engine.state import Status
+from runtime.errors import NameInUse, NoSuchContainer
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContainerStore:
+    return ContainerStore(Paths.of(str(tmp_path / "root"), str(tmp_path / "state")))
+
+
+def config(store: ContainerStore, name: str = "", container_id: str = "") -> Config:
+    return Config(
+        id=container_id or names.new_id(), name=name, image="image", image_id="sha256:0", driver="vfs", parent="",
+        command=("sh", "-c", "true"), created=1.5, network="none", remove=False, terminal=False, stdin=False, user="",
+        root=store.paths.root, state=store.paths.state, spec={"hostname": "box"},
+    )  # fmt: skip
+
+
+def add(store: ContainerStore, name: str = "", container_id: str = "") -> Container:
+    container, lock = store.add(config(store, name, container_id))
+    os.close(lock)
+    return container
+
+
+def test_a_container_is_read_back_as_it_was_added(store: ContainerStore) -> None:
+    container = add(store, "box")
+    assert store.load(container.id) == container
+    assert container.state().status is Status.CREATING
+    assert [each.id for each in store] == [container.id]
+
+
+def test_a_name_is_given_once(store: ContainerStore) -> None:
+    first = add(store, "box")
+    with pytest.raises(NameInUse, match=first.id[:12]):
+        store.add(config(store, "box"))
+    assert len(list(store)) == 1
+    store.drop(first)
+    add(store, "box")
+
+
+def test_made_up_names_do_not_meet(store: ContainerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "new_name", lambda: "calm_tern")
+    made = {add(store).config.name for _ in range(3)}
+    assert len(made) == 3
+    assert "calm_tern" in made
+
+
+def test_references(store: ContainerStore) -> None:
+    """As docker: full id, then name, then the beginning of an id that is only one's."""
+    first, second = add(store, "box", "aa" * 32), add(store, "bb", "ab" * 32)
+    third = add(store, "named-like", "bb" * 32)
+    assert store.get("box") == first
+    assert store.get("aa" * 32) == first
+    assert store.get("ab") == second
+    assert store.get("bb") == second
+    assert store.get("bbb") == third
+    with pytest.raises(NoSuchContainer, match="Multiple"):
+        store.get("a")
+    for missing in ("c", "", ".", "..", "names", ".lock", "../root", "box/", "aa" * 31 + "ab", "a" * 65):
+        with pytest.raises(NoSuchContainer, match="No such container"):
+            store.get(missing)
+
+
+def test_a_dangling_name_is_free(store: ContainerStore) -> None:
+    """Killed in the middle of `drop`."""
+    os.symlink("f" * 64, f"{store.paths.containers}/names/box")
+    assert add(store, "box").config.name == "box"
+
+
+def test_a_lock_has_one_holder_and_dies_with_it(store: ContainerStore) -> None:
+    container, lock = store.add(config(store, "box"))
+    assert container.lock() is None
+    os.close(lock)
+    again = container.lock()
+    assert again is not None
+    store.drop(container)
+    os.close(again)
+    with pytest.raises(NoSuchContainer):
+        container.lock()
+    with pytest.raises(NoSuchContainer):
+        container.state()
+
+
+_ADD_MANY = """
+import sys
+from runtime.errors import NameInUse
+from tests.runtime.test_engine_records import ContainerStore, Paths, add
+store = ContainerStore(Paths.of(*sys.argv[1:]))
+for number in range(20):
+    try:
+        add(store, f"box{number}")
+    except NameInUse:
+        continue
+"""
+
+
+def test_processes_that_want_the_same_names_share_them_out(store: ContainerStore) -> None:
+    workers = [subprocess.Popen([sys.executable, "-c", _ADD_MANY, *store.paths]) for _ in range(3)]
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
+    assert sorted(each.config.name for each in store) == sorted(f"box{number}" for number in range(20))
+
+
+def test_log_is_docker_json_and_gives_every_byte_back(tmp_path: Path) -> None:
+    writer = logs.Writer(str(tmp_path / "log"))
+    data = bytes(range(256)) + b"\n" + "grün\n".encode() + b"x" * 40_000 + b"\nend"
+    for at in range(0, len(data), 7):
+        writer.write("stdout", data[at : at + 7])
+    assert writer.write("stderr", b"oops\n")
+    assert not writer.write("stderr", b"part")
+    writer.close()
+    reader = logs.Reader(str(tmp_path / "log"))
+    entries = list(reader.entries())
+    assert b"".join(entry.data for entry in entries if entry.stream == "stdout") == data
+    assert b"".join(entry.data for entry in entries if entry.stream == "stderr") == b"oops\npart"
+    assert list(reader.entries()) == []
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert set(lines[0]) == {"log", "stream", "time"}
+    assert max(len(line["log"]) for line in lines) == logs.LINE
+    assert lines[0]["time"].endswith("Z")
+
+
+def test_log_is_read_on_from_where_it_ended(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    reader = logs.Reader(path)
+    assert list(reader.entries()) == []
+    writer = logs.Writer(path)
+    writer.write("stdout", b"one\n")
+    assert [entry.data for entry in reader.entries()] == [b"one\n"]
+    writer.write("stdout", b"two\n")
+    with open(path, "ab") as file:
+        file.write(b'{"log":"in the midd')
+    assert [entry.data for entry in reader.entries()] == [b"two\n"]
+    with open(path, "ab") as file:
+        file.write(b'le\\n","stream":"stdout","time":""}\n')
+    assert [entry.data for entry in reader.entries()] == [b"in the middle\n"]
+    writer.close()

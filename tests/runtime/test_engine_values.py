@@ -1,0 +1,251 @@
+"""The engine's pure parts: option values, the specification, accounts, frames, names, states."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.engine import accounts, frames, names, options, records, spec, state
+from runtime.engine.options import RunOptions, Volume
+from runtime.engine.state import State, Status
+from runtime.errors import ConfigError, NotPermitted, RuntimeFault, StateError, UsageError, by_name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", 0), ("1024", 1024), ("512m", 512 << 20), ("1g", 1 << 30), ("1.5k", 1536), ("2MB", 2 << 20),
+        ("3MiB", 3 << 20), ("7b", 7), ("1 G", 1 << 30), ("1t", 1 << 40),
+    ],
+)  # fmt: skip
+def test_sizes(text: str, expected: int) -> None:
+    assert options.size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "m", "-1m", "1x", "1mm", "1e3", "0x10", "1,5g", "½g"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="invalid size"):
+        options.size(text)
+
+
+def test_memory_has_a_least_value() -> None:
+    assert options.memory("6m") == 6 << 20
+    assert options.memory("0") == 0
+    with pytest.raises(UsageError, match="6m"):
+        options.memory("5m")
+
+
+def test_cpus() -> None:
+    assert options.cpus("0.5") == 50_000
+    assert options.cpus("1") == 100_000
+    assert options.cpus("0") == 0
+    for wrong in ("0.001", "-1", "100000", "nan", "inf", "two", ""):
+        with pytest.raises(UsageError):
+            options.cpus(wrong)
+
+
+def test_pids_limit() -> None:
+    assert [options.pids_limit(text) for text in ("-1", "0", "7")] == [0, 0, 7]
+    for wrong in ("-2", "1.5", "many", ""):
+        with pytest.raises(UsageError):
+            options.pids_limit(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/a:/b", Volume("/a", "/b", False)),
+        ("/a:/b:ro", Volume("/a", "/b", True)),
+        ("/a:/b:rw", Volume("/a", "/b", False)),
+        ("/a/../c/:/b//d/", Volume("/c", "/b/d", False)),
+        ("//a:/b/../..//c", Volume("//a", "/c", False)),
+    ],
+)
+def test_volumes(text: str, expected: Volume) -> None:
+    assert options.volume(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/a", "/a:", ":/b", "a:/b", "/a:b", "/a:/", "/a:/b:rx", "/a:/b:ro:ro", "/a:/b/.."]
+)
+def test_what_is_no_volume(text: str) -> None:
+    with pytest.raises(UsageError, match="invalid volume"):
+        options.volume(text)
+
+
+def test_two_volumes_on_one_destination() -> None:
+    with pytest.raises(UsageError, match="/x"):
+        options.volumes(["/a:/x", "/b:/x/"])
+
+
+def test_variables() -> None:
+    environ = {"HERE": "there"}
+    given = [options.variable(text, environ) for text in ("A=1", "B=", "C=a=b", "HERE", "GONE")]
+    assert given == ["A=1", "B=", "C=a=b", "HERE=there", "GONE"]
+    for wrong in ("", "=x"):
+        with pytest.raises(UsageError):
+            options.variable(wrong, environ)
+
+
+def test_environment_of_image_and_user_over_the_defaults() -> None:
+    found = spec.environment(["PATH=/x", "A=image", "B=image"], ["A=user", "B"], hostname="box", terminal=True)
+    assert found == ["PATH=/x", "HOSTNAME=box", "TERM=xterm", "A=user"]
+
+
+@pytest.mark.parametrize(
+    ("command", "image", "expected"),
+    [
+        ((), {"Cmd": ["sh"]}, ["sh"]),
+        (("ls", "-l"), {"Cmd": ["sh"]}, ["ls", "-l"]),
+        ((), {"Entrypoint": ["nice"], "Cmd": ["sh"]}, ["nice", "sh"]),
+        (("ls",), {"Entrypoint": ["nice"], "Cmd": ["sh"]}, ["nice", "ls"]),
+        ((), {"Entrypoint": ["nice"], "Cmd": None}, ["nice"]),
+    ],
+)
+def test_command_of_image_and_user(command: tuple[str, ...], image: dict[str, list[str]], expected: list[str]) -> None:
+    assert spec.arguments(command, image, "image") == expected
+
+
+def test_an_image_without_a_command_needs_one() -> None:
+    with pytest.raises(ConfigError, match="No command specified"):
+        spec.arguments((), {}, "image")
+
+
+def test_a_volume_takes_the_place_of_a_default_mount_and_parents_come_first() -> None:
+    wish = RunOptions(
+        "image", ("sh",),
+        volumes=(Volume("/v", "/data/deep", True), Volume("/w", "/data", False), Volume("/h", "/etc/hosts", True),
+                 Volume("/s", "/dev/shm", False)),
+    )  # fmt: skip
+    mounts = spec.mounts(wish, "/etc-of-it")
+    order = [mount["destination"] for mount in mounts]
+    assert len(order) == len(set(order))
+    assert order.index("/data") < order.index("/data/deep")
+    by_destination = {mount["destination"]: mount for mount in mounts}
+    assert by_destination["/etc/hosts"]["source"] == "/h"
+    assert by_destination["/dev/shm"]["type"] == "bind"
+    assert by_destination["/etc/hostname"]["source"] == "/etc-of-it/hostname"
+    assert "ro" in by_destination["/data/deep"]["options"]
+    assert "rw" in by_destination["/data"]["options"]
+
+
+def test_the_specification_is_one_that_the_low_level_accepts() -> None:
+    from runtime.oci.spec import parse
+
+    wish = RunOptions("image", ("sh",), memory=64 << 20, cpu_quota=50_000, pids=7, terminal=True)
+    for network in ("bridge", "none", "host"):
+        built = spec.build(
+            "a" * 64, wish._replace(network=network), {"Env": ["A=1"]}, rootfs="/r", etc="/e", hostname="box"
+        )
+        parsed = parse(built)
+        assert ("network" in parsed.namespaces) == (network != "host")
+        assert parsed.resources.pids_limit == 7
+        assert not parsed.process.capabilities.inheritable
+
+
+PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nodd:x:-1:0::/:/bin/sh\nbroken\n"
+GROUP = "root:x:0:\nstaff:x:50:app,other\nwheel:x:10:app\napp:x:1001:\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("", accounts.Account(0, 0, (), "/root")),
+        ("app", accounts.Account(1000, 1001, (10, 50), "/home/app")),
+        ("1000", accounts.Account(1000, 1001, (10, 50), "/home/app")),
+        ("app:staff", accounts.Account(1000, 50, (), "/home/app")),
+        ("app:7", accounts.Account(1000, 7, (), "/home/app")),
+        ("4242", accounts.Account(4242, 0, (), "/")),
+        ("4242:4243", accounts.Account(4242, 4243, (), "/")),
+    ],
+)
+def test_accounts(tmp_path: Path, user: str, expected: accounts.Account) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text(PASSWD)
+    (tmp_path / "etc/group").write_text(GROUP)
+    assert accounts.lookup(user, str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    "user", ["nobody", "-1", "+0", "0x0", "4294967295", "99999999999", "odd", "٠", "app:none", "app:", " 0"]
+)
+def test_nothing_unknown_is_taken_for_root(tmp_path: Path, user: str) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text(PASSWD)
+    with pytest.raises(ConfigError, match="unable to find"):
+        accounts.lookup(user, str(tmp_path))
+
+
+def test_passwd_is_the_images_and_not_the_hosts(tmp_path: Path) -> None:
+    """The image's /etc leads out of it."""
+    (tmp_path / "etc").symlink_to("/etc")
+    with pytest.raises(ConfigError):
+        accounts.lookup("daemon", str(tmp_path))
+    (tmp_path / "etc").unlink()
+    (tmp_path / "etc").mkdir()
+    os.mkfifo(tmp_path / "etc/passwd")
+    assert accounts.lookup("0", str(tmp_path)).uid == 0
+
+
+def test_frames_survive_any_cut() -> None:
+    sent = [
+        frames.pack(frames.OUT, b"x" * 1000), frames.pack_json(frames.EXIT, {"code": 3}), frames.pack_window(24, 80),
+        frames.pack_number(frames.SIGNAL, 15), frames.pack(frames.IN_END),
+    ]  # fmt: skip
+    whole = b"".join(sent)
+    for step in (1, 2, 5, 7, 999, len(whole)):
+        splitter = frames.Splitter()
+        got = [frame for at in range(0, len(whole), step) for frame in splitter.feed(whole[at : at + step])]
+        assert [frames.pack(*frame) for frame in got] == sent
+    assert got[1].json() == {"code": 3}
+    assert got[2].window() == (24, 80)
+    assert got[3].number() == 15
+
+
+def test_a_frame_of_a_mad_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="4294967295"):
+        list(frames.Splitter().feed(b"\x03\xff\xff\xff\xff"))
+
+
+def test_states_go_the_drawn_ways_only(tmp_path: Path) -> None:
+    created = State(Status.CREATING).to(Status.CREATED)
+    running = created.to(Status.RUNNING, pid=7)
+    assert running.to(Status.EXITED, exit_code=3).exit_code == 3
+    for here, there in (
+        (Status.EXITED, Status.CREATED), (Status.RUNNING, Status.REMOVING), (Status.CREATING, Status.RUNNING),
+    ):  # fmt: skip
+        with pytest.raises(StateError):
+            State(here).to(there)
+    state.save(str(tmp_path), running)
+    assert state.load(str(tmp_path / "missing"), str(tmp_path)) == running
+
+
+def test_a_record_that_was_cut_counts_as_none(tmp_path: Path) -> None:
+    records.write(str(tmp_path / "record"), {"a": 1})
+    assert records.read(str(tmp_path / "record")) == {"a": 1}
+    for damaged in ("", '{"a"'):
+        (tmp_path / "record").write_text(damaged)
+        assert records.read(str(tmp_path / "record")) is None
+
+
+def test_names() -> None:
+    for good in ("ab", "a.b", "0_x-y"):
+        assert names.check_name(good) == good
+    for bad in ("", "a", ".ab", "a/b", "ä b", "a b", "ab\n"):
+        with pytest.raises(UsageError):
+            names.check_name(bad)
+    for bad in ("", "-a", "a..b", "a b", "x" * 65, "a/b", "a\n"):
+        with pytest.raises(UsageError):
+            names.check_hostname(bad)
+    assert names.check_name(names.new_name())
+    assert len(names.new_id()) == 64
+
+
+def test_a_fault_crosses_processes_by_its_name() -> None:
+    fault = by_name("NotPermitted", "why")
+    assert isinstance(fault, NotPermitted)
+    assert str(fault) == "why"
+    for other in ("OSError", "os", "annotations", "nothing"):
+        assert type(by_name(other, "why")) is RuntimeFault
