@@ -1,0 +1,351 @@
+"""A random sequence of operations does to the mount what it does to a plain directory, remounts in between or not.
+
+Every operation is a value, applied to both; results and errnos must agree at once, whole trees at each remount, and a
+remount itself must change nothing, inode numbers included. FUSE_AUFS_SEEDS=5,6,7 runs other sequences.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.mounting import Union
+from tests.trees import ACL_XATTRS, Dir, Entry, File, Special, Symlink, assert_same, build, read
+from unionfs.linux import consts, files
+
+pytestmark = [pytest.mark.needs("fuse", "user-xattr", "trusted-xattr")]
+
+SEEDS = [int(seed) for seed in os.environ.get("FUSE_AUFS_SEEDS", "1,2,3").split(",")]
+STEPS, REMOUNT_EVERY = 2400, 400
+
+NAMES = ("a", "b", "c", "d")
+XATTRS = ("user.one", "user.two", "trusted.three")
+ACL = bytes.fromhex(
+    "0200000001000600ffffffff02000400e803000004000400ffffffff10000600ffffffff20000000ffffffff"
+)
+
+
+class Operation(NamedTuple):
+    name: str
+    arguments: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.arguments!r}"
+
+
+class Side:
+    """One of the two directories, with the descriptors that the sequence holds open on it."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.held: dict[int, int] = {}
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.root, name)
+
+    def close(self) -> None:
+        for fd in self.held.values():
+            os.close(fd)
+        self.held.clear()
+
+
+def describe(info: os.stat_result) -> tuple[Any, ...]:
+    """What must agree of a stat: not times and numbers, and of a directory neither size nor link count."""
+    mode = info.st_mode
+    if stat.S_ISDIR(mode):
+        return (oct(mode), info.st_uid, info.st_gid)
+    return (oct(mode), info.st_uid, info.st_gid, info.st_nlink, info.st_size, info.st_rdev)
+
+
+def apply(side: Side, operation: Operation) -> object:
+    """The operation's result on this side, an errno's name when it failed."""
+    try:
+        return getattr(Doing, operation.name)(side, *operation.arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
+class Doing:
+    """How each operation is done; the names are those of `Operation`s."""
+
+    @staticmethod
+    def write(side: Side, path: str, flags: int, offset: int, byte: int, size: int) -> object:
+        fd = os.open(side.path(path), os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o640)
+        try:
+            return os.pwrite(fd, bytes([byte]) * size, offset)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def read(side: Side, path: str) -> object:
+        fd = os.open(side.path(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            return os.read(fd, 1 << 20)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def truncate(side: Side, path: str, size: int) -> object:
+        return os.truncate(side.path(path), size)
+
+    @staticmethod
+    def chmod(side: Side, path: str, mode: int) -> object:
+        return os.chmod(side.path(path), mode)
+
+    @staticmethod
+    def chown(side: Side, path: str, uid: int, gid: int) -> object:
+        return os.lchown(side.path(path), uid, gid)
+
+    @staticmethod
+    def utime(side: Side, path: str, mtime_ns: int) -> object:
+        os.utime(side.path(path), ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+        return os.lstat(side.path(path)).st_mtime_ns
+
+    @staticmethod
+    def setxattr(side: Side, path: str, name: str, value: bytes, flags: int) -> object:
+        return os.setxattr(side.path(path), name, value, flags, follow_symlinks=False)
+
+    @staticmethod
+    def removexattr(side: Side, path: str, name: str) -> object:
+        return os.removexattr(side.path(path), name, follow_symlinks=False)
+
+    @staticmethod
+    def listxattr(side: Side, path: str) -> object:
+        return sorted(os.listxattr(side.path(path), follow_symlinks=False))
+
+    @staticmethod
+    def mkdir(side: Side, path: str, mode: int) -> object:
+        return os.mkdir(side.path(path), mode)
+
+    @staticmethod
+    def rmdir(side: Side, path: str) -> object:
+        return os.rmdir(side.path(path))
+
+    @staticmethod
+    def unlink(side: Side, path: str) -> object:
+        return os.unlink(side.path(path))
+
+    @staticmethod
+    def symlink(side: Side, target: str, path: str) -> object:
+        return os.symlink(target, side.path(path))
+
+    @staticmethod
+    def readlink(side: Side, path: str) -> object:
+        return os.readlink(side.path(path))
+
+    @staticmethod
+    def mknod(side: Side, path: str, mode: int, rdev: int) -> object:
+        return os.mknod(side.path(path), mode, rdev)
+
+    @staticmethod
+    def link(side: Side, old: str, new: str) -> object:
+        return os.link(side.path(old), side.path(new), follow_symlinks=False)
+
+    @staticmethod
+    def rename(side: Side, old: str, new: str, flags: int) -> object:
+        old_path, new_path = os.fsencode(side.path(old)), os.fsencode(side.path(new))
+        return files.renameat2(consts.AT_FDCWD, old_path, consts.AT_FDCWD, new_path, flags)
+
+    @staticmethod
+    def stat(side: Side, path: str) -> object:
+        return describe(os.lstat(side.path(path)))
+
+    @staticmethod
+    def list(side: Side, path: str) -> object:
+        with os.scandir(side.path(path)) as entries:
+            return sorted((e.name, e.is_dir(follow_symlinks=False), e.is_symlink()) for e in entries)
+
+    @staticmethod
+    def hold(side: Side, slot: int, path: str, flags: int) -> object:
+        Doing.let_go(side, slot)
+        side.held[slot] = os.open(side.path(path), flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return describe(os.fstat(side.held[slot]))
+
+    @staticmethod
+    def let_go(side: Side, slot: int) -> object:
+        if slot in side.held:
+            os.close(side.held.pop(slot))
+
+    @staticmethod
+    def held_read(side: Side, slot: int) -> object:
+        return os.pread(side.held[slot], 1 << 20, 0) if slot in side.held else None
+
+    @staticmethod
+    def held_write(side: Side, slot: int, offset: int, byte: int, size: int) -> object:
+        return os.pwrite(side.held[slot], bytes([byte]) * size, offset) if slot in side.held else None
+
+    @staticmethod
+    def held_stat(side: Side, slot: int) -> object:
+        return describe(os.fstat(side.held[slot])) if slot in side.held else None
+
+    @staticmethod
+    def held_change(side: Side, slot: int, mode: int, size: int) -> object:
+        if slot in side.held:
+            os.fchmod(side.held[slot], mode)
+            os.ftruncate(side.held[slot], size)
+            return describe(os.fstat(side.held[slot]))
+        return None
+
+
+class Choice:
+    """The random choices; few names and little depth, so that operations meet each other's traces.
+
+    Most paths name what is in `plain` at the moment, or would be new in a directory of it; few are arbitrary.
+    """
+
+    def __init__(self, seed: int, plain: str) -> None:
+        self.random = random.Random(seed)
+        self.plain = plain
+
+    def path(self) -> str:
+        directories, paths = ["."], []
+        for directory, subdirectories, names in os.walk(self.plain):
+            subdirectories.sort()  # the choice must not hang on the file system's order
+            inside = os.path.relpath(directory, self.plain)
+            directories += [os.path.normpath(os.path.join(inside, name)) for name in subdirectories]
+            paths += [os.path.normpath(os.path.join(inside, name)) for name in (*subdirectories, *sorted(names))]
+        fate = self.random.random()
+        if fate < 0.6 and paths:
+            return self.random.choice(paths)
+        if fate < 0.93:
+            return os.path.normpath(os.path.join(self.random.choice(directories), self.random.choice(NAMES)))
+        return "/".join(self.random.choice(NAMES) for _ in range(self.random.randrange(1, 4)))
+
+    def spot(self) -> str:
+        """Mostly a name that is free."""
+        for _ in range(20 if self.random.random() < 0.8 else 1):
+            path = self.path()
+            if not os.path.lexists(os.path.join(self.plain, path)):
+                return path
+        return path
+
+    def data(self) -> tuple[int, int]:
+        """(byte, how often)"""
+        return self.random.randrange(1, 256), self.random.choice((0, 1, 10, 5000))
+
+    def short(self) -> bytes:
+        return bytes([self.random.randrange(1, 256)]) * self.random.choice((0, 1, 10))
+
+    def mode(self) -> int:
+        return self.random.choice((0o600, 0o644, 0o755, 0o4755, 0o2775, 0o1777, 0o000))
+
+    def operation(self) -> Operation:
+        pick = self.random
+        flags = pick.choice((0, os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TRUNC, os.O_CREAT | os.O_TRUNC, os.O_APPEND))
+        node = pick.choice(((stat.S_IFIFO, 0), (stat.S_IFREG, 0), (stat.S_IFCHR, os.makedev(1, 3)), (stat.S_IFSOCK, 0)))
+        rename_flags = pick.choice((0, 0, 0, consts.RENAME_NOREPLACE, consts.RENAME_EXCHANGE))
+        slot = pick.randrange(4)
+        makers: list[tuple[int, str, Callable[[], tuple[Any, ...]]]] = [
+            (12, "write", lambda: (self.path(), flags, pick.randrange(20), *self.data())),
+            (4, "read", lambda: (self.path(),)),
+            (3, "truncate", lambda: (self.path(), pick.choice((0, 3, 9000)))),
+            (4, "chmod", lambda: (self.path(), self.mode())),
+            (3, "chown", lambda: (self.path(), pick.randrange(3), pick.randrange(3))),
+            (3, "utime", lambda: (self.path(), pick.randrange(4 * 10**18))),
+            (4, "setxattr", lambda: (self.path(), pick.choice(XATTRS), self.short(), pick.randrange(3))),
+            (1, "setxattr", lambda: (self.path(), pick.choice(ACL_XATTRS), ACL, 0)),
+            (2, "removexattr", lambda: (self.path(), pick.choice(XATTRS))),
+            (1, "removexattr", lambda: (self.path(), pick.choice(ACL_XATTRS))),
+            (1, "listxattr", lambda: (self.path(),)),
+            (10, "mkdir", lambda: (self.spot(), self.mode() | 0o700)),
+            (5, "rmdir", lambda: (self.path(),)),
+            (8, "unlink", lambda: (self.path(),)),
+            (3, "symlink", lambda: (pick.choice(NAMES), self.spot())),
+            (1, "readlink", lambda: (self.path(),)),
+            (3, "mknod", lambda: (self.spot(), node[0] | 0o620, node[1])),
+            (8, "link", lambda: (self.path(), self.spot())),
+            (10, "rename", lambda: (self.path(), self.spot(), rename_flags)),
+            (8, "rename", lambda: (self.path(), self.path(), rename_flags)),
+            (4, "stat", lambda: (self.path(),)),
+            (3, "list", lambda: (pick.choice((".", self.path())),)),
+            (5, "hold", lambda: (slot, self.path(), pick.choice((os.O_RDONLY, os.O_RDWR)))),
+            (1, "let_go", lambda: (slot,)),
+            (2, "held_read", lambda: (slot,)),
+            (2, "held_write", lambda: (slot, pick.randrange(20), *self.data())),
+            (2, "held_stat", lambda: (slot,)),
+            (1, "held_change", lambda: (slot, self.mode(), pick.choice((0, 7)))),
+        ]
+        _, name, make = pick.choices(makers, [weight for weight, _, _ in makers])[0]
+        return Operation(name, make())
+
+    def tree(self, depth: int = 3, *, whiteouts: bool = False) -> dict[str, Entry]:
+        """Content for a branch; with `whiteouts` some names are hidden and some directories opaque."""
+        tree: dict[str, Entry] = {}
+        for name in NAMES:
+            pick = self.random.random()
+            if pick < 0.4 and depth:
+                tree[name] = Dir(self.tree(depth - 1, whiteouts=whiteouts), mode=self.mode() | 0o700)
+            elif pick < 0.65:
+                tree[name] = File(self.short() * 300, mode=self.mode(), uid=self.random.randrange(3))
+            elif pick < 0.7:
+                tree[name] = Symlink(self.random.choice(NAMES))
+            elif pick < 0.75:
+                tree[name] = Special()
+            elif pick < 0.85 and whiteouts:
+                tree[f".wh.{name}"] = ""
+        if whiteouts and self.random.random() < 0.2:
+            tree[".wh..wh..opq"] = ""
+        return tree
+
+
+def add_hard_links(root: str, choice: Choice) -> None:
+    """Join some names of one branch by hard links."""
+    found = [path for path, entry in read(root).items() if stat.S_ISREG(entry.type) and ".wh." not in path]
+    for path in choice.random.sample(found, min(3, len(found))):
+        beside = os.path.join(root, os.path.dirname(path), choice.random.choice(NAMES))
+        whiteout = os.path.join(os.path.dirname(beside), f".wh.{os.path.basename(beside)}")
+        if not os.path.lexists(beside) and not os.path.lexists(whiteout):
+            os.link(os.path.join(root, path), beside)
+
+
+def numbers(root: str) -> dict[str, int]:
+    return {path: os.lstat(os.path.join(root, path)).st_ino for path in read(root)}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_same_as_a_plain_directory(mount_union: Callable[..., Union], tmp_path: Path, seed: int) -> None:
+    choice = Choice(seed, str(tmp_path / "plain"))
+    for branch in ("low0", "low1", "up"):
+        build(str(tmp_path / branch), choice.tree(whiteouts=branch != "low0"))
+        add_hard_links(str(tmp_path / branch), choice)
+    lower = [read(str(tmp_path / branch)) for branch in ("low0", "low1")]
+    union = mount_union("low0", "low1", "up")
+    mount, plain = Side(union.path), Side(str(tmp_path / "plain"))
+    subprocess.run(["cp", "-a", union.path, plain.root], check=True)
+    assert_same(read(plain.root), read(mount.root), "after the copy")
+    log: list[str] = []
+    try:
+        for number in range(STEPS):
+            operation = choice.operation()
+            wanted, found = apply(plain, operation), apply(mount, operation)
+            log.append(f"{number:5} {operation} -> {wanted!r}"[:200])
+            assert found == wanted, f"{operation}: {str(found)[:200]} on the mount, {str(wanted)[:200]} expected"
+            if number % REMOUNT_EVERY == REMOUNT_EVERY - 1:
+                mount.close()
+                plain.close()
+                assert_same(read(plain.root, times=False), read(mount.root, times=False), f"after step {number}")
+                check_remount(union)
+    except AssertionError as error:
+        tail = "\n".join(log[-40:])
+        raise AssertionError(f"seed {seed}, step {len(log) - 1}:\n{error}\n\nthe last operations:\n{tail}") from None
+    finally:
+        mount.close()
+        plain.close()
+    assert [read(str(tmp_path / branch)) for branch in ("low0", "low1")] == lower, "a lower branch changed"
+
+
+def check_remount(union: Union) -> None:
+    """A new mount of the same branches shows the same tree, times and inode numbers included."""
+    before, inodes = read(union.path), numbers(union.path)
+    union.remount()
+    assert_same(before, read(union.path), "after a remount")
+    changed = {path: (ino, now) for path, now in numbers(union.path).items() if (ino := inodes[path]) != now}
+    assert not changed, f"inode numbers changed in a remount (before, after): {changed}"
