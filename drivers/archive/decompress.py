@@ -1,0 +1,173 @@
+"""The plain bytes of a file that may be compressed: gzip, bzip2 and xz by the standard library, zstd by its program.
+
+What a file is, its first bytes say, not its name. A decompressor never produces more than it is asked for, so a bomb
+costs its reader's limit and no more; xz and zstd are held to a memory limit besides.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import lzma
+import os
+import shutil
+import stat
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Protocol
+
+from drivers.archive.errors import ArchiveError
+from drivers.archive.limits import DEFAULT, Limits
+from drivers.archive.reader import Source
+
+_READ = 128 << 10
+
+
+class Decoder(Protocol):
+    """bz2.BZ2Decompressor and lzma.LZMADecompressor as they are."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Gunzip:
+    """zlib's decompressor in the form of the other two; checks the member's CRC and length (wbits 16+15)."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+
+
+@contextlib.contextmanager
+def decompress(source: str | os.PathLike[str] | int, *, limits: Limits = DEFAULT) -> Iterator[Source]:
+    """The uncompressed bytes of `source`, a path or a descriptor (which stays the caller's), from where it stands.
+
+    Reading raises ArchiveError for damaged or truncated data, and past `limits.total` bytes. OSError when `source`
+    cannot be opened or is a directory.
+    """
+    with open(source, "rb", closefd=not isinstance(source, int)) as file:
+        magic = file.peek(6)[:6]
+        if magic.startswith(b"\x28\xb5\x2f\xfd"):
+            with _zstd(file, len(file.peek()), limits) as plain:
+                yield _Bounded(plain, limits.total)
+            return
+        for start, name, decoder in (
+            (b"\x1f\x8b", "gzip", _Gunzip),
+            (b"BZh", "bzip2", bz2.BZ2Decompressor),
+            (b"\xfd7zXZ\0", "xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, limits.memory)),
+        ):
+            if magic.startswith(start):
+                yield _Bounded(_Inflated(file, name, start, decoder), limits.total)
+                return
+        yield _Bounded(file, limits.total)
+
+
+class _Bounded:
+    """`stream`, refused past `total` bytes."""
+
+    def __init__(self, stream: Source, total: int) -> None:
+        self._stream = stream
+        self._total = self._left = total
+
+    def read(self, size: int, /) -> bytes:
+        piece = self._stream.read(size)
+        self._left -= len(piece)
+        if self._left < 0:
+            raise ArchiveError(f"the archive is larger than the {self._total} bytes that are allowed")
+        return piece
+
+
+class _Inflated:
+    """The decompressed bytes of `file`: one stream, or several one behind the other, as `cat` makes them."""
+
+    def __init__(self, file: Source, name: str, magic: bytes, decoder: Callable[[], Decoder]) -> None:
+        self._file, self._name, self._magic, self._new = file, name, magic, decoder
+        self._decoder = decoder()
+        self._pending = b""  # compressed bytes behind the end of the last stream
+
+    def read(self, size: int, /) -> bytes:
+        while not self._decoder.eof or self._next_stream():
+            data = b""
+            if self._decoder.needs_input:
+                data, self._pending = self._pending or self._file.read(_READ), b""
+                if not data:
+                    raise ArchiveError(f"the {self._name} data is cut short; get the file again")
+            try:
+                piece = self._decoder.decompress(data, min(size, _READ))
+            except (OSError, zlib.error, lzma.LZMAError) as error:
+                raise ArchiveError(f"the {self._name} data is damaged: {error}; get the file again") from None
+            if piece:
+                return piece
+        return b""
+
+    def _next_stream(self) -> bool:
+        """Whether another stream follows. Zeros may (padding of tapes and of xz); anything else is no stream of ours
+        and ignored, as gzip(1) does."""
+        rest = self._decoder.unused_data.lstrip(b"\0")
+        while len(rest) < len(self._magic) and (more := self._file.read(_READ)):
+            rest = (rest + more).lstrip(b"\0")
+        if not rest.startswith(self._magic):
+            return False
+        self._decoder, self._pending = self._new(), rest
+        return True
+
+
+@contextlib.contextmanager
+def _zstd(file: BinaryIO, ahead: int, limits: Limits) -> Iterator[Source]:
+    """`file` through zstd(1), which the host's PATH finds, never one inside an image (CVE-2014-9357).
+
+    `ahead` is how many bytes of it are buffered already and must be given back.
+    """
+    program = shutil.which("zstd")
+    if program is None:
+        raise ArchiveError("it is compressed with zstd, which is not installed; install zstd or use gzip")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise ArchiveError("it is compressed with zstd and comes through a pipe; save it to a file first")
+    os.lseek(file.fileno(), -ahead, os.SEEK_CUR)
+    child = subprocess.Popen(
+        [program, "-dcq", f"--memory={limits.memory >> 10}KiB"],
+        stdin=file.fileno(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"LC_ALL": "C"},
+    )
+    with child:  # closes its pipes and waits for it
+        try:
+            yield _ZstdOutput(child)
+        finally:
+            child.kill()
+
+
+class _ZstdOutput:
+    """The standard output of a decompressor, whose failure is known only at its end."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+
+    def read(self, size: int, /) -> bytes:
+        assert self._child.stdout is not None and self._child.stderr is not None
+        piece = self._child.stdout.read(size)
+        if not piece and self._child.wait() != 0:
+            said = self._child.stderr.read(4096).decode(errors="replace").strip().splitlines()
+            raise ArchiveError(f"the zstd data is damaged or cut short: {said[-1] if said else 'no reason given'}")
+        return piece

@@ -1,0 +1,202 @@
+"""Extraction of a layer or root file system archive below one directory, and nowhere else.
+
+    decompress -> Reader -> policy.admit -> Root (where) -> made, owned, dated here
+
+An extraction that fails leaves what it had made so far: the caller owns the directory and throws it away.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from drivers.archive import policy
+from drivers.archive.errors import ArchiveError, shown
+from drivers.archive.limits import DEFAULT, Limits
+from drivers.archive.policy import Path, Step
+from drivers.archive.reader import Entry, Kind, Reader, Source
+from drivers.archive.walk import Escape, Root, joined
+from unionfs.linux import files
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_T = TypeVar("_T")
+
+
+class Extracted(NamedTuple):
+    """What an archive came to: bytes of file content, and entries."""
+
+    size: int
+    entries: int
+
+
+def extract(stream: Source, root_fd: int, *, limits: Limits = DEFAULT) -> Extracted:
+    """Extract the uncompressed tar `stream` below the directory `root_fd`, over what is there.
+
+    A directory over a directory changes its attributes; everything else is removed and made anew. Whiteouts remove what
+    was below the root before, never what this archive brought. Directories get their times last.
+    Needs root, and /proc for the attributes of things that cannot be opened. ArchiveError for everything that goes
+    wrong, the file system's refusals with it (no space, no extended attributes).
+    """
+    extraction = _Extraction(Root(root_fd), limits)
+    try:
+        for entry in (reader := Reader(stream, limits)):
+            extraction.apply(entry, reader)
+        extraction.date_directories()
+    finally:
+        extraction.root.close()
+    return Extracted(extraction.size, extraction.entries)
+
+
+def _sentence(error: OSError) -> str:
+    said = error.strerror or str(error)
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"{said}; free some space and try again"
+        case errno.ENOTDIR:
+            return "a part of its name is a file and no directory"
+        case errno.ENOTSUP:
+            return f"{said}; the file system cannot store it, choose another one"
+        case _:
+            return said
+
+
+class _Extraction:
+    """The state of one extraction: the root, the times still to be set, the sums."""
+
+    def __init__(self, root: Root, limits: Limits) -> None:
+        self.root = root
+        self.size = 0
+        self.entries = 0
+        self._limits = limits
+        self._times: dict[Path, int] = {}
+
+    def apply(self, entry: Entry, reader: Reader) -> None:
+        self.entries += 1
+        try:
+            self._apply(entry, reader)
+        except Escape as escape:
+            raise entry.refuse(f"{escape}; make the archive with tar -C DIRECTORY -c .") from None
+        except OSError as error:
+            raise entry.refuse(_sentence(error)) from error
+
+    def _apply(self, entry: Entry, reader: Reader) -> None:
+        step = policy.admit(entry, self._limits)
+        if step.opaque:
+            _, where = self.root.directory(step.path)
+            self.root.remove(where, keep=self.root.made)
+        elif step.whiteout:
+            _, parent = self.root.directory(step.path[:-1])
+            self.root.remove((*parent, step.path[-1]), keep=self.root.made)
+        else:
+            self._make(entry, step, reader)
+
+    def _make(self, entry: Entry, step: Step, reader: Reader) -> None:
+        where: Path = ()
+        if step.path:
+            _, parent = self.root.directory(step.path[:-1])
+            where = (*parent, step.path[-1])
+        xattrs = policy.kept_xattrs(entry)
+        match entry.kind:
+            case Kind.FILE:
+                self._file(entry, where, xattrs, reader)
+            case Kind.HARDLINK:
+                self._hard_link(entry, where, step.target)  # its attributes are those of the file it links to
+            case Kind.DIRECTORY:
+                self._directory(where)
+                self._attributes(entry, where, xattrs)
+                self._times[where] = entry.mtime_ns
+            case _:
+                self._replace(where, lambda parent, name: _special(entry, parent, name))
+                self._attributes(entry, where, xattrs)
+        self.root.made.add(joined(where))
+
+    def _replace(self, where: Path, make: Callable[[int, bytes], _T]) -> _T:
+        """`make(parent descriptor, name)`, and once more when something was in the way and has been removed."""
+        parent, _ = self.root.directory(where[:-1])
+        try:
+            return make(parent, where[-1])
+        except FileExistsError:
+            self.root.remove(where)
+        parent, _ = self.root.directory(where[:-1])
+        return make(parent, where[-1])
+
+    def _file(self, entry: Entry, where: Path, xattrs: dict[str, bytes], reader: Reader) -> None:
+        fd = self._replace(where, lambda parent, name: os.open(name, _NEW, 0o600, dir_fd=parent))
+        try:
+            for piece in reader.data():
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(fd, view) :]
+            # In this order: write(2) and chown(2) take setuid bits and file capabilities away.
+            os.fchown(fd, entry.uid, entry.gid)
+            os.fchmod(fd, entry.mode)
+            for name, value in xattrs.items():
+                os.setxattr(fd, name, value)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(fd)
+        self.size += entry.size
+
+    def _hard_link(self, entry: Entry, where: Path, target: Path) -> None:
+        try:
+            fd = self.root.find(target)
+        except (FileNotFoundError, NotADirectoryError):
+            raise entry.refuse(f"it is a hard link to {shown(entry.linkname)}, which does not exist") from None
+        try:
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise entry.refuse(f"it is a hard link to the directory {shown(entry.linkname)}")
+            self._replace(where, lambda parent, name: files.link_fd(fd, parent, name))
+        finally:
+            os.close(fd)
+
+    def _directory(self, where: Path) -> None:
+        if not where:
+            return
+        parent, _ = self.root.directory(where[:-1])
+        try:
+            os.mkdir(where[-1], 0o700, dir_fd=parent)
+        except FileExistsError:
+            if stat.S_ISDIR(os.stat(where[-1], dir_fd=parent, follow_symlinks=False).st_mode):
+                return
+            self._replace(where, lambda parent, name: os.mkdir(name, 0o700, dir_fd=parent))
+
+    def _attributes(self, entry: Entry, where: Path, xattrs: dict[str, bytes]) -> None:
+        """Owner, mode, extended attributes and time of what is not opened for writing, through an O_PATH descriptor:
+        by its name a symbolic link could be followed."""
+        fd = self.root.open(where, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            path = files.fd_path(fd)
+            os.chown(path, entry.uid, entry.gid)
+            if entry.kind is not Kind.SYMLINK:
+                os.chmod(path, entry.mode)
+            for name, value in xattrs.items():
+                os.setxattr(path, name, value)
+            os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(fd)
+
+    def date_directories(self) -> None:
+        """Set the directories' times, now that nothing is made in them any more."""
+        for where, mtime_ns in self._times.items():
+            try:
+                fd = self.root.open(where, os.O_PATH | os.O_DIRECTORY)
+            except OSError:
+                continue  # a later entry has put something else there
+            try:
+                os.utime(files.fd_path(fd), ns=(mtime_ns, mtime_ns))
+            except OSError as error:
+                raise ArchiveError(_sentence(error), entry=joined(where)) from error
+            finally:
+                os.close(fd)
+
+
+def _special(entry: Entry, parent: int, name: bytes) -> None:
+    if entry.kind is Kind.SYMLINK:
+        os.symlink(entry.linkname, name, dir_fd=parent)
+    elif entry.kind is Kind.FIFO:
+        os.mkfifo(name, 0o600, dir_fd=parent)
+    else:
+        os.mknod(name, stat.S_IFCHR | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)

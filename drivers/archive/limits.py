@@ -1,0 +1,20 @@
+"""How much one archive may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes in bytes unless said. An archive that goes over one of them is refused with an ArchiveError."""
+
+    total: int = 32 << 30  # the uncompressed archive, headers and padding with it
+    entries: int = 2_000_000  # members
+    path: int = 4095  # a name, or the target of a link: PATH_MAX without its NUL
+    metadata: int = 1 << 20  # the body of one pax or GNU long-name header
+    xattrs: int = 256 << 10  # all extended attributes of one member, names and values
+    memory: int = 256 << 20  # what an xz or zstd stream may make its decompressor allocate
+
+
+DEFAULT = Limits()

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from drivers.archive.extract import Extracted, extract
+from drivers.archive.limits import DEFAULT, Limits
+from tests.drivers.archive import tape
+from tests.trees import File, Symlink, build
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    """An empty directory to extract into, in the same directory as `victim`."""
+    path = tmp_path / "root"
+    path.mkdir()
+    return str(path)
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[str]:
+    """A directory beside the root that must be exactly the same after the test: inodes, times, content."""
+    path = build(str(tmp_path / "victim"), {
+        "secret": File("only the host reads this", mode=0o600), "dir": {"file": "x"}, "link": Symlink(target="secret"),
+    })  # fmt: skip
+    beside = sorted(os.listdir(tmp_path))
+    before = tape.snapshot(path)
+    yield path
+    assert tape.snapshot(path) == before
+    assert set(os.listdir(tmp_path)) <= {*beside, "root"}
+
+
+@pytest.fixture
+def unpack(root: str) -> Callable[..., Extracted]:
+    """`unpack(part, …)` extracts an archive of the parts into `root`."""
+
+    def run(*parts: bytes, limits: Limits = DEFAULT) -> Extracted:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return extract(tape.stream(*parts), fd, limits=limits)
+        finally:
+            os.close(fd)
+
+    return run

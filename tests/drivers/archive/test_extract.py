@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from drivers.archive.errors import ArchiveError
+from drivers.archive.extract import Extracted, extract
+from drivers.archive.walk import Escape, canonical
+from tests.drivers.archive import tape
+from tests.drivers.archive.tape import directory, file, hard_link, header, pax, symlink
+from tests.trees import Dir, File, HardLink, Special, Symlink, assert_tree, build
+from unionfs.linux import consts, mounts
+
+Unpack = Callable[..., Extracted]
+CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw+ep, version 2
+
+
+def test_every_kind_of_entry(root: str, unpack: Unpack) -> None:
+    done = unpack(
+        directory(b"./", mode=0o700, mtime=10), directory(b"etc/", mode=0o755, uid=1, gid=2, mtime=20),
+        file(b"etc/passwd", b"root\n", mode=0o640, gid=42, mtime=30),
+        symlink(b"etc/mtab", b"/proc/mounts", uid=3, mtime=40),
+        hard_link(b"etc/passwd-", b"etc/passwd"), header(b"run/fifo", b"6", mode=0o622, uid=9),
+        header(b"dev/null", b"3", mode=0o666, major=1, minor=3), header(b"dev/tty", b"3", mode=0o620, gid=5, major=5),
+        file(b"bin/su", b"x" * 10, mode=0o4755), file(b"bin/wall", mode=0o2755, gid=5), directory(b"tmp", mode=0o1777),
+    )  # fmt: skip
+    assert done == (15, 11)
+    assert_tree(root, {
+        "etc": Dir({
+            "passwd": File("root\n", mode=0o640, uid=0, gid=42, mtime_ns=30 * 10**9),
+            "passwd-": File("root\n", mode=0o640, gid=42, mtime_ns=30 * 10**9),
+            "mtab": Symlink(target="/proc/mounts", uid=3, mtime_ns=40 * 10**9),
+        }, mode=0o755, uid=1, gid=2),
+        "run": Dir({"fifo": Special(mode=0o622, uid=9)}, mode=0o755, uid=0),
+        "dev": {
+            "null": Special(type=stat.S_IFCHR, rdev=os.makedev(1, 3), mode=0o666),
+            "tty": Special(type=stat.S_IFCHR, rdev=os.makedev(5, 0), mode=0o620, gid=5),
+        },
+        "bin": {"su": File("x" * 10, mode=0o4755), "wall": File("", mode=0o2755, gid=5)},
+        "tmp": Dir({}, mode=0o1777),
+    })  # fmt: skip
+    assert os.path.samefile(f"{root}/etc/passwd", f"{root}/etc/passwd-")
+    assert [os.stat(f"{root}/{name}").st_mtime for name in (".", "etc")] == [10, 20]
+    assert stat.S_IMODE(os.stat(root).st_mode) == 0o700
+
+
+def test_parents_that_are_not_in_the_archive(root: str, unpack: Unpack) -> None:
+    old = os.umask(0o077)
+    try:
+        unpack(file(b"a/b/c/d", mode=0o666))
+    finally:
+        os.umask(old)
+    assert_tree(root, {"a": Dir({"b": Dir({"c": {"d": File(mode=0o666)}}, mode=0o755)}, mode=0o755, uid=0, gid=0)})
+
+
+def test_times_to_the_nanosecond(root: str, unpack: Unpack) -> None:
+    unpack(pax({b"mtime": b"1700000000.123456789"}), directory(b"d/"), pax({b"mtime": b"-1.5"}), file(b"d/f", b"x"))
+    assert os.stat(f"{root}/d").st_mtime_ns == 1700000000123456789
+    assert os.stat(f"{root}/d/f").st_mtime_ns == -1_500_000_000
+
+
+def test_extended_attributes(root: str, unpack: Unpack) -> None:
+    """What belongs to the machine where the archive was made is dropped: labels, trusted.*."""
+    unpack(
+        pax({
+            b"SCHILY.xattr.security.capability": CAPABILITY, b"SCHILY.xattr.user.note": b"a\0b",
+            b"SCHILY.xattr.security.selinux": b"system_u:object_r:bin_t:s0\0", b"SCHILY.xattr.trusted.mark": b"x",
+            b"SCHILY.xattr.system.posix_acl_access": b"garbage", b"SCHILY.xattr.security.ima": b"x",
+        }),
+        file(b"ping", b"elf", mode=0o755, uid=5),
+        pax({b"SCHILY.xattr.user.dir": b""}), directory(b"d/"),
+    )  # fmt: skip
+    assert {name: os.getxattr(f"{root}/ping", name) for name in os.listxattr(f"{root}/ping")} == {
+        "security.capability": CAPABILITY, "user.note": b"a\0b",
+    }
+    assert os.listxattr(f"{root}/d") == ["user.dir"]
+
+
+def test_an_attribute_that_the_kernel_refuses_is_named(unpack: Unpack) -> None:
+    with pytest.raises(ArchiveError, match=r"^ping \(byte 1024\): Invalid argument"):
+        unpack(pax({b"SCHILY.xattr.security.capability": b"junk"}), file(b"ping"))
+
+
+NEW = {
+    "file": (file(b"x", b"new"), {"x": "new"}),
+    "directory": (directory(b"x/", mode=0o711, uid=7), {"x": Dir({}, mode=0o711, uid=7)}),
+    "link": (symlink(b"x", b"new"), {"x": Symlink(target="new")}),
+    "hard link": (file(b"t", b"t") + hard_link(b"x", b"t"), {"t": "t", "x": HardLink("t")}),
+    "fifo": (header(b"x", b"6"), {"x": Special()}),
+}
+OLD = {
+    "file": {"x": "old"},
+    "link to a file": {"target": "old", "x": Symlink(target="target")},
+    "link to a directory": {"target": {"inside": "old"}, "x": Symlink(target="target")},
+    "dangling link": {"x": Symlink(target="nowhere")},
+    "fifo": {"x": Special()},
+    "socket": {"x": Special(type=stat.S_IFSOCK)},
+    "directory": {"x": {"a": {"b": "old"}, "c": Symlink(target="a")}},
+}
+
+
+@pytest.mark.parametrize("new", NEW)
+@pytest.mark.parametrize("old", OLD)
+def test_an_entry_takes_the_place_of_what_was_there(old: str, new: str, root: str, unpack: Unpack) -> None:
+    """Removed and made anew, but for a directory over a directory; what a link led to is not touched."""
+    build(root, OLD[old])  # type: ignore[arg-type]
+    part, tree = NEW[new]
+    unpack(part)
+    rest = {name: value for name, value in OLD[old].items() if name != "x"}
+    if (old, new) == ("directory", "directory"):
+        tree = {"x": Dir(OLD[old]["x"], mode=0o711, uid=7)}  # type: ignore[arg-type]
+    assert_tree(root, rest | tree)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("new", NEW)
+def test_the_same_within_one_archive(new: str, root: str, unpack: Unpack) -> None:
+    part, tree = NEW[new]
+    unpack(file(b"x", b"first"), part, file(b"x", b"second"), part)
+    assert_tree(root, tree)  # type: ignore[arg-type]
+
+
+LOWER = {"etc": {"a": "a", "sub": {"b": "b"}, "link": Symlink(target="a")}, "keep": "k"}
+
+
+def test_a_whiteout_removes_what_was_below(root: str, unpack: Unpack) -> None:
+    build(root, LOWER)
+    unpack(file(b"etc/.wh.a"), file(b"etc/.wh.sub"), file(b".wh.absent"), file(b"not/there/.wh.x"), file(b"new"))
+    assert_tree(root, {"etc": {"link": Symlink(target="a")}, "keep": "k", "new": "", "not": {"there": {}}})
+
+
+def test_whiteouts_as_aufs_makes_them_are_hard_links(root: str, unpack: Unpack) -> None:
+    """tar of a branch: the second whiteout is a hard link to the first."""
+    build(root, LOWER)
+    unpack(file(b"etc/.wh.a", mode=0o444), hard_link(b"etc/.wh.sub", b"etc/.wh.a"))
+    assert_tree(root, {"etc": {"link": Symlink(target="a")}, "keep": "k"})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_whiteout_never_removes_what_the_archive_brings(first: bool, root: str, unpack: Unpack) -> None:
+    build(root, LOWER)
+    brings = [directory(b"etc/sub/"), file(b"etc/sub/new", b"n"), file(b"etc/a", b"new a")]
+    hides = [file(b"etc/.wh.sub"), file(b"etc/.wh.a")]
+    unpack(*(hides + brings if first else brings + hides))
+    assert_tree(root, {"etc": {"a": "new a", "sub": {"new": "n"}, "link": Symlink(target="a")}, "keep": "k"})
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
+def test_an_opaque_directory_wherever_its_mark_comes(place: int, root: str, unpack: Unpack) -> None:
+    """image-spec layer.md: it is applied first, regardless of its position in the archive."""
+    build(root, LOWER)
+    parts = [directory(b"etc/", mode=0o700), file(b"etc/sub/new", b"n"), file(b"etc/a", b"new")]
+    parts.append(symlink(b"etc/l", b"x"))
+    parts.insert(place, file(b"etc/.wh..wh..opq"))
+    unpack(*parts)
+    etc = {"a": "new", "sub": {"new": "n"}, "l": Symlink(target="x")}
+    assert_tree(root, {"etc": Dir(etc, mode=0o700), "keep": "k"})
+
+
+def test_an_opaque_root(root: str, unpack: Unpack) -> None:
+    build(root, LOWER)
+    unpack(file(b".wh..wh..opq"), file(b"only"))
+    assert_tree(root, {"only": ""})
+
+
+def test_an_opaque_directory_named_through_a_link(root: str, unpack: Unpack) -> None:
+    """What came in by one name is recognised under the other."""
+    build(root, {"usr": {"lib": {"old": "o"}}, "lib": Symlink(target="usr/lib")})
+    unpack(file(b"lib/new", b"n"), file(b"usr/lib/.wh..wh..opq"), file(b"usr/lib/more"), file(b"lib/.wh..wh..opq"))
+    assert_tree(root, {"usr": {"lib": {"new": "n", "more": ""}}, "lib": Symlink(target="usr/lib")})
+
+
+def test_a_hard_link_to_what_lay_below(root: str, unpack: Unpack) -> None:
+    build(root, LOWER)
+    unpack(hard_link(b"keep2", b"keep"))
+    assert os.stat(f"{root}/keep").st_ino == os.stat(f"{root}/keep2").st_ino
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    target = tmp_path / "small"
+    target.mkdir()
+    mounts.mount("tmpfs", str(target), "tmpfs", 0, "size=64k,mode=755")
+    try:
+        fd = os.open(target, os.O_RDONLY)
+        try:
+            says = r"^big \(byte 512\): No space left on device; free some space"
+            with pytest.raises(ArchiveError, match=says) as caught:
+                extract(tape.stream(directory(b"d/"), file(b"big", bytes(1 << 20))), fd)
+            assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == errno.ENOSPC
+        finally:
+            os.close(fd)
+    finally:
+        mounts.umount2(str(target))
+
+
+def test_a_read_only_root_is_one_line(root: str, tmp_path: Path) -> None:
+    tree = mounts.open_tree(consts.AT_FDCWD, root, consts.OPEN_TREE_CLONE)
+    try:
+        mounts.mount_setattr(tree, "", consts.AT_EMPTY_PATH, attr_set=consts.MOUNT_ATTR_RDONLY)
+        with pytest.raises(ArchiveError, match=r"^a \(byte 0\): Read-only file system"):
+            extract(tape.stream(file(b"a")), tree)
+    finally:
+        os.close(tree)
+
+
+def test_canonical_names() -> None:
+    links = {
+        (b"lib",): b"usr/lib", (b"usr", b"lib", b"up"): b"..", (b"a",): b"./b//", (b"b",): b"c",
+        (b"out",): b"usr/../..",
+    }  # fmt: skip
+
+    def resolve(name: bytes) -> bytes:
+        return b"/".join(canonical(tuple(name.split(b"/")), links.get))
+
+    assert resolve(b"lib/x") == b"usr/lib/x"
+    assert resolve(b"lib/up/y") == b"usr/y"
+    assert resolve(b"a/z") == b"c/z"
+    assert resolve(b"missing/z") == b"missing/z"
+    with pytest.raises(Escape, match=r"the symbolic link out -> usr/\.\./\.\., which leads above the root"):
+        resolve(b"out/x")
