@@ -144,7 +144,7 @@ class NetlinkSocket:
             self._socket.bind((0, 0))
             for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
                 self._socket.setsockopt(SOL_NETLINK, option, 1)
-            self._port: int = self._socket.getsockname()[0]
+            self.port: int = self._socket.getsockname()[0]
         except BaseException:
             self._socket.close()
             raise
@@ -216,4 +216,4 @@ class NetlinkSocket:
                 raise OSError(errno.EMSGSIZE, "a netlink answer is longer than 64 KiB")
             if sender[0] != 0:
                 continue  # any process may send to a netlink port; the kernel is port 0
-            return [m for m in unpack(data) if m.port == self._port and m.seq >= oldest]
+            return [m for m in unpack(data) if m.port == self.port and m.seq >= oldest]

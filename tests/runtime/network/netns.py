@@ -87,6 +87,7 @@ class Box:
 
     def server(self, address: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
         made = self.open_socket(kind)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((address, 7))
         if kind == socket.SOCK_STREAM:
             made.listen()
