@@ -232,16 +232,17 @@ class UnionFs:
         handle = self._handles.directory(fh)
         while True:
             with self._stack.operation():
-                entry = self._handles.entry(handle, offset)
-                if entry is None:
+                found = self._handles.entry(handle, offset)
+                if found is None:
                     return
-                node = self._stack.nodes.get(entry[1].ino)
+                node, entry = found
                 node.lookups += 1
             offset = entry[2]
             try:
                 yield entry
             finally:
-                self.forget([(node.ino, 1)])
+                with self._lock:
+                    self._stack.unreference(node, 1)
 
     def releasedir(self, fh: int) -> None:
         with self._lock:

@@ -106,9 +106,9 @@ class Handles:
         except KeyError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
-    def entry(self, handle: OpenDirectory, offset: int) -> tuple[bytes, Attr, int] | None:
-        """The first entry at or after `offset` that still exists, `.` and `..` first of all: (name, attributes, offset
-        of the next); None at the end. Offset 0 lists anew, as rewinddir(3) asks."""
+    def entry(self, handle: OpenDirectory, offset: int) -> tuple[Node, tuple[bytes, Attr, int]] | None:
+        """The first entry at or after `offset` that still exists, `.` and `..` first of all: its node, and (name,
+        attributes, offset of the next); None at the end. Offset 0 lists anew, as rewinddir(3) asks."""
         stack = self._stack
         if offset == 0:
             handle.names = [b".", b"..", *stack.names(handle.node)]
@@ -117,11 +117,11 @@ class Handles:
             offset += 1
             if name in (b".", b".."):
                 node = handle.node if name == b"." else handle.node.parent or handle.node
-                return name, attributes.getattr_(stack, node), offset
+                return node, (name, attributes.getattr_(stack, node), offset)
             found = stack.resolve(handle.node, name)
             if found is not None:
                 node = stack.adopt(handle.node, name, found)
-                return name, attributes.getattr_(stack, node), offset
+                return node, (name, attributes.getattr_(stack, node), offset)
         return None
 
     def releasedir(self, number: int) -> None:
