@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -40,6 +40,9 @@ _FLAGS = {
     "noexec": (consts.MS_NOEXEC, consts.MOUNT_ATTR_NOEXEC),
     "rw": (0, 0),
 }
+
+# Options of overlayfs whose value is one directory.
+_DIRECTORIES = ("lowerdir+", "upperdir", "workdir")
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,16 @@ def _mount_overlay(mount: Mount, target: str) -> None:
 def overlay_tree(mount: Mount) -> int:
     """The overlay as a descriptor of a detached mount: it ends when the descriptor is closed, unless it is attached.
 
-    Layers are given one by one, so their number and the length of their names have no limit but the kernel's own 500
-    (OVL_MAX_STACK), and ":" means nothing. Needs `layers_by_append()`.
+    Layers are given one by one, so there may be as many as the kernel stacks (500, OVL_MAX_STACK), and ":" in their
+    names means nothing. Needs `layers_by_append()`.
     """
-    context = sys_mounts.fsopen("overlay")
-    try:
+    with ExitStack() as held:
+        context = sys_mounts.fsopen("overlay")
+        held.callback(os.close, context)
         for option in mount.options:
             key, equals, value = option.partition("=")
+            if key in _DIRECTORIES:
+                value = _directory(key, value, held)
             if equals:
                 sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, value)
             elif option not in _FLAGS:
@@ -138,8 +144,21 @@ def overlay_tree(mount: Mount) -> int:
         sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "source", mount.source)
         sys_mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
         return sys_mounts.fsmount(context, _attributes(mount.options))
-    finally:
-        os.close(context)
+
+
+def _directory(key: str, path: str, held: ExitStack) -> str:
+    """How fsconfig(2) is told a directory: it takes 255 bytes, and overlayfs undoes escapes in two of three keys
+    (fs/overlayfs/params.c: ovl_mount_dir, but ovl_mount_dir_noesc)."""
+    if len(os.fsencode(path)) > 255:
+        return _by_descriptor(path, held)
+    return path if key == "lowerdir+" else path.replace("\\", "\\\\")
+
+
+def _by_descriptor(path: str, held: ExitStack) -> str:
+    """A name of the directory that is short and free of separators; good as long as `held`."""
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    held.callback(os.close, descriptor)
+    return f"/proc/self/fd/{descriptor}"
 
 
 @cache
@@ -169,32 +188,22 @@ def _accepts(key: str) -> bool:
 def _mount_overlay_by_data(mount: Mount, target: str) -> None:
     """mount(2) with an option string, for kernels without `lowerdir+`.
 
-    The string has to fit a page, and ":" and "," separate in it. So each directory is given as the descriptor it is
-    open on: short, and free of both. About 200 layers fit.
+    The string has to fit a page, and ":" and "," separate in it. Given by descriptor, about 200 layers fit.
     """
-    descriptors: list[int] = []
-
-    def by_descriptor(path: str) -> str:
-        descriptors.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        return f"/proc/self/fd/{descriptors[-1]}"
-
-    try:
+    with ExitStack() as held:
         layers, rest = [], []
         for option in mount.options:
             key, _, value = option.partition("=")
             if key == "lowerdir+":
-                layers.append(by_descriptor(value))
-            elif key in ("upperdir", "workdir"):
-                rest.append(f"{key}={by_descriptor(value)}")
+                layers.append(_by_descriptor(value, held))
+            elif key in _DIRECTORIES:
+                rest.append(f"{key}={_by_descriptor(value, held)}")
             elif option not in _FLAGS:
                 rest.append(option)
         data = ",".join([f"lowerdir={':'.join(layers)}", *rest] if layers else rest)
         if len(data) >= os.sysconf("SC_PAGE_SIZE"):
             raise OSError(errno.E2BIG, f"{len(layers)} layers need Linux 6.8 or newer", target)
         sys_mounts.mount(mount.source, target, "overlay", _mount_flags(mount.options), data)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
 def _mount_unionfs(mount: Mount, target: str) -> None:

@@ -2,7 +2,8 @@
 
 What is in a layer was written by containers, and a container can nest directories deeper than PATH_MAX, our stack or
 our descriptors reach. So nothing here recurses or holds more than a few descriptors, and no path is given to the
-kernel that could be too long for it. Names are bytes; symbolic links are never followed.
+kernel that could be too long for it. Names are bytes; symbolic links are never followed, and mounts never crossed:
+what somebody has mounted into a layer is not the layer's, and least of all to be deleted.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import secrets
 from collections.abc import Iterator
 
 from drivers.api import Usage
-from unionfs.linux.files import fd_path
+from unionfs.linux import consts
+from unionfs.linux.files import fd_path, openat2
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Half of PATH_MAX, so that one more name fits whatever its length.
 _STEP = 2048
+_WITHIN = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_XDEV
 
 
 def open_below(root_fd: int, path: bytes) -> int:
     """Open the directory `path`, relative to `root_fd` and of any length; b"" is the root itself.
 
-    No component may be a symbolic link, for only directories' own names are walked: the caller found them as such.
+    Raises OSError: ELOOP or ENOTDIR for a symbolic link on the way, EXDEV for a mount.
     """
-    fd = os.open(b".", DIRECTORY, dir_fd=root_fd)
+    fd = openat2(root_fd, b".", DIRECTORY, resolve=_WITHIN)
     while path:
         if len(path) > _STEP:
             cut = path.rindex(b"/", 0, _STEP)
@@ -32,7 +35,7 @@ def open_below(root_fd: int, path: bytes) -> int:
         else:
             step, path = path, b""
         try:
-            below = os.open(step, DIRECTORY, dir_fd=fd)
+            below = openat2(fd, step, DIRECTORY, resolve=_WITHIN)
         finally:
             os.close(fd)
         fd = below
@@ -101,13 +104,13 @@ def delete(parent_fd: int, name: str | bytes) -> None:
     """Delete the directory `name` with all below it.
 
     It does not descend: directories two levels down are moved one level up, until none are left. Raises OSError at
-    the first entry that cannot be deleted; what is left can be deleted by another call.
+    the first entry that cannot be deleted (EXDEV: something is mounted there); another call goes on with the rest.
     """
-    fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
+    fd = open_below(parent_fd, os.fsencode(name))
     try:
         while children := _delete_files(fd):
             for child in children:
-                child_fd = os.open(child, DIRECTORY, dir_fd=fd)
+                child_fd = open_below(fd, child)
                 try:
                     for grandchild in _delete_files(child_fd):
                         os.rename(grandchild, secrets.token_hex(16), src_dir_fd=child_fd, dst_dir_fd=fd)

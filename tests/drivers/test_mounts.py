@@ -1,0 +1,225 @@
+"""Mount values made into trees, and taken away again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drivers import mounts
+from drivers.errors import InUse, Unavailable
+from drivers.mounts import Mount, branches, layers_by_append, mount_all, mounted, unmount_all
+from drivers.overlay2 import overlay
+from tests import trees
+from unionfs.linux.mounts import mounted_at, mountinfo
+
+pytestmark = pytest.mark.needs("overlay")
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> list[str]:
+    """Three directories, top first, whose names have everything in them that separates options."""
+    paths = []
+    for number in (2, 1, 0):
+        path = str(tmp_path / f"layer{number}:a,b=c\\d e")
+        trees.build(path, {f"in-{number}": str(number), "top": str(number)})
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    (tmp_path / "target").mkdir()
+    return str(tmp_path / "target")
+
+
+MERGED: trees.Tree = {"in-0": "0", "in-1": "1", "in-2": "2", "top": "2"}
+
+
+def test_bind(tmp_path: Path, target: str) -> None:
+    trees.build(str(tmp_path / "source"), {"f": "1"})
+    mount_all([Mount("bind", str(tmp_path / "source"), ("rw",))], target)
+    Path(target, "g").write_text("2")
+    unmount_all(target)
+    trees.assert_tree(str(tmp_path / "source"), {"f": "1", "g": "2"})
+
+
+def test_a_read_only_bind_is_never_writable(tmp_path: Path, target: str) -> None:
+    trees.build(str(tmp_path / "source"), {"f": "1"})
+    mount_all([Mount("bind", str(tmp_path / "source"), ("ro", "nosuid", "nodev"))], target)
+    point = mounted_at(target)
+    assert point is not None and {"ro", "nosuid", "nodev"} <= set(point.options.split(","))
+    with pytest.raises(OSError, match="Read-only"):
+        Path(target, "f").write_text("2")
+    unmount_all(target)
+
+
+def test_rbind_takes_what_is_mounted_below(tmp_path: Path, target: str) -> None:
+    trees.build(str(tmp_path / "source"), {"sub": {}})
+    mount_all([Mount("tmpfs", "tmpfs")], str(tmp_path / "source/sub"))
+    Path(tmp_path, "source/sub/f").write_text("tmpfs")
+    mount_all([Mount("bind", str(tmp_path / "source"), ("rbind", "ro"))], target)
+    assert Path(target, "sub/f").read_text() == "tmpfs"
+    with pytest.raises(OSError, match="Read-only"):
+        Path(target, "sub/f").write_text("")
+    with pytest.raises(InUse, match="is busy"):
+        unmount_all(target)
+    unmount_all(f"{target}/sub")
+    unmount_all(target)
+    unmount_all(str(tmp_path / "source/sub"))
+
+
+@pytest.mark.parametrize("by_append", [True, False])
+def test_overlay_names_need_no_escapes(
+    tmp_path: Path, layers: list[str], monkeypatch: pytest.MonkeyPatch, by_append: bool
+) -> None:
+    """By both ways of this kernel: layer by layer, and as the option string of those before 6.8."""
+    if by_append and not layers_by_append():
+        pytest.skip("this kernel's overlayfs has no lowerdir+ (Linux 6.8)")
+    monkeypatch.setattr(mounts, "layers_by_append", lambda: by_append)
+    work = tmp_path / "work, of: it"
+    work.mkdir()
+    with mounted([overlay(layers[1:], layers[0], str(work))]) as path:
+        trees.assert_tree(path, MERGED)
+        os.unlink(f"{path}/in-0")
+        options = mounted_at(path).super_options.split(",")  # type: ignore[union-attr]
+        assert not {"index=on", "redirect_dir=on", "redirect_dir=follow", "metacopy=on"} & set(options)
+    assert sorted(os.listdir(layers[0])) == ["in-0", "in-2", "top"]
+    with mounted([overlay(layers)]) as path:
+        trees.assert_tree(path, {"in-1": "1", "in-2": "2", "top": "2"})
+        with pytest.raises(OSError, match="Read-only"):
+            os.mkdir(f"{path}/new")
+
+
+def test_overlay_layers_without_end(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long names and 300 layers: more than a page of options. An older kernel says what it lacks."""
+    paths = [str(tmp_path / ("x" * 200) / str(number)) for number in range(300)]
+    for path in paths:
+        trees.build(path, {os.path.basename(path): ""})
+    if layers_by_append():
+        with mounted([overlay(paths)]) as path:
+            assert len(os.listdir(path)) == 300
+    monkeypatch.setattr(mounts, "layers_by_append", lambda: False)
+    with pytest.raises(OSError, match=r"300 layers need Linux 6\.8") as refused:
+        mount_all([overlay(paths)], target)
+    assert refused.value.errno == errno.E2BIG
+    with mounted([overlay(paths[:200])]) as path:
+        assert len(os.listdir(path)) == 200
+
+
+def test_a_refusal_says_what_the_kernel_says(tmp_path: Path, target: str) -> None:
+    with pytest.raises(OSError, match="No such file") as refused:
+        mount_all([Mount("bind", str(tmp_path / "missing"))], target)
+    assert refused.value.filename is not None
+    with pytest.raises(OSError, match="No such file"):
+        mount_all([overlay([str(tmp_path / "missing")], str(tmp_path), str(tmp_path))], target)
+    with pytest.raises(OSError) as unknown:
+        mount_all([Mount("no-such-type", "x")], target)
+    assert unknown.value.errno == errno.ENODEV
+    assert mounted_at(target) is None
+
+
+def test_a_stack_is_undone_when_one_of_it_fails(tmp_path: Path, target: str) -> None:
+    trees.build(str(tmp_path / "source"), {})
+    good = Mount("bind", str(tmp_path / "source"))
+    mount_all([good], target)
+    with pytest.raises(OSError, match="No such file"):
+        mount_all([good, Mount("tmpfs", "tmpfs"), Mount("bind", str(tmp_path / "missing"))], target)
+    assert [point.target for point in mountinfo()].count(target) == 1
+    mount_all([good, Mount("tmpfs", "tmpfs")], target)
+    unmount_all(target)
+    assert mounted_at(target) is None
+
+
+def test_unmounting_nothing_is_fine(tmp_path: Path, target: str) -> None:
+    unmount_all(target)
+    unmount_all(str(tmp_path / "missing"))
+
+
+def test_a_busy_tree_is_in_use(tmp_path: Path, target: str) -> None:
+    mount_all([Mount("tmpfs", "tmpfs")], target)
+    with open(f"{target}/f", "w"), pytest.raises(InUse, match="target is busy"):
+        unmount_all(target)
+    unmount_all(target)
+
+
+def test_mounted_leaves_nothing_when_its_body_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), mounted([Mount("tmpfs", "tmpfs")]) as path:
+        Path(path, "f").write_text("x")
+        _ = 1 // 0
+    assert not os.path.exists(path)
+    with pytest.raises(OSError, match="No such file"), mounted([Mount("bind", "/no/such/place")]) as path:
+        pass
+
+
+def test_a_mount_describes_itself() -> None:
+    assert Mount("bind", "/a", ("ro",)).describe() == "bind /a (ro)"
+    assert Mount("zfs", "pool/a").describe() == "zfs pool/a"
+
+
+# Our own union, as a process of its own.
+
+
+@pytest.mark.needs("fuse")
+def test_unionfs_names_are_escaped(layers: list[str]) -> None:
+    stack = [(layers[0], "rw"), (layers[1], "ro"), (layers[2], "rr")]
+    with mounted([Mount("unionfs", "unionfs", (branches(stack),))]) as path:
+        trees.assert_tree(path, MERGED)
+        Path(path, "new").write_text("new")
+    assert Path(layers[0], "new").read_text() == "new"
+
+
+@pytest.mark.needs("fuse")
+def test_a_unions_server_has_ended_when_it_is_unmounted(layers: list[str], target: str) -> None:
+    """Its branch is free at once: another union can write to it, a hundred times over if need be."""
+    for turn in range(3):
+        mount_all([Mount("unionfs", "unionfs", (branches([(layers[0], "rw"), (layers[1], "ro")]),))], target)
+        Path(target, "turn").write_text(str(turn))
+        unmount_all(target)
+    assert Path(layers[0], "turn").read_text() == "2"
+
+
+@pytest.mark.needs("fuse")
+def test_a_union_whose_server_was_killed_is_unmounted(layers: list[str], target: str) -> None:
+    mount_all([Mount("unionfs", "unionfs", (branches([(layers[0], "rw"), (layers[1], "ro")]),))], target)
+    [server] = [pid for pid in filter(str.isdecimal, os.listdir("/proc")) if layers[0].replace("\\", "") in _words(pid)]
+    os.kill(int(server), signal.SIGKILL)
+    unmount_all(target)
+    assert mounted_at(target) is None
+
+
+def _words(pid: str) -> str:
+    """The command line of a process, unescaped; "" for one that has ended or is a zombie."""
+    try:
+        return Path("/proc", pid, "cmdline").read_text(errors="replace").replace("\\", "").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+@pytest.mark.needs("fuse")
+def test_the_sentence_of_unionfs_is_passed_on(tmp_path: Path, target: str) -> None:
+    with pytest.raises(Unavailable, match="missing"):
+        mount_all([Mount("unionfs", "unionfs", (branches([(str(tmp_path / "missing"), "rw")]),))], target)
+    with pytest.raises(Unavailable, match="no-such-option"):
+        mount_all([Mount("unionfs", "unionfs", ("no-such-option",))], target)
+    assert mounted_at(target) is None
+
+
+@pytest.mark.needs("fuse")
+def test_the_working_directory_does_not_decide_which_package_serves(tmp_path: Path, layers: list[str]) -> None:
+    """A container's build directory may well have a package `unionfs` of its own, or a module `struct`."""
+    trees.build(str(tmp_path / "build"), {"unionfs": {"__init__.py": "raise SystemExit(9)"}, "struct.py": "1/0"})
+    script = (
+        "import os, sys\nfrom drivers.mounts import *\n"
+        "mount = Mount('unionfs', 'unionfs', (branches([(sys.argv[1], 'ro')]),))\n"
+        "os.chdir(sys.argv[2])\nwith mounted([mount]) as path: print(sorted(os.listdir(path)))"
+    )
+    root = os.path.dirname(os.path.dirname(mounts.__file__))
+    command = [sys.executable, "-c", script, layers[0], str(tmp_path / "build")]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("['in-2', 'top']\n", "")

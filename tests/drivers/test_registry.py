@@ -1,0 +1,79 @@
+"""Drivers by name, and sentences on whether they work."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from drivers.errors import Unavailable
+from drivers.mounts import Mount, mounted
+from drivers.registry import NAMES, open_driver, probe
+from tests.drivers.children import in_child
+
+
+def test_the_names() -> None:
+    assert NAMES == ("fuse-aufs", "overlay2", "vfs")
+
+
+@pytest.mark.needs("overlay", "fuse")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_driver_that_works_says_how(name: str, tmp_path: Path) -> None:
+    """Also for a root that does not exist yet; asking leaves nothing."""
+    found = probe(name, str(tmp_path / "not" / "yet"))
+    assert found.works
+    assert re.fullmatch(r"[A-Za-z0-9 ,;().']+, on [a-z0-9]+", found.reason)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_read_only_place(name: str, tmp_path: Path) -> None:
+    with mounted([Mount("bind", str(tmp_path), ("ro",))]) as path:
+        found = probe(name, f"{path}/root")
+        assert (found.works, found.reason) == (False, f"cannot write to {path}: Read-only file system")
+        with pytest.raises(Unavailable, match=f"storage driver {name} does not work at {path}/root: cannot write"):
+            open_driver(name, f"{path}/root")
+
+
+@pytest.mark.needs("overlay")
+def test_an_overlay_on_an_overlay_on_an_overlay(tmp_path: Path) -> None:
+    """The kernel stacks two deep (FILESYSTEM_MAX_STACK_DEPTH); the probe finds that out before any container does."""
+    from drivers.overlay2 import overlay
+
+    for name in ("l0", "l1", "u", "w"):
+        (tmp_path / name).mkdir()
+    with mounted([overlay([str(tmp_path / "l0")], str(tmp_path / "u"), str(tmp_path / "w"))]) as path:
+        found = probe("overlay2", path)
+        assert not found.works
+        assert "overlay" in found.reason and "\n" not in found.reason
+
+
+def test_nobody_but_root(tmp_path: Path) -> None:
+    def ask() -> None:
+        os.chmod(tmp_path, 0o777)
+        os.setuid(65534)
+        for name in NAMES:
+            assert probe(name, str(tmp_path)) == (False, "mounting needs root")
+
+    assert in_child(ask).wait() == 0
+
+
+def test_a_name_that_nobody_has(tmp_path: Path) -> None:
+    for ask in (probe, open_driver):
+        with pytest.raises(Unavailable, match=r"no storage driver 'zfs3'; there are fuse-aufs, overlay2, vfs"):
+            ask("zfs3", str(tmp_path))
+
+
+@pytest.mark.needs("overlay")
+def test_a_root_that_is_anothers(tmp_path: Path) -> None:
+    open_driver("vfs", str(tmp_path / "root")).close()
+    with pytest.raises(Unavailable, match="belongs to the driver vfs, not overlay2"):
+        open_driver("overlay2", str(tmp_path / "root"))
+
+
+def test_a_root_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("")
+    with pytest.raises(Unavailable, match=r"cannot use .*root: (File exists|Not a directory)"):
+        open_driver("vfs", str(tmp_path / "root"))
