@@ -103,18 +103,19 @@ def one_line(text: str) -> str:
     return " ".join(text.split("\n")).strip()
 
 
-def each_of(given: Given, what: str, do: Callable[[str], object]) -> int:
-    """Do it to every argument, print those it was done to, report the others; the exit code is the last trouble's."""
+def each_of(given: Given, what: str, do: Callable[[str], Sequence[str] | None]) -> int:
+    """Do it to every argument, and print the lines that it gives, or the argument. Trouble with one does not keep the
+    others from it; the exit code is the last trouble's."""
     if not given.arguments:
         raise UsageError(f"it requires at least 1 argument, a {what}")
     code = 0
     for reference in given.arguments:
         try:
-            do(reference)
+            lines = do(reference)
         except (RuntimeFault, OSError) as error:
             code = _report("", error)
         else:
-            print(reference, flush=True)
+            print("\n".join([reference] if lines is None else lines), flush=True)
     return code
 
 

@@ -24,6 +24,8 @@ def main(given: Given, settings: Settings) -> int:
     from runtime.engine.stop import stop
 
     def one(reference: str) -> None:
-        stop(store, store.get(reference), patience=None if seconds < 0 else float(seconds))
+        container = store.get(reference)
+        patience = None if seconds < 0 else float(seconds)
+        stop(store, container, number=container.config.stop_signal, patience=patience)
 
     return each_of(given, "container", one)

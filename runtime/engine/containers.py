@@ -38,6 +38,7 @@ class Config(NamedTuple):
     user: str  # USER[:GROUP] by name or number; looked up in the root file system at start
     root: str
     state: str
+    stop_signal: int
     spec: dict[str, Any]  # the OCI configuration without what only the root file system tells
 
 

@@ -66,5 +66,6 @@ def configure(
         id=container_id, name=options.name, image=options.image, image_id=image_id, driver=driver_name, parent="",
         command=tuple(built["process"]["args"]), created=time.time(), network=options.network, remove=options.remove,
         terminal=options.terminal, stdin=options.stdin, user=options.user or str(image.get("User") or ""),
-        root=store.paths.root, state=store.paths.state, spec=built,
+        root=store.paths.root, state=store.paths.state,
+        stop_signal=names.signal_number(str(image.get("StopSignal") or "SIGTERM")), spec=built,
     )  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 
-from runtime.errors import UsageError
+from runtime.errors import ConfigError, UsageError
 
 SHORT_ID = 12
 
@@ -44,6 +45,19 @@ def check_name(name: str) -> str:
             f"invalid container name {name!r}: at least two of [a-zA-Z0-9_.-] are allowed, the first a letter or digit"
         )
     return name
+
+
+def signal_number(name: str) -> int:
+    """The number of TERM, SIGTERM, 15 or RTMIN+3. ConfigError for what is no signal here."""
+    text = name.upper().removeprefix("SIG")
+    base, plus, offset = text.partition("+")
+    try:
+        number = int(text) if text.isdecimal() else int(signal.Signals[f"SIG{base}"]) + (int(offset) if plus else 0)
+    except (KeyError, ValueError):
+        number = 0
+    if number not in signal.valid_signals():
+        raise ConfigError(f"the image's stop signal {name!r} is none of this machine's")
+    return number
 
 
 def check_hostname(name: str) -> str:

@@ -35,7 +35,7 @@ class Shim:
             (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET),
         ]
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
-        command = [sys.executable, "-I", program]
+        command = [sys.executable, "-I", "-S", program, os.pathsep.join(sys.path)]
         self._pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
         theirs.close()
 

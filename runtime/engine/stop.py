@@ -15,7 +15,7 @@ from runtime.errors import NoSuchContainer, StateError
 _AFTER_KILL = 30.0
 
 
-def stop(store: ContainerStore, container: Container, *, number: int = signal.SIGTERM, patience: float | None) -> None:
+def stop(store: ContainerStore, container: Container, *, number: int, patience: float | None) -> None:
     """Send `number`, and SIGKILL after `patience` seconds (None: never). Back when everything is given back.
 
     A container that is not running is left as it is. Raises StateError when even SIGKILL does not end it.

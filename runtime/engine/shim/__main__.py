@@ -1,7 +1,7 @@
-"""`python -I runtime/engine/shim`: started by runtime/engine/start.py with a socket as descriptor 3.
+"""`python -I -S runtime/engine/shim PATH`: started by runtime/engine/start.py with a socket as descriptor 3.
 
-Isolated from the caller's PYTHON… variables and current directory, so this package's place comes from here. Not with
--S as well: the drivers look for pyfuse3 and trio among the installed packages.
+PATH is the caller's sys.path. To have the interpreter find it again (site.py, with what a virtual environment adds to
+it) would take longer than all that is imported here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
+root = os.path.dirname(os.path.dirname(os.path.dirname(sys.path[0])))
+sys.path[:] = [root, *filter(None, sys.argv[1].split(os.pathsep))]
 
-from runtime.engine.shim.main import main
+from runtime.engine.shim.main import main  # noqa: E402 (the path comes first)
 
 main()

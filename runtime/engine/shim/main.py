@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from typing import Any
 
 from drivers.errors import DriverError
@@ -97,5 +96,5 @@ def _fault(error: Exception) -> tuple[str, str, int]:
         return type(error).__name__, str(error), error.exit_code
     if isinstance(error, (DriverError, OSError)):
         return RuntimeFault.__name__, str(error), RuntimeFault.exit_code
-    traceback.print_exc(file=sys.stderr)
+    sys.excepthook(type(error), error, error.__traceback__)  # seen with --debug only: standard error is /dev/null
     return RuntimeFault.__name__, f"internal error: {type(error).__name__}: {error}", RuntimeFault.exit_code

@@ -1,0 +1,29 @@
+"""`runtime import`."""
+
+from __future__ import annotations
+
+from runtime.cli.options import Given, Option
+from runtime.cli.settings import Settings
+from runtime.errors import UsageError
+
+SUMMARY = "make an image of a root file system archive"
+USAGE = "[OPTIONS] TAR|- NAME[:TAG]"
+INTERSPERSED = True
+OPTIONS = (
+    Option("change", "c", "INSTRUCTION", "as in a Dockerfile: CMD, ENTRYPOINT, ENV, WORKDIR, USER, STOPSIGNAL …"),
+)
+
+
+def main(given: Given, settings: Settings) -> int:
+    if len(given.arguments) != 2:
+        raise UsageError("it requires exactly 2 arguments, an archive and a name")
+    archive, reference = given.arguments
+
+    from runtime.images import changes
+    from runtime.images.store import ImageStore
+
+    config = changes.parse(given.values("change"))
+    settings.need_root()
+    path = "/dev/stdin" if archive == "-" else archive
+    print(ImageStore(settings.paths.images).import_rootfs(path, reference, config=config).id)
+    return 0

@@ -1,0 +1,24 @@
+"""`runtime rmi`."""
+
+from __future__ import annotations
+
+from runtime.cli import each_of
+from runtime.cli.options import Given, Option
+from runtime.cli.settings import Settings
+
+SUMMARY = "remove images, or names of images"
+USAGE = "IMAGE [IMAGE...]"
+INTERSPERSED = True
+OPTIONS: tuple[Option, ...] = ()
+
+
+def main(given: Given, settings: Settings) -> int:
+    store = settings.store()
+
+    from runtime.engine.rmi import remove_image
+
+    def one(reference: str) -> list[str]:
+        removed = remove_image(store, reference)
+        return [*(f"Untagged: {name}" for name in removed.untagged), *(f"Deleted: {name}" for name in removed.deleted)]
+
+    return each_of(given, "image", one)
