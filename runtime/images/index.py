@@ -1,0 +1,76 @@
+"""<root>/index.json: which manifests are images, and by which references (image-spec image-index.md).
+
+An OCI image index; each reference of an image is a descriptor with the annotation org.opencontainers.image.ref.name, an
+image that lost its references one without. Written to a new file, made durable, renamed: a reader sees all of a change
+or nothing. Changed under the store's lock only.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from runtime.errors import ImageError
+from runtime.images import document
+
+_TYPE = "application/vnd.oci.image.index.v1+json"
+_REFERENCE = "org.opencontainers.image.ref.name"
+
+class Listed(NamedTuple):
+    """An image in the index: the size of its manifest in bytes, and its references, sorted."""
+
+    size: int
+    references: tuple[str, ...]
+
+
+# Manifest digest -> image, in the order in which the images came.
+Index = dict[str, Listed]
+
+
+def load(root: str) -> Index:
+    """The index of the store at `root`; empty when there is none yet. ImageError when it is damaged."""
+    path = os.path.join(root, "index.json")
+    index: Index = {}
+    try:
+        with open(path, "rb") as file:
+            descriptors = document.decode(file.read())["manifests"]
+        for descriptor in descriptors:
+            reference = descriptor.get("annotations", {}).get(_REFERENCE)
+            found = index[descriptor["digest"]].references if descriptor["digest"] in index else ()
+            index[descriptor["digest"]] = Listed(descriptor["size"], tuple(sorted({*found, reference} - {None})))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ImageError(f"{path} is damaged; restore it, or remove {root} and import the images again") from None
+    return index
+
+
+def save(root: str, index: Index) -> None:
+    """Replace the index."""
+    descriptors: list[dict[str, Any]] = []
+    for digest, (size, references) in index.items():
+        plain = document.descriptor(document.MANIFEST, digest, size)
+        named = [plain | {"annotations": {_REFERENCE: reference}} for reference in references]
+        descriptors += named or [plain]
+    _replace(root, "index.json", {"schemaVersion": 2, "mediaType": _TYPE, "manifests": descriptors})
+
+
+def mark(root: str) -> None:
+    """The file that makes a directory an OCI image layout."""
+    if not os.path.exists(os.path.join(root, "oci-layout")):
+        _replace(root, "oci-layout", {"imageLayoutVersion": "1.0.0"})
+
+
+def _replace(root: str, name: str, content: dict[str, Any]) -> None:
+    path = os.path.join(root, name)
+    fresh = f"{path}.new"  # one name is enough: the lock is held
+    with open(fresh, "wb") as file:
+        file.write(document.encode(content))
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(fresh, path)
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

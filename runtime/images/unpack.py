@@ -1,0 +1,162 @@
+"""An image's layers as a driver's snapshots.
+
+A layer's snapshot is named by its chain id (image-spec config.md, "Layer ChainID"), so images share what they have in
+common from the bottom up. One process of a store unpacks at a time, under `unpack.lock`; the next finds the work done:
+
+    lock │ what a killed process left is removed │ per missing layer: prepare, mount, extract, unmount, commit
+
+So under the lock every snapshot `unpack-…` and every mount at the store's mount point is a left-over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from drivers.api import Kind, Snapshotter
+from drivers.archive.errors import ArchiveError
+from drivers.archive.extract import extract
+from drivers.archive.reader import Source
+from drivers.errors import InUse, NotFound
+from drivers.mounts import Mount, mount_all, unmount_all
+from runtime.errors import ImageError
+from runtime.images.store import Image, ImageStore
+
+_LOCK = "unpack.lock"
+_KEY = "unpack-"
+_READ = 1 << 20
+
+
+def chain_ids(layers: Sequence[str]) -> list[str]:
+    """The chain id of each of `layers` (diff ids, from the bottom up)."""
+    chains: list[str] = []
+    for diff_id in layers:
+        text = f"{chains[-1]} {diff_id}" if chains else diff_id
+        chains.append(f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if chains else diff_id)
+    return chains
+
+
+def unpack(store: ImageStore, image: Image, snapshotter: Snapshotter) -> str:
+    """The name of the committed snapshot with `image`'s tree in this driver; layers it lacks are unpacked first.
+
+    Raises NoSuchImage when the image is removed meanwhile, ImageError for a damaged or refused layer, DriverError,
+    OSError; neither snapshots nor mounts are left then, but for whole layers.
+    """
+    chains = chain_ids(image.layers)
+    if not chains:
+        raise ImageError(f"image {image.name} has no layer; import it again")
+    if _committed(snapshotter, chains[-1]):
+        return chains[-1]
+    with store.locked(_LOCK):
+        _remove_left_overs(store, snapshotter)
+        parent = ""
+        for diff_id, chain in zip(image.layers, chains, strict=True):
+            if not _committed(snapshotter, chain):
+                _unpack_layer(store, image, snapshotter, diff_id, chain, parent)
+            parent = chain
+    return parent
+
+
+def forget_snapshots(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
+    """Remove what this driver holds of images that are no more in the store; the names of what was removed.
+
+    A snapshot on which something else is built (a container's) stays until a later call. To be called after
+    ImageStore.remove, for each driver that is in use; also repairs what an earlier call could not finish.
+    """
+    removed = []
+    with store.locked(_LOCK):
+        _remove_left_overs(store, snapshotter)
+        # Read under the lock: what was unpacked until now belongs to images that were in the store then.
+        wanted = {chain for image in store.list() for chain in chain_ids(image.layers)}
+        for info in reversed(list(snapshotter.walk())):
+            if info.kind is Kind.COMMITTED and info.name.startswith("sha256:") and info.name not in wanted:
+                try:
+                    snapshotter.remove(info.name)
+                except (InUse, NotFound):
+                    continue
+                removed.append(info.name)
+    return removed
+
+
+def _committed(snapshotter: Snapshotter, name: str) -> bool:
+    try:
+        return snapshotter.stat(name).kind is Kind.COMMITTED
+    except NotFound:
+        return False
+
+
+def _remove_left_overs(store: ImageStore, snapshotter: Snapshotter) -> None:
+    """What a process left that was killed in _unpack_layer(); nobody is in there now, for the lock is ours."""
+    unmount_all(_mount_point(store))
+    for info in list(snapshotter.walk()):
+        if info.name.startswith(_KEY) and info.kind is Kind.ACTIVE:
+            snapshotter.remove(info.name)
+
+
+def _mount_point(store: ImageStore) -> str:
+    return os.path.join(store.root, "unpack")
+
+
+def _unpack_layer(
+    store: ImageStore, image: Image, snapshotter: Snapshotter, diff_id: str, chain: str, parent: str
+) -> None:
+    """Make the committed snapshot `chain` on `parent` (a chain id, or "") of one layer's archive."""
+    with store.open_layer(diff_id) as archive:
+        key = _KEY + secrets.token_hex(8)
+        mounts = snapshotter.prepare(key, parent)
+        try:
+            with _mounted(mounts, _mount_point(store)) as root_fd:
+                _extract(archive, root_fd, diff_id, image)
+            snapshotter.commit(chain, key)
+        except BaseException:
+            snapshotter.remove(key)
+            raise
+
+
+@contextmanager
+def _mounted(mounts: Sequence[Mount], target: str) -> Iterator[int]:
+    """A descriptor of the tree's root, mounted at `target`. A fixed place, so that a killed process's mount is found."""
+    os.makedirs(target, 0o700, exist_ok=True)
+    mount_all(mounts, target)
+    try:
+        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    finally:
+        unmount_all(target)
+        os.rmdir(target)
+
+
+def _extract(archive: Source, root_fd: int, diff_id: str, image: Image) -> None:
+    """Extract a layer, and make sure that it was what its name says: the store's disk may have failed."""
+    hashed = _Hashed(archive)
+    try:
+        extract(hashed, root_fd)
+        while hashed.read(_READ):
+            pass
+    except ArchiveError as error:
+        raise ImageError(f"cannot unpack layer {diff_id[:19]} of image {image.name}: {error}") from error
+    if hashed.digest != diff_id:
+        raise ImageError(f"layer {diff_id[:19]} of image {image.name} is damaged on disk; import it again")
+
+
+class _Hashed:
+    """`stream`, and the digest of what was read of it."""
+
+    def __init__(self, stream: Source) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int, /) -> bytes:
+        piece = self._stream.read(size)
+        self._hash.update(piece)
+        return piece
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._hash.hexdigest()}"
