@@ -1,12 +1,12 @@
 """Networks of containers, in libnetwork's words: a container's network namespace is a Sandbox; an Endpoint is its place
 on a Network, of which there are three: `bridge`, `none` and `host`.
 
-    netlink      messages and the socket          rtnetlink   links, addresses, routes as messages
-    sandbox      inside the container's namespace leases      addresses, in sqlite
-    subnets      which subnet is free             forwarding  the host's ip_forward switch
-    nat          the nft table                    iptables    the same without nft, run by command
-    bridge       all of these in their order      model       Network, Endpoint, and the bridgeless two
-    files        resolv.conf, hosts, hostname     host        the lock, and the host's links
+    netlink   messages and the socket              rtnetlink  links, addresses and routes as messages
+    sandbox   inside the container's namespace     leases     who has which address, in sqlite
+    subnets   which subnet is free                 sysctl     forwarding, and no IPv6
+    nat       the packet filter, by nft            iptables   the same without nft; both run by command
+    host      the lock, and the host's links       files      resolv.conf, hosts, hostname
+    bridge    all of these in their order          model      Network, Endpoint, and the two without a bridge
 
 The state of a bridge is the kernel's: what exists, and the bridge's alias. Only leases are on disk. One lock per host
 network namespace orders every change to it, whatever the root (host.py).

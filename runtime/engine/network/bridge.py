@@ -14,7 +14,7 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network
 
 from runtime.engine.network import files
 from runtime.engine.network.host import Host, locked, mac_of, step
@@ -90,23 +90,21 @@ class BridgeNetwork:
         bridge = found or host.make(name, self._subnet)
         host.serve(bridge)
         gateway = host.address(bridge)
-        address = leases.acquire(container_id, gateway.network, pid=pid, netns=sandbox.inode)
-        port = _port(bridge.name, gateway, address.ip)
-        mac = mac_of(address.ip)
-        host.add_port(bridge, port, Peer(INTERFACE, mac, sandbox.fd))
+        subnet = gateway.network
+        lease = leases.acquire(container_id, subnet, bridge=bridge.name, pid=pid, netns=sandbox.inode)
+        mac = mac_of(lease.address)
+        host.add_port(bridge, lease.port, Peer(INTERFACE, mac, sandbox.fd))
         with step(f"configure {INTERFACE} in the container"):
-            sandbox.configure(address, gateway.ip)
-        return Endpoint(str(address.ip), address.network.prefixlen, str(gateway.ip), mac, port)
+            sandbox.configure(IPv4Interface((lease.address, subnet.prefixlen)), gateway.ip)
+        return Endpoint(str(lease.address), subnet.prefixlen, str(gateway.ip), mac, lease.port)
 
     def _leave(self, container_id: str, host: Host, leases: Leases) -> None:
         """Links first: who is killed here leaves a lease, and comes by again."""
         lease = leases.get(container_id)
         if not leases.others(container_id):
             self._dismantle(host, leases)
-        elif lease:
-            bridge = host.owned(leases.bridge)
-            if bridge:
-                host.delete_link(_port(bridge.name, host.address(bridge), lease.address))
+        elif lease and host.owned(leases.bridge):
+            host.delete_link(lease.port)
         leases.release(container_id)
 
     def _dismantle(self, host: Host, leases: Leases) -> None:
@@ -122,8 +120,3 @@ class BridgeNetwork:
         yield self._bridge
         stem = self._bridge.rstrip("0123456789")
         yield from (f"{stem}{number}" for number in range(_BRIDGES))
-
-
-def _port(bridge: str, gateway: IPv4Interface, address: IPv4Address) -> str:
-    """The host's end of an endpoint: the bridge's name and the number of the address in the subnet."""
-    return f"{bridge}v{int(address) - int(gateway.network.network_address)}"

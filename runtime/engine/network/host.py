@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from runtime.engine.network import files, forwarding, nat, rtnetlink, subnets
+from runtime.engine.network import files, nat, rtnetlink, subnets, sysctl
 from runtime.engine.network.netlink import NetlinkSocket, Request
 from runtime.engine.network.rtnetlink import Link
-from runtime.engine.network.sandbox import disable_ipv6
 from runtime.errors import NetworkError
 
 _OWNED = "fuse-aufs"
-_OWNED_FORWARDING = "fuse-aufs+forwarding"  # and forwarding was off before us (forwarding.py)
+_OWNED_FORWARDING = "fuse-aufs+forwarding"  # and forwarding was off before us (sysctl.py)
 _ALIAS_MAX = 255  # linux/if.h, IFALIASZ less its NUL
 _ETHERNET_MTU = 1500
 
@@ -65,8 +63,7 @@ class Host:
     """The links of the calling thread's network namespace, as seen by the owner of the directory `root`."""
 
     def __init__(self, root: str) -> None:
-        room = _ALIAS_MAX - len(f"{_OWNED_FORWARDING} ")
-        self._owner = root if len(os.fsencode(root)) <= room else hashlib.sha256(os.fsencode(root)).hexdigest()
+        self._owner = _owner(root)
         self.netlink = NetlinkSocket()
 
     def __enter__(self) -> Host:
@@ -126,24 +123,24 @@ class Host:
             mtu = min((link.mtu for link in others if link.number in uplinks), default=_ETHERNET_MTU)
             mac = mac_of(gateway.ip)
             self.netlink.request(rtnetlink.create_bridge(name, mac=mac, mtu=mtu, group=group_of(name)))
-            disable_ipv6(name)
+            sysctl.disable_ipv6(name)
             (link,) = rtnetlink.links(self.netlink.request(rtnetlink.get_link(name)))
             self.netlink.request(
                 rtnetlink.add_address(link.number, gateway),
                 rtnetlink.set_link(link.number, up=True),
             )
             nat.remove(name)  # a table of a bridge of that name that somebody deleted by hand
-            closed = not forwarding.is_on() or any(_turned_forwarding_on(other) for other in others)
+            closed = not sysctl.forwards() or any(_turned_forwarding_on(other) for other in others)
             return self._claim(link, closed=closed)
 
     def serve(self, bridge: Link) -> None:
         """Forward and masquerade for the bridge, if it is new or somebody has undone it since."""
-        if not forwarding.is_on():
+        if not sysctl.forwards():
             if not _turned_forwarding_on(bridge):
                 # Said before it is done, so that it is undone even when we are killed in between.
                 bridge = self._claim(bridge, closed=True)
                 nat.remove(bridge.name)
-            forwarding.turn(on=True)
+            sysctl.forward(on=True)
         if not nat.present(bridge.name):
             nat.add(nat.Rules(bridge.name, self.address(bridge).network, _turned_forwarding_on(bridge)))
 
@@ -171,7 +168,7 @@ class Host:
         if _turned_forwarding_on(bridge):
             links = rtnetlink.links(self.netlink.dump(rtnetlink.dump_links()))
             if not any(_is_ours(link) for link in links if link.number != bridge.number):
-                forwarding.turn(on=False)
+                sysctl.forward(on=False)
         self._delete(rtnetlink.delete_group(bridge.group))
 
     def _delete(self, request: Request) -> None:
@@ -181,6 +178,16 @@ class Host:
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
+
+
+def _owner(root: str) -> str:
+    """The root as an alias can hold it: itself, or a digest where it is too long."""
+    raw = os.fsencode(root)
+    if len(raw) <= _ALIAS_MAX - len(f"{_OWNED_FORWARDING} "):
+        return root
+    import hashlib  # loading OpenSSL costs more than the rest of an attach, and is for nobody else
+
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _is_ours(link: Link) -> bool:

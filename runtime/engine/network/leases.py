@@ -11,7 +11,7 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from itertools import chain
 from types import TracebackType
 from typing import NamedTuple
@@ -22,14 +22,15 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (
     container TEXT PRIMARY KEY,
     address INTEGER NOT NULL UNIQUE,
+    port TEXT NOT NULL,
     pid INTEGER NOT NULL,
     netns INTEGER NOT NULL
-) STRICT;
+);
 CREATE TABLE IF NOT EXISTS network (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     bridge TEXT NOT NULL,
     last INTEGER NOT NULL
-) STRICT;
+);
 INSERT OR IGNORE INTO network VALUES (1, '', 0);
 """
 
@@ -37,6 +38,7 @@ INSERT OR IGNORE INTO network VALUES (1, '', 0);
 class Lease(NamedTuple):
     container: str
     address: IPv4Address
+    port: str  # the host's end of its link: the bridge's name and the number of the address in the subnet
     pid: int
     netns: int  # inode of the namespace: with the pid it names the holder though pids are used again
 
@@ -92,28 +94,30 @@ class Leases:
     def bridge(self, name: str) -> None:
         self._db.execute("UPDATE network SET bridge = ?", (name,))
 
-    def acquire(self, container: str, subnet: IPv4Network, *, pid: int, netns: int) -> IPv4Interface:
-        """The container's address in `subnet`: the one that it has, else the next free one after the last given.
+    def acquire(self, container: str, subnet: IPv4Network, *, bridge: str, pid: int, netns: int) -> Lease:
+        """The container's lease in `subnet`: the one that it has, else the next free one after the last given.
 
         Going round keeps an address that was just given back out of neighbours' ARP caches. The first address is the
         gateway's. NetworkError when all are taken.
         """
+        base, end = int(subnet.network_address), int(subnet.broadcast_address)
         with self._transaction():
-            first, end = int(subnet.network_address) + 2, int(subnet.broadcast_address)
             held = self.get(container)
-            if held and held.address in subnet:
-                number = int(held.address)
-            else:
-                taken = {address for (address,) in self._db.execute("SELECT address FROM lease")}
-                (last,) = self._db.execute("SELECT last FROM network").fetchone()
-                after = min(max(last + 1, first), end)
-                found = next((n for n in chain(range(after, end), range(first, after)) if n not in taken), None)
-                if found is None:
-                    raise NetworkError(f"all {max(end - first, 0)} addresses of {subnet} are taken: remove a container")
-                number = found
-                self._db.execute("UPDATE network SET last = ?", (number,))
-            self._db.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?)", (container, number, pid, netns))
-        return IPv4Interface((number, subnet.prefixlen))
+            number = int(held.address) if held and held.address in subnet else self._next(base + 2, end)
+            if number is None:
+                raise NetworkError(f"all {max(end - base - 2, 0)} addresses of {subnet} are taken: remove a container")
+            lease = Lease(container, IPv4Address(number), f"{bridge}v{number - base}", pid, netns)
+            self._db.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?)", (container, number, *lease[2:]))
+        return lease
+
+    def _next(self, first: int, end: int) -> int | None:
+        taken = {address for (address,) in self._db.execute("SELECT address FROM lease")}
+        (last,) = self._db.execute("SELECT last FROM network").fetchone()
+        after = min(max(last + 1, first), end)
+        number = next((n for n in chain(range(after, end), range(first, after)) if n not in taken), None)
+        if number is not None:
+            self._db.execute("UPDATE network SET last = ?", (number,))
+        return number
 
     def release(self, container: str) -> None:
         """Give the container's address back, if it has one."""
@@ -121,11 +125,10 @@ class Leases:
 
     def get(self, container: str) -> Lease | None:
         row = self._db.execute("SELECT * FROM lease WHERE container = ?", (container,)).fetchone()
-        return Lease(row[0], IPv4Address(row[1]), row[2], row[3]) if row else None
+        return _lease(row) if row else None
 
     def all(self) -> list[Lease]:
-        rows = self._db.execute("SELECT * FROM lease ORDER BY address")
-        return [Lease(container, IPv4Address(address), pid, netns) for container, address, pid, netns in rows]
+        return [_lease(row) for row in self._db.execute("SELECT * FROM lease ORDER BY address")]
 
     def others(self, container: str) -> bool:
         """Whether any other container has a lease."""
@@ -137,3 +140,8 @@ class Leases:
         The second condition saves the container that was attached after its caller listed the live ones.
         """
         return [lease.container for lease in self.all() if lease.container not in live and not lease.is_held()]
+
+
+def _lease(row: tuple[str, int, str, int, int]) -> Lease:
+    container, address, port, pid, netns = row
+    return Lease(container, IPv4Address(address), port, pid, netns)

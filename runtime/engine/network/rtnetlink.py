@@ -5,6 +5,7 @@ Sources: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/veth.h, net/cor
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -62,7 +63,6 @@ IFA_BROADCAST = 4
 
 # linux/if.h
 IFF_UP = 1
-IFALIASZ = 256
 
 ifinfomsg = struct.Struct("=BxHiII")  # family, device type, index, flags, which flags to change
 ifaddrmsg = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, link index
@@ -131,7 +131,7 @@ def create_veth(name: str, peer: Peer, *, master: int, mtu: int, group: int) -> 
 
 
 def set_link(index: int, *, up: bool | None = None, alias: str | None = None) -> Request:
-    parts = [] if alias is None else [attribute(IFLA_IFALIAS, alias.encode())]
+    parts = [] if alias is None else [attribute(IFLA_IFALIAS, os.fsencode(alias))]
     return _new_link(*parts, index=index, up=up, flags=0)
 
 

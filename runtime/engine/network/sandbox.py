@@ -12,7 +12,7 @@ import threading
 from ipaddress import IPv4Address, IPv4Interface
 from types import TracebackType
 
-from runtime.engine.network import rtnetlink
+from runtime.engine.network import rtnetlink, sysctl
 from runtime.engine.network.netlink import NetlinkSocket
 from runtime.errors import NetworkError
 from unionfs.linux import consts, processes
@@ -65,7 +65,7 @@ class Sandbox:
             try:
                 processes.setns(self.fd, consts.CLONE_NEWNET)
                 if without_ipv6:
-                    disable_ipv6(without_ipv6)
+                    sysctl.disable_ipv6(without_ipv6)
                 made.append(NetlinkSocket())
             except BaseException as failure:  # handed to the caller below, whatever it is
                 made.append(failure)
@@ -77,24 +77,3 @@ class Sandbox:
         if isinstance(result, BaseException):
             raise result
         return result
-
-
-def disable_ipv6(link: str) -> None:
-    """Keep IPv6 off a link that has no use for it, in the namespace of the calling thread.
-
-    Otherwise whoever has CAP_NET_RAW on the bridge turns the others' and the host's default route to itself with a
-    router advertisement (CVE-2020-13401). A kernel without IPv6 needs nothing.
-    """
-    try:
-        _write(f"/proc/sys/net/ipv6/conf/{link}/disable_ipv6", "1")
-    except FileNotFoundError:
-        if os.path.exists("/proc/sys/net/ipv6"):
-            raise
-
-
-def _write(path: str, value: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode())
-    finally:
-        os.close(fd)

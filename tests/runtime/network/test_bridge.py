@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -15,7 +16,7 @@ from runtime.engine.network.bridge import BridgeNetwork
 from runtime.engine.network.netlink import NetlinkSocket
 from runtime.errors import NetworkError
 from tests.runtime.network.conftest import HOST, OUTSIDE, Trace
-from tests.runtime.network.netns import Box, links, nft, routes, sysctl, talk
+from tests.runtime.network.netns import Box, fresh_host, links, nft, routes, sysctl, talk
 
 pytestmark = pytest.mark.needs("netns", "program:nft")
 
@@ -302,4 +303,46 @@ def test_leases_that_cannot_be_kept(tmp_path: Path, box: MakeBox, trace: TakeTra
     (tmp_path / "leases.sqlite").write_text("this is no database, though it is long enough to look at " * 20)
     with pytest.raises(NetworkError, match=r"cannot use the leases in .*: file is not a database"):
         BridgeNetwork(str(tmp_path)).attach(box().pid, "one")
+    assert trace() == before
+
+
+def test_a_bridge_that_lost_its_address(bridge: BridgeNetwork, box: MakeBox, trace: TakeTrace) -> None:
+    before = trace()
+    bridge.attach(box().pid, "one")
+    bridge.attach(box().pid, "two")
+    subprocess.run(["ip", "address", "flush", "dev", "aufs0"], check=True)
+    with pytest.raises(NetworkError, match="the bridge aufs0 has lost its address"):
+        bridge.attach(box().pid, "three")
+    bridge.detach("one")
+    assert {"aufs0", "aufs0v3"} <= set(links()) and "aufs0v2" not in links()
+    bridge.detach("two")
+    assert trace() == before
+
+
+def test_after_a_reboot_the_name_may_be_another_roots(tmp_path: Path, box: MakeBox, trace: TakeTrace) -> None:
+    first, second = BridgeNetwork(str(tmp_path / "first")), BridgeNetwork(str(tmp_path / "second"))
+    for name in ("one", "two"):
+        first.attach(box().pid, name)
+    with fresh_host():  # the leases are there, the kernel's state is not
+        before = trace()
+        container = Box()
+        second.attach(container.pid, "three")
+        during = trace()
+        first.detach("one")
+        first.cleanup(["two"])
+        first.detach("two")
+        assert trace() == during
+        second.detach("three")
+        container.kill()
+        assert trace() == before
+
+
+@pytest.mark.parametrize("name", ["r" * 200, b"caf\xe9".decode(errors="surrogateescape"), "with space"])
+def test_roots_of_all_kinds(tmp_path: Path, box: MakeBox, trace: TakeTrace, name: str) -> None:
+    before = trace()
+    root = os.path.join(tmp_path, name, name)
+    BridgeNetwork(root).attach(box().pid, "one")
+    assert BridgeNetwork(root).attach(box().pid, "two").host_link == "aufs0v3"
+    BridgeNetwork(root).detach("one")
+    BridgeNetwork(root).detach("two")
     assert trace() == before

@@ -16,25 +16,28 @@ NETNS = os.stat("/proc/self/ns/net").st_ino
 
 
 def acquire(leases: Leases, container: str, subnet: IPv4Network = SUBNET) -> str:
-    return str(leases.acquire(container, subnet, pid=os.getpid(), netns=NETNS))
+    lease = leases.acquire(container, subnet, bridge="br", pid=os.getpid(), netns=NETNS)
+    assert leases.get(container) == lease
+    assert lease.port == f"brv{int(lease.address) - int(subnet.network_address)}"
+    return str(lease.address)
 
 
 def test_the_lowest_free_address_after_the_last_given(tmp_path: Path) -> None:
     with Leases(str(tmp_path / "db")) as leases:
-        assert [acquire(leases, name) for name in "abc"] == ["10.0.0.2/29", "10.0.0.3/29", "10.0.0.4/29"]
+        assert [acquire(leases, name) for name in "abc"] == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
         leases.release("b")
-        assert [acquire(leases, name) for name in "def"] == ["10.0.0.5/29", "10.0.0.6/29", "10.0.0.3/29"]
+        assert [acquire(leases, name) for name in "def"] == ["10.0.0.5", "10.0.0.6", "10.0.0.3"]
         with pytest.raises(NetworkError, match=r"all 5 addresses of 10\.0\.0\.0/29 are taken"):
             acquire(leases, "g")
         assert leases.get("g") is None
         leases.release("a")
-        assert acquire(leases, "g") == "10.0.0.2/29"
+        assert acquire(leases, "g") == "10.0.0.2"
 
 
 def test_a_container_has_one_address_and_keeps_it(tmp_path: Path) -> None:
     with Leases(str(tmp_path / "db")) as leases:
-        assert acquire(leases, "a") == acquire(leases, "a") == "10.0.0.2/29"
-        assert acquire(leases, "a", IPv4Network("10.1.0.0/29")) == "10.1.0.2/29"  # the bridge moved
+        assert acquire(leases, "a") == acquire(leases, "a") == "10.0.0.2"
+        assert acquire(leases, "a", IPv4Network("10.1.0.0/29")) == "10.1.0.2"  # the bridge moved
         assert [lease.container for lease in leases.all()] == ["a"]
 
 
@@ -56,7 +59,7 @@ def test_leases_outlive_kill_9(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     with Leases(str(tmp_path / "db")) as leases:
         assert leases.bridge == "aufs3"
-        assert acquire(leases, "b") == "10.0.0.3/29"
+        assert acquire(leases, "b") == "10.0.0.3"
 
 
 def test_who_is_killed_in_a_transaction_took_nothing(tmp_path: Path) -> None:
@@ -74,7 +77,7 @@ def test_who_is_killed_in_a_transaction_took_nothing(tmp_path: Path) -> None:
             os._exit(1)
     os.waitpid(pid, 0)
     with Leases(path) as leases:
-        assert acquire(leases, "b") == "10.0.0.3/29"
+        assert acquire(leases, "b") == "10.0.0.3"
 
 
 def test_stale_are_the_unlisted_whose_namespace_is_gone(tmp_path: Path) -> None:
@@ -84,9 +87,9 @@ def test_stale_are_the_unlisted_whose_namespace_is_gone(tmp_path: Path) -> None:
     os.waitpid(pid, 0)
     with Leases(str(tmp_path / "db")) as leases:
         acquire(leases, "alive")
-        leases.acquire("dead", SUBNET, pid=pid, netns=NETNS)
-        leases.acquire("listed", SUBNET, pid=pid, netns=NETNS)
-        leases.acquire("its pid is somebody else's", SUBNET, pid=os.getpid(), netns=NETNS + 1)
+        leases.acquire("dead", SUBNET, bridge="br", pid=pid, netns=NETNS)
+        leases.acquire("listed", SUBNET, bridge="br", pid=pid, netns=NETNS)
+        leases.acquire("its pid is somebody else's", SUBNET, bridge="br", pid=os.getpid(), netns=NETNS + 1)
         assert leases.stale(["listed"]) == ["dead", "its pid is somebody else's"]
         assert leases.others("alive")
         for name in ("dead", "listed", "its pid is somebody else's"):

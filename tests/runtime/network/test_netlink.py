@@ -108,6 +108,14 @@ class TestKernel:
             other.sendto(forged, (sock.port, 0))
             assert list(rtnetlink.links(sock.request(rtnetlink.get_link("lo"))))
 
+    def test_answers_to_an_abandoned_request_are_dropped(self, host: None) -> None:
+        with NetlinkSocket() as sock:
+            (lo,) = sock.request(rtnetlink.get_link("lo"))
+            interrupted = netlink.pack(rtnetlink.dump_addresses(1), netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP, lo.seq)
+            sock._socket.send(interrupted)  # and nobody read what it said: an exception came first
+            (again,) = sock.request(rtnetlink.get_link("lo"))
+            assert (again.type, again.seq) == (rtnetlink.RTM_NEWLINK, lo.seq + 1)
+
     def test_it_keeps_its_namespace(self, host: None) -> None:
         with NetlinkSocket() as sock:
             sock.request(rtnetlink.create_bridge("here", mac="02:00:00:00:00:01", mtu=1500, group=0))
