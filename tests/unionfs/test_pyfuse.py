@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -74,7 +75,7 @@ def fs(tmp_path: Path) -> Iterator[Failing]:
 
 @pytest.fixture
 def operations(fs: Failing) -> UnionOperations:
-    return UnionOperations(fs)
+    return UnionOperations(fs, contextlib.nullcontext())
 
 
 def test_an_entry_is_kept_for_ever(operations: UnionOperations, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -109,22 +110,23 @@ _NO_ENTRY = _no_entry()
 
 
 class UnionOperations(pyfuse3.Operations):
-    """`fs` and the limiter are immutable."""
+    """All fields are immutable. `waiting` is entered for as long as a request waits for its thread."""
 
     supports_dot_lookup = True
     enable_acl = True
-    # Off: with it the kernel would own size and mtime, and O_APPEND writes of two mounts' users of one inode would be
-    # placed by a cached size; write(2) also would succeed where the branch has no space left.
+    # Off: with it the kernel owns size and mtime, and a write(2) succeeds where the branch has no space left.
     enable_writeback_cache = False
 
-    def __init__(self, fs: UnionFs) -> None:
+    def __init__(self, fs: UnionFs, waiting: AbstractContextManager[None]) -> None:
         super().__init__()
         self._fs = fs
+        self._waiting = waiting
         self._limiter = trio.CapacityLimiter(_SLOW_AT_ONCE)
 
     async def _call(self, slow: bool, call: Callable[..., _T], *args: Any) -> _T:
         if slow:
-            return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
+            with self._waiting:
+                return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
         return call(*args)
 
     # Names

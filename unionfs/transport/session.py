@@ -22,6 +22,7 @@ import trio
 from unionfs.linux.mounts import MountPoint, mounted_at, mountinfo
 from unionfs.serve.pyfuse import UnionOperations
 from unionfs.transport import control, device
+from unionfs.transport.interrupt import Interrupts
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
 
@@ -56,6 +57,7 @@ def serve(
 async def _session(
     fs: UnionFs, mountpoint: str, flags: Collection[str], allow_other: bool, ready: Callable[[], None]
 ) -> None:
+    interrupts = Interrupts()
     # Before the mount: a signal between the two would leave it without a server.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         fd = device.attach(mountpoint, flags, allow_other)
@@ -63,11 +65,11 @@ async def _session(
         assert mount is not None
         try:
             # libfuse takes a descriptor that is mounted already by this name, and does not unmount it.
-            pyfuse3.init(UnionOperations(fs), f"/dev/fd/{fd}", set())
+            pyfuse3.init(UnionOperations(fs, interrupts), f"/dev/fd/{fd}", set())
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_end_on_signal, signals, mount)
-                    nursery.start_soon(_announce, mountpoint, mount, ready)
+                    nursery.start_soon(_end_on_signal, signals, mount, interrupts)
+                    nursery.start_soon(_announce, mount, ready, interrupts)
                     await pyfuse3.main()
                     nursery.cancel_scope.cancel()
             finally:
@@ -76,14 +78,16 @@ async def _session(
             _detach_all(mount.device)
 
 
-async def _announce(mountpoint: str, mount: MountPoint, ready: Callable[[], None]) -> None:
-    await trio.to_thread.run_sync(os.stat, mountpoint)
+async def _announce(mount: MountPoint, ready: Callable[[], None], interrupts: Interrupts) -> None:
+    """Wait until the mount answers, say so, and be found by those who unmount it."""
+    with interrupts:
+        await trio.to_thread.run_sync(os.stat, mount.target)
     try:
         announcement = control.Announcement(mount.device)
     except OSError as error:
         _log.warning("%s: 'unionfs umount' will not wait for this server", error)
         announcement = None
-    _log.info("%s: mounted, process %d", mountpoint, os.getpid())
+    _log.info("%s: mounted, process %d", mount.target, os.getpid())
     ready()
     if announcement is None:
         return
@@ -96,11 +100,12 @@ async def _announce(mountpoint: str, mount: MountPoint, ready: Callable[[], None
         announcement.withdraw()
 
 
-async def _end_on_signal(signals: AsyncIterator[int], mount: MountPoint) -> None:
+async def _end_on_signal(signals: AsyncIterator[int], mount: MountPoint, interrupts: Interrupts) -> None:
     async for number in signals:
         _log.info("%s: %s", mount.target, signal.Signals(number).name)
         # In a thread: unmounting writes dirty mapped pages back, which is work for us.
-        await trio.to_thread.run_sync(_unmount, mount.device)
+        with interrupts:
+            await trio.to_thread.run_sync(_unmount, mount.device)
         break
     async for number in signals:
         _log.warning("%s: %s again: ending under its users", mount.target, signal.Signals(number).name)
