@@ -55,7 +55,7 @@ def _reachable(server: str) -> bool:
 
 
 def hosts(hostname: str, address: str = "") -> str:
-    """hosts(5) for a container; `address` is its own, if it has one."""
+    """hosts(5) for a container; `address` is its own, if it has one. A name with dots is followed by its first part."""
     lines = [
         "127.0.0.1\tlocalhost",
         "::1\tlocalhost ip6-localhost ip6-loopback",
@@ -65,7 +65,9 @@ def hosts(hostname: str, address: str = "") -> str:
         "ff02::2\tip6-allrouters",
     ]
     if hostname:
-        lines.append(f"{address or '127.0.0.1'}\t{hostname}")
+        short = hostname.partition(".")[0]
+        names = hostname if short == hostname else f"{hostname} {short}"
+        lines.append(f"{address or '127.0.0.1'}\t{names}")
     return "\n".join([*lines, ""])
 
 

@@ -37,4 +37,5 @@ def test_hosts() -> None:
     assert text.splitlines()[0] == "127.0.0.1\tlocalhost"
     assert text.splitlines()[-1] == "172.30.0.2\tweb"
     assert files.hosts("web").splitlines()[-1] == "127.0.0.1\tweb"
+    assert files.hosts("web.example", "172.30.0.2").splitlines()[-1] == "172.30.0.2\tweb.example web"
     assert files.hostname("web") == "web\n"
