@@ -104,6 +104,24 @@ def test_the_forms_of_aufs_and_overlayfs(tmp_path: Path, form: str) -> None:
     assert os.listdir(tmp_path / "work") == []
 
 
+def test_any_name_will_do(tmp_path: Path) -> None:
+    """Names are bytes to the kernel; only the separators of the option forms need an escape."""
+    name = os.fsdecode(b"a b\t\n#\\:=,\xff\xc3\xa9")
+    home = tmp_path / name
+    for directory in ("low", "up", "mnt"):
+        (home / directory).mkdir(parents=True)
+    (home / "low" / name).write_text("lower")
+    low, up = ("".join("\\" + c if c in "\\:=," else c for c in str(home / end)) for end in ("low", "up"))
+    unionfs("mount", f"{low}:{up}", str(home / "mnt"), "--log", str(home / "log"))
+    try:
+        assert (home / "mnt" / name).read_text() == "lower"
+        (home / "mnt" / name).chmod(0o600)
+    finally:
+        unionfs("umount", str(home / "mnt"))
+    assert os.listdir(os.fsencode(home / "up")) == [os.fsencode(name)]
+    assert "mounted" in (home / "log").read_text()
+
+
 def test_programs_keep_their_set_user_id(union: Union, tmp_path: Path) -> None:
     program = Path(union.path, "id")
     program.write_bytes(Path("/usr/bin/id").read_bytes())

@@ -43,7 +43,8 @@ class SyslogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         priority = self._PRIORITIES.get(record.levelno, syslog.LOG_CRIT)
-        for line in self.format(record).splitlines():
+        text = self.format(record).encode("utf-8", "backslashreplace").decode()  # names need not be text
+        for line in text.splitlines():
             syslog.syslog(priority, line)
 
 
@@ -53,7 +54,8 @@ def log_handler(path: str | None, *, foreground: bool) -> logging.Handler:
         return SyslogHandler()
     stream = sys.stderr
     if path is not None:
-        stream = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644), "w")
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        stream = os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     return handler
