@@ -14,6 +14,7 @@ from runtime.errors import ImageError
 from runtime.images import document
 
 _TYPE = "application/vnd.oci.image.index.v1+json"
+_FRESH = ".new"
 _REFERENCE = "org.opencontainers.image.ref.name"
 
 class Listed(NamedTuple):
@@ -61,9 +62,16 @@ def mark(root: str) -> None:
         _replace(root, "oci-layout", {"imageLayoutVersion": "1.0.0"})
 
 
+def sweep(root: str) -> None:
+    """Remove what a process left that was killed in save() or mark(). The lock is held."""
+    for name in os.listdir(root):
+        if name.endswith(_FRESH):
+            os.unlink(os.path.join(root, name))
+
+
 def _replace(root: str, name: str, content: dict[str, Any]) -> None:
     path = os.path.join(root, name)
-    fresh = f"{path}.new"  # one name is enough: the lock is held
+    fresh = path + _FRESH  # one name is enough: the lock is held
     with open(fresh, "wb") as file:
         file.write(document.encode(content))
         file.flush()

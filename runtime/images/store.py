@@ -200,6 +200,7 @@ class ImageStore:
 
         None, and nothing removed, when an image is damaged: what it needs is not known.
         """
+        index.sweep(self.root)
         needed = set(found)
         try:
             for manifest in found:

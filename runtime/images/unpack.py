@@ -118,7 +118,7 @@ def _unpack_layer(
 
 @contextmanager
 def _mounted(mounts: Sequence[Mount], target: str) -> Iterator[int]:
-    """A descriptor of the tree's root, mounted at `target`. A fixed place, so that a killed process's mount is found."""
+    """A descriptor of the tree's root, mounted at `target`: a fixed place, to find a killed process's mount."""
     os.makedirs(target, 0o700, exist_ok=True)
     mount_all(mounts, target)
     try:

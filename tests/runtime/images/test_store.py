@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import runtime.images
+from drivers.archive.limits import Limits
+from runtime.errors import ImageError, ImageInUse, NoSuchImage
+from runtime.images.blobs import digest_of
+from runtime.images.store import ImageStore
+from tests.drivers import steps
+from tests.drivers.archive import tape
+from tests.drivers.children import in_child
+from tests.runtime.images.conftest import contents
+from unionfs.linux import mounts
+
+Archive = Callable[..., str]
+
+
+def test_an_image(store: ImageStore, archive: Archive) -> None:
+    path = archive()
+    config = {"Cmd": ["sh"], "Env": ["A=b"]}
+    image = store.import_rootfs(path, "busybox", config=config)
+    assert image.references == ("busybox:latest",)
+    assert image.config == config
+    assert image.layers == (digest_of(Path(path).read_bytes()),)
+    assert image.size == os.path.getsize(path)
+    assert image.created.endswith("Z")
+    for name in ("busybox", "busybox:latest", "docker.io/library/busybox", image.id, image.id[7:], image.id[7:19]):
+        assert store.get(name) == image
+    assert store.list() == [image]
+    assert ImageStore(store.root).get("busybox") == image
+
+
+@pytest.mark.parametrize(("suffix", "module"), [("gz", gzip), ("xz", lzma), ("bz2", bz2)])
+def test_the_diff_id_is_of_the_uncompressed_archive(
+    suffix: str, module: ModuleType, store: ImageStore, archive: Archive
+) -> None:
+    path = archive(name=f"a.tar.{suffix}")
+    image = store.import_rootfs(path, "a")
+    plain = module.decompress(Path(path).read_bytes())
+    assert image.layers == (digest_of(plain),)
+    with store.open_layer(image.layers[0]) as layer:
+        assert layer.read() == plain
+
+
+def test_what_follows_the_archive_is_part_of_its_digest(store: ImageStore, tmp_path: Path) -> None:
+    data = tape.archive(tape.file(b"a")) + b"\0" * 7000 + b"trailing"
+    (tmp_path / "a.tar").write_bytes(data)
+    assert store.import_rootfs(str(tmp_path / "a.tar"), "a").layers == (digest_of(data),)
+
+
+def test_it_is_an_oci_image_layout(store: ImageStore, archive: Archive) -> None:
+    """Every document is reached from index.json, and every digest and size is right."""
+    store.import_rootfs(archive(), "one", config={"Cmd": ["a"]})
+
+    def load(name: str) -> dict[str, object]:
+        loaded: dict[str, object] = json.loads(Path(store.root, name).read_bytes())
+        return loaded
+
+    def follow(descriptor: dict[str, object]) -> bytes:
+        data = Path(store.root, "blobs", *str(descriptor["digest"]).split(":")).read_bytes()
+        assert (digest_of(data), len(data)) == (descriptor["digest"], descriptor["size"])
+        return data
+
+    assert load("oci-layout") == {"imageLayoutVersion": "1.0.0"}
+    [listed] = load("index.json")["manifests"]  # type: ignore[misc]
+    assert listed["annotations"] == {"org.opencontainers.image.ref.name": "one:latest"}
+    assert listed["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+    manifest = json.loads(follow(listed))
+    config = json.loads(follow(manifest["config"]))
+    assert [digest_of(follow(layer)) for layer in manifest["layers"]] == config["rootfs"]["diff_ids"]
+    assert {config["os"], config["architecture"]} <= {"linux", "amd64", "arm64"}
+    assert config["config"] == {"Cmd": ["a"]}
+
+
+def test_nobody_else_may_look_into_it(store: ImageStore, archive: Archive) -> None:
+    """CVE-2021-41091: layers hold set-id files."""
+    store.import_rootfs(archive(), "a")
+    assert stat.S_IMODE(os.stat(store.root).st_mode) == 0o700
+    os.chmod(store.root, 0o755)
+    ImageStore(store.root)
+    assert stat.S_IMODE(os.stat(store.root).st_mode) == 0o700
+
+
+def test_a_name_moves_to_the_new_image(store: ImageStore, archive: Archive) -> None:
+    first = store.import_rootfs(archive(), "a")
+    second = store.import_rootfs(archive({"x": "y"}, "b.tar"), "a")
+    third = store.import_rootfs(archive({"x": "z"}, "c.tar"), "b:1")
+    assert store.get("a") == second
+    assert [image.id for image in store.list()] == [third.id, second.id, first.id]
+    assert store.get(first.id).references == ()
+
+
+def test_two_images_of_one_layer_share_it(store: ImageStore, archive: Archive) -> None:
+    path = archive()
+    first, second = (store.import_rootfs(path, name, config={"Cmd": [name]}) for name in ("a", "b"))
+    assert first.layers == second.layers
+    assert first.id != second.id
+    assert store.remove("a").deleted == (first.id,)
+    store.open_layer(second.layers[0]).close()
+    assert store.remove("b").deleted == (second.id, *second.layers)
+    assert contents(store) == ["blobs", "blobs/sha256", "index.json", "oci-layout"]
+
+
+def test_removing(store: ImageStore, archive: Archive) -> None:
+    image = store.import_rootfs(archive(), "a")
+    with pytest.raises(NoSuchImage, match="there is no image 'b'"):
+        store.remove("b")
+    with pytest.raises(ImageInUse, match="image a:latest is used by a container"):
+        store.remove("a", in_use={image.id})
+    with pytest.raises(ImageInUse):
+        store.remove(image.id[:17], in_use={image.id})
+    assert store.get("a") == image
+    removed = store.remove(image.id[7:19])
+    assert removed == (("a:latest",), (image.id, *image.layers))
+    with pytest.raises(NoSuchImage):
+        store.get("a")
+    with pytest.raises(NoSuchImage, match="removed meanwhile"):
+        store.open_layer(image.layers[0])
+
+
+@pytest.mark.parametrize("text", ["nothing", "NOTHING", "a b", "", "sha256:" + "0" * 64, "0000", "../a", "a" * 70000])
+def test_unknown_images(text: str, store: ImageStore, archive: Archive) -> None:
+    store.import_rootfs(archive(), "a")
+    with pytest.raises(NoSuchImage) as caught:
+        store.get(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_beginning_of_an_id_that_is_not_enough(store: ImageStore, archive: Archive) -> None:
+    image = store.import_rootfs(archive(), "a")
+    with pytest.raises(NoSuchImage):
+        store.get(image.id[7:10])
+
+
+BAD: dict[str, tuple[bytes | None, str]] = {
+    "no file": (None, "No such file or directory"),
+    "no archive": (b"hello" * 1000, "this is no tar archive"),
+    "an empty file": (b"", "the archive is cut short"),
+    "cut short": (tape.archive(tape.file(b"big", b"x" * 5000))[:2000], r"big \(byte 2000\): the archive is cut short"),
+    "dotdot": (tape.archive(tape.file(b"../x")), r"\.\./x \(byte 0\): its name contains '\.\.'"),
+    "absolute": (tape.archive(tape.file(b"/x")), "its name is absolute|its name /x is absolute"),
+    "escape": (tape.archive(tape.symlink(b"e", b"/etc"), tape.file(b"e/x")), "through the symbolic link e -> /etc"),
+    "hard link": (tape.archive(tape.hard_link(b"a", b"../../etc/passwd")), r"contains '\.\.'"),
+    "device": (tape.archive(tape.header(b"sda", b"4", major=8)), "it is block device 8:0"),
+    "size": (tape.archive(tape.file(b"a", b"x", size=tape.base256(1 << 50, 12))), "it says it is 1125899906842624"),
+    "gzip cut short": (gzip.compress(tape.archive(tape.file(b"a")))[:-20], "the gzip data is cut short"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_archive_leaves_nothing(name: str, store: ImageStore, archive: Archive, tmp_path: Path) -> None:
+    data, says = BAD[name]
+    store.import_rootfs(archive(), "good")
+    before = contents(store)
+    path = tmp_path / "bad.tar"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(ImageError, match=says) as caught:
+        store.import_rootfs(str(path), "bad")
+    assert str(caught.value).startswith(f"cannot import {path}: ")
+    assert "\n" not in str(caught.value)
+    assert contents(store) == before
+
+
+def test_a_bad_name_is_seen_before_the_archive_is_read(store: ImageStore) -> None:
+    with pytest.raises(ImageError, match="'Bad' is no valid image name"):
+        store.import_rootfs("/nonexistent", "Bad")
+
+
+def test_a_bomb_leaves_nothing(store: ImageStore, tmp_path: Path) -> None:
+    subprocess.run(f"head -c 64M /dev/zero | gzip > {tmp_path}/bomb", shell=True, check=True)
+    with pytest.raises(ImageError, match="larger than the 1048576 bytes"):
+        store.import_rootfs(f"{tmp_path}/bomb", "bomb", limits=Limits(total=1 << 20))
+    assert contents(store) == ["blobs", "blobs/sha256"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, archive: Archive) -> None:
+    path = archive({"big": os.urandom(1 << 20)})
+    target = tmp_path / "small"
+    target.mkdir()
+    mounts.mount("tmpfs", str(target), "tmpfs", 0, "size=256k")
+    try:
+        store = ImageStore(f"{target}/images")
+        with pytest.raises(ImageError, match=f"no space is left at {target}/images; free some"):
+            store.import_rootfs(path, "a")
+        assert contents(store) == ["blobs", "blobs/sha256"]
+    finally:
+        mounts.umount2(str(target))
+
+
+def test_killed_before_each_step_of_an_import(
+    store: ImageStore, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image is there whole or not at all, and opening the store takes the rest away."""
+    monkeypatch.setattr(steps, "_PACKAGE", os.path.dirname(runtime.images.__file__))
+    store.import_rootfs(archive(), "old")
+    path = archive({"new": "content"}, "new.tar")
+    before = contents(store)
+    step, status, seen = 0, -signal.SIGKILL, set()
+    while status == -signal.SIGKILL:
+        step += 1
+
+        def kill(number: int, last: int = step) -> None:
+            if number == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        child = in_child(lambda: (steps.before_each_step(lambda: store.import_rootfs(path, "new"), kill), None)[1])
+        status = child.wait()
+        again = ImageStore(store.root)
+        try:
+            image = again.get("new")
+        except NoSuchImage:
+            assert contents(again) == before
+            seen.add("before")
+            continue
+        with again.open_layer(image.layers[0]) as layer:
+            assert digest_of(layer.read()) == image.layers[0]
+        assert image.size == os.path.getsize(path)
+        seen.add("after")
+        again.remove("new")
+        assert contents(again) == before
+    assert status == 0
+    assert seen == {"before", "after"}
+    assert step > 50, "the steps were not seen"
+
+
+def test_killed_before_each_step_of_a_removal(
+    store: ImageStore, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "_PACKAGE", os.path.dirname(runtime.images.__file__))
+    store.import_rootfs(archive(), "old")
+    empty = contents(store)
+    path = archive({"new": "content"}, "new.tar")
+    step, status = 0, -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        step += 1
+        store.import_rootfs(path, "new")
+
+        def kill(number: int, last: int = step) -> None:
+            if number == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        status = in_child(lambda: (steps.before_each_step(lambda: store.remove("new"), kill), None)[1]).wait()
+        again = ImageStore(store.root)
+        if "new:latest" in [name for image in again.list() for name in image.references]:
+            again.open_layer(again.get("new").layers[0]).close()
+            again.remove("new")
+        assert contents(again) == empty
+    assert status == 0
+
+
+def test_many_processes_import_and_remove_at_once(store: ImageStore, archive: Archive) -> None:
+    paths = [archive({"x": str(number)}, f"{number}.tar") for number in range(3)]
+    store.import_rootfs(archive(), "kept")
+    kept = contents(store)
+
+    def work(number: int) -> None:
+        for turn in range(10):
+            own = ImageStore(store.root)
+            image = own.import_rootfs(paths[(number + turn) % 3], f"a{number}")
+            own.open_layer(image.layers[0]).close()
+            assert own.get(f"a{number}").id == image.id
+            assert own.get("kept")
+            own.list()
+            own.remove(f"a{number}")
+
+    children = [in_child(lambda number=number: work(number)) for number in range(4)]  # type: ignore[misc]
+    assert [child.wait() for child in children] == [0, 0, 0, 0]
+    assert contents(ImageStore(store.root)) == kept
+
+
+def test_a_damaged_image_can_be_removed(store: ImageStore, archive: Archive) -> None:
+    good = store.import_rootfs(archive({"x": "y"}, "b.tar"), "good")
+    image = store.import_rootfs(archive(), "bad")
+    with open(f"{store.root}/blobs/sha256/{image.id[7:]}", "ab") as blob:
+        blob.write(b" ")
+    store = ImageStore(store.root)
+    with pytest.raises(ImageError, match=r"image bad:latest: .* is damaged; remove it \(runtime rmi bad:latest\)"):
+        store.get("bad")
+    assert store.get("good") == good
+    store.remove("bad")
+    assert store.list() == [good]
+    assert len(os.listdir(f"{store.root}/blobs/sha256")) == 3
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"manifests": [1]}', '{"manifests": [{"digest": []}]}'])
+def test_a_damaged_index_is_one_line(text: str, store: ImageStore) -> None:
+    Path(store.root, "index.json").write_text(text)
+    with pytest.raises(ImageError, match=r"index\.json is damaged; restore it, or remove"):
+        ImageStore(store.root).list()
+
+
+def test_documents_cannot_name_other_files(store: ImageStore) -> None:
+    """CVE-2014-9358: a digest is a digest before it is a path."""
+    Path(store.root, "index.json").write_text(
+        json.dumps({"manifests": [{"digest": "sha256:../../../etc/passwd", "size": 1, "annotations": {}}]})
+    )
+    with pytest.raises(ImageError, match="is no sha256 digest"):
+        ImageStore(store.root).list()

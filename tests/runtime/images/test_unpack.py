@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import runtime.images
+from drivers.api import Kind, Snapshotter
+from drivers.mounts import mounted
+from drivers.registry import NAMES, open_driver, probe
+from runtime.errors import ImageError, NoSuchImage
+from runtime.images import unpack as unpacking
+from runtime.images.store import Image, ImageStore
+from runtime.images.unpack import chain_ids, forget_snapshots, unpack
+from tests.drivers import steps
+from tests.drivers.archive import tape
+from tests.drivers.children import Child, in_child
+from tests.runtime.images.conftest import ROOTFS
+from tests.trees import Tree, assert_same, assert_tree, read
+from unionfs.linux import mounts
+
+Archive = Callable[..., str]
+
+
+@pytest.fixture(params=NAMES)
+def driver_root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a driver keeps its snapshots; the last part is its name."""
+    found = probe(request.param, str(tmp_path))
+    if not found.works:
+        pytest.skip(f"{request.param}: {found.reason}")
+    return str(tmp_path / "root" / "drivers" / request.param)
+
+
+@pytest.fixture
+def driver(driver_root: str) -> Iterator[Snapshotter]:
+    opened = reopen(driver_root)
+    yield opened
+    opened.close()
+
+
+def reopen(root: str) -> Snapshotter:
+    return open_driver(os.path.basename(root), root)
+
+
+def layered(store: ImageStore, archive: Archive) -> Image:
+    """An image of three layers: a root file system, whiteouts in it, files over that."""
+    lower: Tree = {"etc": {"a": "a", "gone": {"x": "x"}, "same": "s"}, "opaque": {"old": "o"}, "bin": {"sh": "#!"}}
+    middle: Tree = {"etc": {".wh.gone": "", "a": "new a"}, "opaque": {".wh..wh..opq": "", "new": "n"}}
+    upper: Tree = {"etc": {"gone": {"y": "back"}}, ".wh.bin": ""}
+    trees = {"lower": lower, "middle": middle, "upper": upper}
+    images = [store.import_rootfs(archive(tree, f"{name}.tar"), name) for name, tree in trees.items()]
+    return dataclasses.replace(images[-1], layers=tuple(image.layers[0] for image in images))
+
+
+LAYERED: Tree = {"etc": {"a": "new a", "gone": {"y": "back"}, "same": "s"}, "opaque": {"new": "n"}}
+
+
+def content(driver: Snapshotter, name: str) -> dict[str, object]:
+    mounts_ = driver.view("look", name)
+    try:
+        with mounted(mounts_) as path:
+            return dict(read(path))
+    finally:
+        driver.remove("look")
+
+
+def assert_content(driver: Snapshotter, name: str, tree: Tree) -> None:
+    mounts_ = driver.view("look", name)
+    try:
+        with mounted(mounts_) as path:
+            assert_tree(path, tree)
+    finally:
+        driver.remove("look")
+
+
+def names(driver: Snapshotter) -> list[str]:
+    return [info.name for info in driver.walk()]
+
+
+def mounted_below(path: str) -> list[str]:
+    return [point.target for point in mounts.mountinfo() if point.target.startswith(path)]
+
+
+def test_chain_ids() -> None:
+    """The example of image-spec config.md: the first is the diff id, each other the digest of two."""
+    a, b = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+    assert chain_ids([a]) == [a]
+    chained = subprocess.run(["sha256sum"], input=f"{a} {b}".encode(), stdout=subprocess.PIPE, check=True).stdout
+    assert chain_ids([a, b]) == [a, f"sha256:{chained[:64].decode()}"]
+
+
+def test_a_root_file_system(store: ImageStore, archive: Archive, driver: Snapshotter, tmp_path: Path) -> None:
+    """The tree is what GNU tar makes of the archive."""
+    path = archive()
+    image = store.import_rootfs(path, "a")
+    name = unpack(store, image, driver)
+    assert name == image.layers[0]
+    assert driver.stat(name).kind is Kind.COMMITTED
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    subprocess.run(["tar", "-C", theirs, "-p", "--xattrs", "-xf", path], check=True)
+    assert_same(read(str(theirs)), content(driver, name))  # type: ignore[arg-type]
+    assert not os.path.exists(f"{store.root}/unpack")
+
+
+def test_unpacking_again_does_nothing(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
+    image = store.import_rootfs(archive(), "a")
+    name = unpack(store, image, driver)
+    before = list(driver.walk())
+    with store.locked("unpack.lock"):  # it does not even wait for who unpacks
+        assert unpack(store, image, driver) == name
+    assert list(driver.walk()) == before
+
+
+def test_layers_and_their_whiteouts(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
+    image = layered(store, archive)
+    name = unpack(store, image, driver)
+    assert names(driver) == chain_ids(image.layers)
+    assert_content(driver, name, LAYERED)
+    assert_content(driver, image.layers[0], {"etc": {"a": "a", "gone": {"x": "x"}, "same": "s"}, "opaque": {"old": "o"},
+                                             "bin": {"sh": "#!"}})  # fmt: skip
+
+
+def test_layers_in_common_are_unpacked_once(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
+    image = layered(store, archive)
+    lower = dataclasses.replace(image, layers=image.layers[:2])
+    unpack(store, lower, driver)
+    created = {info.name: info.created for info in driver.walk()}
+    unpack(store, image, driver)
+    assert len(names(driver)) == 3
+    assert {info.name: info.created for info in driver.walk() if info.name in created} == created
+
+
+def test_several_processes_at_once(store: ImageStore, archive: Archive, driver_root: str) -> None:
+    """All of them get the same tree, and it is unpacked once."""
+    image = layered(store, archive)
+    expected = chain_ids(image.layers)
+    reading, writing = os.pipe()
+
+    def work() -> None:
+        os.close(writing)
+        os.read(reading, 1)  # ends for all of them at once, when the parent closes its end
+        own = reopen(driver_root)
+        assert unpack(ImageStore(store.root), image, own) == expected[-1]
+        own.close()
+
+    children: list[Child] = [in_child(work) for _ in range(4)]
+    os.close(writing)
+    statuses = [child.wait() for child in children]
+    os.close(reading)
+    assert statuses == [0, 0, 0, 0]
+    driver = reopen(driver_root)
+    try:
+        assert names(driver) == expected
+        assert_content(driver, expected[-1], LAYERED)
+    finally:
+        driver.close()
+    assert not mounted_below(store.root)
+
+
+def test_a_refused_layer_leaves_nothing(
+    store: ImageStore, archive: Archive, driver: Snapshotter, tmp_path: Path
+) -> None:
+    """One that validation cannot judge: its target is in the layer below, and is a directory there."""
+    image = layered(store, archive)
+    bad = tmp_path / "bad.tar"
+    bad.write_bytes(tape.archive(tape.directory(b"d/"), tape.file(b"new"), tape.file(b"etc/a/below")))
+    top = store.import_rootfs(str(bad), "bad")
+    image = dataclasses.replace(top, layers=(*image.layers, *top.layers))
+    says = r"of image bad:latest: etc/a/below \(byte 1024\): a part of its name"
+    with pytest.raises(ImageError, match=says) as caught:
+        unpack(store, image, driver)
+    assert "\n" not in str(caught.value)
+    assert names(driver) == chain_ids(image.layers)[:3]
+    assert not mounted_below(store.root)
+
+
+def test_a_damaged_blob_is_seen(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
+    """Also where the archive is still an archive."""
+    image = store.import_rootfs(archive({"file": "right"}), "a")
+    path = f"{store.root}/blobs/sha256/{image.layers[0][7:]}"
+    Path(path).write_bytes(Path(path).read_bytes().replace(b"right", b"wrong"))
+    with pytest.raises(ImageError, match="of image a:latest is damaged on disk; import it again"):
+        unpack(store, image, driver)
+    assert names(driver) == []
+
+
+def test_importing_the_same_archive_heals_a_damaged_blob(
+    store: ImageStore, archive: Archive, driver: Snapshotter
+) -> None:
+    archived = archive({"file": "right"})
+    image = store.import_rootfs(archived, "a")
+    Path(f"{store.root}/blobs/sha256/{image.layers[0][7:]}").write_bytes(b"")
+    store.import_rootfs(archived, "a")
+    assert_content(driver, unpack(store, image, driver), {"file": "right"})
+
+
+def test_an_image_that_is_removed_meanwhile(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
+    image = store.import_rootfs(archive(), "a")
+    store.remove("a")
+    with pytest.raises(NoSuchImage, match="was removed meanwhile; import the image again"):
+        unpack(store, image, driver)
+    assert names(driver) == []
+
+
+def test_an_interrupt_leaves_nothing(
+    store: ImageStore, archive: Archive, driver: Snapshotter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = layered(store, archive)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    unpack(store, dataclasses.replace(image, layers=image.layers[:1]), driver)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(unpacking, "extract", interrupted)
+        unpack(store, image, driver)
+    assert names(driver) == [image.layers[0]]
+    assert not mounted_below(store.root)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_killed_while_extracting(layer: int, store: ImageStore, archive: Archive, driver_root: str) -> None:
+    """With the tree mounted and half written; the next one to unpack takes that back and starts again."""
+    image = layered(store, archive)
+
+    def work() -> None:
+        own = reopen(driver_root)
+        unpack(store, dataclasses.replace(image, layers=image.layers[:layer]), own) if layer else None
+        extract = unpacking.extract
+
+        def killed(stream: tape.io.BytesIO, fd: int) -> None:
+            extract(stream, fd)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        unpacking.extract = killed  # type: ignore[assignment]
+        unpack(store, image, own)
+
+    assert in_child(work).wait() == -signal.SIGKILL
+    assert mounted_below(store.root) == [f"{store.root}/unpack"]
+    driver = reopen(driver_root)
+    try:
+        left = names(driver)
+        assert len(left) == layer + 1
+        assert left[-1].startswith("unpack-")
+        name = unpack(store, image, driver)
+        assert names(driver) == chain_ids(image.layers)
+        assert_content(driver, name, LAYERED)
+    finally:
+        driver.close()
+    assert not mounted_below(store.root)
+    assert not os.path.exists(f"{store.root}/unpack")
+
+
+def test_killed_before_each_step(
+    store: ImageStore, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On overlay2, the third layer."""
+    monkeypatch.setattr(steps, "_PACKAGE", os.path.dirname(runtime.images.__file__))
+    if not (found := probe("overlay2", str(tmp_path))).works:
+        pytest.skip(f"overlay2: {found.reason}")
+    image = layered(store, archive)
+    root = str(tmp_path / "root" / "drivers" / "overlay2")
+    driver = reopen(root)
+    unpack(store, dataclasses.replace(image, layers=image.layers[:2]), driver)
+    chains = chain_ids(image.layers)
+    step, status, committed = 0, -signal.SIGKILL, set()
+    while status == -signal.SIGKILL:
+        step += 1
+
+        def work(last: int = step) -> None:
+            own = reopen(root)
+
+            def kill(number: int) -> None:
+                if number == last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            steps.before_each_step(lambda: (unpack(store, image, own), None)[1], kill)
+            own.close()
+
+        status = in_child(work).wait()
+        committed.add(chains[-1] in names(driver))
+        assert unpack(store, image, driver) == chains[-1]
+        assert_content(driver, chains[-1], LAYERED)
+        forget_snapshots(store, driver)  # the store has no image of three layers: all go, and the left-overs
+        assert names(driver) == [chains[0]]
+        assert not mounted_below(store.root)
+        unpack(store, dataclasses.replace(image, layers=image.layers[:2]), driver)
+    driver.close()
+    assert status == 0
+    assert committed == {False, True}
+    assert step > 30, "the steps were not seen"
+
+
+def test_forgetting(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
+    """What an image had alone goes; what a container is built on stays until that is gone."""
+    kept = store.import_rootfs(archive(), "kept")
+    gone = store.import_rootfs(archive({"x": "y"}, "b.tar"), "gone")
+    for image in (kept, gone):
+        unpack(store, image, driver)
+    driver.prepare("container", gone.layers[0])
+    assert forget_snapshots(store, driver) == []
+    store.remove("gone")
+    assert forget_snapshots(store, driver) == []
+    assert names(driver) == [*kept.layers, *gone.layers, "container"]
+    driver.remove("container")
+    assert forget_snapshots(store, driver) == [*gone.layers]
+    assert names(driver) == [*kept.layers]
+    assert_content(driver, kept.layers[0], ROOTFS)
+
+
+def test_forgetting_leaves_what_is_not_an_images(store: ImageStore, driver: Snapshotter) -> None:
+    for key, name in (("a", "container-layer"), ("b", "")):
+        driver.prepare(key)
+        if name:
+            driver.commit(name, key)
+    assert forget_snapshots(store, driver) == []
+    assert names(driver) == ["container-layer", "b"]
+
+
+def test_an_image_without_layers(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
+    image = dataclasses.replace(store.import_rootfs(archive(), "a"), layers=())
+    with pytest.raises(ImageError, match="image a:latest has no layer"):
+        unpack(store, image, driver)
+
+
+def test_an_empty_archive_is_an_empty_tree(store: ImageStore, driver: Snapshotter, tmp_path: Path) -> None:
+    (tmp_path / "scratch.tar").write_bytes(bytes(10240))
+    image = store.import_rootfs(str(tmp_path / "scratch.tar"), "scratch")
+    assert_content(driver, unpack(store, image, driver), {})
