@@ -133,8 +133,9 @@ class ContainerStore:
             try:
                 # Locked before the record is there: recovery never takes a container in the making for an orphan.
                 lock = _flock(f"{container.directory}/lock", fcntl.LOCK_EX, os.O_CREAT)
-                records.write(f"{container.directory}/config.json", config._asdict())
                 state.save(container.directory, State(Status.CREATING))
+                # From here on it exists: every other look at it begins with this file.
+                records.write(f"{container.directory}/config.json", config._asdict())
                 self._point(config.name, config.id)
             except OSError:
                 shutil.rmtree(container.directory, ignore_errors=True)
@@ -163,7 +164,7 @@ class ContainerStore:
             target = os.readlink(f"{self._names}/{name}")
         except OSError:
             return None
-        return target if os.path.exists(f"{self.paths.containers}/{target}/config.json") else None
+        return target if self._exists(target) else None
 
     def _point(self, name: str, container_id: str) -> None:
         path = f"{self._names}/{name}"
@@ -179,7 +180,19 @@ class ContainerStore:
             shutil.rmtree(container.run_directory, ignore_errors=True)
             if self._named(container.config.name) == container.id:
                 os.unlink(f"{self._names}/{container.config.name}")
+            os.unlink(f"{container.directory}/config.json")
             shutil.rmtree(container.directory, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove the directories that a process killed in `add` or `drop` left without a configuration."""
+        if any(not self._exists(container_id) for container_id in self._ids()):
+            with self._locked():
+                for container_id in self._ids():
+                    if not self._exists(container_id):
+                        shutil.rmtree(f"{self.paths.containers}/{container_id}", ignore_errors=True)
+
+    def _exists(self, container_id: str) -> bool:
+        return os.path.exists(f"{self.paths.containers}/{container_id}/config.json")
 
     def load(self, container_id: str) -> Container:
         """The container with that full id, or NoSuchContainer."""

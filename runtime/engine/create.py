@@ -16,6 +16,7 @@ from runtime.engine.options import RunOptions
 from runtime.engine.state import Status, save
 from runtime.images.store import ImageStore
 from runtime.images.unpack import unpack
+from runtime.oci.spec import parse
 
 
 class Created(NamedTuple):
@@ -62,6 +63,7 @@ def configure(
     built = spec.build(
         container_id, options, image, rootfs=f"{run_directory}/rootfs", etc=f"{run_directory}/etc", hostname=hostname
     )
+    parse(built)  # ConfigError now, and not when half of it is made
     return Config(
         id=container_id, name=options.name, image=options.image, image_id=image_id, driver=driver_name, parent="",
         command=tuple(built["process"]["args"]), created=time.time(), network=options.network, remove=options.remove,

@@ -22,6 +22,7 @@ _PATIENCE = 5.0
 
 def recover(store: ContainerStore) -> None:
     """Bring every container that was left behind to rest."""
+    store.sweep()
     for container in store.unsettled():
         try:
             lock = container.lock()
@@ -43,14 +44,14 @@ def _settle(store: ContainerStore, container: Container) -> None:
     trouble = release.attempt(
         [release.processes, release.endpoint, _namespace, release.mounts], container
     )
-    container.rest(_final(found, trouble))
-    if container.config.remove:
+    if found.status is Status.CREATED or container.config.remove:
         release.discard(store, container)
+    else:
+        container.rest(_final(found, trouble))
 
 
 def _final(found: State, trouble: str) -> State:
-    if found.status is not Status.RUNNING:
-        return State(Status.CREATED, exit_code=125, error=trouble or "its shim was killed before it had started")
+    """How a container ended whose shim did not live to say so."""
     if found.finished:
         return found.to(Status.EXITED, pid=0, shim_pid=0)
     error = "; ".join(filter(None, ["its shim was killed", trouble]))

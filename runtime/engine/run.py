@@ -19,7 +19,7 @@ def running(
     """The container and the line to its shim; leaving the block hangs up, which does not end the container.
 
     `window` is the terminal's rows and columns, (0, 0) if there is none. Raises RuntimeFault, DriverError or OSError;
-    a command that cannot be started leaves the container as CREATED, any other fault before that leaves none.
+    there is no container then.
     """
     shim = Shim(debug=debug)  # it loads its modules while the container is made
     try:

@@ -1,8 +1,8 @@
 """What a container is doing: its status, the legal ways from one to the next, and the record of it.
 
         CREATING ──▶ CREATED ──▶ RUNNING ──▶ EXITED
-            │           │                      │
-            └───────────┴────▶ REMOVING ◀──────┘
+            │           │          │           │
+            └───────────┴──────────┴───────────┴──▶ REMOVING
 
 CREATING, RUNNING and REMOVING belong to a process that holds the container's lock (containers.py). Such a record
 with a free lock was left by a process that died: recover.py brings it to CREATED, EXITED or nothing.
@@ -28,8 +28,8 @@ class Status(enum.Enum):
 
 _NEXT = {
     Status.CREATING: {Status.CREATED, Status.REMOVING},
-    Status.CREATED: {Status.RUNNING, Status.CREATED, Status.REMOVING},
-    Status.RUNNING: {Status.EXITED},
+    Status.CREATED: {Status.RUNNING, Status.REMOVING},
+    Status.RUNNING: {Status.EXITED, Status.REMOVING},
     Status.EXITED: {Status.RUNNING, Status.REMOVING},
     Status.REMOVING: {Status.REMOVING},
 }
@@ -47,7 +47,7 @@ class State(NamedTuple):
     started: float = 0.0
     finished: float = 0.0
     exit_code: int = 0
-    error: str = ""  # why it did not start, or how its shim was lost
+    error: str = ""  # how its shim was lost, or what could not be given back
     address: str = ""  # on its network, ADDRESS/PREFIX
 
     def to(self, status: Status, **changes: object) -> State:

@@ -19,7 +19,7 @@ from drivers.mounts import Mount, mount_all
 from runtime.engine import accounts, records, release
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.network import Endpoint, files, open_network
-from runtime.engine.state import State, Status, save
+from runtime.engine.state import Status, save
 from runtime.errors import ConfigError
 from runtime.oci import container as oci
 from unionfs.linux import consts, processes
@@ -113,24 +113,25 @@ class Life:
         self._write_etc(endpoint)
         return f"{endpoint.address}/{endpoint.prefix}"
 
-    def end(self, exit_code: int, error: str) -> str:
+    def end(self, exit_code: int) -> str:
         """Give back everything, then record how it ended, or remove the container. What went wrong, "" if nothing.
 
-        `exit_code` is the command's, or that of the fault that kept it from starting.
+        One that has never run is removed in any case. Docker keeps it as Created; with nothing to look at in it, it
+        would only keep its name and its snapshot.
         """
         trouble = release.attempt([release.processes, self._reap, release.endpoint, release.mounts], self._container)
-        if self.state.status is Status.RUNNING:
+        ran = self.state.status is Status.RUNNING
+        final = self.state
+        if ran:
             final = self.state.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code)
-        else:
-            final = State(Status.CREATED, exit_code=exit_code, error=error)
         if trouble:
             # What is still held is found and released again through the run directory by the next command.
             save(self._container.run_directory, final._replace(status=self.state.status, error=trouble))
             return trouble
-        self._container.rest(final)
-        if self._config.remove:
-            return release.attempt([lambda container: release.discard(self._store, container)], self._container)
-        return ""
+        if ran and not self._config.remove:
+            self._container.rest(final)
+            return ""
+        return release.attempt([lambda container: release.discard(self._store, container)], self._container)
 
     def _reap(self, container: Container) -> None:
         if self._init is not None:

@@ -64,8 +64,8 @@ def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
         _listen(listener, container.run_directory)
         init, ends = life.begin(mounts, (orders["rows"], orders["columns"]))
     except Exception as error:  # whatever it is, the caller hears of it and nothing is left
-        name, message, code = _fault(error)
-        trouble = life.end(code, message)
+        name, message = _fault(error)
+        trouble = life.end(0)
         listener.close()
         os.close(lock)
         return frames.pack_json(
@@ -77,7 +77,7 @@ def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     streams = Streams(ends, Writer(container.log), caller, listener, init.pidfd)
     streams.run()
     code = init.wait()
-    trouble = life.end(code, "")
+    trouble = life.end(code)
     os.close(lock)
     streams.close()
     return frames.pack_json(frames.EXIT, {"code": code, "error": trouble})
@@ -90,11 +90,11 @@ def _listen(listener: socket.socket, directory: str) -> None:
     listener.setblocking(False)
 
 
-def _fault(error: Exception) -> tuple[str, str, int]:
-    """The class name, the line and the exit code to report an error with."""
+def _fault(error: Exception) -> tuple[str, str]:
+    """The class name and the line to report an error with."""
     if isinstance(error, RuntimeFault):
-        return type(error).__name__, str(error), error.exit_code
+        return type(error).__name__, str(error)
     if isinstance(error, (DriverError, OSError)):
-        return RuntimeFault.__name__, str(error), RuntimeFault.exit_code
+        return RuntimeFault.__name__, str(error)
     sys.excepthook(type(error), error, error.__traceback__)  # seen with --debug only: standard error is /dev/null
-    return RuntimeFault.__name__, f"internal error: {type(error).__name__}: {error}", RuntimeFault.exit_code
+    return RuntimeFault.__name__, f"internal error: {type(error).__name__}: {error}"

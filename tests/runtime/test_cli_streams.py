@@ -1,0 +1,176 @@
+"""Standard input and output, signals, and terminals of a container in the foreground."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.conftest import IMAGE, Runtime, Terminal, kill, wait_until
+
+RUN = ("run", "--rm", "--network=none")
+
+
+def test_input_is_passed_on_when_asked_for(runtime: Runtime) -> None:
+    assert runtime.run("-i", IMAGE, "cat", stdin="through\n") == "through\n"
+    assert runtime.run(IMAGE, "cat", stdin="not through\n") == ""
+
+
+def test_much_of_any_bytes_comes_through_whole(runtime: Runtime, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 40_000
+    (tmp_path / "in").write_bytes(data)
+    with open(tmp_path / "in", "rb") as source, open(tmp_path / "out", "wb") as sink:
+        done = subprocess.run(runtime.command(*RUN, "-i", IMAGE, "cat"), stdin=source, stdout=sink, timeout=60)
+    assert done.returncode == 0
+    assert hashlib.sha256((tmp_path / "out").read_bytes()).digest() == hashlib.sha256(data).digest()
+
+
+def test_a_container_that_does_not_read_its_input(runtime: Runtime) -> None:
+    assert runtime.run("-i", IMAGE, "echo", "done", stdin=b"x" * 10_000_000) == "done\n"
+    assert runtime.run("-i", IMAGE, "sh", "-c", "exec <&-; sleep 0.1; echo done", stdin=b"x" * 1_000_000) == "done\n"
+
+
+def test_a_reader_that_stops_reading(runtime: Runtime) -> None:
+    """`| head -1`: the container is not killed by it, and is not kept from ending."""
+    with runtime.popen(*RUN, IMAGE, "sh", "-c", "seq 100000; exit 7") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        process.stdout.close()
+        assert process.wait() == 7
+
+
+def test_a_slow_reader_slows_the_container(runtime: Runtime, tmp_path: Path) -> None:
+    """Nobody reads: the container stands still in its write, and a signal comes through all the same."""
+    script = "trap 'exit 9' TERM; (yes | head -c 50m; touch /data/all) & wait"
+    with runtime.popen(*RUN, "-v", f"{tmp_path}:/data", IMAGE, "sh", "-c", script) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        assert process.wait() == 9
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
+)
+def test_signals_are_passed_on(runtime: Runtime, number: signal.Signals) -> None:
+    script = f"trap 'exit 42' {number.name[3:]}; echo ready; while :; do sleep 0.05; done"
+    with runtime.popen(*RUN, IMAGE, "sh", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        assert process.wait() == 42
+
+
+def test_a_signal_that_the_first_process_does_not_handle_is_not_ours_to_die_of(runtime: Runtime) -> None:
+    with runtime.popen(*RUN, "-i", IMAGE, "sh", "-c", "echo ready; read line; echo $line") as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGUSR1)
+        process.stdin.write(b"still here\n")
+        process.stdin.flush()
+        assert process.stdout.read() == b"still here\n"
+        assert process.wait() == 0
+
+
+def test_a_terminal(runtime: Runtime, terminal: Callable[..., Terminal]) -> None:
+    user = terminal(runtime.command(*RUN, "-it", IMAGE, "sh"), 33, 101)
+    user.expect("# ")
+    raw = user.mode()
+    assert not raw[3] & (termios.ICANON | termios.ECHO | termios.ISIG)  # type: ignore[operator]
+    user.type("tty; stty size; echo $TERM\n")
+    shown = user.expect("xterm\r\n")
+    assert "/dev/" in shown
+    assert "33 101" in shown
+    user.resize(44, 132)
+    user.type("stty size\n")
+    while "44 132" not in (shown := user.expect("\n")):
+        if re.fullmatch(r"33 101\r\n", shown):  # the new size had not arrived yet
+            user.type("stty size\n")
+    user.type("exit 5\n")
+    assert user.wait() == 5
+    assert user.mode() == user.before
+
+
+def test_ctrl_c_on_a_terminal_is_the_containers(runtime: Runtime, terminal: Callable[..., Terminal]) -> None:
+    user = terminal(runtime.command(*RUN, "-it", IMAGE, "sh"))
+    user.expect("# ")
+    user.type("sleep 1000\n")
+    user.expect("sleep 1000")
+    wait_until(lambda: b"sleep" in _foreground(runtime), "sleep runs")
+    user.type("\x03")
+    user.expect("# ")
+    user.type("echo $?; exit\n")
+    user.expect("130")
+    assert user.wait() == 0
+
+
+def _foreground(runtime: Runtime) -> bytes:
+    (container,) = runtime.ids()
+    return runtime("exec", container, "ps").encode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_terminal_is_restored_after_a_signal(
+    runtime: Runtime, terminal: Callable[..., Terminal], number: signal.Signals
+) -> None:
+    script = f"trap 'exit 6' {number.name[3:]}; echo ready; while :; do sleep 0.05; done"
+    user = terminal(runtime.command(*RUN, "-it", IMAGE, "sh", "-c", script))
+    user.expect("ready")
+    assert user.mode() != user.before
+    user.process.send_signal(number)
+    assert user.wait() == 6
+    assert user.mode() == user.before
+
+
+def test_the_terminal_is_restored_when_the_shim_dies(runtime: Runtime, terminal: Callable[..., Terminal]) -> None:
+    user = terminal(runtime.command(*RUN, "-it", IMAGE, "sh"))
+    user.expect("# ")
+    (container,) = runtime.ids()
+    os.kill(shim_pid(runtime, container), signal.SIGKILL)
+    assert user.wait() == 137
+    assert user.mode() == user.before
+
+
+def shim_pid(runtime: Runtime, container: str) -> int:
+    from runtime.engine.containers import ContainerStore
+    from runtime.engine.paths import Paths
+
+    return ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get(container).state().shim_pid
+
+
+def test_a_terminal_needs_one(runtime: Runtime) -> None:
+    assert "not a terminal" in runtime.refused(*RUN, "-it", IMAGE, "sh", code=125)
+    # Without -i nothing is read from it: this is for programs that colour their output.
+    assert runtime.run("-t", IMAGE, "sh", "-c", "test -t 1 && echo yes") == "yes\r\n"
+
+
+def test_output_before_the_end_is_all_there(runtime: Runtime) -> None:
+    assert runtime.run("-t", IMAGE, "seq", "3000").split() == [str(n) for n in range(1, 3001)]
+
+
+def test_closing_the_input_ends_what_reads_it(runtime: Runtime) -> None:
+    process = runtime.popen(*RUN, "-i", IMAGE, "sh", "-c", "echo ready; cat >/dev/null; echo ended")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    out, _ = process.communicate()
+    assert out == b"ended\n"
+
+
+def test_the_client_may_be_killed(runtime: Runtime) -> None:
+    script = "echo ready; trap 'exit 0' TERM; while :; do sleep 0.05; done"
+    process = runtime.popen(*RUN, "--name=orphan", IMAGE, "sh", "-c", script)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    kill(process)
+    assert runtime("exec", "orphan", "echo", "alive") == "alive\n"
+    assert runtime("stop", "orphan") == "orphan\n"

@@ -1,0 +1,75 @@
+"""Containers on every driver: the same behaviour, and on fuse-aufs a plain AUFS layer of what changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.runtime.conftest import IMAGE, Runtime
+
+
+def test_a_container_installs_files_with_tar_and_runs_them(each_driver: Runtime, tmp_path: Path) -> None:
+    runtime = each_driver
+    package = tmp_path / "package"
+    (package / "opt/tool/bin").mkdir(parents=True)
+    (package / "opt/tool/bin/greet").write_text("#!/bin/sh\n. /opt/tool/words\necho $word from $(hostname) to $1\n")
+    (package / "opt/tool/bin/greet").chmod(0o755)
+    (package / "opt/tool/words").write_text("word=greetings\n")
+    os.link(package / "opt/tool/words", package / "opt/tool/same")
+    (package / "bin").mkdir()
+    (package / "bin/greet").symlink_to("../opt/tool/bin/greet")
+    (package / "etc").mkdir()
+    (package / "etc/motd").write_text("replaced by the package\n")
+    subprocess.run(["tar", "-C", str(package), "-cf", str(tmp_path / "package.tar"), "."], check=True)
+    script = """
+        tar -C / -xf /package.tar && greet you && cat /etc/motd && stat -c %h /opt/tool/words &&
+        rm /bin/vi && ! ls /bin/vi 2>/dev/null && mv /opt /srv && PATH=/srv/tool/bin:$PATH && ls /srv/tool /srv
+    """
+    shown = runtime.run(
+        "--hostname=hull", "-v", f"{tmp_path}/package.tar:/package.tar:ro", IMAGE, "sh", "-ec", script
+    )
+    assert shown.split("\n") == [
+        "greetings from hull to you", "replaced by the package", "2", "/srv:", "tool", "", "/srv/tool:", "bin", "same",
+        "words", "",
+    ]  # fmt: skip
+    # The image is as it was.
+    look = "cat /etc/motd; ls /bin/vi; ls /srv 2>/dev/null || echo nothing"
+    assert runtime.run(IMAGE, "sh", "-c", look) == "hello from the image\n/bin/vi\nnothing\n"
+
+
+def test_a_compile_like_load_of_small_files(each_driver: Runtime) -> None:
+    script = """
+        mkdir -p /work/src; i=0; while [ $i -lt 200 ]; do echo "line $i" >/work/src/$i.txt; i=$((i+1)); done
+        cat /work/src/*.txt | md5sum; cp -a /work/src /work/copy; rm -r /work/src; mv /work/copy /work/src
+        cat /work/src/*.txt | md5sum; chown -R 7:8 /work; find /work -user 7 | wc -l
+    """
+    first, second, count = each_driver.run(IMAGE, "sh", "-ec", script).splitlines()
+    assert first == second
+    assert count == "202"
+
+
+def test_what_a_stopped_container_changed_is_an_aufs_layer(runtime: Runtime) -> None:
+    script = "echo changed >/etc/motd; rm /bin/vi; rm -r /home; mkdir /home; echo new >/home/x"
+    started = runtime("run", "-d", "--name=changed", "--network=none", IMAGE, "sh", "-ec", script).strip()
+    with runtime.popen("logs", "-f", "changed") as ended:
+        assert ended.wait() == 0
+    assert runtime.status("changed").startswith("Exited (0)")
+    (layer,) = [
+        directory.removesuffix("/bin") for directory, _, names in os.walk(runtime.root / "drivers/fuse-aufs")
+        if directory.endswith("/bin") and ".wh.vi" in names
+    ]  # fmt: skip
+    assert Path(layer, "etc/motd").read_text() == "changed\n"
+    assert Path(layer, "home/.wh..wh..opq").exists()
+    assert Path(layer, "home/x").read_text() == "new\n"
+    assert not Path(layer, "bin/busybox").exists()
+    assert len(started) == 64
+    runtime("rm", "changed")
+    assert not Path(layer).exists()
+
+
+def test_containers_on_different_drivers_share_the_image_store(installation: Runtime) -> None:
+    installation.on("vfs")("run", "--name=on-vfs", "--network=none", IMAGE, "true")
+    # The driver is the container's, whatever the command line says later.
+    assert installation.on("overlay2")("rm", "on-vfs") == "on-vfs\n"
+    assert len(installation("images", "-q").split()) == 1
