@@ -39,11 +39,16 @@ def ended(server: control.Server, within_ms: int = PATIENCE_MS) -> bool:
     return bool(poll.poll(within_ms))
 
 
-def wait_until_unmounted(union: Union) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For what no event tells of: that one mount has gone, that a line is in a log."""
     deadline = time.monotonic() + PATIENCE_MS / 1000
-    while union.mounted:  # no event says that one mount has gone
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def wait_until_unmounted(union: Union) -> None:
+    wait_until(lambda: not union.mounted)
 
 
 @pytest.fixture
@@ -157,6 +162,7 @@ def test_the_server_holds_nothing_of_its_caller(mount_union: Callable[..., Union
         assert command.stdout is not None
         assert command.stdout.read() == b""  # ends although the server lives on
     with os.fdopen(reader, "rb") as pipe:
+        assert select.select([pipe], [], [], PATIENCE_MS / 1000)[0], "the server holds a descriptor of its caller's"
         assert pipe.read() == b""
     point = mounts.mounted_at(os.path.realpath(tmp_path / "mnt"))
     assert point is not None
@@ -261,11 +267,14 @@ def test_sigterm_of_a_busy_mount_loses_nothing(union: Union, server: control.Ser
     with open(os.path.join(union.path, "written"), "w", encoding="ascii") as file:
         os.kill(server.pid, signal.SIGTERM)
         wait_until_unmounted(union)
-        file.write("after the signal")
+        for line in range(500):  # long enough to meet a server that ends soon after
+            file.write(f"{line}\n")
+            file.flush()
+        assert not ended(server, 0)
         memory[:5] = b"dirty"
         memory.close()
     assert ended(server)
-    assert Path(union.upper, "written").read_text() == "after the signal"
+    assert Path(union.upper, "written").read_text() == "".join(f"{line}\n" for line in range(500))
     assert Path(union.upper, "mapped").read_bytes()[:5] == b"dirty"
     union.check_log()
 
@@ -342,8 +351,8 @@ def test_a_server_that_dies_while_mounting_leaves_no_mount(tmp_path: Path) -> No
     assert mounts.mounted_at(os.path.realpath(tmp_path / "mnt")) is None
 
 
-def test_moved_and_covered_mounts_end_by_sigterm(union: Union, server: control.Server, tmp_path: Path) -> None:
-    """Where the mount is now, not where it was mounted; and never what lies over it."""
+def test_a_moved_mount_ends_by_sigterm(union: Union, server: control.Server, tmp_path: Path) -> None:
+    """It is unmounted where it is now, and what is where it was stays."""
     (tmp_path / "moved").mkdir()
     mounts.mount(union.path, str(tmp_path / "moved"), None, consts.MS_MOVE)
     mounts.mount("cover", union.path, "tmpfs")
@@ -356,6 +365,18 @@ def test_moved_and_covered_mounts_end_by_sigterm(union: Union, server: control.S
         assert mounts.mounted_at(os.path.realpath(tmp_path / "moved")) is None
     finally:
         mounts.umount2(union.path)
+
+
+def test_sigterm_leaves_alone_what_covers_the_mount(union: Union, server: control.Server) -> None:
+    mounts.mount("cover", union.path, "tmpfs")
+    os.kill(server.pid, signal.SIGTERM)
+    wait_until(lambda: "covered by another mount" in Path(union.log).read_text())
+    point = mounts.mounted_at(os.path.realpath(union.path))
+    assert point is not None
+    assert point.fstype == "tmpfs"
+    mounts.umount2(union.path)
+    assert Path(union.path, "file").read_text() == "lower"
+    unionfs("umount", union.path)
 
 
 # Requests that fail, and requests that take long
@@ -410,9 +431,9 @@ def test_slow_work_stops_nobody_else(faulty: Path) -> None:
     """A chmod that copies up is held back; whatever else is asked meanwhile is answered."""
     with subprocess.Popen(["chmod", "600", str(faulty / "file")]) as chmod:
         with open(faulty.parent / "gate", "w"):  # returns when the server is there; it waits until we close
-            assert sorted(os.listdir(faulty)) == ["file", "link"]
-            (faulty / "new").write_text("new")
-            assert (faulty / "new").read_text() == "new"
+            others = ["sh", "-c", "ls; echo new > new; cat new file; mkdir dir; mv new dir; rm -r dir"]
+            done = subprocess.run(others, cwd=faulty, capture_output=True, text=True, timeout=20, check=True)
+            assert done.stdout == "file\nlink\nnew\nlower"
             assert chmod.poll() is None
         assert chmod.wait(timeout=20) == 0
     assert (faulty / "file").stat().st_mode & 0o777 == 0o600

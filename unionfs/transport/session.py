@@ -118,7 +118,10 @@ async def _end_on_signal(signals: AsyncIterator[int], mount: MountPoint, interru
 
 
 def _unmount(dev: str) -> None:
-    for point in _places(dev):
+    places = _places(dev)
+    if not places:
+        _log.warning("covered by another mount or held by another namespace: served until it is unmounted there")
+    for point in places:
         try:
             device.detach(point.target)
         except OSError as error:
