@@ -1,0 +1,141 @@
+"""Failing system calls on purpose: a server in a process of its own, and strace that kills it or fails its Nth call.
+
+A server here is forked from the test run, which has imported everything already: one costs a tenth of the command's
+start. `Trace` attaches strace to it; its injection counters are per thread and per system call (strace(1)), so a point
+is (system call, N) and killing happens before the Nth call takes effect.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import traceback
+from collections import Counter
+from typing import NamedTuple
+
+from unionfs.linux import consts, mounts
+
+# The calls that change what is on disk. Opening is one only when it creates; `_changes` looks.
+CALLS = (
+    "open,openat,openat2,link,linkat,rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,mknod,mknodat,symlink,"
+    "symlinkat,setxattr,lsetxattr,fsetxattr,removexattr,lremovexattr,fremovexattr,chmod,fchmod,fchmodat,chown,fchown,"
+    "lchown,fchownat,utimensat,truncate,ftruncate,pwrite64,pwritev,copy_file_range,fallocate,ioctl,fsync,fdatasync"
+)
+_LINE = re.compile(r"(\d+) +(\w+)\((.*)")
+
+
+class Point(NamedTuple):
+    """Before the `number`th call of `call` in a thread of the server."""
+
+    call: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.call}#{self.number}"
+
+
+class Server:
+    """A union of `lower` and `upper`, served by a child of this process until `stop` or a kill."""
+
+    def __init__(self, lower: str, upper: str, path: str, log: str) -> None:
+        self.path = path
+        reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _serve(lower, upper, path, log, writer)
+        os.close(writer)
+        with open(reader, "rb") as ready:
+            answer = ready.read(1)
+        if answer != b"r":
+            os.waitpid(self.pid, 0)
+            with open(log, encoding="utf-8", errors="replace") as text:
+                raise AssertionError(f"the server did not start:\n{text.read()[-3000:]}")
+
+    def stop(self) -> None:
+        """Unmount and wait for the end, which must be a clean one."""
+        mounts.umount2(self.path)
+        _, status = os.waitpid(self.pid, 0)
+        assert status == 0, f"the server ended with status {status}"
+
+    def bury(self) -> None:
+        """After a kill: reap it and take its dead mount away."""
+        _, status = os.waitpid(self.pid, 0)
+        mounts.umount2(self.path, consts.MNT_DETACH)
+        assert os.WIFSIGNALED(status)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+
+    @property
+    def alive(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def _serve(lower: str, upper: str, path: str, log: str, ready: int) -> None:
+    status = 1
+    try:
+        from unionfs.transport import session
+        from unionfs.union.branch import Branch
+
+        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        logging.basicConfig(force=True, level=logging.ERROR, stream=open(log, "a", encoding="utf-8"))  # noqa: SIM115
+        branches = [Branch.open(os.fsencode(upper), "rw"), Branch.open(os.fsencode(lower), "ro")]
+        session.serve(branches, path, flags=(), allow_other=True, ready=lambda: os.write(ready, b"r") and None)
+        status = 0
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
+class Trace:
+    """strace on a running server, from when this returns until `detach` or the server's end."""
+
+    def __init__(self, server: Server, output: str, inject: str = "") -> None:
+        self.output = output
+        arguments = ["strace", "-f", "-p", str(server.pid), "-o", output, "-e", f"trace={CALLS}"]
+        if inject:
+            arguments += ["-e", f"inject={inject}"]
+        self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        assert "attached" in line, line + self.process.stderr.read()
+
+    def detach(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.ended()
+
+    def ended(self) -> None:
+        """Wait for it: after a kill."""
+        self.process.communicate()
+
+    @property
+    def injected(self) -> bool:
+        with open(self.output, encoding="utf-8", errors="replace") as lines:
+            return any("(INJECTED)" in line for line in lines)
+
+    def points(self) -> list[Point]:
+        """The changing calls that were made, as points; several threads' counts are joined."""
+        counts: Counter[tuple[str, str]] = Counter()
+        found: dict[Point, None] = {}
+        with open(self.output, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                match = _LINE.match(line)
+                if match is None:
+                    continue
+                thread, call, arguments = match.groups()
+                counts[thread, call] += 1
+                if _changes(call, arguments):
+                    found[Point(call, counts[thread, call])] = None
+        return list(found)
+
+
+def _changes(call: str, arguments: str) -> bool:
+    if call.startswith("open"):
+        return "O_CREAT" in arguments or "O_TMPFILE" in arguments or "O_TRUNC" in arguments
+    return call != "ioctl" or "FICLONE" in arguments
