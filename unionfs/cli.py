@@ -50,14 +50,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _mount(arguments: argparse.Namespace) -> None:
+def _mount(arguments: argparse.Namespace) -> int:
     from unionfs import options
     from unionfs.transport import background, branches
 
     spec = arguments.spec
     if spec == "none" and arguments.options:
         spec = None  # the source that mount(8) passes for file systems without one
-    plan, mountpoint = branches.resolve(options.parse(spec, arguments.options), arguments.mountpoint)
+    try:
+        wanted = options.parse(spec, arguments.options)
+    except options.OptionError as error:
+        print(f"unionfs: {error}", file=sys.stderr)
+        return 2
+    plan, mountpoint = branches.resolve(wanted, arguments.mountpoint)
     try:
         handler = background.log_handler(arguments.log, foreground=arguments.foreground)
     except OSError as error:
@@ -75,12 +80,14 @@ def _mount(arguments: argparse.Namespace) -> None:
     else:
         background.start(serve, handler, mountpoint)
     logging.shutdown()
+    return 0
 
 
-def _umount(arguments: argparse.Namespace) -> None:
+def _umount(arguments: argparse.Namespace) -> int:
     from unionfs.transport.unmount import unmount
 
     unmount(arguments.mountpoint)
+    return 0
 
 
 def _sentence(error: OSError) -> str:
@@ -93,13 +100,9 @@ def _sentence(error: OSError) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        (_mount if arguments.verb == "mount" else _umount)(arguments)
-    except ValueError as error:
-        print(f"unionfs: {error}", file=sys.stderr)
-        return 2
+        return (_mount if arguments.verb == "mount" else _umount)(arguments)
     except OSError as error:
         print(f"unionfs: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0

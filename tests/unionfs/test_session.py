@@ -179,6 +179,15 @@ def test_the_server_holds_nothing_of_its_caller(mount_union: Callable[..., Union
         unionfs("umount", str(tmp_path / "mnt"))
 
 
+def test_a_caller_without_standard_streams(tmp_path: Path) -> None:
+    for name in ("low", "up", "mnt"):
+        (tmp_path / name).mkdir()
+    mount = [sys.executable, "-m", "unionfs", "mount", f"{tmp_path}/low:{tmp_path}/up", str(tmp_path / "mnt")]
+    subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *mount], check=True, timeout=20)
+    (tmp_path / "mnt" / "new").write_text("new")
+    unionfs("umount", str(tmp_path / "mnt"))
+
+
 def hard_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 

@@ -70,9 +70,11 @@ def log_to(handler: logging.Handler, *, debug: bool) -> None:
 
 def start(serve: Serve, handler: logging.Handler, mountpoint: str) -> None:
     """Run `serve` in a new background process; return when it is ready. Raises OSError with the server's reason."""
+    # A caller without standard streams: the pipe must not get one of their numbers, which the server fills.
+    while (spare := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) < 3:
+        pass
+    os.close(spare)
     reader, writer = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         status = 1
