@@ -84,8 +84,10 @@ class Cgroup:
             for hierarchy in self.hierarchies:
                 _make(hierarchy, self.path)
             self._limit(resources)
-        except BaseException:
+        except BaseException as error:
             self.remove()
+            if isinstance(error, OSError):
+                raise ContainerError(f"cannot make the cgroup {error.filename}: {error.strerror}") from None
             raise
 
     def _limit(self, resources: Resources) -> None:

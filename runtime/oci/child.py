@@ -96,7 +96,7 @@ def _steps(birth: Birth, joins: list[tuple[int, int]], channel: sync.Channel) ->
         steps.append(("set oom_score_adj", _writer("/proc/self/oom_score_adj", str(process.oom_score_adj))))
     if joins:
         steps.append(("join the namespaces", lambda: _join(joins)))
-        steps.append(("make the process in them", lambda: _clone_sibling(birth.new, channel)))
+        steps.append(("make a process in the namespaces", lambda: _clone_sibling(birth.new, channel)))
     if birth.new_cgroup:  # after the cgroups were entered: they become the namespace's root
         steps.append(("make a cgroup namespace", lambda: processes.unshare(consts.CLONE_NEWCGROUP)))
     steps.append(("start a session", os.setsid))

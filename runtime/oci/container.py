@@ -8,6 +8,7 @@ process is the parent that waits; it must have one thread, and must not ignore S
 from __future__ import annotations
 
 import os
+import select
 import signal
 from typing import Any, NamedTuple
 
@@ -43,12 +44,16 @@ class Init:
     or None; the caller closes the console, `wait` the rest.
     """
 
+    # Those of this process that nobody has collected yet, by pidfd.
+    _alive: dict[int, Init] = {}
+
     def __init__(self, child: parent.Child) -> None:
         self.pid = child.pid
         self.pidfd = child.pidfd
         self.console = child.console
         self._channel = child.channel
         self._code: int | None = None
+        self._alive[self.pidfd] = self
 
     def start(self) -> None:
         """Execute the command. CommandNotFound, CommandNotExecutable or ContainerError: the process is gone then,
@@ -65,13 +70,26 @@ class Init:
             parent.refuse(message.fields)
 
     def wait(self) -> int:
-        """The exit code as docker gives it, when the process has ended: its code, or 128 and its signal."""
-        if self._code is None:
-            status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            self._code = 128 - status if status < 0 else status
-            self._channel.close()
-            os.close(self.pidfd)
+        """The exit code as docker gives it, when the process has ended: its code, or 128 and its signal.
+
+        Added processes of this caller's that end meanwhile are collected too. The first process of a pid namespace
+        does not end before its namespace is empty (kernel/pid_namespace.c, zap_pid_ns_processes), and a zombie that
+        waits for this very caller would keep it for ever.
+        """
+        while self._code is None:
+            poll = select.poll()
+            for pidfd in self._alive:
+                poll.register(pidfd, select.POLLIN)
+            for pidfd, _ in poll.poll():
+                self._alive[pidfd]._collect()
         return self._code
+
+    def _collect(self) -> None:
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._code = 128 - status if status < 0 else status
+        del self._alive[self.pidfd]
+        self._channel.close()
+        os.close(self.pidfd)
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """Send a signal. After `wait` it does nothing."""

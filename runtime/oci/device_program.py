@@ -78,7 +78,11 @@ def assemble(rules: Sequence[DeviceRule]) -> bytes:
             past_the_verdict = len(tests) - n - 1 + 2
             code.append(_insn.pack(opcode, registers, past_the_verdict if opcode in _JUMPS else 0, immediate))
         code += _verdict(rule.allow)
-    return b"".join((*code, *_verdict(False)))
+        if not tests:
+            break  # it matches everything; the verifier refuses instructions that are never reached
+    else:
+        code += _verdict(False)
+    return b"".join(code)
 
 
 def _verdict(allow: bool) -> tuple[bytes, bytes]:

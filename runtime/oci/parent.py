@@ -33,7 +33,10 @@ def spawn(birth: child.Birth) -> Child:
     dumpable = processes.prctl(consts.PR_GET_DUMPABLE)
     try:
         processes.prctl(consts.PR_SET_DUMPABLE, 0)
-        pid, pidfd = processes.clone3(0 if birth.joins else birth.new, cgroup=unified)
+        try:
+            pid, pidfd = processes.clone3(0 if birth.joins else birth.new, cgroup=unified)
+        except OSError as error:  # EAGAIN: the pids limit; ENOSPC: too many namespaces
+            raise ContainerError(f"cannot make the container's process: {error.strerror}") from None
         if pid == 0:
             ours.close()
             child.run(birth, theirs)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from typing import NamedTuple
 
 BORN, CONSOLE, READY, START, FAULT = b"B", b"C", b"R", b"S", b"F"
@@ -74,7 +75,6 @@ class Channel:
     def send(self, kind: bytes, *fields: str, fd: int | None = None) -> None:
         """BrokenPipeError if the other side is gone."""
         raw = kind + b"\0".join(os.fsencode(field.replace("\0", "")) for field in fields)
-        self._socket.setblocking(True)
         if fd is None:
             self._socket.send(raw[:_MOST], socket.MSG_NOSIGNAL)
         else:
@@ -82,11 +82,13 @@ class Channel:
 
     def receive(self) -> Message:
         """The next message; kind b"" when the other side is gone."""
+        # Not socket.recv_fds: it drops its flags argument, and the descriptor would be inherited by every command.
         try:
-            raw, fds, _, _ = socket.recv_fds(self._socket, _MOST, 1, socket.MSG_CMSG_CLOEXEC)
+            raw, ancillary, _, _ = self._socket.recvmsg(_MOST, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
-            raw, fds = b"", []
+            raw, ancillary = b"", []
         if not raw:
             return Message(b"")
         fields = tuple(os.fsdecode(field) for field in raw[1:].split(b"\0")) if len(raw) > 1 else ()
+        fds = [struct.unpack("i", data)[0] for _, kind, data in ancillary if kind == socket.SCM_RIGHTS]
         return Message(raw[:1], fields, fds[0] if fds else None)

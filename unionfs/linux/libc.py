@@ -35,7 +35,15 @@ def bind(name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Callable[...
     prototype = ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)
     function = prototype((name, _libc))
     function.errcheck = _check  # type: ignore[assignment, unused-ignore]
-    return function
+
+    def call(*arguments: Any) -> int:
+        while True:
+            try:
+                return function(*arguments)  # type: ignore[no-any-return]
+            except InterruptedError:
+                continue  # a signal handler ran; the call goes on, as Python's own do (PEP 475)
+
+    return call
 
 
 def syscall(number: int, *argtypes: Any) -> Callable[..., int]:

@@ -22,7 +22,8 @@ _setdomainname = libc.bind("setdomainname", _char_p, ctypes.c_size_t)
 _capset = libc.bind("capset", ctypes.c_void_p, ctypes.c_void_p)
 _capget = libc.bind("capget", ctypes.c_void_p, ctypes.c_void_p)
 _close_range = libc.syscall(consts.NR_close_range, _uint, _uint, _uint)
-_keyctl = libc.syscall({"x86_64": 250, "aarch64": 219}.get(os.uname().machine, 250), _int, _char_p)
+_NR_keyctl = {"x86_64": 250, "aarch64": 219}.get(os.uname().machine, 250)
+_keyctl = libc.syscall(_NR_keyctl, _int, _char_p)
 
 # clone3 goes through PyDLL, which keeps the interpreter lock across the call: the child must not find it released
 # by a thread that does not exist in the child.

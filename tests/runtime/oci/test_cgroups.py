@@ -1,0 +1,264 @@
+"""Limits that really limit, in whatever hierarchies this machine has, and cgroups that do not stay behind."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from runtime.errors import ConfigError, ContainerError
+from runtime.oci import cgroups, device_program, spec, v1, v2
+from runtime.oci.cgroups import Cgroup
+from tests.runtime.oci.conftest import Config, process
+from tests.runtime.oci.keeper import Keeper
+from unionfs.linux import processes
+
+pytestmark = pytest.mark.needs("root")
+
+Make = Callable[..., Config]
+Sh = Callable[..., str]
+
+_NONE = spec.Resources(None, None, None, None, None, None, None, None, None, (), ())
+
+
+def _hierarchy(controller: str) -> cgroups.Hierarchy:
+    found = next((h for h in cgroups.hierarchies() if controller in h.controllers), None)
+    if found is None:
+        pytest.skip(f"no cgroup hierarchy with the {controller} controller is mounted")
+    return found
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Cgroup]:
+    group = Cgroup(f"/oci-test-{uuid.uuid4().hex[:12]}/group")
+    yield group
+    group.kill()
+    group.remove()
+
+
+def _rules(*rules: dict[str, object]) -> tuple[spec.DeviceRule, ...]:
+    config = {"linux": {"resources": {"devices": list(rules)}}}
+    top = spec._Reader(config, "")
+    return spec._resources(top.object("linux").object("resources")).devices
+
+
+def test_what_is_mounted_is_found() -> None:
+    with open("/proc/self/cgroup", encoding="ascii") as table:
+        members = {frozenset(line.split(":")[1].split(",")) for line in table}
+    found = {frozenset(h.controllers) if h.version == 1 else frozenset([""]) for h in cgroups.hierarchies()}
+    assert found <= members
+
+
+def test_the_pids_limit_stops_a_fork(keeper: Keeper, config: Make) -> None:
+    _hierarchy("pids")
+    command = "sleep 1000 & sleep 1000 & echo two; sleep 1000 & echo three"
+    spec = config("sh", "-c", command, linux__resources={"pids": {"limit": 3}})
+    result = keeper.run(spec)
+    assert result.out.startswith("two\n") and "can't fork" in result.out and "three" not in result.out
+    assert result.code != 0
+
+
+def test_the_memory_limit_kills_and_the_kill_is_seen(keeper: Keeper, config: Make) -> None:
+    _hierarchy("memory")
+    limit = 16 << 20
+    resources = {"memory": {"limit": limit, "swap": limit}}
+    box = keeper.create(config("sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1", linux__resources=resources))
+    path = box.spec["linux"]["cgroupsPath"]
+    assert Cgroup(path).oom_kills() == 0
+    assert box.start().wait().code == 137
+    assert Cgroup(path).oom_kills() == 1
+    box.delete()
+    assert Cgroup(path).oom_kills() == 0  # no such cgroup
+
+
+def test_a_container_within_its_memory_limit_runs(keeper: Keeper, config: Make) -> None:
+    _hierarchy("memory")
+    resources = {"memory": {"limit": 6 << 20, "swap": 6 << 20}}  # docker's least
+    spec = config("dd", "if=/dev/zero", "of=/dev/null", "bs=1M", "count=4", linux__resources=resources)
+    assert keeper.run(spec).code == 0
+
+
+def test_a_memory_limit_too_small_for_the_start_is_a_sentence(keeper: Keeper, config: Make) -> None:
+    _hierarchy("memory")
+    resources = {"memory": {"limit": 65536, "swap": 65536}}
+    with pytest.raises(ContainerError, match="its process needs more memory than the limit of 65536"):
+        keeper.run(config("true", linux__resources=resources))
+
+
+def test_the_cpu_quota_is_in_force(sh: Sh) -> None:
+    hierarchy = _hierarchy("cpu")
+    resources = {"cpu": {"quota": 20000, "period": 100000, "shares": 512}}
+    if hierarchy.version == 1:
+        files, expected = ("cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.shares"), ["20000", "100000", "512"]
+    else:
+        files, expected = ("cpu.max", "cpu.weight"), ["20000", "100000", "20"]
+    where = "/sys/fs/cgroup" if hierarchy.mount_point == "/sys/fs/cgroup" else f"/sys/fs/cgroup/{hierarchy.name}"
+    command = " ".join(f"{where}/{file}" for file in files)
+    busy = f"i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; grep nr_throttled {where}/cpu.stat"
+    out = sh(f"cat {command}; {busy}", linux__resources=resources).split()
+    assert out[:-2] == expected
+    assert int(out[-1]) > 0
+
+
+def test_cpusets_are_usable_and_settable(sh: Sh) -> None:
+    _hierarchy("cpuset")
+    first = min(os.sched_getaffinity(0))
+    query = "grep Cpus_allowed_list /proc/self/status"
+    assert sh(query, linux__resources={"cpu": {"cpus": str(first)}}).split() == ["Cpus_allowed_list:", str(first)]
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ({"cpu": {"cpus": "4000"}}, "the kernel refuses cpuset.cpus 4000: "),
+        ({"memory": {"limit": 8 << 20, "swap": 4 << 20}}, "the kernel refuses memory.memsw.limit_in_bytes 4194304: "),
+    ],
+)
+def test_what_the_kernel_refuses_is_a_sentence_and_leaves_nothing(
+    keeper: Keeper, config: Make, resources: dict[str, object], words: str
+) -> None:
+    if _hierarchy("memory").version == 2:
+        pytest.skip("cgroup v2 has other files")
+    with pytest.raises(ConfigError) as refusal:
+        keeper.run(config("true", linux__resources=resources))
+    assert str(refusal.value).startswith("linux.resources: " + words)
+
+
+def test_a_limit_without_its_controller_is_refused(keeper: Keeper, config: Make) -> None:
+    unified = {"unified": {"nosuch.max": "1"}}
+    with pytest.raises(ConfigError, match=r"nosuch\.max 1 cannot be set: no nosuch controller is mounted"):
+        keeper.run(config("true", linux__resources=unified))
+
+
+def test_groups_above_go_with_the_last_container_and_an_administrators_stay(cgroup: Cgroup) -> None:
+    hierarchy = cgroups.hierarchies()[0]
+    admin = f"{hierarchy.mount_point}/oci-test-{uuid.uuid4().hex[:12]}"
+    os.mkdir(admin)
+    try:
+        theirs = Cgroup(f"/{os.path.basename(admin)}/group")
+        theirs.create(_NONE)
+        theirs.remove()
+        assert os.path.isdir(admin)
+    finally:
+        os.rmdir(admin)
+    sibling = Cgroup(os.path.dirname(cgroup.path) + "/sibling")
+    cgroup.create(_NONE)
+    sibling.create(_NONE)
+    above = os.path.dirname(hierarchy.mount_point + cgroup.path)
+    cgroup.remove()
+    assert os.listdir(above).count("sibling") == 1
+    sibling.remove()
+    assert not os.path.exists(above)
+
+
+def test_remove_takes_the_groups_below_along(cgroup: Cgroup) -> None:
+    cgroup.create(_NONE)
+    for hierarchy in cgroup.hierarchies:
+        os.makedirs(f"{hierarchy.mount_point}{cgroup.path}/inner/most")
+    cgroup.remove()
+    assert not any(os.path.exists(hierarchy.mount_point + cgroup.path) for hierarchy in cgroup.hierarchies)
+
+
+@pytest.mark.parametrize("unified", [True, False], ids=["cgroup.kill", "freeze and kill"])
+def test_kill_ends_what_forks_on(keeper: Keeper, config: Make, unified: bool) -> None:
+    """Processes that make more as fast as they can, in the host's pid namespace so that nothing else kills them."""
+    spaces = [{"type": kind} for kind in ("mount", "network", "uts", "ipc", "cgroup")]
+    spawn = "echo 'sh /s & sh /s & sleep 1000' >/s; trap '' HUP TERM; sh /s & sh /s & sh /s & sh /s & echo on; wait"
+    box = keeper.create(
+        config("sh", "-c", spawn, linux__namespaces=spaces, linux__resources={"pids": {"limit": 100}})
+    )
+    box.start().until("on")
+    group = Cgroup(box.spec["linux"]["cgroupsPath"])
+    if not unified:
+        if all(hierarchy.version == 2 for hierarchy in group.hierarchies):
+            pytest.skip("only cgroup v2 is mounted")
+        group.hierarchies = tuple(h for h in group.hierarchies if h.version == 1)
+        group._unified = None
+    assert len(group.pids()) > 4
+    group.kill()
+    assert group.pids() == []
+    assert box.wait().code == 137
+    box.delete()
+
+
+def test_v1_settings_are_in_an_order_that_the_kernel_takes() -> None:
+    resources = _NONE._replace(memory_limit=10, memory_swap=20, pids_limit=-1, cpu_period=1000, cpu_quota=-1)
+    assert [(s.file, s.value) for s in v1.settings(resources)] == [
+        ("memory.limit_in_bytes", "10"), ("memory.memsw.limit_in_bytes", "20"), ("cpu.cfs_period_us", "1000"),
+        ("cpu.cfs_quota_us", "-1"), ("pids.max", "max"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"memory_limit": 10, "memory_swap": 30}, [("memory.max", "10"), ("memory.swap.max", "20")]),
+        ({"memory_limit": 10, "memory_swap": -1}, [("memory.max", "10"), ("memory.swap.max", "max")]),
+        ({"memory_limit": -1}, [("memory.max", "max")]),
+        ({"cpu_quota": 5000}, [("cpu.max", "5000 100000")]),
+        ({"cpu_quota": -1, "cpu_period": 2000}, [("cpu.max", "max 2000")]),
+        ({"cpu_shares": 2}, [("cpu.weight", "1")]),
+        ({"cpu_shares": 262144}, [("cpu.weight", "10000")]),
+        ({"pids_limit": 7, "unified": (("io.max", "x"),)}, [("pids.max", "7"), ("io.max", "x")]),
+    ],
+)
+def test_v2_settings(changes: dict[str, object], expected: list[tuple[str, str]]) -> None:
+    resources = _NONE._replace(**changes)  # type: ignore[arg-type]
+    assert [(setting.file, setting.value) for setting in v2.settings(resources)] == expected
+
+
+def _opens(cgroup: Cgroup, path: str, flags: int) -> bool:
+    """Whether a process born in the cgroup's v2 directory can open `path`."""
+    directory = cgroup.open_unified()
+    assert directory is not None
+    pid, pidfd = processes.clone3(cgroup=directory)
+    if pid == 0:
+        try:
+            os.close(os.open(path, flags))
+        except OSError:
+            os._exit(1)
+        finally:
+            os._exit(0)
+    os.close(directory)
+    os.close(pidfd)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_device_rules_as_a_program(cgroup: Cgroup) -> None:
+    """cgroup v2's way, also where v1's devices controller has the job: the program works without any controller."""
+    directory = None
+    cgroup.create(_NONE)
+    try:
+        directory = cgroup.open_unified()
+        if directory is None:
+            pytest.skip("cgroup v2 is not mounted")
+        device_program.attach(directory, _rules(
+            {"allow": False, "access": "rwm"},
+            {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"},  # null
+            {"allow": True, "type": "c", "major": 1, "minor": 5, "access": "r"},  # zero
+            {"allow": True, "type": "c", "major": 1, "minor": 7, "access": "rw"},  # full, but
+            {"allow": False, "type": "c", "major": 1, "minor": 7, "access": "w"},
+        ))  # fmt: skip
+    finally:
+        if directory is not None:
+            os.close(directory)
+    assert _opens(cgroup, "/dev/null", os.O_RDWR)
+    assert _opens(cgroup, "/dev/zero", os.O_RDONLY)
+    assert not _opens(cgroup, "/dev/zero", os.O_RDWR)
+    assert _opens(cgroup, "/dev/full", os.O_RDONLY)
+    assert not _opens(cgroup, "/dev/full", os.O_WRONLY)
+    assert not _opens(cgroup, "/dev/random", os.O_RDONLY)
+
+
+def test_an_added_process_counts(keeper: Keeper, config: Make) -> None:
+    _hierarchy("pids")
+    box = keeper.create(config("sleep", "1000", linux__resources={"pids": {"limit": 3}})).start()
+    added = box.exec(process("sh", "-c", "sleep 1000 & echo one; sleep 1000 & echo two")).start()
+    result = added.wait()
+    assert result.out.startswith("one\n") and "can't fork" in result.out
+    with pytest.raises(ContainerError, match=r"^cannot make a process in the namespaces: Resource temporarily"):
+        box.exec(process("true"))
+    box.delete()
+    assert box.wait().code == 137

@@ -1,0 +1,252 @@
+"""What a container finds in its root: mounts, devices, masks, volumes; and what an image must not be able to bend."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.errors import ConfigError, ContainerError
+from runtime.oci import defaults, options, rootfs, spec
+from tests.runtime.oci.conftest import Config
+from tests.runtime.oci.keeper import Keeper
+from unionfs.linux import consts
+from unionfs.linux import mounts as linux_mounts
+
+pytestmark = pytest.mark.needs("root")
+
+Make = Callable[..., Config]
+Sh = Callable[..., str]
+
+
+def _bind(source: Path, destination: str, *flags: str) -> dict[str, Any]:
+    return {"destination": destination, "type": "bind", "source": str(source), "options": ["rbind", *flags]}
+
+
+def _table(out: str) -> dict[str, list[str]]:
+    """mount(8)'s listing: place -> [type, *options], the topmost for each place."""
+    rows = (line.split() for line in out.splitlines())
+    return {row[2]: [row[4], *row[5].strip("()").split(",")] for row in rows}
+
+
+def test_the_kernels_file_systems_are_dockers(sh: Sh) -> None:
+    table = _table(sh("mount"))
+    expected = {
+        "/proc": ("proc", {"rw", "nosuid", "nodev", "noexec"}),
+        "/dev": ("tmpfs", {"rw", "nosuid", "size=65536k", "mode=755"}),
+        "/dev/pts": ("devpts", {"rw", "nosuid", "noexec", "gid=5", "mode=620", "ptmxmode=666"}),
+        "/dev/shm": ("tmpfs", {"rw", "nosuid", "nodev", "noexec", "size=65536k"}),
+        "/dev/mqueue": ("mqueue", {"rw", "nosuid", "nodev", "noexec"}),
+        "/sys": ("sysfs", {"ro", "nosuid", "nodev", "noexec"}),
+    }
+    for place, (kind, flags) in expected.items():
+        assert table[place][0] == kind
+        assert flags <= set(table[place][1:]), place
+    assert "ro" in table["/sys/fs/cgroup"]
+    assert all("ro" in row for place, row in table.items() if place.startswith("/sys/"))
+
+
+def test_its_cgroups_are_the_roots_of_what_it_sees(sh: Sh) -> None:
+    out = sh("cat /proc/self/cgroup; cat /sys/fs/cgroup/*/cgroup.procs /sys/fs/cgroup/cgroup.procs 2>/dev/null || true")
+    assert {line.rpartition(":")[2] for line in out.splitlines() if ":" in line} == {"/"}
+    members = {int(line) for line in out.splitlines() if ":" not in line}
+    assert 1 in members and 0 not in members  # 0 would be a process of another pid namespace
+
+
+def test_the_devices_are_dockers(sh: Sh) -> None:
+    names = [path for path, _, _ in defaults.DEVICES]
+    out = sh(f"stat -c '%n %F %a %t:%T' {' '.join(names)}")
+    rows = dict(line.split(" ", 1) for line in out.splitlines())
+    assert rows == {
+        path: f"character special file 666 {major:x}:{minor:x}" for path, major, minor in defaults.DEVICES
+    }
+    assert set(sh("ls /dev").split()) == {
+        "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom",
+        "zero",
+    }  # fmt: skip
+    assert sh("echo x | cat /dev/stdin; readlink /dev/ptmx") == "x\npts/ptmx\n"
+
+
+def test_a_device_of_the_configuration(sh: Sh) -> None:
+    device = {"path": "/dev/sub/loop", "type": "b", "major": 7, "minor": 3, "fileMode": 0o640, "uid": 5, "gid": 6}
+    out = sh("stat -c '%F %a %t:%T %u:%g' /dev/sub/loop", linux__devices=[device])
+    assert out == "block special file 640 7:3 5:6\n"
+
+
+def test_only_dockers_devices_can_be_opened(sh: Sh, keeper: Keeper, config: Make) -> None:
+    # mknod is allowed, as docker's rules have it; opening is not. 10:237 is /dev/loop-control.
+    command = "mknod /dev/k c 10 237; mknod /dev/n c 1 3; cat /dev/n; echo null; cat /dev/k"
+    result = keeper.run(config("sh", "-c", command))
+    assert result.code == 1
+    assert result.out == "null\ncat: can't open '/dev/k': Operation not permitted\n"
+    everything = {"devices": [{"allow": True, "access": "rwm"}]}
+    assert sh("mknod /dev/k c 10 237; exec 3</dev/k && echo open", linux__resources=everything) == "open\n"
+
+
+def test_masked_files_read_as_nothing_and_masked_directories_are_empty(sh: Sh) -> None:
+    out = sh("stat -c '%t:%T' /proc/keys; cat /proc/keys /proc/timer_list; ls -A /proc/acpi /sys/firmware")
+    assert out.split() == ["1:3", "/proc/acpi:", "/sys/firmware:"]
+    refusals = sh("touch /sys/firmware/x 2>&1 || true; echo 1 2>&1 >/proc/acpi/x || true")
+    assert refusals.count("Read-only file system") == 2
+
+
+def test_every_masked_path_that_the_host_has_is_masked(sh: Sh) -> None:
+    there = [path for path in defaults.MASKED_PATHS if os.path.exists(path)]
+    out = sh(f"for p in {' '.join(there)}; do stat -c %F:%t:%T $p; done; ls -A {' '.join(there)} | wc -l")
+    assert set(out.splitlines()[:-1]) <= {"character special file:1:3", "directory:0:0"}
+
+
+def test_readonly_paths_cannot_be_written(sh: Sh) -> None:
+    out = sh("for f in sys/kernel/hostname irq/default_smp_affinity; do echo x >/proc/$f || true; done 2>&1")
+    assert out.count("Read-only file system") == 2
+
+
+def test_a_volume_shows_both_ways_and_keeps_out_of_the_hosts_mounts(sh: Sh, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "from-host").write_text("host\n")
+    mounts = [*defaults.MOUNTS, _bind(volume, "/deep/in/there")]
+    assert sh("cat /deep/in/there/from-host; echo box >/deep/in/there/from-box", mounts=mounts) == "host\n"
+    assert (volume / "from-box").read_text() == "box\n"
+
+
+def test_a_file_can_be_a_volume(sh: Sh, tmp_path: Path, rootfs: Path) -> None:
+    (tmp_path / "hosts").write_text("127.0.0.1 me\n")
+    mounts = [*defaults.MOUNTS, _bind(tmp_path / "hosts", "/etc/hosts")]
+    assert sh("cat /etc/hosts", mounts=mounts) == "127.0.0.1 me\n"
+    assert (rootfs / "etc/hosts").read_text() == ""
+
+
+def test_a_readonly_volume_is_readonly_below_other_mounts_too(sh: Sh, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    (volume / "inner").mkdir(parents=True)
+    linux_mounts.mount("tmpfs", str(volume / "inner"), "tmpfs")
+    try:
+        command = "touch /v/a 2>&1 || true; touch /v/inner/a 2>&1 || true"
+        out = sh(command, mounts=[*defaults.MOUNTS, _bind(volume, "/v", "ro")])
+    finally:
+        linux_mounts.umount2(str(volume / "inner"))
+    assert out.count("Read-only file system") == 2
+
+
+def test_a_volumes_options(sh: Sh, tmp_path: Path) -> None:
+    mounts = [*defaults.MOUNTS, _bind(tmp_path, "/v", "nosuid", "noexec", "nodev", "noatime")]
+    assert {"nosuid", "noexec", "nodev", "noatime", "rw"} <= set(_table(sh("mount", mounts=mounts))["/v"])
+
+
+def test_a_volume_through_a_link_of_the_images_stays_inside(sh: Sh, rootfs: Path, tmp_path: Path) -> None:
+    (rootfs / "run").mkdir()
+    (rootfs / "var").symlink_to("../../../../run")
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v/file").write_text("here\n")
+    assert sh("cat /run/v/file", mounts=[*defaults.MOUNTS, _bind(tmp_path / "v", "/var/v")]) == "here\n"
+
+
+# -- What went wrong in other runtimes (CVE rows of the reference) --
+
+
+@pytest.mark.parametrize("name", ["proc", "sys", "dev"])
+def test_an_image_whose_kernel_directory_is_a_link_is_refused(
+    keeper: Keeper, config: Make, rootfs: Path, name: str
+) -> None:
+    """CVE-2019-19921, CVE-2023-27561, CVE-2026-41579."""
+    (rootfs / "elsewhere").mkdir()
+    (rootfs / name).symlink_to("elsewhere")
+    with pytest.raises(ContainerError, match=rf"^cannot mount \w+ on /{name}: it is, or leads through, a symbolic"):
+        keeper.run(config("true"))
+    assert not list((rootfs / "elsewhere").iterdir())
+
+
+def test_a_kernel_directory_that_is_a_file_is_refused(keeper: Keeper, config: Make, rootfs: Path) -> None:
+    (rootfs / "proc").write_text("")
+    with pytest.raises(ContainerError, match=r"^cannot mount proc on /proc: Not a directory"):
+        keeper.run(config("true"))
+
+
+@pytest.mark.parametrize("target", ["/../../../../../../..{outside}", "../../../../../../../..{outside}", "{outside}"])
+def test_a_mount_destination_that_is_a_link_out_does_not_leave(
+    keeper: Keeper, config: Make, rootfs: Path, tmp_path: Path, target: str
+) -> None:
+    """CVE-2021-30465: the link is resolved inside the root, where it dangles."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (rootfs / "v").symlink_to(target.format(outside=outside))
+    (tmp_path / "volume").mkdir()
+    with pytest.raises(ContainerError, match=r"^cannot bind .* on /v/x: No such file or directory"):
+        keeper.run(config("true", mounts=[*defaults.MOUNTS, _bind(tmp_path / "volume", "/v/x")]))
+    assert not list(outside.iterdir())
+
+
+def test_a_mount_destination_behind_a_magic_link_is_refused(
+    keeper: Keeper, config: Make, rootfs: Path, tmp_path: Path
+) -> None:
+    """CVE-2021-30465's other way out: /proc/self/root and /proc/self/fd/N lead to the host while the root is built."""
+    (rootfs / "v").symlink_to("/proc/self/cwd")
+    with pytest.raises(ContainerError, match=r"^cannot bind .* on /v/x: it is, or leads through, a symbolic link"):
+        keeper.run(config("true", mounts=[*defaults.MOUNTS, _bind(tmp_path, "/v/x")]))
+
+
+def test_missing_mount_points_are_not_made_through_a_link(
+    keeper: Keeper, config: Make, rootfs: Path, tmp_path: Path
+) -> None:
+    """CVE-2024-45310: no empty file appears on the host."""
+    (rootfs / "etc/resolv.conf").symlink_to(f"{tmp_path}/made")
+    (tmp_path / "resolv").write_text("")
+    with pytest.raises(ContainerError, match="No such file"):
+        keeper.run(config("true", mounts=[*defaults.MOUNTS, _bind(tmp_path / "resolv", "/etc/resolv.conf")]))
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_mask_is_never_what_the_image_calls_dev_null(
+    keeper: Keeper, config: Make, rootfs: Path, tmp_path: Path
+) -> None:
+    """CVE-2025-31133: without a tmpfs on /dev, the image's own /dev/null is met."""
+    mounts = [mount for mount in defaults.MOUNTS if not str(mount["destination"]).startswith("/dev")]
+    (tmp_path / "secret").write_text("secret\n")
+    (rootfs / "dev").mkdir()
+    (rootfs / "dev/null").symlink_to("/proc/sysrq-trigger")
+    with pytest.raises(ContainerError, match=r"^cannot make the device nodes: something else has its name"):
+        keeper.run(config("cat", "/proc/keys", mounts=mounts))
+    (rootfs / "dev/null").unlink()
+    os.mknod(rootfs / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    with pytest.raises(ContainerError, match=r"^cannot make the device nodes: something else has its name"):
+        keeper.run(config("cat", "/proc/keys", mounts=mounts))
+    (rootfs / "dev/null").unlink()
+    os.mknod(rootfs / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    assert keeper.run(config("cat", "/proc/keys", mounts=mounts)) == (0, "")
+
+
+def test_nothing_but_proc_is_mounted_in_proc(keeper: Keeper, config: Make, tmp_path: Path) -> None:
+    """CVE-2025-52881's ground: a /proc of somebody's making."""
+    for destination in ("/proc", "/proc/self", "/proc/../proc/sys"):
+        with pytest.raises(ConfigError, match="inside /proc"):
+            keeper.run(config("true", mounts=[*defaults.MOUNTS, _bind(tmp_path, destination)]))
+
+
+# -- The plan --
+
+
+def test_every_step_describes_itself_and_pivoting_sees_a_finished_root(rootfs: Path, config: Make) -> None:
+    wanted = spec.parse(config("true", root__readonly=True))
+    sentences = [step.describe() for step in rootfs_plan(wanted)]
+    assert sentences[:2] == ["make the mounts private", f"bind the root {rootfs} on itself"]
+    assert sentences[-1] == "make the root read-only"
+    assert sentences.index("make the device nodes") > sentences.index("mount tmpfs on /dev")
+    assert sentences.index("mask /proc/kcore") > sentences.index("make the device nodes")
+
+
+def rootfs_plan(wanted: spec.Spec) -> list[rootfs.RootfsStep]:
+    return rootfs.plan(wanted, ())
+
+
+def test_the_last_of_contradicting_options_wins() -> None:
+    assert options.sort(["ro", "rw"])[:2] == (0, consts.MOUNT_ATTR_RDONLY)
+    assert options.sort(["noexec", "exec", "nosuid"])[:2] == (consts.MOUNT_ATTR_NOSUID, consts.MOUNT_ATTR_NOEXEC)
+    assert options.sort(["noatime", "strictatime"]).attr_set == consts.MOUNT_ATTR_STRICTATIME
+    assert options.sort(["rro", "rslave", "rbind", "size=1k", "flag"]) == (
+        consts.MOUNT_ATTR_RDONLY, 0, consts.MS_SLAVE, True, (("size", "1k"), ("flag", None)),
+    )  # fmt: skip

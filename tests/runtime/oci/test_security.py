@@ -1,0 +1,126 @@
+"""Ways out of a container that other runtimes have had, and that are not about paths of the root (test_rootfs.py)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import ContainerError
+from runtime.oci import sealed
+from tests.runtime.oci.conftest import Config, process
+from tests.runtime.oci.keeper import Keeper
+
+pytestmark = pytest.mark.needs("root")
+
+Make = Callable[..., Config]
+
+
+@pytest.mark.parametrize("number", range(3, 12))
+def test_a_leaked_descriptor_of_the_host_is_no_working_directory(
+    keeper: Keeper, config: Make, number: int, tmp_path: Path
+) -> None:
+    """CVE-2024-21626: a directory of the host's that the caller left open and inheritable."""
+    keeper.call("leak", path=str(tmp_path))
+    with pytest.raises(ContainerError, match=r"^cannot (make|enter) the working directory /proc/self/fd/"):
+        keeper.run(config("ls", process__cwd=f"/proc/self/fd/{number}"))
+
+
+def test_a_leaked_descriptor_does_not_reach_the_command(keeper: Keeper, config: Make, tmp_path: Path) -> None:
+    for _ in range(5):
+        keeper.call("leak", path=str(tmp_path))
+    box = keeper.create(config("sleep", "1000"))
+    waiting = {os.readlink(f"/proc/{box.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{box.pid}/fd")}
+    assert str(tmp_path) not in waiting
+    box.start()
+    added = box.exec({**process("sleep", "1000")})
+    assert len(os.listdir(f"/proc/{added.pid}/fd")) == 4
+    added.start()
+    assert sorted(os.listdir(f"/proc/{added.pid}/fd")) == ["0", "1", "2"]
+    box.delete()
+    assert (box.wait().code, added.wait().code) == (137, 137)
+
+
+def test_a_working_directory_through_a_leaked_descriptor_is_refused_for_exec(
+    keeper: Keeper, config: Make, tmp_path: Path
+) -> None:
+    box = keeper.create(config("sleep", "1000")).start()
+    for _ in range(5):
+        keeper.call("leak", path=str(tmp_path))
+    for number in range(3, 10):
+        with pytest.raises(ContainerError, match=r"^cannot enter the working directory"):
+            box.exec({**process("ls"), "cwd": f"/proc/self/fd/{number}"})
+    box.delete()
+    assert box.wait().code == 137
+
+
+def test_the_file_of_a_sealed_executable_cannot_be_written(tmp_path: Path) -> None:
+    """CVE-2019-5736: /proc/PID/exe, kept open until nobody runs it, then opened for writing."""
+    program = tmp_path / "program"
+    shutil.copy("/bin/busybox", program)
+    for seal, outcome in ((True, errno.EROFS), (False, None)):
+        fd = sealed.seal(str(program)) if seal else os.open(program, os.O_RDONLY)
+        pid = os.posix_spawn(f"/proc/self/fd/{fd}", ["sleep", "1000"], {})
+        os.close(fd)
+        exe = os.open(f"/proc/{pid}/exe", os.O_PATH)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        try:
+            writable = os.open(f"/proc/self/fd/{exe}", os.O_WRONLY)
+        except OSError as error:
+            assert error.errno == outcome
+        else:
+            os.close(writable)
+            assert outcome is None
+        os.close(exe)
+
+
+def test_a_sealed_python_works_and_knows_that_it_is_sealed() -> None:
+    script = (
+        "import sys; from runtime.oci import sealed\n"
+        "print(sealed.is_sealed(), sys.prefix)\n"
+        "sealed.is_sealed() or sealed.execve_python(sys.orig_argv[1:], __import__('os').environ)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == f"True {sys.prefix}"
+
+
+def test_nothing_is_imported_from_the_image(keeper: Keeper, config: Make, rootfs: Path) -> None:
+    """A module that the child would import after the pivot would be the image's code, with the host's rights."""
+    for directory in (p for p in sys.path if p.startswith("/")):
+        (rootfs / directory.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        for module in ("linecache", "traceback", "encodings/idna", "ctypes/util", "_posixsubprocess"):
+            target = rootfs / directory.lstrip("/") / f"{module}.py"
+            target.parent.mkdir(exist_ok=True)
+            target.write_text("open('/imported', 'w')\n")
+    with pytest.raises(ContainerError, match="not found in"):
+        keeper.run(config("no-such-command"))
+    assert keeper.run(config("true")).code == 0
+    assert not (rootfs / "imported").exists()
+
+
+def test_the_session_keyring_can_be_left() -> None:
+    """Keyrings are in no namespace: a container would have the keys of its caller's session."""
+    script = (
+        "import ctypes\n"
+        "from unionfs.linux import processes\n"
+        "libc = ctypes.CDLL(None)\n"
+        "def session(): return libc.syscall(processes._NR_keyctl, 0, -3, 0)  # KEYCTL_GET_KEYRING_ID\n"
+        "before = session(); processes.join_new_session_keyring(); print(before != session() > 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "True\n"
+
+
+def test_an_abstract_socket_of_the_host_is_out_of_reach(keeper: Keeper, config: Make) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("\0oci-test-abstract")
+        out = keeper.run(config("cat", "/proc/net/unix")).out
+    assert "oci-test-abstract" not in out
