@@ -27,6 +27,10 @@ from unionfs.transport.interrupt import Interrupts
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
 
+# Requests under way. Only those in threads can pile up, and a crowd that waits for fsync must not keep the next look-up
+# from being read. A task costs its read buffer, as far as it was ever filled.
+_REQUESTS_AT_ONCE = 1000
+
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +79,7 @@ async def _session(
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_on_signal, signals, mount, interrupts)
                     nursery.start_soon(_announce, mount, ready, interrupts)
-                    await pyfuse3.main()
+                    await pyfuse3.main(max_tasks=_REQUESTS_AT_ONCE)
                     nursery.cancel_scope.cancel()
             finally:
                 pyfuse3.close(unmount=False)
