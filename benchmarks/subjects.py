@@ -103,13 +103,15 @@ class _DriverStack:
         try:
             start = time.perf_counter()
             mounts = self._snapshotter.prepare("top", f"layer-{depth}")
-            mount_all(mounts, self._target)
-            os.stat(self._target)
-            yield Tree(self._target, time.perf_counter() - start, remount)
+            try:
+                mount_all(mounts, self._target)
+                os.stat(self._target)
+                yield Tree(self._target, time.perf_counter() - start, remount)
+            finally:
+                unmount_all(self._target)
+                self._snapshotter.remove("top")
         finally:
-            unmount_all(self._target)
             os.rmdir(self._target)
-            self._snapshotter.remove("top")
 
 
 def flush(directory: str) -> None:
