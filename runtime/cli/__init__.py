@@ -7,10 +7,12 @@ that runs is imported, and it imports what it needs when it needs it.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, Protocol, cast
+from io import TextIOWrapper
+from typing import Any, NoReturn, Protocol, cast
 
 from runtime.cli import options, settings
 from runtime.cli.options import Given, HelpWanted, Option
@@ -36,8 +38,30 @@ class Verb(Protocol):
     def main(self, given: Given, settings: Settings) -> int: ...
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else list(argv)
+def main() -> NoReturn:
+    """The program. It ends without the interpreter's: what that would free, the kernel frees in a tenth of the time."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # or the next file opened would be taken for a standard stream
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
+    code = run(sys.argv[1:])
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """End as ctrl-C does: what was begun is undone on the way out."""
+    raise SystemExit(128 + number)
+
+
+def run(words: Sequence[str]) -> int:
+    """Do what the command line says; the exit code."""
     verb, debug = "", "--debug" in words or "-D" in words or bool(os.environ.get("FUSE_AUFS_DEBUG"))
     try:
         given = options.parse(words, settings.OPTIONS, interspersed=False)
@@ -54,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"{word!r} is not a verb of this command")
         module = _module(verb)
         code = module.main(options.parse(rest, module.OPTIONS, interspersed=module.INTERSPERSED), chosen)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except HelpWanted:
         print(_help(verb), end="")
@@ -62,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone. What is still buffered must not fail again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone.
         return 141
     except Exception as error:
         if debug:

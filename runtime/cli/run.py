@@ -38,14 +38,16 @@ def main(given: Given, settings: Settings) -> int:
     if wish.terminal and wish.stdin and not detach and not os.isatty(0):
         raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
 
-    from runtime.engine import attach, terminal
     from runtime.engine.run import running
+    from runtime.engine.terminal import window
 
-    window = terminal.window(1) if wish.terminal else (0, 0)
-    with running(settings.store(), settings.driver, wish, window, debug=settings.debug) as (container, shim):
+    size = window(1) if wish.terminal else (0, 0)
+    with running(settings.paths, settings.driver, wish, size, debug=settings.debug) as (container, shim):
         if detach:
             print(container.id)
             return 0
+        from runtime.engine import attach
+
         code = attach.foreground(shim, stdin=wish.stdin, wants_terminal=wish.terminal)
         shim.wait()
         return code

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.cli.options import Given, Option
-from runtime.engine.containers import ContainerStore
 from runtime.engine.paths import DEFAULT_DRIVER, DEFAULT_ROOT, DEFAULT_STATE, Paths
 from runtime.errors import NotPermitted, UsageError
+
+if TYPE_CHECKING:
+    from runtime.engine.containers import ContainerStore
 
 OPTIONS = (
     Option("storage-driver", value="NAME", help=f"the driver to run containers on (default {DEFAULT_DRIVER})"),
@@ -26,12 +28,10 @@ class Settings(NamedTuple):
 
     def store(self) -> ContainerStore:
         """The containers, after what killed processes left behind has been taken back. NotPermitted without root."""
-        from runtime.engine.recover import recover
+        from runtime.engine.recover import recovered
 
         self.need_root()
-        store = ContainerStore(self.paths)
-        recover(store)
-        return store
+        return recovered(self.paths)
 
     def need_root(self) -> None:
         if os.geteuid() != 0:

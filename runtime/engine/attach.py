@@ -28,15 +28,30 @@ PASSED_ON = frozenset(signal.valid_signals() - NOT_PASSED_ON - set(range(signal.
 
 
 @contextmanager
+def held() -> Iterator[None]:
+    """Signals that come within the block take effect after it, or in a block of `signals` within it.
+
+    For the time between giving a container its start and being able to pass signals on to it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def signals() -> Iterator[int]:
     """A descriptor to read numbers of signals from, instead of their effect, within the block."""
     receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     caught = PASSED_ON | {signal.SIGWINCH}
     before = {number: signal.signal(number, lambda *_: None) for number in caught}
     wakeup = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
     try:
         yield receiver
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

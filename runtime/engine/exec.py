@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
-import struct
-import termios
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from runtime.engine import accounts, frames, records, spec, terminal
-from runtime.engine.attach import Output, signals
+from runtime.engine.attach import Output, held, signals
 from runtime.engine.containers import Container
 from runtime.engine.processes import Process
 from runtime.engine.state import Status
+from runtime.engine.stdio import Ends, pipes
 from runtime.errors import StateError
 from runtime.oci import container as oci
 
@@ -39,15 +37,36 @@ def execute(container: Container, options: ExecOptions) -> int:
         if whole is None or init.ended(0):
             raise _not_running(container)
         process = configure(container, whole["process"], options, f"/proc/{init.pid}/root")
-        with signals() as caught:
-            if options.terminal:
-                child = oci.exec_process(init.pid, process, spec=whole, stdio=None)
-                child.start()
-                return _on_terminal(child, caught, stdin=options.stdin)
-            with _standard_streams(stdin=options.stdin) as stdio:
-                child = oci.exec_process(init.pid, process, spec=whole, stdio=stdio)
-            child.start()
-            return _wait(child, caught)
+        with held(), ExitStack() as opened:
+            child, ends = _start(init.pid, process, whole, options)
+            opened.callback(ends.close)
+            caught = opened.enter_context(signals())
+            if options.terminal and options.stdin and os.isatty(0):
+                opened.enter_context(terminal.raw(0))
+            return _relay(child, ends, caught, stdin=options.stdin)
+
+
+def _start(pid: int, process: dict[str, Any], whole: dict[str, Any], options: ExecOptions) -> tuple[oci.Init, Ends]:
+    if options.terminal:
+        child = oci.exec_process(pid, process, spec=whole)
+        assert child.console is not None
+        ends = Ends(console=child.console)
+    else:
+        theirs, ends = pipes(stdin=options.stdin)
+        try:
+            child = oci.exec_process(pid, process, spec=whole, stdio=theirs)
+        except BaseException:
+            ends.close()
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+    try:
+        child.start()
+    except BaseException:
+        ends.close()
+        raise
+    return child, ends
 
 
 def configure(container: Container, process: dict[str, Any], options: ExecOptions, root: str) -> dict[str, Any]:
@@ -92,61 +111,23 @@ def _not_running(container: Container) -> StateError:
     return StateError(f"the container {container.config.name} is not running")
 
 
-@contextmanager
-def _standard_streams(*, stdin: bool) -> Iterator[oci.Stdio]:
-    if stdin:
-        yield oci.Stdio(0, 1, 2)
-        return
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield oci.Stdio(null, 1, 2)
-    finally:
-        os.close(null)
+def _relay(child: oci.Init, ends: Ends, caught: int, *, stdin: bool) -> int:
+    """Between our streams and the process's until it ends; as in attach.py nothing but poll waits.
 
-
-def _wait(child: oci.Init, caught: int) -> int:
-    poll = select.poll()
-    poll.register(caught, select.POLLIN)
-    poll.register(child.pidfd, select.POLLIN)
-    while True:
-        ready = {fd for fd, _ in poll.poll()}
-        if caught in ready:
-            _pass_on(os.read(caught, 512), child)
-        if child.pidfd in ready:
-            return child.wait()
-
-
-def _pass_on(numbers: bytes, child: oci.Init) -> None:
-    for number in numbers:
-        if number != signal.SIGWINCH:
-            try:
-                signal.pidfd_send_signal(child.pidfd, number)
-            except ProcessLookupError:
-                pass
-        elif child.console is not None and (size := terminal.window(1)) != (0, 0):
-            fcntl.ioctl(child.console, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-
-
-def _on_terminal(child: oci.Init, caught: int, *, stdin: bool) -> int:
-    assert child.console is not None
-    os.set_blocking(child.console, False)
-    with terminal.raw(0) if stdin and os.isatty(0) else nullcontext():
-        return _relay(child, child.console, caught, stdin=stdin)
-
-
-def _relay(child: oci.Init, console: int, caught: int, *, stdin: bool) -> int:
-    """Between our terminal and the process's; as in attach.py nothing but poll waits."""
-    out, into = Output(1), Output(console)
-    open_console, reading = True, stdin
+    Never our own descriptors: through one the process could open its file anew, or leave by its directory
+    (CVE-2024-21626), and one that it leaves behind would keep our reader waiting.
+    """
+    entry = Output(ends.input)
+    sources = {ends.console: Output(1), ends.stdout: Output(1), ends.stderr: Output(2)}
+    sources.pop(-1)
+    reading = stdin
     while True:
         wanted = {caught: select.POLLIN, child.pidfd: select.POLLIN}
-        if open_console and not out.queue:
-            wanted[console] = select.POLLIN
-        if into.queue:
-            wanted[console] = wanted.get(console, 0) | select.POLLOUT
-        if out.queue:
-            wanted[1] = select.POLLOUT
-        if reading and not into.queue:
+        for fd, out in sources.items():
+            wanted[out.fd if out.queue else fd] = select.POLLOUT if out.queue else select.POLLIN
+        if entry.queue:
+            wanted[entry.fd] = wanted.get(entry.fd, 0) | select.POLLOUT
+        elif reading:
             wanted[0] = select.POLLIN
         poll = select.poll()
         for fd, events in wanted.items():
@@ -154,29 +135,38 @@ def _relay(child: oci.Init, console: int, caught: int, *, stdin: bool) -> int:
         ready = {fd for fd, _ in poll.poll()}
         if caught in ready:
             _pass_on(os.read(caught, 512), child)
-        if 1 in ready:
-            out.write()
         if 0 in ready:
             data = _read(0)
-            reading = bool(data)
-            into.add(data or b"")
-        if console in ready:
-            if into.queue:
-                into.write()
-            if not out.queue:
-                data = _read(console)
-                open_console = data != b""
-                out.add(data or b"")
-        if child.pidfd in ready and not out.queue:
-            return _finish(child, console, out)
-
-
-def _finish(child: oci.Init, console: int, out: Output) -> int:
+            entry.add(data or b"")
+            reading = data != b""
+        if entry.queue:
+            entry.write()
+        if not reading and not entry.queue:
+            ends.end_input()
+        for fd, out in list(sources.items()):
+            if out.queue:
+                out.write()
+            elif fd in ready:
+                _copy(fd, sources)
+        if child.pidfd in ready:
+            break
     code = child.wait()
-    while data := _read(console):
-        out.add(data)
-    out.drain()
+    # What it has left running in the container may still write: nothing more is waited for.
+    for fd, out in list(sources.items()):
+        out.drain()
+        while fd in sources and _copy(fd, sources):
+            out.drain()
     return code
+
+
+def _copy(fd: int, sources: dict[int, Output]) -> bool:
+    """Queue what can be read of a source now; whether there was something. At its end it is no source any more."""
+    data = _read(fd)
+    if data:
+        sources[fd].add(data)
+    elif data is not None:
+        sources.pop(fd).drain()
+    return bool(data)
 
 
 def _read(fd: int) -> bytes | None:
@@ -186,4 +176,15 @@ def _read(fd: int) -> bytes | None:
     except BlockingIOError:
         return None
     except OSError:
-        return b""  # EIO: the other end of the terminal is closed
+        return b""  # EIO: the terminal is gone, or is another job's
+
+
+def _pass_on(numbers: bytes, child: oci.Init) -> None:
+    for number in numbers:
+        if number != signal.SIGWINCH:
+            try:
+                child.kill(number)
+            except ProcessLookupError:
+                pass
+        elif child.console is not None and (size := terminal.window(1)) != (0, 0):
+            terminal.resize(child.console, *size)

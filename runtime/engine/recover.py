@@ -12,12 +12,20 @@ import time
 
 from runtime.engine import release
 from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.paths import Paths
 from runtime.engine.processes import holding
 from runtime.engine.state import State, Status
 from runtime.errors import NoSuchContainer
 
 # How long a FUSE server may take to unmount and end after SIGTERM before it is killed, seconds.
 _PATIENCE = 5.0
+
+
+def recovered(paths: Paths) -> ContainerStore:
+    """The containers, none of which is left behind by a killed process."""
+    store = ContainerStore(paths)
+    recover(store)
+    return store
 
 
 def recover(store: ContainerStore) -> None:

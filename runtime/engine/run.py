@@ -5,32 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.containers import Container
 from runtime.engine.options import RunOptions
-from runtime.engine.recover import recover
+from runtime.engine.paths import Paths
 from runtime.engine.start import Shim
 from runtime.errors import ShimLost
 
 
 @contextmanager
 def running(
-    store: ContainerStore, driver: str, options: RunOptions, window: tuple[int, int], *, debug: bool
+    paths: Paths, driver: str, options: RunOptions, window: tuple[int, int], *, debug: bool
 ) -> Iterator[tuple[Container, Shim]]:
     """The container and the line to its shim; leaving the block hangs up, which does not end the container.
 
+    Signals wait for the block's end unless it catches them: there is a container now that they may be meant for.
     `window` is the terminal's rows and columns, (0, 0) if there is none. Raises RuntimeFault, DriverError or OSError;
     there is no container then.
     """
-    shim = Shim(debug=debug)  # it loads its modules while the container is made
+    shim = Shim(debug=debug)  # it loads its modules while we load ours
     try:
+        from runtime.engine.attach import held
         from runtime.engine.create import create
+        from runtime.engine.recover import recovered
 
-        container, lock, mounts = create(store, driver, options)
-        shim.start(container, lock, mounts, window)
-        yield container, shim
+        container, lock, mounts = create(recovered(paths), driver, options)
+        with held():
+            shim.order(container, lock, mounts, window)
+            shim.started()
+            yield container, shim
     except ShimLost:
         shim.wait()
-        recover(store)
+        recovered(paths)
         raise
     except BaseException:
         shim.wait()

@@ -39,11 +39,8 @@ class Shim:
         self._pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
         theirs.close()
 
-    def start(self, container: Container, lock: int, mounts: Sequence[Mount], window: tuple[int, int]) -> None:
-        """Hand the container over, and return when its command runs. Raises the fault that it met instead.
-
-        The lock belongs to the shim from here on; the descriptor is closed here.
-        """
+    def order(self, container: Container, lock: int, mounts: Sequence[Mount], window: tuple[int, int]) -> None:
+        """Hand the container over, to be started. The lock is the shim's from here on; the descriptor is closed."""
         orders = {
             "root": container.config.root, "state": container.config.state, "id": container.id,
             "mounts": [[mount.type, mount.source, list(mount.options)] for mount in mounts],
@@ -55,9 +52,12 @@ class Shim:
             raise errors.ShimLost("the shim could not be started") from None
         finally:
             os.close(lock)
+
+    def started(self) -> None:
+        """Return when the container's command runs. Raises the fault that it met instead."""
         while not self.received:
             if not self.receive():
-                raise errors.ShimLost(f"the shim of container {container.config.name} ended before it had started it")
+                raise errors.ShimLost("the process that was to keep the container ended before it had started it")
         first = self.received.pop(0)
         if first.kind == frames.FAULT:
             fault = first.json()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 import termios
 import tty
 from collections.abc import Iterator
@@ -19,6 +21,11 @@ def raw(fd: int) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def resize(fd: int, rows: int, columns: int) -> None:
+    """Set the size; the processes in front hear of it by SIGWINCH."""
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def window(fd: int) -> tuple[int, int]:

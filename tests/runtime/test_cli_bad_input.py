@@ -70,7 +70,7 @@ def test_refused(runtime: Runtime, words: str, code: int, named: str) -> None:
 @pytest.mark.parametrize("verb", ["ps", "run box true", "images", "rm x", "info", "import /dev/null x"])
 def test_without_root_it_says_so(tmp_path: Path, verb: str) -> None:
     runtime = Runtime(tmp_path / "root", tmp_path / "state")
-    script = "import os, sys; os.setuid(65534); from runtime.cli import main; sys.exit(main())"
+    script = "import os, sys; os.setuid(65534); from runtime.cli import main; main()"
     words = runtime.command(*verb.split())[3:]
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
@@ -95,7 +95,7 @@ def test_debug_shows_where(runtime: Runtime) -> None:
 
 def test_a_container_that_never_started(runtime: Runtime) -> None:
     """Its creator was killed."""
-    die_at(runtime, "runtime.engine.start:Shim.start", "run", "--name=unborn", IMAGE, "true")
+    die_at(runtime, "runtime.engine.start:Shim.order", "run", "--name=unborn", IMAGE, "true")
     assert runtime.status("unborn") == "Created"
     assert runtime("logs", "unborn") == ""
     assert runtime("logs", "-f", "unborn") == ""

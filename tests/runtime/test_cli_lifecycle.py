@@ -135,6 +135,29 @@ def test_exec(runtime: Runtime) -> None:
     assert "No such container" in runtime.refused("exec", "host", "true", code=1)
 
 
+def test_exec_gives_no_descriptor_of_ours(runtime: Runtime, tmp_path: Path) -> None:
+    """A process that has a descriptor of a host's file can open the file anew, to read what it was to write."""
+    start(runtime, "host", LOOP)
+    (tmp_path / "secret").write_text("of the host\n")
+    script = "for fd in 0 1 2; do readlink /proc/self/fd/$fd; done"
+    with open(tmp_path / "secret", "a+") as file, runtime.popen(
+        "exec", "-i", "host", "sh", "-c", script, stdin=file, stdout=file, stderr=file
+    ) as process:
+        assert process.wait() == 0
+    kinds = [line.partition(":")[0] for line in (tmp_path / "secret").read_text().splitlines()]
+    assert kinds == ["of the host", "pipe", "pipe", "pipe"]
+    runtime("rm", "-f", "host")
+
+
+def test_exec_does_not_wait_for_what_it_leaves_running(runtime: Runtime) -> None:
+    start(runtime, "host", LOOP)
+    assert runtime("exec", "host", "sh", "-c", "sleep 1000 & echo started") == "started\n"
+    data = "".join(f"{n}\n" for n in range(200_000))
+    assert runtime("exec", "-i", "host", "cat", stdin=data) == data
+    assert runtime("exec", "-i", "host", "echo", "x", stdin=data) == "x\n"
+    runtime("rm", "-f", "host")
+
+
 def test_exec_on_a_terminal(runtime: Runtime, terminal: Callable[..., Terminal]) -> None:
     start(runtime, "host", LOOP)
     user = terminal(runtime.command("exec", "-it", "host", "sh"), 30, 90)
@@ -204,8 +227,8 @@ def test_what_serves_nothing_is_not_imported(tmp_path: Path, words: str) -> None
     runtime = Runtime(tmp_path / "root", tmp_path / "state", "vfs")
     script = f"""
 import sys
-from runtime.cli import main
-main({["--root", str(runtime.root), "--state", str(runtime.state), *words.split()]})
+from runtime.cli import run
+run({["--root", str(runtime.root), "--state", str(runtime.state), *words.split()]})
 print(sorted({{"trio", "pyfuse3", "argparse", "logging", "asyncio"}} & set(sys.modules)))
 """
     import subprocess

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,6 +166,31 @@ def test_closing_the_input_ends_what_reads_it(runtime: Runtime) -> None:
     assert process.stdout.readline() == b"ready\n"
     out, _ = process.communicate()
     assert out == b"ended\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(runtime: Runtime, tmp_path: Path, closed: str) -> None:
+    script = "cat; echo x; ls -l /proc/self/fd >/data/fds"
+    command = shlex.join(runtime.command(*RUN, "-i", "-v", f"{tmp_path}:/data", IMAGE, "sh", "-c", script))
+    shell = ["sh", "-c", f"{command} {closed}"]
+    done = subprocess.run(shell, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout in (b"x\n", b"")
+    assert (tmp_path / "fds").read_text().count("pipe:") == 2
+
+
+def test_ctrl_c_while_it_starts(runtime: Runtime) -> None:
+    """At any moment: either there never was a container, or it got the signal."""
+    for delay in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
+        with runtime.popen(*RUN, IMAGE, "sh", "-c", "trap 'exit 0' INT; while :; do sleep 0.05; done") as process:
+            time.sleep(delay)  # not to synchronise: to hit different moments
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(3)
+            except subprocess.TimeoutExpired:  # the shell had not set its trap: pid 1 does not get the signal then
+                process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
+        assert runtime.ids() == []
 
 
 def test_the_client_may_be_killed(runtime: Runtime) -> None:

@@ -13,26 +13,18 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from drivers.mounts import Mount, mount_all
 from runtime.engine import accounts, records, release
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.network import Endpoint, files, open_network
 from runtime.engine.state import Status, save
+from runtime.engine.stdio import Ends, pipes
 from runtime.errors import ConfigError
 from runtime.oci import container as oci
 from unionfs.linux import consts, processes
 from unionfs.linux import mounts as linux_mounts
-
-
-class Ends(NamedTuple):
-    """The shim's ends of the container's streams; with a terminal only `console`. -1 where there is none."""
-
-    console: int
-    stdin: int
-    stdout: int
-    stderr: int
 
 
 class Life:
@@ -50,15 +42,7 @@ class Life:
         """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call `end`."""
         self._mount_rootfs(mounts)
         spec = self._write_spec(window)
-        theirs, ends = _pipes(stdin=self._config.stdin, terminal=self._config.terminal)
-        try:
-            self._init = oci.create(spec, stdio=theirs)
-        finally:
-            if theirs is not None:
-                for fd in theirs:
-                    os.close(fd)
-        if self._init.console is not None:
-            ends = ends._replace(console=self._init.console)
+        self._init, ends = self._create(spec)
         address = self._connect(self._init.pid)
         self._init.start()
         self.state = self.state.to(
@@ -67,6 +51,18 @@ class Life:
         )  # fmt: skip
         save(self._container.run_directory, self.state)
         return self._init, ends
+
+    def _create(self, spec: dict[str, Any]) -> tuple[oci.Init, Ends]:
+        if self._config.terminal:
+            init = oci.create(spec)
+            assert init.console is not None
+            return init, Ends(console=init.console)
+        theirs, ends = pipes(stdin=self._config.stdin)
+        try:
+            return oci.create(spec, stdio=theirs), ends
+        finally:
+            for fd in theirs:
+                os.close(fd)
 
     def _mount_rootfs(self, mounts: list[Mount]) -> None:
         processes.unshare(consts.CLONE_NEWNS)
@@ -137,20 +133,6 @@ class Life:
         if self._init is not None:
             self._init.wait()
             self._init = None
-
-
-def _pipes(*, stdin: bool, terminal: bool) -> tuple[oci.Stdio | None, Ends]:
-    """The container's ends and ours. Without -i its standard input is /dev/null; on a terminal there are no pipes."""
-    if terminal:
-        return None, Ends(-1, -1, -1, -1)
-    if stdin:
-        their_in, our_in = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(our_in, False)
-    else:
-        their_in, our_in = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1
-    our_out, their_out = os.pipe2(os.O_CLOEXEC)
-    our_err, their_err = os.pipe2(os.O_CLOEXEC)
-    return oci.Stdio(their_in, their_out, their_err), Ends(-1, our_in, our_out, our_err)
 
 
 def _make_source(path: str) -> None:

@@ -6,23 +6,17 @@ so a slow caller slows the container through its pipe and nothing grows here.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
 import socket
-import struct
-import termios
 from collections.abc import Callable
 from functools import partial
 
-from runtime.engine import frames
+from runtime.engine import frames, terminal
 from runtime.engine.frames import Frame, Splitter
 from runtime.engine.logs import Writer
-from runtime.engine.shim.life import Ends
-
-# asm-generic/ioctls.h: open the other end of a pty by its master, whatever /dev/pts is mounted where.
-TIOCGPTPEER = 0x5441
+from runtime.engine.stdio import Ends
 
 
 class Caller:
@@ -102,8 +96,7 @@ class Streams:
     """Runs from start to the end of the container's init."""
 
     def __init__(self, ends: Ends, log: Writer, caller: Caller, listener: socket.socket, pidfd: int) -> None:
-        self._console = ends.console
-        self._stdin = ends.console if ends.console >= 0 else ends.stdin
+        self._ends = ends
         self._sources = {
             fd: what
             for fd, what in (
@@ -113,11 +106,6 @@ class Streams:
             )
             if fd >= 0
         }
-        for fd in (*self._sources, *([self._stdin] if self._stdin >= 0 else [])):
-            os.set_blocking(fd, False)
-        # With the other end open here too, a terminal that nobody in the container has open at the moment reads as
-        # quiet and not, for ever and at once, as hung up (tty_io.c).
-        self._peer = -1 if self._console < 0 else fcntl.ioctl(self._console, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
         self._log = log
         self._caller = caller
         self._listener = listener
@@ -140,8 +128,7 @@ class Streams:
             while fd in self._sources and self._copy(fd):
                 pass
         self._log.close()
-        for fd in {*self._sources, self._stdin, self._peer} - {-1}:
-            os.close(fd)
+        self._ends.close()
 
     def close(self) -> None:
         """Let the watchers go, with those that were not accepted yet."""
@@ -163,9 +150,10 @@ class Streams:
         if not self._caller.outbox:
             for fd in self._sources:
                 wanted[fd] = (select.POLLIN, partial(self._copy, fd))
-        if self._inbox and self._stdin >= 0:
-            reading = wanted.get(self._stdin, (0,))[0]  # of a terminal, which is read and written by one descriptor
-            wanted[self._stdin] = (reading | select.POLLOUT, self._feed_and_copy if reading else self._feed)
+        entry = self._ends.input
+        if self._inbox and entry >= 0:
+            reading = wanted.get(entry, (0,))[0]  # of a terminal, which is read and written by one descriptor
+            wanted[entry] = (reading | select.POLLOUT, self._feed_and_copy if reading else self._feed)
         return wanted
 
     def _end(self) -> None:
@@ -179,7 +167,6 @@ class Streams:
             return False
         if not data:
             del self._sources[fd]
-            os.close(fd)
             return False
         kind, stream = self._sources[fd]
         if self._log.write(stream, data):
@@ -190,7 +177,7 @@ class Streams:
 
     def _feed_and_copy(self) -> None:
         self._feed()
-        self._copy(self._console)
+        self._copy(self._ends.console)
 
     def _accept(self) -> None:
         try:
@@ -229,18 +216,17 @@ class Streams:
         """Write waiting input; tell the caller when there is room for more; close a pipe whose input has ended."""
         while self._inbox:
             try:
-                if self._stdin < 0:
+                if self._ends.input < 0:
                     raise BrokenPipeError
-                del self._inbox[: os.write(self._stdin, self._inbox)]
+                del self._inbox[: os.write(self._ends.input, self._inbox)]
             except BlockingIOError:
                 return
             except OSError:
                 self._inbox.clear()  # the container has closed its input: it is read and dropped from here on
             if not self._inbox:
                 self._caller.send(frames.pack(frames.IN_OK))
-        if self._input_ends and self._stdin >= 0 and self._stdin != self._console:
-            os.close(self._stdin)
-            self._stdin = -1
+        if self._input_ends:
+            self._ends.end_input()
 
     def _signal(self, number: int) -> None:
         try:
@@ -249,8 +235,5 @@ class Streams:
             pass  # it has ended, or there is no such signal
 
     def _resize(self, rows: int, columns: int) -> None:
-        if self._console >= 0:
-            try:
-                fcntl.ioctl(self._console, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-            except OSError:
-                pass  # the terminal is gone with the container
+        if self._ends.console >= 0:
+            terminal.resize(self._ends.console, rows, columns)
