@@ -93,9 +93,11 @@ class Layout:
         try:
             yield staging
         finally:
-            if not staging.published:
-                trees.delete(self.fd, name)
-            os.close(fd)
+            try:
+                if not staging.published:
+                    trees.delete(self.fd, name)
+            finally:
+                os.close(fd)
 
     def _make_locked(self) -> tuple[str, int]:
         while True:
@@ -108,9 +110,16 @@ class Layout:
             except FileNotFoundError:
                 continue
             fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:
+            if self._is_named(name, fd):
                 return name, fd
             os.close(fd)
+
+    def _is_named(self, name: str, fd: int) -> bool:
+        """Whether the directory open as `fd` still has its name: it may have been deleted, or published."""
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=self.fd, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
 
     def retire(self, number: int) -> str | None:
         """Take its number from a directory; the new name is for discard(). None if there is no such directory."""
@@ -135,10 +144,10 @@ class Layout:
             return
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its number may have been given to it (publish) between our listing and our lock.
-            if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=self.fd, follow_symlinks=False)):
+            # Between our look at the names and our lock its owner may have published it.
+            if self._is_named(name, fd):
                 trees.delete(self.fd, name)
-        except (BlockingIOError, FileNotFoundError):
+        except BlockingIOError:
             pass
         finally:
             os.close(fd)

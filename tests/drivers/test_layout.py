@@ -92,15 +92,17 @@ def test_sweep_knows_the_living_from_the_dead(layout: Layout) -> None:
             signal.pause()
 
     child = in_child(own)
-    name = os.read(reader, 100).decode()
-    layout.sweep()
-    assert os.listdir(layout.path) == [name]
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    try:
+        name = os.read(reader, 100).decode()
+        layout.sweep()
+        assert os.listdir(layout.path) == [name]
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        os.close(reader)
+        os.close(writer)
     layout.sweep()
     assert os.listdir(layout.path) == []
-    os.close(reader)
-    os.close(writer)
 
 
 def test_staging_beside_sweepers(layout: Layout) -> None:
