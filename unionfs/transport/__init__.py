@@ -1,0 +1,12 @@
+"""Layer 3: what a mount is to the machine.
+
+    branches     paths to open branches, and why one is refused
+    device       /dev/fuse on a mount point, and off again
+    session      pyfuse3 and trio: read requests until the last user is gone
+    interrupt    what pyfuse3's blocking read needs
+    background   the server as a process of its own, its readiness and its log
+    control      how others find a mount's server
+    unmount      take a mount away and wait for its server
+
+Only `session` imports trio and pyfuse3.
+"""
