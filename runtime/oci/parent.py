@@ -52,7 +52,8 @@ def spawn(birth: child.Birth) -> Child:
             raise ContainerError(f"cannot start the container: its process {_died(status, birth)}") from None
         raise
     finally:
-        processes.prctl(consts.PR_SET_DUMPABLE, dumpable)
+        if dumpable == 1:  # 2, a setuid program's, cannot be set
+            processes.prctl(consts.PR_SET_DUMPABLE, dumpable)
         if unified is not None:
             os.close(unified)
     return Child(pid, pidfd, ours, console)

@@ -8,6 +8,7 @@ detached read-only mount: the link leads there, and there nothing can be written
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,16 @@ from unionfs.linux import consts, mounts
 
 
 def seal(path: str) -> int:
-    """A descriptor of the file, for os.execve, on a read-only mount that is in no mount namespace."""
+    """A descriptor of the file on a read-only mount that is in no mount namespace.
+
+    For os.execve, or as /proc/self/fd/N for os.posix_spawn; the number is above those that file actions are about.
+    """
     fd = mounts.open_tree(consts.AT_FDCWD, path, consts.OPEN_TREE_CLONE)
     try:
         mounts.mount_setattr(fd, b"", consts.AT_EMPTY_PATH, attr_set=consts.MOUNT_ATTR_RDONLY)
-    except BaseException:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
+    finally:
         os.close(fd)
-        raise
-    return fd
 
 
 def is_sealed() -> bool:
