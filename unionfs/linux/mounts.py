@@ -135,7 +135,8 @@ def _unescape(field: str) -> str:
 def mountinfo(pid: int | str = "self") -> list[MountPoint]:
     """The mounts of a process's mount namespace, in mount order: the last with a target is the one on top."""
     points = []
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as table:  # \r is not escaped
+    # A carriage return in a name is not escaped (fs/proc_namespace.c), and must not end a line.
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as table:
         for line in table:
             left, right = line.rstrip("\n").split(" - ", 1)
             ids = left.split(" ")

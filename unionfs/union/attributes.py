@@ -49,9 +49,9 @@ def setattr_(
     """Change what is not None. A lower file is copied up, of its data no more than `size` bytes."""
     if size is not None and node.kind != stat.S_IFREG:
         raise OSError(errno.EISDIR if node.is_directory else errno.EINVAL, os.strerror(errno.EINVAL))
-    copyup.copy_up(stack, node, size=size)
+    copied = copyup.copy_up(stack, node, size=size)
     here = place.of(stack, node)
-    if size is not None:
+    if size is not None and not (copied and here.stat().st_size == size):
         fd = here.open(os.O_WRONLY)
         try:
             os.ftruncate(fd, size)

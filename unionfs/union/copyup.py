@@ -7,9 +7,11 @@ data is copied once: the first marks the node, lets go of the lock and copies; t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+import time
 
 from unionfs.linux import files
 from unionfs.union import place, whiteout
@@ -30,7 +32,8 @@ def is_upper(node: Node) -> bool:
 
 
 def copy_up(stack: Stack, node: Node, *, size: int | None = None) -> bool:
-    """Make `node` live in the writable branch; of its data at most `size` bytes (a truncating open copies none).
+    """Make `node` live in the writable branch; of its data at most `size` bytes (a truncating open copies none), in
+    which case the copy is the truncated file, modified now.
 
     True if something was copied or waited for: the lock may have been let go of, and names must be looked up again.
     Raises OSError: EROFS, or what copying gave (ENOSPC, EDQUOT, EIO); the branch is then as it was.
@@ -81,7 +84,7 @@ def _copy_up_one_directory(stack: Stack, node: Node) -> None:
             _copy_attributes(branch, source, Place(branch.work_fd, name), node.origin)
             _place(stack, node, branch.work_fd, name)
         except BaseException:
-            branch.discard_work(name)
+            _discard_quietly(branch, name)
             raise
     finally:
         os.close(source)
@@ -134,6 +137,9 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
             if length:
                 _copy_data(source, copy, length, whole=length == entry.st_size)
             _copy_attributes(branch, source, Place(copy, b""), node.origin)
+            if size is not None and size <= entry.st_size:
+                # The link into place is what truncates.
+                os.utime(copy, ns=(entry.st_atime_ns, time.time_ns()))
             if length and not stack.volatile:
                 # Before the name: after a power cut a name without its data would hide the lower file.
                 os.fsync(copy)
@@ -166,12 +172,12 @@ def _become_orphan(node: Node, fd: int) -> None:
 
 def _link_hard(stack: Stack, node: Node, copy: Place, links: int) -> None:
     """Link the copy of a file with several names: first the key, which all its names then lead to, then one name."""
-    parent, name = next(iter(node.names))
+    parent, name = _parent(node), node.name
     copy_up_directory(stack, parent)
     directory = stack.upper(parent)
     fd = copy.open(os.O_PATH) if copy.name else os.dup(copy.fd)
     try:
-        copy.setxattr(stack.branches[0].attribute("nlink"), b"%d" % (links - 2))
+        copy.setxattr(stack.branches[0].attribute("nlink"), b"=%d" % links)
         key = stack.pseudo_links.add(node.origin, fd)
         try:
             with times_kept(directory.fd):
@@ -191,10 +197,10 @@ def own_name(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
     directory = stack.upper(parent)
     if node.pseudo_link is None or name in directory:
         return
+    stack.pseudo_links.fix_count(node.pseudo_link)
     with times_kept(directory.fd):
         stack.pseudo_links.link_into(node.pseudo_link, directory.fd, name)
     directory.add(name)
-    stack.pseudo_links.set_delta(node.pseudo_link, stack.pseudo_links.delta(0, node.pseudo_link) - 1)
 
 
 def complete(stack: Stack, node: Node) -> bool:
@@ -248,7 +254,8 @@ def _place(stack: Stack, node: Node, work_fd: int, work_name: bytes) -> None:
 
 
 class times_kept:
-    """A copy-up shows in no directory's times, though it makes an entry in one."""
+    """A copy-up shows in no directory's times, though it makes an entry in one; as far as the disk lets it, for by
+    then it is done."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -258,7 +265,8 @@ class times_kept:
         return None
 
     def __exit__(self, *error: object) -> None:
-        os.utime(self._fd, ns=(self._entry.st_atime_ns, self._entry.st_mtime_ns))
+        with contextlib.suppress(OSError):
+            os.utime(self._fd, ns=(self._entry.st_atime_ns, self._entry.st_mtime_ns))
 
 
 def _discard_quietly(branch: Branch, name: bytes) -> None:

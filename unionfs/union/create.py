@@ -52,11 +52,11 @@ def free_name(stack: Stack, parent: Node, name: bytes) -> None:
         whiteout.convert(stack.branches[0], directory, name)
 
 
-def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[Node, int]:
-    """A new regular file and a descriptor on it, opened with `flags`."""
+def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int) -> tuple[Node, int]:
+    """A new regular file and a descriptor on it, open for reading and writing."""
     new_name(stack, parent, name)
     directory = stack.upper(parent)
-    fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | flags, mode, dir_fd=directory.fd)
+    fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory.fd)
     try:
         _own(Place(fd, b""), directory, uid, gid, mode)
         files.link_fd(fd, directory.fd, name)
@@ -104,6 +104,8 @@ def link(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
         new_name(stack, parent, name)
         if not copyup.copy_up(stack, node):
             break
+    if node.pseudo_link is not None:
+        stack.pseudo_links.follow_links(node.pseudo_link)
     source = place.of(stack, node)
     directory = stack.upper(parent)
     if source.name:

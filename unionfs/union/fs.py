@@ -187,11 +187,9 @@ class UnionFs:
             return self._handles.open(self._stack.nodes.get(ino), flags)
 
     def create(self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int) -> tuple[int, Attr]:
-        """A new file, open: (handle, attributes)."""
+        """A new file, open for reading and writing whatever `flags` say: (handle, attributes)."""
         with self._stack.operation():
-            node, fd = create.create(
-                self._stack, self._stack.nodes.get(parent), name, mode, uid, gid, flags & (os.O_SYNC | os.O_DSYNC)
-            )
+            node, fd = create.create(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid)
             return self._handles.add(node, fd, os.O_RDWR), self._counted(node)
 
     def read(self, fh: int, offset: int, size: int) -> bytes:

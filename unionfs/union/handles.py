@@ -17,8 +17,9 @@ from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
 # Flags that mean something for the branch's file. O_APPEND is the kernel's business: it sends offsets, and pwrite(2)
-# on an O_APPEND descriptor would ignore them. O_DIRECT asks for buffers aligned as Python's are not.
-_KEPT = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+# on an O_APPEND descriptor would ignore them. For O_SYNC and O_DSYNC it sends FSYNC after each write. O_DIRECT asks for
+# buffers aligned as Python's are not.
+_KEPT = os.O_ACCMODE | os.O_NOATIME
 
 
 class OpenFile:

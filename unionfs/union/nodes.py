@@ -22,7 +22,8 @@ class Node:
 
     Immutable: ino, kind, origin. The others are guarded by Stack.lock:
 
-    names    where the file is in the union, as (directory, name); a directory has at most one, the root none.
+    names    where the file is in the union, as (directory, name), the last resolved last: what is done to the file is
+             done to that one. A directory has at most one, the root none.
              Invariant: all names that were looked up and not removed since; with none left there is an orphan_fd.
     layers   of a directory: indexes of the branches that it merges, top first. Empty once removed.
     branch   of other files: index of the branch that holds the bytes now.
@@ -43,7 +44,7 @@ class Node:
         self.origin = origin
         self.real = real
         self.lookups = 0
-        self.names: set[Name] = set()
+        self.names: dict[Name, None] = {}
         self.layers: tuple[int, ...] = ()
         self.branch = -1
         self.pseudo_link: bytes | None = None
@@ -56,16 +57,19 @@ class Node:
 
     @property
     def parent(self) -> Node | None:
-        """The directory that holds (one of) the names; None for the root and for orphans."""
-        for parent, _ in self.names:
-            return parent
-        return None
+        """The directory that holds the last resolved name; None for the root and for orphans."""
+        return next(reversed(self.names))[0] if self.names else None
 
     @property
     def name(self) -> bytes:
-        for _, name in self.names:
-            return name
-        return b""
+        return next(reversed(self.names))[1] if self.names else b""
+
+    def add_name(self, parent: Node, name: bytes) -> None:
+        self.names.pop((parent, name), None)
+        self.names[parent, name] = None
+
+    def discard_name(self, parent: Node, name: bytes) -> None:
+        self.names.pop((parent, name), None)
 
     def __repr__(self) -> str:
         return f"<node {self.ino} {oct(self.kind)} {self.name!r}>"

@@ -93,7 +93,7 @@ def of(stack: Stack, node: Node) -> Place:
         if parent is None:
             return Place(stack.branches[node.layers[0]].fd, b".")
         return Place(stack.directories.get(parent, node.layers[0]).fd, node.name)
-    for parent, name in node.names:
+    for parent, name in reversed(node.names):
         if node.branch in parent.layers:
             directory = stack.directories.get(parent, node.branch)
             if node.pseudo_link is None or name in directory:
@@ -109,7 +109,7 @@ def links(stack: Stack, node: Node, entry: os.stat_result) -> int:
         return 0  # whited out; the lower file still has its name
     if node.pseudo_link is None:
         return entry.st_nlink
-    return entry.st_nlink + stack.pseudo_links.delta(node.branch, node.pseudo_link)
+    return stack.pseudo_links.count(node.branch, node.pseudo_link, entry.st_nlink)
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ branch under a key made of the file's origin. A lower name that leads to the sam
 also after a remount and also when the branch has become a lower one. (aufs5 Documentation/filesystems/aufs, plink;
 the key there is inode and branch number, which change between mounts.)
 
-The link count that the union shows is the copy's own plus a delta kept in an attribute: names that exist only below,
-less the key itself.
+The link count that the union shows is kept in an attribute of the copy, in one of two ways: "=N" is N whatever links
+the copy has, "+D" or "-D" is its own links and D (the names that exist only below, less the key). The first is written
+before links are made that the union does not count, the second before those that it does: so the count is right after
+a crash anywhere (overlayfs tells its two ways apart by L and U, ovl_nlink_start()).
 """
 
 from __future__ import annotations
@@ -89,17 +91,36 @@ class PseudoLinks:
         os.unlink(key, dir_fd=self._fds[0])
         self._keys[0].discard(key)
 
-    def delta(self, index: int, key: bytes) -> int:
-        """How many more links the union shows than the copy has."""
+    def count(self, index: int, key: bytes, links: int) -> int:
+        """The link count that the union shows for a copy with so many `links` of its own."""
         try:
             attribute = self._branches[index].attribute("nlink")
-            return int(os.getxattr(files.fd_path(self._fds[index], key), attribute, follow_symlinks=False))
+            value = os.getxattr(files.fd_path(self._fds[index], key), attribute, follow_symlinks=False)
+            return int(value[1:]) if value.startswith(b"=") else links + int(value)
         except (OSError, ValueError):
-            return -1  # the key alone: a server killed between the link and the attribute
+            return links - 1  # somebody took the attribute away: all but the key
 
-    def set_delta(self, key: bytes, delta: int) -> None:
+    def fix_count(self, key: bytes) -> None:
+        """Keep the count over a change of the copy's links that the union does not show."""
+        self._set_count(key, b"=%d" % self.count(0, key, self._links(key)))
+
+    def follow_links(self, key: bytes) -> None:
+        """Let the count go up and down with the copy's links, as it must before a name is made or removed."""
+        links = self._links(key)
+        self._set_count(key, b"%+d" % (self.count(0, key, links) - links))
+
+    def _set_count(self, key: bytes, value: bytes) -> None:
         attribute = self._branches[0].attribute("nlink")
-        os.setxattr(files.fd_path(self._fds[0], key), attribute, b"%d" % delta, follow_symlinks=False)
+        os.setxattr(files.fd_path(self._fds[0], key), attribute, value, follow_symlinks=False)
+
+    def _links(self, key: bytes) -> int:
+        return os.stat(key, dir_fd=self._fds[0], follow_symlinks=False).st_nlink
+
+    def sweep(self) -> None:
+        """Remove the keys whose files have no name left: a server was killed between the last name and the key."""
+        for key in list(self._keys.get(0, ())):
+            if self.count(0, key, self._links(key)) <= 0:
+                self.remove(key)
 
     def close(self) -> None:
         for fd in self._fds.values():

@@ -26,7 +26,7 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> None:
             break
     copyup.copy_up_directory(stack, parent)
     directory = stack.upper(parent)
-    with losing_name(stack, node, parent, name, directory):
+    with losing_name(stack, node, parent, name):
         hide(stack, parent, name, directory)
         if name in directory:
             os.unlink(name, dir_fd=directory.fd)
@@ -82,24 +82,23 @@ def hide(stack: Stack, parent: Node, name: bytes, directory: BranchDirectory) ->
 
 
 @contextlib.contextmanager
-def losing_name(
-    stack: Stack, node: Node, parent: Node, name: bytes, directory: BranchDirectory
-) -> Iterator[None]:
-    """Around the removal of one name of a file: its bytes outlive the last name, the link count of a pseudo-linked
-    file is kept true, and its key goes with the last name."""
-    names = place.links(stack, node, place.of(stack, node).stat())
-    served_by_key = node.pseudo_link is not None and name not in directory
+def losing_name(stack: Stack, node: Node, parent: Node, name: bytes) -> Iterator[None]:
+    """Around the removal of one name of a file: its bytes outlive the last name, and for a pseudo-linked file the
+    count follows and the key goes with the last name.
+
+    A name that only the key stands for becomes an entry first: its removal then takes name and count in one step.
+    """
+    key = node.pseudo_link if node.branch == 0 else None
+    if key is not None:
+        copyup.own_name(stack, node, parent, name)
+        stack.pseudo_links.follow_links(key)
+    last = place.links(stack, node, place.of(stack, node).stat()) <= 1
     with place.outliving(stack, node):
         yield
-    node.names.discard((parent, name))
-    key = node.pseudo_link
-    if key is None or node.branch != 0:
-        return
-    if names <= 1:
+    node.discard_name(parent, name)
+    if key is not None and last:
         stack.pseudo_links.remove(key)
         node.pseudo_link = None
-    elif served_by_key:
-        stack.pseudo_links.set_delta(key, stack.pseudo_links.delta(0, key) - 1)
 
 
 def directory_is_gone(stack: Stack, node: Node) -> None:

@@ -122,7 +122,7 @@ def _replace(
             _move(stack, source_name, target_name)
         remove.directory_is_gone(stack, target)
     else:
-        with remove.losing_name(stack, target, new_parent, new_name, stack.upper(new_parent)):
+        with remove.losing_name(stack, target, new_parent, new_name):
             _move(stack, source_name, target_name)
     _moved(source, source_name, target_name)
 
@@ -155,6 +155,6 @@ def _hide_below(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
 
 
 def _moved(node: Node, old: tuple[Node, bytes], new: tuple[Node, bytes]) -> None:
-    node.names.discard(old)
-    node.names.add(new)
+    node.discard_name(*old)
+    node.add_name(*new)
 

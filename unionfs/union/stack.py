@@ -84,6 +84,7 @@ class Stack:
         self.directories = DirectoryCache(self.branches, most_directories=most, most_names=_MOST_NAMES)
         if self.writable:
             self.branches[0].clean_work_area()
+            self.pseudo_links.sweep()
         self.nodes = NodeTable(self._root())
 
     def _root(self) -> Node:
@@ -202,7 +203,7 @@ class Stack:
 
     def give_name(self, node: Node, parent: Node, name: bytes) -> None:
         """Note a name of a node; a file that was held by descriptor for want of one has one again."""
-        node.names.add((parent, name))
+        node.add_name(parent, name)
         if node.orphan_fd >= 0:
             os.close(node.orphan_fd)
             node.orphan_fd = -1
@@ -249,7 +250,7 @@ class Stack:
             node.layers = (0,)
         else:
             node.branch = 0
-        node.names.add((parent, name))
+        node.add_name(parent, name)
         self._hold(node)
         return node
 
