@@ -46,7 +46,7 @@ def main(given: Given, settings: Settings) -> int:
 
 def _row(container: Container, state: State, *, full: bool) -> tuple[str, ...]:
     config = container.config
-    command = " ".join(config.command)
+    command = " ".join(" ".join(config.command).split())
     if not full and len(command) > _COMMAND:
         command = command[: _COMMAND - 1] + "…"
     shown = config.id if full else config.id[:SHORT_ID]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -79,14 +80,20 @@ class Container(NamedTuple):
         state.save(self.directory, final)
         shutil.rmtree(self.run_directory, ignore_errors=True)
 
-    def lock(self) -> int | None:
-        """The container's lock as a descriptor to close, or None when a live process has it."""
-        try:
-            fd = _flock(f"{self.directory}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            raise NoSuchContainer(f"No such container: {self.config.name}") from None
-        except BlockingIOError:
-            return None
+    def lock(self, patience: float = 0) -> int | None:
+        """The container's lock as a descriptor to close, or None when after `patience` seconds a live process still
+        has it."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fd = _flock(f"{self.directory}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except FileNotFoundError:
+                raise NoSuchContainer(f"No such container: {self.config.name}") from None
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(0.01)  # flock(2) knows no time limit
         if not os.path.exists(f"{self.directory}/config.json"):
             # The holder before us removed the container between our open and our flock.
             os.close(fd)

@@ -47,7 +47,7 @@ def recover(store: ContainerStore) -> None:
 def _settle(store: ContainerStore, container: Container) -> None:
     found = container.state()
     if found.status in (Status.CREATING, Status.REMOVING):
-        release.discard(store, container)
+        release.discard(store, container, after_crash=True)
         return
     trouble = release.attempt(
         [release.processes, release.endpoint, _namespace, release.mounts], container

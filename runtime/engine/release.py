@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from runtime.engine import records
 from runtime.engine.containers import Container, ContainerStore
@@ -19,9 +20,9 @@ def processes(container: Container) -> None:
     """Kill what is left in the container's cgroups, and remove them."""
     spec = records.read(f"{container.run_directory}/spec.json")
     if spec is not None:
-        from runtime.oci import container as oci
+        from runtime.oci.container import delete
 
-        oci.delete(spec)
+        delete(spec)
 
 
 def endpoint(container: Container) -> None:
@@ -48,10 +49,11 @@ def attempt(steps: list[Callable[[Container], None]], container: Container) -> s
     return "; ".join(troubles)
 
 
-def discard(store: ContainerStore, container: Container) -> None:
+def discard(store: ContainerStore, container: Container, *, after_crash: bool = False) -> None:
     """Remove a container that holds nothing any more: its snapshot and its record. The lock must be held.
 
-    The record goes last, as REMOVING: who dies here leaves a container whose removal recovery goes on with.
+    The record goes last, as REMOVING: who dies here leaves a container whose removal recovery goes on with, and it
+    lets the driver take back what may be half-made.
     """
     from drivers.errors import NotFound
     from drivers.registry import open_driver
@@ -61,9 +63,10 @@ def discard(store: ContainerStore, container: Container) -> None:
         os.unlink(f"{container.run_directory}/state.json")
     driver = open_driver(container.config.driver, Paths(container.config.root, "").driver(container.config.driver))
     try:
-        driver.remove(container.id)
-    except NotFound:
-        pass  # a crash between making the record and the snapshot
+        with suppress(NotFound):  # a crash between making the record and the snapshot, or after removing it
+            driver.remove(container.id)
+        if after_crash:
+            driver.cleanup()
     finally:
         driver.close()
     store.drop(container)

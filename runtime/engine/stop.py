@@ -14,6 +14,9 @@ from runtime.errors import NoSuchContainer, StateError
 # After SIGKILL a container ends as soon as the kernel lets its processes go; who waits longer waits for a disk.
 _AFTER_KILL = 30.0
 
+# How long another process may take that makes, removes or recovers the container.
+_OTHERS_WORK = 10.0
+
 
 def stop(store: ContainerStore, container: Container, *, number: int, patience: float | None) -> None:
     """Send `number`, and SIGKILL after `patience` seconds (None: never). Back when everything is given back.
@@ -37,17 +40,19 @@ def stop(store: ContainerStore, container: Container, *, number: int, patience: 
 def remove(store: ContainerStore, container: Container, *, force: bool) -> None:
     """Remove a container with its snapshot; with `force` a running one is killed first."""
     name = container.config.name
-    lock = container.lock()
-    if lock is None and force:
+    if force:
         stop(store, container, number=signal.SIGKILL, patience=_AFTER_KILL)
-        try:
-            lock = container.lock()
-        except NoSuchContainer:
-            return  # it was run with --rm
-    if lock is None:
-        if force:
-            raise StateError(f"the container {name} is being made or removed by another process")
+    elif watch := connect(container):
+        watch.close()
         raise StateError(f"the container {name} is running: stop it first, or remove it with -f")
+    try:
+        lock = container.lock(_OTHERS_WORK)
+    except NoSuchContainer:
+        if force:
+            return  # it was run with --rm, or another process was faster
+        raise
+    if lock is None:
+        raise StateError(f"the container {name} is in the hands of another process")
     try:
         release.discard(store, container)
     finally:
