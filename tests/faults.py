@@ -15,9 +15,11 @@ import subprocess
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 from unionfs.linux import consts, mounts
+from unionfs.union.branch import Branch
 
 # The calls that change what is on disk. Opening is one only when it creates; `_changes` looks.
 CALLS = (
@@ -42,11 +44,13 @@ class Server:
     """A union of `lower` and `upper`, served by a child of this process until `stop` or a kill."""
 
     def __init__(self, lower: str, upper: str, path: str, log: str) -> None:
+        from unionfs.transport import session  # before the fork: it takes a tenth of a second, once
+
         self.path = path
         reader, writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(lower, upper, path, log, writer)
+            _serve(session.serve, lower, upper, path, log, writer)
         os.close(writer)
         with open(reader, "rb") as ready:
             answer = ready.read(1)
@@ -58,33 +62,37 @@ class Server:
     def stop(self) -> None:
         """Unmount and wait for the end, which must be a clean one."""
         mounts.umount2(self.path)
-        _, status = os.waitpid(self.pid, 0)
+        status = self._reap()
         assert status == 0, f"the server ended with status {status}"
 
     def bury(self) -> None:
         """After a kill: reap it and take its dead mount away."""
-        _, status = os.waitpid(self.pid, 0)
+        status = self._reap()
         mounts.umount2(self.path, consts.MNT_DETACH)
         assert os.WIFSIGNALED(status)
         assert os.WTERMSIG(status) == signal.SIGKILL
 
-    @property
-    def alive(self) -> bool:
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    def dispose(self) -> None:
+        """End it, whatever state a failed test left it in."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            self.bury()
+
+    def _reap(self) -> int:
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        return status
 
 
-def _serve(lower: str, upper: str, path: str, log: str, ready: int) -> None:
+def _serve(serve: Callable[..., None], lower: str, upper: str, path: str, log: str, ready: int) -> None:
     status = 1
     try:
-        from unionfs.transport import session
-        from unionfs.union.branch import Branch
-
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(fd, 1)
         os.dup2(fd, 2)
         logging.basicConfig(force=True, level=logging.ERROR, stream=open(log, "a", encoding="utf-8"))  # noqa: SIM115
         branches = [Branch.open(os.fsencode(upper), "rw"), Branch.open(os.fsencode(lower), "ro")]
-        session.serve(branches, path, flags=(), allow_other=True, ready=lambda: os.write(ready, b"r") and None)
+        serve(branches, path, flags=(), allow_other=True, ready=lambda: os.write(ready, b"r") and None)
         status = 0
     except BaseException:
         traceback.print_exc(file=sys.__stderr__)

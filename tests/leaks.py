@@ -125,24 +125,23 @@ def _loops(basetemp: str) -> list[str]:
 
 
 def _cgroups() -> list[str]:
-    """Groups named as ours in which no process of somebody else's is."""
-    found = []
-    ours: set[int] | None = None
+    """Groups named as ours, unless a process of somebody else's is in or below them: other runs have such too."""
+    members: dict[str, set[int]] = {}
     for directory, subdirectories, _ in os.walk(_CGROUP_ROOT):
-        depth = directory.count("/") - _CGROUP_ROOT.count("/")
-        if depth > 3:
+        if directory.count("/") - _CGROUP_ROOT.count("/") > 4:
             subdirectories.clear()
         if "aufs" not in directory:
             continue
         try:
-            with open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as members:
-                pids = {int(line) for line in members}
+            with open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as pids:
+                members[directory] = {int(line) for line in pids}
         except OSError:
             continue  # removed meanwhile
-        ours = processes() | {os.getpid()} if ours is None else ours
-        if pids <= ours:
-            found.append(f"control group {directory}")
-    return found
+    if not members:
+        return []
+    ours = processes() | {os.getpid()}
+    foreign = [directory for directory, pids in members.items() if not pids <= ours]
+    return [f"control group {d}" for d in members if not any(f"{other}/".startswith(f"{d}/") for other in foreign)]
 
 
 def _descriptors() -> list[str]:
