@@ -65,7 +65,7 @@ def _verify_checksum(block: bytes) -> None:
     summed = block[:148] + _BLANK + block[156:]
     unsigned = sum(summed)
     # SunOS and old AIX summed signed characters; every reader takes both.
-    if stored not in (unsigned, unsigned - 256 * sum(byte >> 7 for byte in summed)):
+    if stored != unsigned and stored != unsigned - 256 * sum(byte >> 7 for byte in summed):
         raise ValueError("its checksum is wrong")
 
 

@@ -174,6 +174,13 @@ def test_an_opaque_directory_named_through_a_link(root: str, unpack: Unpack) -> 
     assert_tree(root, {"usr": {"lib": {"new": "n", "more": ""}}, "lib": Symlink(target="usr/lib")})
 
 
+def test_a_link_that_is_gone_is_not_gone_through(root: str, unpack: Unpack) -> None:
+    """The directory that is kept open between entries was reached through the link that the second entry removes."""
+    os.symlink(".", f"{root}/a")
+    unpack(file(b"a/first"), file(b"a/.wh.a"), file(b"a/second"))
+    assert_tree(root, {"first": "", "a": {"second": ""}})
+
+
 def test_a_hard_link_to_what_lay_below(root: str, unpack: Unpack) -> None:
     build(root, LOWER)
     unpack(hard_link(b"keep2", b"keep"))

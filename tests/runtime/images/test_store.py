@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import json
 import lzma
@@ -17,6 +18,7 @@ import pytest
 import runtime.images
 from drivers.archive.limits import Limits
 from runtime.errors import ImageError, ImageInUse, NoSuchImage
+from runtime.images import index
 from runtime.images.blobs import digest_of
 from runtime.images.store import ImageStore
 from tests.drivers import steps
@@ -199,6 +201,21 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, archive: Archive) -> None:
         assert contents(store) == ["blobs", "blobs/sha256"]
     finally:
         mounts.umount2(str(target))
+
+
+def test_a_disk_that_is_full_for_the_index_leaves_nothing(
+    store: ImageStore, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.import_rootfs(archive(), "old")
+    before = contents(store)
+
+    def full(root: str, changed: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, pytest.raises(ImageError, match="no space is left"):
+        patched.setattr(index, "save", full)
+        store.import_rootfs(archive({"x": "y"}, "new.tar"), "new")
+    assert contents(store) == before
 
 
 def test_killed_before_each_step_of_an_import(

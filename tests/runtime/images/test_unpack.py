@@ -224,14 +224,13 @@ def test_an_interrupt_leaves_nothing(
     assert not mounted_below(store.root)
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_killed_while_extracting(layer: int, store: ImageStore, archive: Archive, driver_root: str) -> None:
-    """With the tree mounted and half written; the next one to unpack takes that back and starts again."""
-    image = layered(store, archive)
+def killed_while_extracting(store: ImageStore, image: Image, driver_root: str, layer: int) -> None:
+    """A process unpacks `layer` layers of the image, and is killed with the next one mounted and written."""
 
     def work() -> None:
         own = reopen(driver_root)
-        unpack(store, dataclasses.replace(image, layers=image.layers[:layer]), own) if layer else None
+        if layer:
+            unpack(store, dataclasses.replace(image, layers=image.layers[:layer]), own)
         extract = unpacking.extract
 
         def killed(stream: tape.io.BytesIO, fd: int) -> None:
@@ -243,6 +242,26 @@ def test_killed_while_extracting(layer: int, store: ImageStore, archive: Archive
 
     assert in_child(work).wait() == -signal.SIGKILL
     assert mounted_below(store.root) == [f"{store.root}/unpack"]
+
+
+def test_forgetting_takes_back_what_a_killed_process_left(
+    store: ImageStore, archive: Archive, driver_root: str
+) -> None:
+    image = store.import_rootfs(archive(), "a")
+    killed_while_extracting(store, image, driver_root, 0)
+    driver = reopen(driver_root)
+    assert len(names(driver)) == 1
+    assert forget_snapshots(store, driver) == []
+    assert names(driver) == []
+    assert not mounted_below(store.root)
+    driver.close()
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_killed_while_extracting(layer: int, store: ImageStore, archive: Archive, driver_root: str) -> None:
+    """The next one to unpack takes back what is left, and starts again."""
+    image = layered(store, archive)
+    killed_while_extracting(store, image, driver_root, layer)
     driver = reopen(driver_root)
     try:
         left = names(driver)
@@ -333,3 +352,36 @@ def test_an_empty_archive_is_an_empty_tree(store: ImageStore, driver: Snapshotte
     (tmp_path / "scratch.tar").write_bytes(bytes(10240))
     image = store.import_rootfs(str(tmp_path / "scratch.tar"), "scratch")
     assert_content(driver, unpack(store, image, driver), {})
+
+
+def test_every_kind_of_entry_over_a_layer(
+    store: ImageStore, archive: Archive, driver: Snapshotter, tmp_path: Path
+) -> None:
+    """Attributes, capabilities, devices, hard links into the layer below, what replaces: as on a plain directory."""
+    below = store.import_rootfs(archive({**ROOTFS, "x": {"deep": {"er": "e"}}, "keep": "k"}, "below.tar"), "below")
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    above = tape.archive(
+        tape.directory(b"./", mode=0o711, mtime=5), tape.directory(b"etc/", mode=0o705, uid=3, mtime=77),
+        tape.file(b"bin/su", b"s" * 70_000, mode=0o4755, gid=8),
+        tape.pax({b"SCHILY.xattr.security.capability": capability, b"mtime": b"9.000000001"}),
+        tape.file(b"bin/ping", b"p", mode=0o755), tape.hard_link(b"bin/ping6", b"bin/ping"),
+        tape.hard_link(b"kept", b"keep"), tape.header(b"dev/null", b"3", mode=0o666, major=1, minor=3),
+        tape.header(b"pipe", b"6", mode=0o622, uid=9), tape.symlink(b"bin/ls", b"/bin/busybox", uid=5, mtime=11),
+        tape.file(b"x/deep", b"a file now"), tape.directory(b"bin/sh/", mode=0o1777), tape.file(b"etc/.wh.passwd"),
+        tape.symlink(b"usr", b"bin"), tape.file(b"usr/through", b"t"),
+    )  # fmt: skip
+    with store._blobs.writer() as layer:  # an import would miss what the hard link leads to
+        layer.write(above)
+        image = dataclasses.replace(below, layers=(*below.layers, layer.publish()))
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    fd = os.open(plain, os.O_RDONLY)
+    try:
+        for diff_id in image.layers:
+            with store.open_layer(diff_id) as stream:
+                unpacking.extract(stream, fd)
+    finally:
+        os.close(fd)
+    name = unpack(store, image, driver)
+    assert_same(read(str(plain)), content(driver, name))  # type: ignore[arg-type]
+    assert {"bin/ping6", "kept", "dev/null", "bin/through"} <= set(read(str(plain)))
