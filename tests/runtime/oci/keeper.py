@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from runtime import errors
 from runtime.oci import cgroups, container
 
-_DEADLINE = 20  # seconds for what a console is to show
+_DEADLINE = 20  # seconds for what an output or a console is to show
 
 
 class Result(NamedTuple):
@@ -45,6 +45,8 @@ class Keeper:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
         self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], 3 * _DEADLINE)
+        assert ready, f"{op} hangs"
         answer = json.loads(self._process.stdout.readline())
         if "fault" in answer:
             raise errors.by_name(*answer["fault"])
@@ -74,7 +76,12 @@ class Keeper:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait()
+        try:
+            self._process.wait(_DEADLINE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
 
 
 class Box:

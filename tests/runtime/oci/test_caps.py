@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -62,3 +64,15 @@ def test_what_is_dropped_cannot_be_done(sh: Sh) -> None:
     assert out.count("Operation not permitted") == 1 and "permission denied" in out and out.endswith("made\n")
     fewer = {kind: ["CAP_CHOWN"] for kind in ("bounding", "permitted", "effective")}
     assert "Operation not permitted" in sh("mknod /dev/x c 1 3 2>&1 || true", process__capabilities=fewer)
+
+
+def test_ambient_capabilities_of_the_caller_do_not_stay() -> None:
+    script = (
+        "from runtime.oci import caps; from unionfs.linux import consts, processes as p\n"
+        "held = p.permitted_capabilities(); p.capset(effective=held, permitted=held, inheritable=1)\n"
+        "p.prctl(consts.PR_CAP_AMBIENT, consts.PR_CAP_AMBIENT_RAISE, 0)\n"
+        "caps.become(permitted=1, effective=1, inheritable=1, ambient=0)\n"
+        "print([line.split()[1].lstrip('0') for line in open('/proc/self/status') if line.startswith('CapAmb')])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.stdout == "['']\n", run.stderr

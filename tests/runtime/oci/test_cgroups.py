@@ -249,6 +249,7 @@ def test_device_rules_as_a_program(cgroup: Cgroup) -> None:
     assert not _opens(cgroup, "/dev/zero", os.O_RDWR)
     assert _opens(cgroup, "/dev/full", os.O_RDONLY)
     assert not _opens(cgroup, "/dev/full", os.O_WRONLY)
+    assert not _opens(cgroup, "/dev/full", os.O_RDWR)
     assert not _opens(cgroup, "/dev/random", os.O_RDONLY)
 
 

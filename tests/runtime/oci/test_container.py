@@ -19,7 +19,7 @@ from runtime.errors import CommandNotExecutable, CommandNotFound, ContainerError
 from runtime.oci import container, defaults
 from tests.runtime.oci.conftest import Config
 from tests.runtime.oci.keeper import Keeper
-from unionfs.linux import mounts
+from unionfs.linux import consts, mounts
 
 pytestmark = pytest.mark.needs("root")
 
@@ -68,16 +68,29 @@ def test_it_is_process_1_and_sees_only_itself(sh: Sh) -> None:
     assert sh("echo $$; ls -d /proc/[0-9]*; true").split() == ["1", "/proc/1"]
 
 
-def test_no_process_of_the_hosts_mounts_is_seen(sh: Sh, tmp_path: Path) -> None:
-    table = sh("cat /proc/self/mountinfo")
-    assert str(tmp_path) not in "".join(line.split()[4] for line in table.splitlines())
-    assert table.splitlines()[0].split()[4] == "/"
+def test_only_its_own_mounts_are_there(sh: Sh) -> None:
+    places = [line.split()[4] for line in sh("cat /proc/self/mountinfo").splitlines()]
+    assert len(places) == len(set(places)), "the old root may be stacked on the new one"
+    ours = {str(mount["destination"]) for mount in defaults.MOUNTS} | {"/"}
+    covered = {*defaults.MASKED_PATHS, *defaults.READONLY_PATHS}
+    assert {place for place in places if not place.startswith("/sys/fs/cgroup/")} - covered == ours
 
 
-def test_the_hosts_mounts_do_not_change(sh: Sh) -> None:
-    before = Path("/proc/self/mountinfo").read_text()
-    sh("mount")
-    assert Path("/proc/self/mountinfo").read_text() == before
+def test_the_hosts_mounts_do_not_change(keeper: Keeper, config: Make, rootfs: Path, tmp_path: Path) -> None:
+    """Also not where the host shares its mounts, as systemd has it do with all of them."""
+    (tmp_path / "shared").mkdir()
+    mounts.mount(str(rootfs), str(tmp_path / "shared"), None, consts.MS_BIND)
+    mounts.mount("none", str(tmp_path / "shared"), None, consts.MS_SHARED)
+    try:
+        keeper = Keeper(str(tmp_path))
+        before = Path("/proc/self/mountinfo").read_text()
+        box = keeper.create(config("sleep", "1000", root__path=str(tmp_path / "shared"))).start()
+        assert Path("/proc/self/mountinfo").read_text() == before
+        box.delete()
+        assert box.wait().code == 137
+        keeper.close()
+    finally:
+        mounts.umount2(str(tmp_path / "shared"))
 
 
 def test_hostname_and_domain_name_are_its_own(sh: Sh) -> None:

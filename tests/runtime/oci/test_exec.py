@@ -77,17 +77,28 @@ def test_exit_codes_and_missing_commands(running: Box) -> None:
 
 
 def test_it_cannot_be_traced_while_it_joins(running: Box) -> None:
-    """CVE-2016-9962: between the join and its execve it is not dumpable, so its descriptors and memory are closed
-    even to a process with its user id. The owner of /proc/PID/… shows it (proc(5))."""
-    waiting = running.exec(process("true") | {"user": {"uid": 1000, "gid": 1000}})
-    assert os.stat(f"/proc/{waiting.pid}/fd").st_uid == 0
+    """CVE-2016-9962: until its execve it is not dumpable, so that its descriptors and its memory are closed even to
+    the container's root, which has the same user id and the same capabilities."""
+    waiting = running.exec(process("sleep", "1000"))
     assert sorted(os.listdir(f"/proc/{waiting.pid}/fd")) == ["0", "1", "2", "3"]
     assert os.readlink(f"/proc/{waiting.pid}/fd/3").startswith("socket:")
-    out = _exec(running, "sh", "-c", "for p in /proc/[0-9]*; do ls -l $p/fd || true; done 2>&1",
-                user={"uid": 1000, "gid": 1000}).out  # fmt: skip
-    assert "Permission denied" in out
+    with open(f"/proc/{waiting.pid}/status", encoding="ascii") as status:
+        there = next(line.split()[-1] for line in status if line.startswith("NSpid"))
+    look = f"cat /proc/{there}/environ"
+    assert "Permission denied" in _exec(running, "sh", "-c", look).out
     waiting.start()
-    assert waiting.wait().code == 0
+    assert _exec(running, "sh", "-c", look).out == f"PATH={defaults.PATH}\0"
+    waiting.signal(signal.SIGKILL)
+    waiting.wait()
+
+
+def test_waiting_for_the_container_collects_added_processes(keeper: Keeper, config: Make) -> None:
+    """Its first process does not end before they are collected, and nobody else would do it."""
+    box = keeper.create(config("sleep", "1000")).start()
+    added = box.exec(process("sleep", "1000")).start()
+    box.delete()
+    assert box.wait().code == 137
+    assert added.wait().code == 137
 
 
 def test_a_container_that_has_ended(keeper: Keeper, config: Make, running: Box) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from runtime.errors import ConfigError, ContainerError
-from runtime.oci import defaults, options, rootfs, spec
+from runtime.oci import defaults, inroot, options, spec
+from runtime.oci import rootfs as steps
 from tests.runtime.oci.conftest import Config
 from tests.runtime.oci.keeper import Keeper
 from unionfs.linux import consts
@@ -220,6 +221,36 @@ def test_a_mask_is_never_what_the_image_calls_dev_null(
     assert keeper.run(config("cat", "/proc/keys", mounts=mounts)) == (0, "")
 
 
+def test_a_mask_is_never_another_device(rootfs: Path) -> None:
+    """CVE-2025-31133 once more, at the mask itself: what it was handed must be the null device."""
+    (rootfs / "secret").write_text("")
+    work = steps.Work()
+    work.root = inroot.Root(os.open(rootfs, os.O_PATH))
+    work.null_fd = os.open("/dev/zero", os.O_PATH)
+    with pytest.raises(OSError, match="not the null device"):
+        steps.Mask("/secret").apply(work)
+    os.close(work.null_fd)
+    work.root.close()
+
+
+def test_a_place_that_is_swapped_while_it_is_mounted_on_is_noticed(rootfs: Path, tmp_path: Path) -> None:
+    """CVE-2021-30465: resolved, then replaced through a shared volume, then mounted on."""
+    (rootfs / "place").mkdir()
+    root = inroot.Root(os.open(rootfs, os.O_PATH))
+    target = root.directory("/place")
+    (rootfs / "place").rename(rootfs / "moved")
+    (rootfs / "place").mkdir()
+    volume = linux_mounts.open_tree(consts.AT_FDCWD, str(tmp_path), consts.OPEN_TREE_CLONE)
+    try:
+        with pytest.raises(OSError, match="replaced while it was being mounted on"):
+            root.attach(volume, "/place", target)
+    finally:
+        for fd in (volume, target):
+            os.close(fd)
+        root.close()
+        linux_mounts.umount2(str(rootfs / "moved"))
+
+
 def test_nothing_but_proc_is_mounted_in_proc(keeper: Keeper, config: Make, tmp_path: Path) -> None:
     """CVE-2025-52881's ground: a /proc of somebody's making."""
     for destination in ("/proc", "/proc/self", "/proc/../proc/sys"):
@@ -232,15 +263,11 @@ def test_nothing_but_proc_is_mounted_in_proc(keeper: Keeper, config: Make, tmp_p
 
 def test_every_step_describes_itself_and_pivoting_sees_a_finished_root(rootfs: Path, config: Make) -> None:
     wanted = spec.parse(config("true", root__readonly=True))
-    sentences = [step.describe() for step in rootfs_plan(wanted)]
+    sentences = [step.describe() for step in steps.plan(wanted, ())]
     assert sentences[:2] == ["make the mounts private", f"bind the root {rootfs} on itself"]
     assert sentences[-1] == "make the root read-only"
     assert sentences.index("make the device nodes") > sentences.index("mount tmpfs on /dev")
     assert sentences.index("mask /proc/kcore") > sentences.index("make the device nodes")
-
-
-def rootfs_plan(wanted: spec.Spec) -> list[rootfs.RootfsStep]:
-    return rootfs.plan(wanted, ())
 
 
 def test_the_last_of_contradicting_options_wins() -> None:

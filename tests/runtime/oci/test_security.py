@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -93,8 +94,22 @@ def test_a_sealed_python_works_and_knows_that_it_is_sealed() -> None:
     assert run.stdout.splitlines()[-1] == f"True {sys.prefix}"
 
 
-def test_nothing_is_imported_from_the_image(keeper: Keeper, config: Make, rootfs: Path) -> None:
+def _alone(script: str, *args: str) -> str:
+    """What a single-threaded Python prints."""
+    run = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_nothing_can_be_imported_once_the_process_runs() -> None:
     """A module that the child would import after the pivot would be the image's code, with the host's rights."""
+    assert _alone(
+        "from runtime.oci import child; child._forget_the_parent()\n"
+        "try: import calendar\nexcept ImportError: print('refused')"
+    ) == "refused\n"  # fmt: skip
+
+
+def test_nothing_that_the_image_has_is_imported(keeper: Keeper, config: Make, rootfs: Path) -> None:
     for directory in (p for p in sys.path if p.startswith("/")):
         (rootfs / directory.lstrip("/")).mkdir(parents=True, exist_ok=True)
         for module in ("linecache", "traceback", "encodings/idna", "ctypes/util", "_posixsubprocess"):
@@ -107,16 +122,32 @@ def test_nothing_is_imported_from_the_image(keeper: Keeper, config: Make, rootfs
     assert not (rootfs / "imported").exists()
 
 
-def test_the_session_keyring_can_be_left() -> None:
-    """Keyrings are in no namespace: a container would have the keys of its caller's session."""
-    script = (
-        "import ctypes\n"
-        "from unionfs.linux import processes\n"
-        "libc = ctypes.CDLL(None)\n"
-        "def session(): return libc.syscall(processes._NR_keyctl, 0, -3, 0)  # KEYCTL_GET_KEYRING_ID\n"
-        "before = session(); processes.join_new_session_keyring(); print(before != session() > 0)"
+def test_a_working_directory_outside_the_root_is_refused(tmp_path: Path) -> None:
+    """CVE-2024-21626's second defence: however a process came to be there."""
+    assert _alone(
+        "import os, sys; from runtime.oci import child\n"
+        "os.chdir('/'); os.chroot(sys.argv[1])\n"
+        "try: child._enter_directory('.')\nexcept OSError: print('refused')",
+        str(tmp_path),
+    ) == "refused\n"  # fmt: skip
+
+
+def test_a_key_of_the_callers_session_is_out_of_reach(config: Make) -> None:
+    """Keyrings are in no namespace. The key is one that only its possessors see."""
+    spec = config("cat", "/proc/keys", linux__maskedPaths=[])
+    out = _alone(
+        "import ctypes, json, sys; from runtime.oci import container; from unionfs.linux import processes\n"
+        "processes.join_new_session_keyring()\n"
+        "libc, number = ctypes.CDLL(None), processes._NR_keyctl\n"
+        "add_key = {250: 248, 219: 217}[number]\n"
+        "key = libc.syscall(add_key, b'user', b'oci-test-key', b'secret', 6, -3); assert key > 0\n"
+        "assert libc.syscall(number, 5, key, 0x3f000000) == 0  # KEYCTL_SETPERM\n"
+        "print(open('/proc/keys').read().count('oci-test-key'), flush=True)\n"
+        "spec = json.loads(sys.argv[1])\n"
+        "c = container.create(spec, stdio=container.Stdio(0, 1, 2)); c.start(); c.wait(); container.delete(spec)",
+        json.dumps(spec),
     )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "True\n"
+    assert out.startswith("1\n") and "oci-test-key" not in out
 
 
 def test_an_abstract_socket_of_the_host_is_out_of_reach(keeper: Keeper, config: Make) -> None:
