@@ -18,7 +18,8 @@ What is decided, and why:
   overlayfs's whiteout. docker makes them all.
 - Owners are the numbers; names of users are not looked up (CVE-2019-14271).
 - Extended attributes: user.* and security.capability are kept; the marks of overlay file systems are refused; the rest,
-  which is the policy of the machine the archive was made on (SELinux labels, IMA, trusted.*), is dropped.
+  which is the policy of the machine the archive was made on (SELinux labels, IMA, trusted.*), is dropped, and so are
+  POSIX ACLs, which GNU tar writes in words.
 - Sparse members are refused (the OCI layer specification advises against them, and they are three formats).
 - `.wh.NAME` and `.wh..wh..opq` are OCI whiteouts for what lay below the root before; other `.wh.` names are refused.
 

@@ -14,6 +14,7 @@ class Limits:
     path: int = 4095  # a name, or the target of a link: PATH_MAX without its NUL
     metadata: int = 1 << 20  # the body of one pax or GNU long-name header
     xattrs: int = 256 << 10  # all extended attributes of one member, names and values
+    padding: int = 16 << 20  # zeros behind the end-of-archive mark
     memory: int = 256 << 20  # what an xz or zstd stream may make its decompressor allocate
 
 

@@ -7,11 +7,11 @@ disk can refuse (no space, no extended attributes) is left to extraction.
 from __future__ import annotations
 
 from drivers.archive import policy
-from drivers.archive.errors import shown
+from drivers.archive.errors import ArchiveError, shown
 from drivers.archive.extract import Extracted
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.policy import Path, Step
-from drivers.archive.reader import Entry, Kind, Reader, Source
+from drivers.archive.reader import CHUNK, Entry, Kind, Reader, Source
 from drivers.archive.walk import Escape, canonical
 
 # A directory is the dictionary of its names, a symbolic link its target, anything else None.
@@ -19,9 +19,9 @@ _Node = dict[bytes, "_Node"] | bytes | None
 
 
 def validate(stream: Source, *, limits: Limits = DEFAULT) -> Extracted:
-    """Read the uncompressed tar `stream` to its end-of-archive mark, as an archive for an empty root.
+    """Read the uncompressed tar `stream` to its last byte, as an archive for an empty root.
 
-    ArchiveError: damaged, cut short, over a limit, or asking for something that extraction refuses.
+    ArchiveError: damaged, cut short, over a limit, followed by something, or asking for what extraction refuses.
     """
     tree = _Tree()
     size = entries = 0
@@ -33,7 +33,19 @@ def validate(stream: Source, *, limits: Limits = DEFAULT) -> Extracted:
         except Escape as escape:
             raise entry.refuse(f"{escape}; make the archive with tar -C DIRECTORY -c .") from None
         policy.kept_xattrs(entry)
+    _read_padding(stream, limits)
     return Extracted(size, entries)
+
+
+def _read_padding(stream: Source, limits: Limits) -> None:
+    """The rest of the stream, which may only be zeros: a second archive there would silently be left out."""
+    padding = 0
+    while piece := stream.read(CHUNK):
+        padding += len(piece)
+        if piece.strip(b"\0"):
+            raise ArchiveError("something follows the end of the archive; if it is several in one file, merge them")
+        if padding > limits.padding:
+            raise ArchiveError(f"more than {limits.padding} bytes of padding follow the end of the archive")
 
 
 class _Tree:

@@ -15,8 +15,8 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686"
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """Compact, and the same bytes for the same document."""
-    return json.dumps(document, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+    """Compact, the same bytes for the same document; ASCII, so surrogates (names that are no UTF-8) are escaped."""
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
 
 
 def decode(data: bytes) -> dict[str, Any]:

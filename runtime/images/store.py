@@ -32,7 +32,6 @@ from runtime.images.blobs import Blobs, Writer
 from runtime.images.index import Index, Listed
 from runtime.images.reference import parse
 
-_READ = 1 << 20
 _ID_PREFIX = 4  # characters of an id that are enough to mean it, when it is the only one
 
 
@@ -164,10 +163,7 @@ class ImageStore:
     def _write_checked(self, tar_path: str, layer: Writer, limits: Limits) -> None:
         """The uncompressed archive into `layer`, to its last byte: the digest is of all of it."""
         with decompress(tar_path, limits=limits) as plain:
-            copied = _Copied(plain, layer)
-            validate(copied, limits=limits)
-            while copied.read(_READ):
-                pass
+            validate(_Copied(plain, layer), limits=limits)
 
     def _publish(self, layer: Writer, name: str, config: Mapping[str, Any], *, comment: str) -> Image:
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

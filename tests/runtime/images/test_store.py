@@ -24,6 +24,7 @@ from runtime.images.store import ImageStore
 from tests.drivers import steps
 from tests.drivers.archive import tape
 from tests.drivers.children import in_child
+from tests.mounting import Union
 from tests.runtime.images.conftest import contents
 from unionfs.linux import mounts
 
@@ -57,10 +58,30 @@ def test_the_diff_id_is_of_the_uncompressed_archive(
         assert layer.read() == plain
 
 
-def test_what_follows_the_archive_is_part_of_its_digest(store: ImageStore, tmp_path: Path) -> None:
-    data = tape.archive(tape.file(b"a")) + b"\0" * 7000 + b"trailing"
+def test_the_padding_is_part_of_the_digest(store: ImageStore, tmp_path: Path) -> None:
+    data = tape.archive(tape.file(b"a")) + bytes(7000)
     (tmp_path / "a.tar").write_bytes(data)
     assert store.import_rootfs(str(tmp_path / "a.tar"), "a").layers == (digest_of(data),)
+
+
+def test_a_device_without_end(store: ImageStore) -> None:
+    """Its zeros are an empty archive, and its padding."""
+    with pytest.raises(ImageError, match="cannot import /dev/zero: more than 16777216 bytes of padding"):
+        store.import_rootfs("/dev/zero", "a")
+
+
+def test_a_file_name_that_is_no_utf8(store: ImageStore, archive: Archive) -> None:
+    path = archive(name=os.fsdecode(b"caf\xe9.tar"))
+    image = store.import_rootfs(path, "a", config={"Env": [os.fsdecode(b"A=\xe9")]})
+    assert ImageStore(store.root).get("a") == image
+    assert image.config["Env"] == [os.fsdecode(b"A=\xe9")]
+
+
+@pytest.mark.needs("fuse")
+def test_a_file_system_without_unnamed_files(mount_union: Callable[..., Union], archive: Archive) -> None:
+    store = ImageStore(f"{mount_union('lower', 'upper').path}/images")
+    with pytest.raises(ImageError, match=r"has no unnamed files \(O_TMPFILE\); choose another --root"):
+        store.import_rootfs(archive(), "a")
 
 
 def test_it_is_an_oci_image_layout(store: ImageStore, archive: Archive) -> None:
@@ -154,6 +175,7 @@ BAD: dict[str, tuple[bytes | None, str]] = {
     "cut short": (tape.archive(tape.file(b"big", b"x" * 5000))[:2000], r"big \(byte 2000\): the archive is cut short"),
     "dotdot": (tape.archive(tape.file(b"../x")), r"\.\./x \(byte 0\): its name contains '\.\.'"),
     "absolute": (tape.archive(tape.file(b"/x")), "its name is absolute|its name /x is absolute"),
+    "several in one file": (tape.archive(tape.file(b"a")) + tape.archive(tape.file(b"b")), "something follows the end"),
     "escape": (tape.archive(tape.symlink(b"e", b"/etc"), tape.file(b"e/x")), "through the symbolic link e -> /etc"),
     "hard link": (tape.archive(tape.hard_link(b"a", b"../../etc/passwd")), r"contains '\.\.'"),
     "device": (tape.archive(tape.header(b"sda", b"4", major=8)), "it is block device 8:0"),
