@@ -27,6 +27,8 @@ from drivers.metadata import Store
 from drivers.mounts import Mount
 from drivers.trees import disk_usage
 
+STORE = "metadata.db"
+
 
 class DirectorySnapshotter(ABC):
     """See drivers.api.Snapshotter for the methods. Thread-safe, as its two parts are; both are immutable fields."""
@@ -34,7 +36,7 @@ class DirectorySnapshotter(ABC):
     def __init__(self, root: str, name: str) -> None:
         self._layout = Layout(root)
         try:
-            self._store = Store(os.path.join(self._layout.root, "metadata.db"), name)
+            self._store = Store(os.path.join(self._layout.root, STORE), name)
         except BaseException:
             self._layout.close()
             raise

@@ -51,13 +51,10 @@ class FuseAufs(DirectorySnapshotter):
 
     def _settle(self, layer: str) -> None:
         """Take away the work area, which a server that was killed leaves behind; each mount makes its own."""
-        fd = os.open(layer, trees.DIRECTORY)
         try:
-            trees.delete(fd, whiteout.WORK_AREA)
+            trees.delete_path(os.path.join(layer, os.fsdecode(whiteout.WORK_AREA)))
         except FileNotFoundError:
             pass
-        finally:
-            os.close(fd)
 
 
 def union(stack: Sequence[tuple[str, str]]) -> Mount:

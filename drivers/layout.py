@@ -22,7 +22,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -101,7 +100,7 @@ class Layout:
 
     def _make_locked(self) -> tuple[str, int]:
         while True:
-            name = NEW + secrets.token_hex(8)
+            name = NEW + _unique()
             os.mkdir(name, 0o700, dir_fd=self.fd)
             # Between mkdir and flock another process's cleanup() may take the directory for garbage and delete it,
             # so look whether what we have locked is still there.
@@ -123,7 +122,7 @@ class Layout:
 
     def retire(self, number: int) -> str | None:
         """Take its number from a directory; the new name is for discard(). None if there is no such directory."""
-        name = RETIRED + secrets.token_hex(8)
+        name = RETIRED + _unique()
         try:
             os.rename(str(number), name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except FileNotFoundError:
@@ -176,6 +175,10 @@ class Layout:
         assert found == set(map(str, numbers)), f"directories {sorted(found)}, rows {sorted(numbers)}"
         for path in (self.root, self.path, *map(self.join, numbers)):
             assert stat.S_IMODE(os.stat(path).st_mode) == 0o700, path
+
+
+def _unique() -> str:
+    return os.urandom(8).hex()
 
 
 def sync_file_system(path: str) -> None:

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -85,6 +83,8 @@ def unmount_all(target: str) -> None:
 @contextmanager
 def mounted(mounts: Sequence[Mount]) -> Iterator[str]:
     """The tree of `mounts` at a temporary directory, for the time of the `with`."""
+    import tempfile  # late: half of what importing this module would cost, and a container's start needs none of it
+
     target = tempfile.mkdtemp(prefix="fuse-aufs-")
     try:
         mount_all(mounts, target)
@@ -212,16 +212,20 @@ def _mount_unionfs(mount: Mount, target: str) -> None:
     With -P the working directory is not searched for modules; the package is found where ours was, so an editable
     install, a source tree and a wheel all do.
     """
+    import subprocess  # late, as in mounted()
+
     where = os.path.abspath(os.path.join(os.path.dirname(device.__file__), os.pardir, os.pardir))
     path = os.pathsep.join(filter(None, [where, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", "unionfs", "mount", "-o", ",".join(mount.options), "--", target]
     # A file, not a pipe: its end is not for the server, which goes on, to decide.
-    with tempfile.TemporaryFile() as output:
+    output = os.memfd_create("unionfs-mount")
+    try:
         code = subprocess.call(
             command, env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
-        output.seek(0)
-        lines = output.read().decode(errors="replace").strip().splitlines()
+        lines = os.pread(output, 65536, 0).decode(errors="replace").strip().splitlines()
+    finally:
+        os.close(output)
     if code:
         raise Unavailable(lines[-1].removeprefix("unionfs: ") if lines else f"unionfs mount ended with {code}")
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 
-from drivers import fuse_aufs, overlay2, vfs
+from drivers import fuse_aufs, overlay2, trees, vfs
 from drivers.api import Probe, Snapshotter
-from drivers.directories import DirectorySnapshotter
+from drivers.directories import STORE, DirectorySnapshotter
 from drivers.errors import Unavailable
 from unionfs.linux.mounts import mountinfo
 
@@ -24,9 +23,14 @@ def open_driver(name: str, root: str) -> Snapshotter:
 
     Raises Unavailable, with a sentence for the user: no such driver, it does not work here, or `root` is another's.
     """
-    found = probe(name, root)
-    if not found.works:
-        raise Unavailable(f"storage driver {name} does not work at {root}: {found.reason}")
+    if name not in _DRIVERS:
+        raise Unavailable(f"there is no storage driver {name!r}; there are {', '.join(NAMES)}")
+    # A root with a store was found to work when that was made. What has changed since, the first mount will say; asking
+    # each time would cost every start of a container a few milliseconds.
+    if not os.path.exists(os.path.join(root, STORE)):
+        found = probe(name, root)
+        if not found.works:
+            raise Unavailable(f"storage driver {name} does not work at {root}: {found.reason}")
     try:
         driver: DirectorySnapshotter = _DRIVERS[name][0](root, name)
     except OSError as error:
@@ -41,16 +45,22 @@ def probe(name: str, root: str) -> Probe:
     """
     if name not in _DRIVERS:
         raise Unavailable(f"there is no storage driver {name!r}; there are {', '.join(NAMES)}")
-    place = os.path.abspath(root)
+    place = os.path.realpath(root)
     while not os.path.isdir(place):
         place = os.path.dirname(place)
     if os.geteuid():
         return Probe(False, "mounting needs root")
+    directory = os.path.join(place, f".probe-{os.urandom(8).hex()}")
     try:
-        with tempfile.TemporaryDirectory(prefix=".probe-", dir=place) as directory:
-            works, reason = _DRIVERS[name][1](directory)
+        os.mkdir(directory, 0o700)
     except OSError as error:
         return Probe(False, f"cannot write to {place}: {error.strerror}")
+    try:
+        works, reason = _DRIVERS[name][1](directory)
+    except OSError as error:
+        return Probe(False, f"cannot be tried at {place}: {error.strerror}")
+    finally:
+        trees.delete_path(directory)
     return Probe(works, f"{reason}, on {_file_system(place)}" if works else reason)
 
 

@@ -9,7 +9,6 @@ what somebody has mounted into a layer is not the layer's, and least of all to b
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 
 from drivers.api import Usage
@@ -113,13 +112,23 @@ def delete(parent_fd: int, name: str | bytes) -> None:
                 child_fd = open_below(fd, child)
                 try:
                     for grandchild in _delete_files(child_fd):
-                        os.rename(grandchild, secrets.token_hex(16), src_dir_fd=child_fd, dst_dir_fd=fd)
+                        os.rename(grandchild, os.urandom(16).hex(), src_dir_fd=child_fd, dst_dir_fd=fd)
                 finally:
                     os.close(child_fd)
                 os.rmdir(child, dir_fd=fd)
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=parent_fd)
+
+
+def delete_path(path: str) -> None:
+    """delete() of a directory by its path."""
+    parent, name = os.path.split(path)
+    parent_fd = os.open(parent, DIRECTORY)
+    try:
+        delete(parent_fd, name)
+    finally:
+        os.close(parent_fd)
 
 
 def _delete_files(fd: int) -> list[bytes]:

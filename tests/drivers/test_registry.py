@@ -28,6 +28,16 @@ def test_a_driver_that_works_says_how(name: str, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.needs("overlay", "fuse")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_place_by_another_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    os.symlink("real", tmp_path / "link")
+    assert probe(name, str(tmp_path / "link")).works
+    open_driver(name, str(tmp_path / "link" / "root")).close()
+    assert os.listdir(tmp_path / "real") == ["root"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_read_only_place(name: str, tmp_path: Path) -> None:
     with mounted([Mount("bind", str(tmp_path), ("ro",))]) as path:
