@@ -13,19 +13,16 @@ What a process leaves that is killed under the lock, blobs that no image has, is
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from drivers.archive.decompress import decompress
 from drivers.archive.errors import ArchiveError
 from drivers.archive.limits import DEFAULT, Limits
-from drivers.archive.reader import Source
-from drivers.archive.validate import validate
 from runtime.errors import ImageError, ImageInUse, NoSuchImage
 from runtime.images import document, index
 from runtime.images.blobs import Blobs, Writer
@@ -120,10 +117,12 @@ class ImageStore:
         for `run`, as `changes.parse` gives it. An image that had the reference keeps its other ones, or none.
         ImageError names the archive and what is wrong with it.
         """
+        from runtime.images.layer import take_in
+
         name = str(parse(reference))
         try:
             with self._blobs.writer() as layer:
-                self._write_checked(tar_path, layer, limits)
+                take_in(tar_path, layer.write, limits)
                 layer.sync()
                 return self._publish(layer, name, config or {}, comment=f"imported from {os.path.basename(tar_path)}")
         except ArchiveError as error:
@@ -160,13 +159,9 @@ class ImageStore:
             gone = dict.fromkeys(layer for layer in image.layers if needed is not None and layer not in needed)
             return Removed(image.references, (image.id, *gone))
 
-    def _write_checked(self, tar_path: str, layer: Writer, limits: Limits) -> None:
-        """The uncompressed archive into `layer`, to its last byte: the digest is of all of it."""
-        with decompress(tar_path, limits=limits) as plain:
-            validate(_Copied(plain, layer), limits=limits)
-
     def _publish(self, layer: Writer, name: str, config: Mapping[str, Any], *, comment: str) -> Image:
-        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        now = time.time_ns() // 1000
+        created = time.strftime(f"%Y-%m-%dT%H:%M:%S.{now % 10**6:06}Z", time.gmtime(now // 10**6))
         with self.locked("lock"):
             found = self._index()
             try:
@@ -265,15 +260,3 @@ def _named(found: Index, text: str) -> str | None:
 
 def _without(listed: Listed, name: str) -> Listed:
     return listed._replace(references=tuple(reference for reference in listed.references if reference != name))
-
-
-class _Copied:
-    """`stream`, each byte that is read written to `writer`."""
-
-    def __init__(self, stream: Source, writer: Writer) -> None:
-        self._stream, self._writer = stream, writer
-
-    def read(self, size: int, /) -> bytes:
-        piece = self._stream.read(size)
-        self._writer.write(piece)
-        return piece

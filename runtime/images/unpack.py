@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from drivers.api import Kind, Snapshotter
 from drivers.archive.errors import ArchiveError
-from drivers.archive.extract import extract
-from drivers.archive.reader import Source
 from drivers.errors import InUse, NotFound
 from drivers.mounts import Mount, mount_all, unmount_all
 from runtime.errors import ImageError
@@ -27,7 +24,6 @@ from runtime.images.store import Image, ImageStore
 
 _LOCK = "unpack.lock"
 _KEY = "unpack-"
-_READ = 1 << 20
 
 
 def chain_ids(layers: Sequence[str]) -> list[str]:
@@ -104,15 +100,19 @@ def _unpack_layer(
     store: ImageStore, image: Image, snapshotter: Snapshotter, diff_id: str, chain: str, parent: str
 ) -> None:
     """Make the committed snapshot `chain` on `parent` (a chain id, or "") of one layer's archive."""
+    from runtime.images.layer import put_out
+
     with store.open_layer(diff_id) as archive:
-        key = _KEY + secrets.token_hex(8)
+        key = _KEY + os.urandom(8).hex()
         mounts = snapshotter.prepare(key, parent)
         try:
             with _mounted(mounts, _mount_point(store)) as root_fd:
-                _extract(archive, root_fd, diff_id, image)
+                put_out(archive, root_fd, diff_id)
             snapshotter.commit(chain, key)
-        except BaseException:
+        except BaseException as error:
             snapshotter.remove(key)
+            if isinstance(error, ArchiveError):
+                raise ImageError(f"cannot unpack layer {diff_id[:19]} of image {image.name}: {error}") from error
             raise
 
 
@@ -130,33 +130,3 @@ def _mounted(mounts: Sequence[Mount], target: str) -> Iterator[int]:
     finally:
         unmount_all(target)
         os.rmdir(target)
-
-
-def _extract(archive: Source, root_fd: int, diff_id: str, image: Image) -> None:
-    """Extract a layer, and make sure that it was what its name says: the store's disk may have failed."""
-    hashed = _Hashed(archive)
-    try:
-        extract(hashed, root_fd)
-        while hashed.read(_READ):
-            pass
-    except ArchiveError as error:
-        raise ImageError(f"cannot unpack layer {diff_id[:19]} of image {image.name}: {error}") from error
-    if hashed.digest != diff_id:
-        raise ImageError(f"layer {diff_id[:19]} of image {image.name} is damaged on disk; import it again")
-
-
-class _Hashed:
-    """`stream`, and the digest of what was read of it."""
-
-    def __init__(self, stream: Source) -> None:
-        self._stream = stream
-        self._hash = hashlib.sha256()
-
-    def read(self, size: int, /) -> bytes:
-        piece = self._stream.read(size)
-        self._hash.update(piece)
-        return piece
-
-    @property
-    def digest(self) -> str:
-        return f"sha256:{self._hash.hexdigest()}"

@@ -14,7 +14,7 @@ from drivers.api import Kind, Snapshotter
 from drivers.mounts import mounted
 from drivers.registry import NAMES, open_driver, probe
 from runtime.errors import ImageError, NoSuchImage
-from runtime.images import unpack as unpacking
+from runtime.images import layer as layers
 from runtime.images.store import Image, ImageStore
 from runtime.images.unpack import chain_ids, forget_snapshots, unpack
 from tests.drivers import steps
@@ -185,7 +185,7 @@ def test_a_damaged_blob_is_seen(store: ImageStore, archive: Archive, driver: Sna
     image = store.import_rootfs(archive({"file": "right"}), "a")
     path = f"{store.root}/blobs/sha256/{image.layers[0][7:]}"
     Path(path).write_bytes(Path(path).read_bytes().replace(b"right", b"wrong"))
-    with pytest.raises(ImageError, match="of image a:latest is damaged on disk; import it again"):
+    with pytest.raises(ImageError, match="of image a:latest: it is damaged on disk; import the image again"):
         unpack(store, image, driver)
     assert names(driver) == []
 
@@ -218,7 +218,7 @@ def test_an_interrupt_leaves_nothing(
 
     unpack(store, dataclasses.replace(image, layers=image.layers[:1]), driver)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(unpacking, "extract", interrupted)
+        patched.setattr(layers, "extract", interrupted)
         unpack(store, image, driver)
     assert names(driver) == [image.layers[0]]
     assert not mounted_below(store.root)
@@ -231,13 +231,13 @@ def killed_while_extracting(store: ImageStore, image: Image, driver_root: str, l
         own = reopen(driver_root)
         if layer:
             unpack(store, dataclasses.replace(image, layers=image.layers[:layer]), own)
-        extract = unpacking.extract
+        extract = layers.extract
 
         def killed(stream: tape.io.BytesIO, fd: int) -> None:
             extract(stream, fd)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        unpacking.extract = killed  # type: ignore[assignment]
+        layers.extract = killed  # type: ignore[assignment]
         unpack(store, image, own)
 
     assert in_child(work).wait() == -signal.SIGKILL
@@ -379,7 +379,7 @@ def test_every_kind_of_entry_over_a_layer(
     try:
         for diff_id in image.layers:
             with store.open_layer(diff_id) as stream:
-                unpacking.extract(stream, fd)
+                layers.extract(stream, fd)
     finally:
         os.close(fd)
     name = unpack(store, image, driver)
