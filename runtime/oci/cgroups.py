@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from runtime.errors import ConfigError, ContainerError
 from runtime.oci import device_program, v1, v2
-from runtime.oci.spec import Resources
+from runtime.oci.resources import Resources
 from unionfs.linux import mounts
 
 # A directory that this runtime made above a container's bears it, so that the last container's end can remove it

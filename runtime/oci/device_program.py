@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Sequence
 
-from runtime.oci.spec import DeviceRule
+from runtime.oci.resources import DeviceRule
 from unionfs.linux import consts, libc
 
 _NR_bpf = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 321)

@@ -153,6 +153,10 @@ class MountCgroups(NamedTuple):
         try:
             for hierarchy in self.hierarchies:
                 os.mkdir(hierarchy.name, dir_fd=tmpfs_fd)
+                # Programs look for cpu where the hierarchy of both is mounted as cpu,cpuacct.
+                for controller in hierarchy.controllers if hierarchy.version == 1 else ():
+                    if controller != hierarchy.name and "=" not in controller:
+                        os.symlink(hierarchy.name, controller, dir_fd=tmpfs_fd)
             _attach(work.root, tmpfs_fd, self.destination)
             for hierarchy in self.hierarchies:
                 step_options = self.options._replace(data=hierarchy.mount_data())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runtime.oci.spec import DeviceRule, Resources
+from runtime.oci.resources import DeviceRule, Resources
 
 
 class Setting(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runtime.oci.spec import Resources
+from runtime.oci.resources import Resources
 from runtime.oci.v1 import Setting
 
 

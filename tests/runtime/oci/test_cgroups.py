@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from runtime.errors import ConfigError, ContainerError
-from runtime.oci import cgroups, device_program, spec, v1, v2
+from runtime.oci import cgroups, device_program, resources, v1, v2
 from runtime.oci.cgroups import Cgroup
+from runtime.oci.reader import Reader
+from runtime.oci.resources import NONE, DeviceRule
 from tests.runtime.oci.conftest import Config, process
 from tests.runtime.oci.keeper import Keeper
 from unionfs.linux import processes
@@ -19,8 +21,6 @@ pytestmark = pytest.mark.needs("root")
 
 Make = Callable[..., Config]
 Sh = Callable[..., str]
-
-_NONE = spec.Resources(None, None, None, None, None, None, None, None, None, (), ())
 
 
 def _hierarchy(controller: str) -> cgroups.Hierarchy:
@@ -38,10 +38,8 @@ def cgroup() -> Iterator[Cgroup]:
     group.remove()
 
 
-def _rules(*rules: dict[str, object]) -> tuple[spec.DeviceRule, ...]:
-    config = {"linux": {"resources": {"devices": list(rules)}}}
-    top = spec._Reader(config, "")
-    return spec._resources(top.object("linux").object("resources")).devices
+def _rules(*rules: dict[str, object]) -> tuple[DeviceRule, ...]:
+    return resources.read(Reader({"devices": list(rules)}, "")).devices
 
 
 def test_what_is_mounted_is_found() -> None:
@@ -138,14 +136,14 @@ def test_groups_above_go_with_the_last_container_and_an_administrators_stay(cgro
     os.mkdir(admin)
     try:
         theirs = Cgroup(f"/{os.path.basename(admin)}/group")
-        theirs.create(_NONE)
+        theirs.create(NONE)
         theirs.remove()
         assert os.path.isdir(admin)
     finally:
         os.rmdir(admin)
     sibling = Cgroup(os.path.dirname(cgroup.path) + "/sibling")
-    cgroup.create(_NONE)
-    sibling.create(_NONE)
+    cgroup.create(NONE)
+    sibling.create(NONE)
     above = os.path.dirname(hierarchy.mount_point + cgroup.path)
     cgroup.remove()
     assert os.listdir(above).count("sibling") == 1
@@ -154,7 +152,7 @@ def test_groups_above_go_with_the_last_container_and_an_administrators_stay(cgro
 
 
 def test_remove_takes_the_groups_below_along(cgroup: Cgroup) -> None:
-    cgroup.create(_NONE)
+    cgroup.create(NONE)
     for hierarchy in cgroup.hierarchies:
         os.makedirs(f"{hierarchy.mount_point}{cgroup.path}/inner/most")
     cgroup.remove()
@@ -184,7 +182,7 @@ def test_kill_ends_what_forks_on(keeper: Keeper, config: Make, unified: bool) ->
 
 
 def test_v1_settings_are_in_an_order_that_the_kernel_takes() -> None:
-    resources = _NONE._replace(memory_limit=10, memory_swap=20, pids_limit=-1, cpu_period=1000, cpu_quota=-1)
+    resources = NONE._replace(memory_limit=10, memory_swap=20, pids_limit=-1, cpu_period=1000, cpu_quota=-1)
     assert [(s.file, s.value) for s in v1.settings(resources)] == [
         ("memory.limit_in_bytes", "10"), ("memory.memsw.limit_in_bytes", "20"), ("cpu.cfs_period_us", "1000"),
         ("cpu.cfs_quota_us", "-1"), ("pids.max", "max"),
@@ -205,7 +203,7 @@ def test_v1_settings_are_in_an_order_that_the_kernel_takes() -> None:
     ],
 )
 def test_v2_settings(changes: dict[str, object], expected: list[tuple[str, str]]) -> None:
-    resources = _NONE._replace(**changes)  # type: ignore[arg-type]
+    resources = NONE._replace(**changes)  # type: ignore[arg-type]
     assert [(setting.file, setting.value) for setting in v2.settings(resources)] == expected
 
 
@@ -229,7 +227,7 @@ def _opens(cgroup: Cgroup, path: str, flags: int) -> bool:
 def test_device_rules_as_a_program(cgroup: Cgroup) -> None:
     """cgroup v2's way, also where v1's devices controller has the job: the program works without any controller."""
     directory = None
-    cgroup.create(_NONE)
+    cgroup.create(NONE)
     try:
         directory = cgroup.open_unified()
         if directory is None:
