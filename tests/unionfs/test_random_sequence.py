@@ -24,7 +24,7 @@ from unionfs.linux import consts, files
 pytestmark = [pytest.mark.needs("fuse", "user-xattr", "trusted-xattr")]
 
 SEEDS = [int(seed) for seed in os.environ.get("FUSE_AUFS_SEEDS", "1,2,3").split(",")]
-STEPS, REMOUNT_EVERY = 2400, 400
+STEPS, REMOUNT_EVERY, LOOK_EVERY = 2000, 400, 4
 
 NAMES = ("a", "b", "c", "d")
 XATTRS = ("user.one", "user.two", "trusted.three")
@@ -198,25 +198,30 @@ class Doing:
 class Choice:
     """The random choices; few names and little depth, so that operations meet each other's traces.
 
-    Most paths name what is in `plain` at the moment, or would be new in a directory of it; few are arbitrary.
+    Most paths name what was in `plain` at the last look, or would be new in a directory of it; few are arbitrary.
     """
 
     def __init__(self, seed: int, plain: str) -> None:
         self.random = random.Random(seed)
         self.plain = plain
+        self.directories: list[str] = []
+        self.paths: list[str] = []
 
-    def path(self) -> str:
-        directories, paths = ["."], []
+    def look(self) -> None:
+        """Learn what is there."""
+        self.directories, self.paths = ["."], []
         for directory, subdirectories, names in os.walk(self.plain):
             subdirectories.sort()  # the choice must not hang on the file system's order
             inside = os.path.relpath(directory, self.plain)
-            directories += [os.path.normpath(os.path.join(inside, name)) for name in subdirectories]
-            paths += [os.path.normpath(os.path.join(inside, name)) for name in (*subdirectories, *sorted(names))]
+            self.directories += [os.path.normpath(os.path.join(inside, name)) for name in subdirectories]
+            self.paths += [os.path.normpath(os.path.join(inside, name)) for name in (*subdirectories, *sorted(names))]
+
+    def path(self) -> str:
         fate = self.random.random()
-        if fate < 0.6 and paths:
-            return self.random.choice(paths)
+        if fate < 0.6 and self.paths:
+            return self.random.choice(self.paths)
         if fate < 0.93:
-            return os.path.normpath(os.path.join(self.random.choice(directories), self.random.choice(NAMES)))
+            return os.path.normpath(os.path.join(self.random.choice(self.directories), self.random.choice(NAMES)))
         return "/".join(self.random.choice(NAMES) for _ in range(self.random.randrange(1, 4)))
 
     def spot(self) -> str:
@@ -324,6 +329,8 @@ def test_same_as_a_plain_directory(mount_union: Callable[..., Union], tmp_path: 
     log: list[str] = []
     try:
         for number in range(STEPS):
+            if number % LOOK_EVERY == 0:
+                choice.look()
             operation = choice.operation()
             wanted, found = apply(plain, operation), apply(mount, operation)
             log.append(f"{number:5} {operation} -> {wanted!r}"[:200])
