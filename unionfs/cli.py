@@ -19,7 +19,8 @@ branches, in one of three forms (a backslash escapes ':', '=' and ','):
   unionfs mount -o lowerdir=A:B,upperdir=U,workdir=W MOUNTPOINT    overlayfs: lowerdir top first
 
 permissions: rw, ro, rr (read-only medium); ro+wh and rr+wh are as ro and rr
-options:     ro, nosuid, nodev, noexec, noatime … as for mount(8); allow_other is root's default
+options:     ro, nosuid, nodev, noexec, noatime … as for mount(8); allow_other is root's default;
+             volatile: copy-ups do not wait for the disk, a power cut may leave files without their data
 """
 
 
@@ -73,7 +74,9 @@ def _mount(arguments: argparse.Namespace) -> int:
         opened = branches.open_branches(plan)
         from unionfs.transport import session  # after the checks: it takes a tenth of a second
 
-        session.serve(opened, mountpoint, flags=plan.flags, allow_other=plan.allow_other, ready=ready)
+        session.serve(
+            opened, mountpoint, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile, ready=ready
+        )
 
     if arguments.foreground:
         serve(lambda: None)

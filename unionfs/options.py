@@ -38,6 +38,7 @@ class MountPlan:
     branches: tuple[BranchSpec, ...]
     flags: frozenset[str] = frozenset()
     allow_other: bool = False
+    volatile: bool = False  # overlayfs's word: copy-ups do not wait for the disk
     workdir: str | None = None  # overlayfs's; must exist, is not used: the work area lies in the writable branch
 
     @property
@@ -69,7 +70,7 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
     Raises OptionError.
     """
     flags: set[str] = set()
-    allow_other = writable_wanted = False
+    allow_other = volatile = writable_wanted = False
     listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
     overlay: dict[str, str] = {}
     if spec is not None:
@@ -89,12 +90,14 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
             overlay[key] = value
         elif option == "allow_other":
             allow_other = True
+        elif option == "volatile":
+            volatile = True
         elif key == "udba" and value != "none":
             raise OptionError(f"{option}: only udba=none is available, the mount owns its branches")
         elif option not in _IGNORED and not key.startswith(("x-", "X-", "comment")):
             raise OptionError(
-                f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, allow_other"
-                " and those of mount(8)"
+                f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, volatile,"
+                " allow_other and those of mount(8)"
             )
     if overlay:
         listed.append(("lowerdir", _overlay(overlay)))
@@ -110,7 +113,9 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         if branches[0].permission != "rw":
             flags.add("ro")
     workdir = overlay.get("workdir")
-    return MountPlan(branches, frozenset(flags), allow_other, None if workdir is None else _unescape(workdir))
+    return MountPlan(
+        branches, frozenset(flags), allow_other, volatile, None if workdir is None else _unescape(workdir)
+    )
 
 
 def _check_writable(branches: Sequence[BranchSpec], wanted: bool) -> None:

@@ -69,6 +69,8 @@ def test_what_is_not_a_flag() -> None:
     assert plan.workdir == "/w,x"
     assert plan.allow_other
     assert not parse("a:b").allow_other
+    assert parse("a:b", ["volatile"]).volatile
+    assert not parse("a:b").volatile
 
 
 @pytest.mark.parametrize(

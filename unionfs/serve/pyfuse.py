@@ -182,9 +182,7 @@ class UnionOperations(pyfuse3.Operations):
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
     ) -> None:
         fs = self._fs
-        slow = fs.is_slow_entry(parent, name) or bool(
-            flags & pyfuse3.RENAME_EXCHANGE and fs.is_slow_entry(new_parent, new_name)
-        )
+        slow = fs.is_slow_entry(parent, name) or fs.is_slow_entry(new_parent, new_name)
         await self._call(slow, fs.rename, parent, name, new_parent, new_name, flags)
 
     @_answer
@@ -245,7 +243,9 @@ class UnionOperations(pyfuse3.Operations):
 
     @_answer
     def listxattr(self, ino: int, ctx: RequestContext) -> Sequence[bytes]:
-        return self._fs.listxattr(ino)
+        names = self._fs.listxattr(ino)
+        # As listxattr(2) of other file systems: trusted.* is shown to those who could read it.
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @_answer_slow
     async def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:

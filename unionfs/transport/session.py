@@ -41,6 +41,7 @@ def serve(
     flags: Collection[str],
     allow_other: bool,
     ready: Callable[[], None],
+    volatile: bool = False,
 ) -> None:
     """Mount the union of `branches` (top first; closed at the end) at `mountpoint` (absolute, resolved) and serve it;
     return when it is unmounted.
@@ -56,7 +57,7 @@ def serve(
     # 150 ms: only what is young is searched.
     gc.freeze()
     gc.set_threshold(20_000, 1_000_000, 1_000_000)
-    fs = UnionFs(branches)
+    fs = UnionFs(branches, volatile=volatile)
     try:
         trio.run(_session, fs, mountpoint, flags, allow_other, ready)
     finally:

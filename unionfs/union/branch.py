@@ -6,6 +6,7 @@ mount itself, or hidden in another mount namespace.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -13,7 +14,7 @@ import stat
 from typing import Literal
 
 from unionfs.linux import files
-from unionfs.union import whiteout
+from unionfs.union import times, whiteout
 
 Permission = Literal["rw", "ro", "rr"]
 
@@ -23,12 +24,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 class Branch:
     """All fields are immutable after `open`, but for the work area's descriptor and counter (guarded by Stack.lock)."""
 
-    def __init__(self, path: bytes, permission: Permission, fd: int, device: int, fsid: int, namespace: str) -> None:
+    def __init__(self, path: bytes, permission: Permission, fd: int, namespace: str) -> None:
+        root = os.fstat(fd)
         self.path = path
         self.permission: Permission = permission
         self.fd = fd
-        self.device = device
-        self.fsid = fsid
+        self.device = root.st_dev
+        self.root_inode = root.st_ino
+        self.fsid: int = os.fstatvfs(fd).f_fsid
         self._namespace = namespace
         self._work_fd = -1
         self._serial = 0
@@ -43,12 +46,11 @@ class Branch:
         """
         fd = os.open(path, _DIRECTORY)
         try:
-            entry = os.fstat(fd)
             namespace = "trusted"
             if permission == "rw":
                 _lock(fd, path)
                 namespace = _check_writable(fd, path)
-            return cls(path, permission, fd, entry.st_dev, os.fstatvfs(fd).f_fsid, namespace)
+            return cls(path, permission, fd, namespace)
         except BaseException:
             os.close(fd)
             raise
@@ -61,17 +63,26 @@ class Branch:
         """The extended attribute that carries our `name`: in trusted.*, or user.* where trusted.* is not allowed."""
         return f"{self._namespace}.unionfs.{name}"
 
+    def read_attribute(self, path: bytes, name: str) -> bytes | None:
+        """What our attribute `name` of the file `path` says (links are not followed); None where it is not set."""
+        try:
+            return os.getxattr(path, self.attribute(name), follow_symlinks=False)
+        except OSError as error:
+            # EPERM: user.* of a link or a device.
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+                return None
+            raise
+
     # The work area: entries are made here, complete, and then renamed into place.
 
     @property
     def work_fd(self) -> int:
         """The work area's directory, made on first use so that a union never written to leaves no trace."""
         if self._work_fd < 0:
-            try:
+            with times.kept(self.fd), contextlib.suppress(FileExistsError):
                 os.mkdir(whiteout.WORK_AREA, 0o700, dir_fd=self.fd)
-            except FileExistsError:
-                pass  # left by a server that was killed; emptied by clean_work_area at mount
             self._work_fd = os.open(whiteout.WORK_AREA, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd)
+            _inherit_nothing(self._work_fd)
         return self._work_fd
 
     def work_name(self) -> bytes:
@@ -80,18 +91,18 @@ class Branch:
         return b"%d" % self._serial
 
     def discard_work(self, name: bytes) -> None:
-        """Delete a tree in the work area; it is unreachable from the union, so a crash on the way loses nothing."""
-        remove_tree(self.work_fd, name)
+        """Delete a tree in the work area, if it is there. It is unreachable from the union, so a failure loses nothing:
+        the next mount cleans up."""
+        with contextlib.suppress(OSError):
+            remove_tree(self.work_fd, name)
 
     def clean_work_area(self) -> None:
         """Delete what a killed server left in the work area, and the area itself: a layer at rest has none."""
         if self._work_fd >= 0:
             os.close(self._work_fd)
             self._work_fd = -1
-        try:
+        with times.kept(self.fd), contextlib.suppress(FileNotFoundError):
             remove_tree(self.fd, whiteout.WORK_AREA)
-        except FileNotFoundError:
-            pass
 
     def close(self) -> None:
         if self.writable:
@@ -100,6 +111,18 @@ class Branch:
             except OSError:
                 pass  # a full or failing disk: the next mount cleans it
         os.close(self.fd)
+
+
+def _inherit_nothing(fd: int) -> None:
+    """Take away what a directory hands down to what is made in it, and may have got from the branch's root itself: a
+    default ACL, and with the set-group-ID bit the group."""
+    os.fchmod(fd, 0o700)
+    for acl in ("system.posix_acl_default", "system.posix_acl_access"):
+        try:
+            os.removexattr(fd, acl)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
 
 
 def _lock(fd: int, path: bytes) -> None:
@@ -137,17 +160,33 @@ def _check_writable(fd: int, path: bytes) -> str:
 
 
 def remove_tree(parent_fd: int, name: bytes) -> None:
-    """Delete `name` and all below it, by descriptors, following no link and crossing no mount.
+    """Delete `name` and all below it, however deep, by descriptors, following no link.
 
     Raises FileNotFoundError when there is no such name.
     """
     if not stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
         os.unlink(name, dir_fd=parent_fd)
         return
-    fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
+    path: list[tuple[bytes, int, list[bytes]]] = []
+
+    def enter(directory: bytes, fd: int) -> None:
+        inside = os.open(directory, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+        path.append((directory, inside, os.listdir(files.fd_path(inside))))
+
     try:
-        for child in os.listdir(files.fd_path(fd)):
-            remove_tree(fd, child)
+        enter(name, parent_fd)
+        while path:
+            directory, fd, children = path[-1]
+            if not children:
+                os.close(fd)
+                path.pop()
+                os.rmdir(directory, dir_fd=path[-1][1] if path else parent_fd)
+                continue
+            child = children.pop()
+            if stat.S_ISDIR(os.stat(child, dir_fd=fd, follow_symlinks=False).st_mode):
+                enter(child, fd)
+            else:
+                os.unlink(child, dir_fd=fd)
     finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=parent_fd)
+        for _, fd, _ in path:
+            os.close(fd)

@@ -7,14 +7,13 @@ data is copied once: the first marks the node, lets go of the lock and copies; t
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 import time
 
 from unionfs.linux import files
-from unionfs.union import place, whiteout
+from unionfs.union import place, times, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.identity import Origin
 from unionfs.union.nodes import Node
@@ -77,52 +76,46 @@ def copy_up_directory(stack: Stack, node: Node) -> None:
 def _copy_up_one_directory(stack: Stack, node: Node) -> None:
     branch = stack.branches[0]
     source = place.of(stack, node).open(os.O_RDONLY | os.O_DIRECTORY)
+    name = branch.work_name()
     try:
-        name = branch.work_name()
         os.mkdir(name, 0o700, dir_fd=branch.work_fd)
-        try:
-            _copy_attributes(branch, source, Place(branch.work_fd, name), node.origin)
-            _place(stack, node, branch.work_fd, name)
-        except BaseException:
-            _discard_quietly(branch, name)
-            raise
+        _copy_attributes(branch, source, Place(branch.work_fd, name), node.origin)
+        entry = os.stat(name, dir_fd=branch.work_fd, follow_symlinks=False)
+        _place(stack, node, branch.work_fd, name)
+    except BaseException:
+        branch.discard_work(name)
+        raise
     finally:
         os.close(source)
     node.layers = (0, *node.layers)
-    entry = os.stat(node.name, dir_fd=stack.upper(_parent(node)).fd, follow_symlinks=False)
-    node.real = (entry.st_dev, entry.st_ino)
+    stack.nodes.set_real(node, entry)
 
 
 def _copy_up_special(stack: Stack, node: Node) -> None:
     """Symbolic links, fifos, sockets and devices: quick, so the lock is kept."""
     branch = stack.branches[0]
     source = place.of(stack, node).open(os.O_PATH)
+    name = branch.work_name()
+    copy = Place(branch.work_fd, name)
     try:
         entry = os.fstat(source)
-        name = branch.work_name()
         if stat.S_ISLNK(entry.st_mode):
-            os.symlink(os.readlink(b"", dir_fd=source), name, dir_fd=branch.work_fd)
+            os.symlink(os.readlink(b"", dir_fd=source), name, dir_fd=copy.fd)
         else:
-            os.mknod(name, stat.S_IFMT(entry.st_mode) | 0o600, entry.st_rdev, dir_fd=branch.work_fd)
-        try:
-            _copy_attributes(branch, source, Place(branch.work_fd, name), node.origin)
-            copy = os.stat(name, dir_fd=branch.work_fd, follow_symlinks=False)
-            if not node.names:
-                node_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=branch.work_fd)
-                branch.discard_work(name)
-                _become_orphan(node, node_fd)
-            elif entry.st_nlink > 1:
-                _link_hard(stack, node, Place(branch.work_fd, name), place.links(stack, node, entry))
-                branch.discard_work(name)
-            else:
-                _place(stack, node, branch.work_fd, name)
-        except BaseException:
-            _discard_quietly(branch, name)
-            raise
+            os.mknod(name, stat.S_IFMT(entry.st_mode) | 0o600, entry.st_rdev, dir_fd=copy.fd)
+        _copy_attributes(branch, source, copy, node.origin)
+        made = copy.stat()
+        if not node.names:
+            _become_orphan(node, copy.open(os.O_PATH))
+        elif entry.st_nlink > 1:
+            _link_hard(stack, node, copy, place.links(stack, node, entry))
+        else:
+            _place(stack, node, copy.fd, name)
+        node.branch = 0
+        stack.nodes.set_real(node, made)
     finally:
         os.close(source)
-    node.branch = 0
-    node.real = (copy.st_dev, copy.st_ino)
+        branch.discard_work(name)
 
 
 def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
@@ -132,6 +125,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
     try:
         entry = os.fstat(source)
         copy = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=branch.work_fd)
+        made = os.fstat(copy)
         length = entry.st_size if size is None else min(size, entry.st_size)
         with stack.unlocked():
             if length:
@@ -152,12 +146,11 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
             parent = _parent(node)
             copy_up_directory(stack, parent)
             directory = stack.upper(parent)
-            with times_kept(directory.fd):
+            with times.kept(directory.fd):
                 files.link_fd(copy, directory.fd, node.name)
             directory.add(node.name)
-        real = os.fstat(copy)
         node.branch = 0
-        node.real = (real.st_dev, real.st_ino)
+        stack.nodes.set_real(node, made)
     finally:
         os.close(source)
         if copy >= 0:
@@ -180,7 +173,7 @@ def _link_hard(stack: Stack, node: Node, copy: Place, links: int) -> None:
         copy.setxattr(stack.branches[0].attribute("nlink"), b"=%d" % links)
         key = stack.pseudo_links.add(node.origin, fd)
         try:
-            with times_kept(directory.fd):
+            with times.kept(directory.fd):
                 stack.pseudo_links.link_into(key, directory.fd, name)
         except BaseException:
             stack.pseudo_links.remove(key)
@@ -198,7 +191,7 @@ def own_name(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
     if node.pseudo_link is None or name in directory:
         return
     stack.pseudo_links.fix_count(node.pseudo_link)
-    with times_kept(directory.fd):
+    with times.kept(directory.fd):
         stack.pseudo_links.link_into(node.pseudo_link, directory.fd, name)
     directory.add(name)
 
@@ -212,28 +205,33 @@ def complete(stack: Stack, node: Node) -> bool:
     stack.require_writable()
     if node.layers == (0,):
         return False
-    copy_up_directory(stack, node)
-    changed = True
-    while changed:
-        changed = False
-        for name in stack.names(node):
-            found = stack.resolve(node, name)
-            if found is None:
+    merged = [node]
+    for directory in merged:  # it grows: the tree may be deeper than Python's stack
+        copy_up_directory(stack, directory)
+        for name in stack.names(directory):
+            found = stack.resolve(directory, name)
+            if found is None or found.layers == (0,):
                 continue
-            with stack.holding():
-                child = stack.adopt(node, name, found)
-                if child.is_directory:
-                    changed |= complete(stack, child)
-                else:
-                    changed |= copy_up(stack, child)
-                    if (node, name) in child.names:
-                        own_name(stack, child, node, name)
-    directory = stack.upper(node)
-    with times_kept(directory.fd):
-        whiteout.mark_opaque(directory.fd)
-    directory.add(whiteout.OPAQUE)
-    node.layers = (0,)
+            if found.is_directory:
+                merged.append(stack.adopt(directory, name, found))
+            else:
+                with stack.holding():
+                    _complete_file(stack, stack.adopt(directory, name, found), directory, name)
+    # Whatever others did meanwhile, they did in the writable branch: no lower name is left to shine through.
+    for directory in reversed(merged):
+        if len(directory.layers) > 1:
+            fd = stack.upper(directory).fd
+            with times.kept(fd):
+                whiteout.mark_opaque(fd)
+            stack.upper(directory).add(whiteout.OPAQUE)
+            directory.layers = (0,)
     return True
+
+
+def _complete_file(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
+    copy_up(stack, node)
+    if (parent, name) in node.names:
+        own_name(stack, node, parent, name)
 
 
 def _parent(node: Node) -> Node:
@@ -248,32 +246,9 @@ def _place(stack: Stack, node: Node, work_fd: int, work_name: bytes) -> None:
     parent = _parent(node)
     copy_up_directory(stack, parent)
     directory = stack.upper(parent)
-    with times_kept(directory.fd):
+    with times.kept(directory.fd):
         os.rename(work_name, node.name, src_dir_fd=work_fd, dst_dir_fd=directory.fd)
     directory.add(node.name)
-
-
-class times_kept:
-    """A copy-up shows in no directory's times, though it makes an entry in one; as far as the disk lets it, for by
-    then it is done."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._entry = os.fstat(fd)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: object) -> None:
-        with contextlib.suppress(OSError):
-            os.utime(self._fd, ns=(self._entry.st_atime_ns, self._entry.st_mtime_ns))
-
-
-def _discard_quietly(branch: Branch, name: bytes) -> None:
-    try:
-        branch.discard_work(name)
-    except OSError:
-        pass  # placed already, or the disk fails: the next mount cleans the work area
 
 
 def _copy_attributes(branch: Branch, source: int, copy: Place, origin: Origin) -> None:

@@ -24,10 +24,15 @@ _DEFAULT_ACL = "system.posix_acl_default"
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
 
 
-def check_name(name: bytes) -> None:
-    """EPERM for the union's own names, ENAMETOOLONG for those that could never be whited out."""
+def check_reserved(name: bytes) -> None:
+    """EPERM for the union's own names."""
     if whiteout.is_reserved(name):
         raise OSError(errno.EPERM, "the name is reserved for the union", name)
+
+
+def check_name(name: bytes) -> None:
+    """Of a new name: EPERM for the union's own, ENAMETOOLONG for those that could never be whited out."""
+    check_reserved(name)
     if len(name) > whiteout.NAME_MAX:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
 
@@ -60,11 +65,11 @@ def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: in
     try:
         _own(Place(fd, b""), directory, uid, gid, mode)
         files.link_fd(fd, directory.fd, name)
+        appeared(directory, name)
+        return stack.adopt_new(parent, name), fd
     except BaseException:
         os.close(fd)
         raise
-    appeared(directory, name)
-    return stack.adopt_new(parent, name), fd
 
 
 def mknod(stack: Stack, parent: Node, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Node:
@@ -128,8 +133,7 @@ def _staged(
             _own(Place(staging, new), directory, uid, gid, mode)
             files.renameat2(staging, new, directory.fd, name, consts.RENAME_NOREPLACE)
         except BaseException:
-            with contextlib.suppress(OSError):
-                branch.discard_work(new)
+            branch.discard_work(new)
             raise
     appeared(directory, name)
     return stack.adopt_new(parent, name)

@@ -58,8 +58,7 @@ class BranchDirectory:
 class DirectoryCache:
     """Branch directories by (directory node, branch index), least recently used first.
 
-    An eviction closes the descriptor, so a BranchDirectory is fetched again for each step of an operation rather than
-    kept over calls that may fetch others.
+    A BranchDirectory is good until the operation ends or lets go of the lock: only then is the cache trimmed.
     """
 
     def __init__(self, branches: list[Branch], *, most_directories: int, most_names: int) -> None:
@@ -69,6 +68,7 @@ class DirectoryCache:
         self._most_directories = most_directories
         self._most_names = most_names
         self._opened = 0
+        self._weigh_at = 256
 
     def get(self, node: Node, branch: int) -> BranchDirectory:
         """The directory of `node` in `branch`. ENOENT if it has gone (someone changed the branch), or `node` was
@@ -99,21 +99,25 @@ class DirectoryCache:
             fd = _open_long(start.fd, [step.name for step in reversed(steps)])
         directory = BranchDirectory(fd)
         self._cached[(node.ino, branch)] = directory
-        self._trim()
+        self._opened += 1
         return directory
 
-    def _trim(self) -> None:
-        """Close the least recently used until the budget holds; the newest always stays. Name sets are weighed now
-        and then: they are filled after they are cached, and counting them all is not free."""
-        self._opened += 1
-        names = sum(d.weight for d in self._cached.values()) if self._opened % 256 == 0 else 0
-        while len(self._cached) > 1 and (len(self._cached) > self._most_directories or names > self._most_names):
+    def trim(self) -> None:
+        """Close the least recently used until the budget holds. Name sets are weighed now and then: they are filled
+        after they are cached, and counting them all is not free."""
+        names = 0
+        if self._opened >= self._weigh_at:
+            self._weigh_at = self._opened + 256
+            names = sum(directory.weight for directory in self._cached.values())
+        while len(self._cached) > self._most_directories or names > self._most_names:
             _, oldest = self._cached.popitem(last=False)
             names -= oldest.weight
             os.close(oldest.fd)
 
     def forget(self, node: Node) -> None:
         """Close what is cached of a directory that leaves the node table or was removed."""
+        if not node.is_directory:
+            return
         for branch in range(len(self._branches)):
             directory = self._cached.pop((node.ino, branch), None)
             if directory is not None:

@@ -50,8 +50,8 @@ class UnionFs:
                 assert not node.is_directory or len(node.names) <= 1, node
                 assert node.names or node.orphan_fd >= 0 or node is self._stack.nodes.root, node
                 for parent, name in node.names:
-                    found = self._stack.resolve(parent, name)
-                    assert found is not None, (parent, name)
+                    assert self._stack.nodes.find(parent.ino) is parent, parent
+                    assert self._stack.resolve(parent, name) is not None, (parent, name)
 
     # Names.
 
@@ -128,7 +128,7 @@ class UnionFs:
     # Attributes.
 
     def getattr(self, ino: int) -> Attr:
-        with self._lock:
+        with self._stack.operation():
             return attributes.getattr_(self._stack, self._stack.nodes.get(ino))
 
     def setattr(
@@ -151,11 +151,11 @@ class UnionFs:
             )  # fmt: skip
 
     def readlink(self, ino: int) -> bytes:
-        with self._lock:
+        with self._stack.operation():
             return place.of(self._stack, self._stack.nodes.get(ino)).readlink()
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
-        with self._lock:
+        with self._stack.operation():
             return attributes.getxattr(self._stack, self._stack.nodes.get(ino), name)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
@@ -163,7 +163,7 @@ class UnionFs:
             attributes.setxattr(self._stack, self._stack.nodes.get(ino), name, value, flags)
 
     def listxattr(self, ino: int) -> list[bytes]:
-        with self._lock:
+        with self._stack.operation():
             return attributes.listxattr(self._stack, self._stack.nodes.get(ino))
 
     def removexattr(self, ino: int, name: bytes) -> None:
@@ -171,7 +171,7 @@ class UnionFs:
             attributes.removexattr(self._stack, self._stack.nodes.get(ino), name)
 
     def access(self, ino: int, mask: int, uid: int, gid: int) -> bool:
-        with self._lock:
+        with self._stack.operation():
             return attributes.access(self._stack, self._stack.nodes.get(ino), mask, uid, gid)
 
     def statfs(self) -> os.statvfs_result:
@@ -190,7 +190,12 @@ class UnionFs:
         """A new file, open for reading and writing whatever `flags` say: (handle, attributes)."""
         with self._stack.operation():
             node, fd = create.create(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid)
-            return self._handles.add(node, fd, os.O_RDWR), self._counted(node)
+            try:
+                attr = self._counted(node)
+            except BaseException:
+                os.close(fd)
+                raise
+            return self._handles.add(node, fd, os.O_RDWR), attr
 
     def read(self, fh: int, offset: int, size: int) -> bytes:
         return os.pread(self._current_fd(fh), size, offset)
@@ -198,7 +203,7 @@ class UnionFs:
     def _current_fd(self, fh: int) -> int:
         handle = self._handles.file(fh)
         if handle.branch != handle.node.branch:
-            with self._lock:
+            with self._stack.operation():
                 self._handles.refresh(handle)
         return handle.fd
 
@@ -248,7 +253,7 @@ class UnionFs:
 
     def fsyncdir(self, fh: int, datasync: bool) -> None:
         """fsync(2) of the directory's part in the writable branch; a directory without one has nothing to save."""
-        with self._lock:
+        with self._stack.operation():
             node = self._handles.directory(fh).node
             if not self._stack.writable or not node.layers or not copyup.is_upper(node):
                 return
@@ -267,7 +272,7 @@ class UnionFs:
 
     def is_slow_entry(self, parent: int, name: bytes) -> bool:
         """Whether renaming or unlinking this name copies data or a tree, or waits for someone who does."""
-        with self._lock:
+        with self._stack.operation():
             stack = self._stack
             found = stack.resolve(stack.nodes.get(parent), name)
             if found is None or not stack.writable:

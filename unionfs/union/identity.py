@@ -1,9 +1,9 @@
 """Inode numbers: the same over copy-up, over remounts, and for every name of a hard-linked file.
 
-A file's identity is its *origin*: the (file system id, inode number) of the branch file it was first seen as. On
-copy-up the origin is written into an attribute of the copy, so the number outlives the mount. The number shown is the
-inode's own where all branches share a file system; otherwise bits 48-61 tell the file systems apart, bottom first
-(overlayfs does the same with xino, Documentation/filesystems/overlayfs.rst).
+A file's identity is its *origin*: the branch file it was first seen as. On copy-up the origin is written into an
+attribute of the copy, so the number outlives the mount. The number shown is the inode's own where all branches share a
+file system; otherwise bits 48-61 tell the file systems apart, bottom first (overlayfs does the same with xino,
+Documentation/filesystems/overlayfs.rst).
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ _COLLIDED = 1 << 62
 
 
 class Origin(NamedTuple):
+    """File system id, inode number of the branch's root directory, and of the file. Layers made with `cp -al` share
+    inodes; the root tells them apart, so that they stay separate files."""
+
     fsid: int
+    root: int
     inode: int
 
     def encode(self) -> bytes:
-        return b"%x:%x" % self
+        return b"%x.%x.%x" % self
 
     @classmethod
     def decode(cls, value: bytes) -> Origin | None:
         try:
-            fsid, inode = value.split(b":")
-            return cls(int(fsid, 16), int(inode, 16))
+            fsid, root, inode = value.split(b".")
+            return cls(int(fsid, 16), int(root, 16), int(inode, 16))
         except ValueError:
             return None
 
@@ -51,10 +55,10 @@ class Identity:
                 self._fsids[branch.device] = branch.device if shared else branch.fsid
             self._indexes.setdefault(self._fsids[branch.device], len(self._indexes))
 
-    def origin(self, entry: os.stat_result) -> Origin:
+    def origin(self, branch: Branch, entry: os.stat_result) -> Origin:
         """The origin of a branch file that is not a copy."""
         # A file system mounted inside a branch: its device number serves, the mount is not ours to describe.
-        return Origin(self._fsids.get(entry.st_dev, entry.st_dev), entry.st_ino)
+        return Origin(self._fsids.get(entry.st_dev, entry.st_dev), branch.root_inode, entry.st_ino)
 
     def knows(self, origin: Origin) -> bool:
         """Whether the origin lies on a file system of this stack; a copy carried elsewhere has lost its meaning."""
@@ -64,7 +68,7 @@ class Identity:
         index = self._indexes.setdefault(origin.fsid, len(self._indexes))
         if origin.inode < 1 << _INDEX_SHIFT and index < 1 << 14:
             return index << _INDEX_SHIFT | origin.inode
-        digest = hashlib.blake2b(origin.encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(b"%x.%x" % (origin.fsid, origin.inode), digest_size=8).digest()
         return int.from_bytes(digest, "little") | _HASHED
 
     def spare_number(self) -> int:

@@ -1,8 +1,7 @@
 """The node table: one Node for each file the kernel holds a reference to. Guarded by Stack.lock.
 
-A node's number is its st_ino. It stays in the table while the kernel counts lookups on it or an operation holds it.
-The kernel keeps a directory as long as anything below it (a dentry holds its parent), so a node's parents are in the
-table too.
+A node's number is its st_ino. It stays in the table while the kernel counts lookups on it, an operation holds it, or a
+node in the table has a name in it: the kernel may forget the directory of one of a file's names and keep the file.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from unionfs.union import identity
 from unionfs.union.identity import Origin
 
 Name = tuple["Node", bytes]
+Real = tuple[int, int, int]
 
 
 class Node:
@@ -27,10 +27,10 @@ class Node:
              Invariant: all names that were looked up and not removed since; with none left there is an orphan_fd.
     layers   of a directory: indexes of the branches that it merges, top first. Empty once removed.
     branch   of other files: index of the branch that holds the bytes now.
-    real     (st_dev, st_ino) of the top branch's file; tells a second file with the same number apart.
+    real     the top branch's index and its file's st_dev and st_ino; tells a second file with the same number apart.
     pseudo_link  key of the pseudo-link through which other names of a copied-up hard link find it, or None.
     orphan_fd    descriptor that keeps the bytes of a file without a known name (unlinked, still referenced), or -1.
-    lookups  references: the kernel's lookups and the operations that hold it.
+    lookups  references: the kernel's lookups, the operations that hold it, the names in it.
     copying  a copy-up of its data is under way without the lock.
     """
 
@@ -38,7 +38,7 @@ class Node:
         "branch", "copying", "ino", "kind", "layers", "lookups", "names", "origin", "orphan_fd", "pseudo_link", "real",
     )  # fmt: skip
 
-    def __init__(self, ino: int, kind: int, origin: Origin, real: tuple[int, int]) -> None:
+    def __init__(self, ino: int, kind: int, origin: Origin, real: Real) -> None:
         self.ino = ino
         self.kind = kind
         self.origin = origin
@@ -64,13 +64,6 @@ class Node:
     def name(self) -> bytes:
         return next(reversed(self.names))[1] if self.names else b""
 
-    def add_name(self, parent: Node, name: bytes) -> None:
-        self.names.pop((parent, name), None)
-        self.names[parent, name] = None
-
-    def discard_name(self, parent: Node, name: bytes) -> None:
-        self.names.pop((parent, name), None)
-
     def __repr__(self) -> str:
         return f"<node {self.ino} {oct(self.kind)} {self.name!r}>"
 
@@ -79,7 +72,7 @@ class NodeTable:
     def __init__(self, root: Node) -> None:
         self.root = root
         self._nodes = {identity.ROOT: root}
-        self._collided: dict[tuple[int, int], int] = {}
+        self._collided: dict[Real, int] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -100,12 +93,19 @@ class NodeTable:
     def add(self, node: Node) -> None:
         self._nodes[node.ino] = node
 
-    def collided(self, real: tuple[int, int]) -> int | None:
+    def collided(self, real: Real) -> int | None:
         """The number that a file got because its own was taken by another live file."""
         return self._collided.get(real)
 
-    def record_collision(self, real: tuple[int, int], ino: int) -> None:
+    def record_collision(self, real: Real, ino: int) -> None:
         self._collided[real] = ino
+
+    def set_real(self, node: Node, entry: os.stat_result) -> None:
+        """The node's file in the writable branch is `entry` from now on."""
+        real = (0, entry.st_dev, entry.st_ino)
+        if self._collided.pop(node.real, None) is not None:
+            self._collided[real] = node.ino
+        node.real = real
 
     def drop(self, node: Node) -> bool:
         """Take an unreferenced node out of the table; False if it is still referenced or already out."""

@@ -13,18 +13,15 @@ a crash anywhere (overlayfs tells its two ways apart by L and U, ovl_nlink_start
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from unionfs.linux import files
-from unionfs.union import whiteout
+from unionfs.union import times, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.identity import Origin
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def _key(origin: Origin) -> bytes:
-    return b"%x.%x" % origin
 
 
 class PseudoLinks:
@@ -42,8 +39,12 @@ class PseudoLinks:
 
     def _open(self, index: int) -> None:
         fd = os.open(whiteout.PSEUDO_LINKS, _DIRECTORY, dir_fd=self._branches[index].fd)
+        try:
+            self._keys[index] = set(os.listdir(files.fd_path(fd)))
+        except BaseException:
+            os.close(fd)
+            raise
         self._fds[index] = fd
-        self._keys[index] = set(os.listdir(files.fd_path(fd)))
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -56,7 +57,7 @@ class PseudoLinks:
 
     def find(self, origin: Origin, *, above: int) -> tuple[int, bytes, os.stat_result] | None:
         """(branch, key, status) of the copy of `origin` in the topmost branch above `above` that has one."""
-        key = _key(origin)
+        key = origin.encode()
         for index in sorted(self._keys):
             if index < above and key in self._keys[index]:
                 return index, key, os.stat(key, dir_fd=self._fds[index], follow_symlinks=False)
@@ -64,7 +65,7 @@ class PseudoLinks:
 
     def key_of(self, origin: Origin, index: int, entry: os.stat_result) -> bytes | None:
         """The key under which the copy `entry` of `origin` is linked in branch `index`, if it is."""
-        key = _key(origin)
+        key = origin.encode()
         if key not in self._keys.get(index, ()):
             return None
         linked = os.stat(key, dir_fd=self._fds[index], follow_symlinks=False)
@@ -73,12 +74,11 @@ class PseudoLinks:
     def add(self, origin: Origin, unnamed_fd: int) -> bytes:
         """Link the finished copy of `origin` in the writable branch; its key."""
         if 0 not in self._fds:
-            try:
-                os.mkdir(whiteout.PSEUDO_LINKS, 0o700, dir_fd=self._branches[0].fd)
-            except FileExistsError:
-                pass  # made by a server that was killed before it opened it
+            branch = self._branches[0]
+            with times.kept(branch.fd), contextlib.suppress(FileExistsError):
+                os.mkdir(whiteout.PSEUDO_LINKS, 0o700, dir_fd=branch.fd)
             self._open(0)
-        key = _key(origin)
+        key = origin.encode()
         files.link_fd(unnamed_fd, self._fds[0], key)
         self._keys[0].add(key)
         return key
@@ -93,21 +93,29 @@ class PseudoLinks:
 
     def count(self, index: int, key: bytes, links: int) -> int:
         """The link count that the union shows for a copy with so many `links` of its own."""
+        recorded = self.recorded(index, key, links)
+        return max(1, links - 1) if recorded is None else recorded
+
+    def recorded(self, index: int, key: bytes, links: int) -> int | None:
+        """The count as the attribute says it; None without one, as in a layer restored without attributes."""
+        value = self._branches[index].read_attribute(files.fd_path(self._fds[index], key), "nlink")
         try:
-            attribute = self._branches[index].attribute("nlink")
-            value = os.getxattr(files.fd_path(self._fds[index], key), attribute, follow_symlinks=False)
-            return int(value[1:]) if value.startswith(b"=") else links + int(value)
-        except (OSError, ValueError):
-            return links - 1  # somebody took the attribute away: all but the key
+            return None if value is None else int(value[1:]) if value.startswith(b"=") else links + int(value)
+        except ValueError:
+            return None
 
     def fix_count(self, key: bytes) -> None:
         """Keep the count over a change of the copy's links that the union does not show."""
-        self._set_count(key, b"=%d" % self.count(0, key, self._links(key)))
+        count = self.recorded(0, key, self._links(key))
+        if count is not None:
+            self._set_count(key, b"=%d" % count)
 
     def follow_links(self, key: bytes) -> None:
         """Let the count go up and down with the copy's links, as it must before a name is made or removed."""
         links = self._links(key)
-        self._set_count(key, b"%+d" % (self.count(0, key, links) - links))
+        count = self.recorded(0, key, links)
+        if count is not None:
+            self._set_count(key, b"%+d" % (count - links))
 
     def _set_count(self, key: bytes, value: bytes) -> None:
         attribute = self._branches[0].attribute("nlink")
@@ -119,7 +127,8 @@ class PseudoLinks:
     def sweep(self) -> None:
         """Remove the keys whose files have no name left: a server was killed between the last name and the key."""
         for key in list(self._keys.get(0, ())):
-            if self.count(0, key, self._links(key)) <= 0:
+            count = self.recorded(0, key, self._links(key))
+            if count is not None and count <= 0:
                 self.remove(key)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from unionfs.union.stack import Stack
 def unlink(stack: Stack, parent: Node, name: bytes) -> None:
     """Remove a name that is not a directory's. EROFS, EPERM, ENOENT, EISDIR, ENOSPC for the whiteout."""
     stack.require_writable()
-    create.check_name(name)
+    create.check_reserved(name)
     while True:
         node = stack.node_of(parent, name)
         if node.is_directory:
@@ -36,13 +36,14 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> None:
 def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
     """Remove an empty directory. EROFS, EPERM, ENOENT, ENOTDIR, ENOTEMPTY, ENOSPC for the whiteout."""
     branch = stack.require_writable()
-    create.check_name(name)
+    create.check_reserved(name)
     node = stack.node_of(parent, name)
     if not node.is_directory:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
     if not stack.is_empty(node):
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
-    copyup.copy_up_directory(stack, parent)
+    # It may be in use as a working directory, and changed: that must not be the lower one.
+    copyup.copy_up_directory(stack, node)
     directory = stack.upper(parent)
     with place.outliving(stack, node):
         hide(stack, parent, name, directory)
@@ -59,10 +60,7 @@ def _remove_directory(stack: Stack, node: Node, directory: BranchDirectory, name
     # Whiteouts and markers are in it: out of sight in one step, then deleted at leisure.
     removed = branch.work_name()
     os.rename(name, removed, src_dir_fd=directory.fd, dst_dir_fd=branch.work_fd)
-    try:
-        branch.discard_work(removed)
-    except OSError:
-        pass  # gone from the union all the same; the next mount cleans the work area
+    branch.discard_work(removed)
 
 
 def counts_its_names(stack: Stack, node: Node) -> bool:
@@ -92,16 +90,19 @@ def losing_name(stack: Stack, node: Node, parent: Node, name: bytes) -> Iterator
     if key is not None:
         copyup.own_name(stack, node, parent, name)
         stack.pseudo_links.follow_links(key)
-    last = place.links(stack, node, place.of(stack, node).stat()) <= 1
+        # Unknown is not the last: other names may be served by the key alone.
+        last = stack.pseudo_links.recorded(0, key, place.of(stack, node).stat().st_nlink) == 1
     with place.outliving(stack, node):
         yield
-    node.discard_name(parent, name)
+    stack.take_name(node, parent, name)
     if key is not None and last:
-        stack.pseudo_links.remove(key)
         node.pseudo_link = None
+        with contextlib.suppress(OSError):  # the name is gone; the next mount sweeps a key that is left
+            stack.pseudo_links.remove(key)
 
 
 def directory_is_gone(stack: Stack, node: Node) -> None:
     stack.directories.forget(node)
     node.layers = ()
-    node.names.clear()
+    for parent, name in list(node.names):
+        stack.take_name(node, parent, name)

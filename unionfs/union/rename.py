@@ -11,11 +11,12 @@ the source's whiteout (hidden by the source until it goes), the target's emptine
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, create, place, remove, whiteout
+from unionfs.union import copyup, create, place, remove, times, whiteout
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
@@ -27,7 +28,7 @@ def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: 
     up gives.
     """
     stack.require_writable()
-    create.check_name(name)
+    create.check_reserved(name)
     create.check_name(new_name)
     if flags not in (0, consts.RENAME_NOREPLACE, consts.RENAME_EXCHANGE):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -100,8 +101,8 @@ def _exchange(
         stack.upper(source_name[0]).fd, source_name[1], stack.upper(target_name[0]).fd, target_name[1],
         consts.RENAME_EXCHANGE,
     )  # fmt: skip
-    _moved(source, source_name, target_name)
-    _moved(target, target_name, source_name)
+    _moved(stack, source, source_name, target_name)
+    _moved(stack, target, target_name, source_name)
 
 
 def _replace(
@@ -116,15 +117,19 @@ def _replace(
     if target is None:
         _move(stack, source_name, target_name)
     elif target.is_directory:
-        if new_name in stack.upper(new_parent) and stack.upper(target).names:
-            whiteout.mark_opaque_and_empty(stack.branches[0], stack.upper(target))
+        # Somebody may be in it, and change it: that must not be the lower one.
+        copyup.copy_up_directory(stack, target)
+        if stack.upper(target).names:
+            whiteout.mark_opaque_unseen(stack.branches[0], stack.upper(target))
+            target.layers = (0,)
+            whiteout.remove_all(stack.upper(target))
         with place.outliving(stack, target):
             _move(stack, source_name, target_name)
         remove.directory_is_gone(stack, target)
     else:
         with remove.losing_name(stack, target, new_parent, new_name):
             _move(stack, source_name, target_name)
-    _moved(source, source_name, target_name)
+    _moved(stack, source, source_name, target_name)
 
 
 def _move(stack: Stack, source_name: tuple[Node, bytes], target_name: tuple[Node, bytes]) -> None:
@@ -137,7 +142,8 @@ def _move(stack: Stack, source_name: tuple[Node, bytes], target_name: tuple[Node
         files.renameat2(directory.fd, name, into.fd, new_name)
     except OSError:
         if hidden:
-            whiteout.drop(directory, name)
+            with contextlib.suppress(OSError):  # unseen beside the source
+                whiteout.drop(directory, name)
         raise
     directory.discard(name)
     create.appeared(into, new_name)
@@ -149,12 +155,12 @@ def _hide_below(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
         below = stack.resolve(parent, name, below=True)
         if below is not None and below.is_directory:
             directory = stack.upper(node)
-            with copyup.times_kept(directory.fd):
+            with times.kept(directory.fd):
                 whiteout.mark_opaque(directory.fd)
             directory.add(whiteout.OPAQUE)
 
 
-def _moved(node: Node, old: tuple[Node, bytes], new: tuple[Node, bytes]) -> None:
-    node.discard_name(*old)
-    node.add_name(*new)
+def _moved(stack: Stack, node: Node, old: tuple[Node, bytes], new: tuple[Node, bytes]) -> None:
+    stack.give_name(node, *new)
+    stack.take_name(node, *old)
 

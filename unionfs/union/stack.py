@@ -55,8 +55,11 @@ class _Operation:
         self._stack._held.nodes = []
 
     def __exit__(self, *error: object) -> None:
-        self._stack.release_held()
-        self._stack.lock.release()
+        try:
+            self._stack.release_held()
+            self._stack.directories.trim()
+        finally:
+            self._stack.lock.release()
 
 
 class Stack:
@@ -79,8 +82,7 @@ class Stack:
         self.identity = Identity(self.branches)
         self.pseudo_links = PseudoLinks(self.branches)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        # One step of an operation may look into two directories of every branch.
-        most = max(64, 4 * len(self.branches), min(4096, descriptors // 3))
+        most = max(64, min(4096, descriptors // 3))
         self.directories = DirectoryCache(self.branches, most_directories=most, most_names=_MOST_NAMES)
         if self.writable:
             self.branches[0].clean_work_area()
@@ -89,7 +91,8 @@ class Stack:
 
     def _root(self) -> Node:
         entry = os.fstat(self.branches[0].fd)
-        root = Node(identity.ROOT, stat.S_IFDIR, self.identity.origin(entry), (entry.st_dev, entry.st_ino))
+        origin = self.identity.origin(self.branches[0], entry)
+        root = Node(identity.ROOT, stat.S_IFDIR, origin, (0, entry.st_dev, entry.st_ino))
         layers = []
         for index, branch in enumerate(self.branches):
             layers.append(index)
@@ -182,16 +185,16 @@ class Stack:
         """
         index, entry, layers = found
         link: bytes | None = None
-        origin = self.identity.origin(entry)
+        origin = self.identity.origin(self.branches[index], entry)
         hard_linked = not layers and entry.st_nlink > 1
-        if (index == 0 and self.writable) or (hard_linked and self.pseudo_links.any_in(index)):
+        if index == 0 or (hard_linked and self.pseudo_links.any_in(index)):
             origin = self._recorded_origin(parent, name, index) or origin
         if hard_linked and self.pseudo_links:
             link = self.pseudo_links.key_of(origin, index, entry)
             copy = self.pseudo_links.find(origin, above=index)
             if copy is not None:
                 index, link, entry = copy
-        node = self._node(origin, entry)
+        node = self._node(origin, index, entry)
         if layers:
             node.layers = layers
         elif node.branch < 0:
@@ -203,10 +206,20 @@ class Stack:
 
     def give_name(self, node: Node, parent: Node, name: bytes) -> None:
         """Note a name of a node; a file that was held by descriptor for want of one has one again."""
-        node.add_name(parent, name)
+        if (parent, name) in node.names:
+            del node.names[parent, name]  # to put it last
+        else:
+            parent.lookups += 1
+        node.names[parent, name] = None
         if node.orphan_fd >= 0:
             os.close(node.orphan_fd)
             node.orphan_fd = -1
+
+    def take_name(self, node: Node, parent: Node, name: bytes) -> None:
+        """A name of a node is gone."""
+        if (parent, name) in node.names:
+            del node.names[parent, name]
+            self.unreference(parent, 1)
 
     def _hold(self, node: Node) -> None:
         """An operation's hold counts as a lookup. Operations of other threads run while this one copies, and must
@@ -217,15 +230,12 @@ class Stack:
     def _recorded_origin(self, parent: Node, name: bytes, index: int) -> Origin | None:
         """What the copy-up of this file wrote down, if it is a copy and its source's file system is in the stack."""
         path = files.fd_path(self.directories.get(parent, index).fd, name)
-        try:
-            value = os.getxattr(path, self.branches[index].attribute("origin"), follow_symlinks=False)
-        except OSError:
-            return None
-        origin = Origin.decode(value)
+        value = self.branches[index].read_attribute(path, "origin")
+        origin = None if value is None else Origin.decode(value)
         return origin if origin is not None and self.identity.knows(origin) else None
 
-    def _node(self, origin: Origin, entry: os.stat_result) -> Node:
-        real = (entry.st_dev, entry.st_ino)
+    def _node(self, origin: Origin, index: int, entry: os.stat_result) -> Node:
+        real = (index, entry.st_dev, entry.st_ino)
         kind = stat.S_IFMT(entry.st_mode)
         ino = self.nodes.collided(real) or self.identity.number(origin)
         node = self.nodes.find(ino)
@@ -245,12 +255,12 @@ class Stack:
     def adopt_new(self, parent: Node, name: bytes) -> Node:
         """The node of an entry just made in the writable branch: it is no copy and merges with nothing."""
         entry = os.stat(name, dir_fd=self.upper(parent).fd, follow_symlinks=False)
-        node = self._node(self.identity.origin(entry), entry)
+        node = self._node(self.identity.origin(self.branches[0], entry), 0, entry)
         if stat.S_ISDIR(entry.st_mode):
             node.layers = (0,)
         else:
             node.branch = 0
-        node.add_name(parent, name)
+        self.give_name(node, parent, name)
         self._hold(node)
         return node
 
@@ -264,19 +274,27 @@ class Stack:
         finally:
             self.release_held()
             self._held.nodes = outer
+            self.directories.trim()
 
     def release_held(self) -> None:
         for node in self._held.nodes:
             self.unreference(node, 1)
 
     def unreference(self, node: Node, count: int) -> None:
-        """Take references of the kernel's or of an operation's off a node."""
+        """Take references off a node. With the last it leaves the table and lets go of its names' directories."""
         node.lookups -= count
-        if self.nodes.drop(node):
-            self.retire(node)
+        unreferenced = [node]
+        while unreferenced:
+            node = unreferenced.pop()
+            if self.nodes.drop(node):
+                self._release(node)
+                for parent, _ in node.names:
+                    parent.lookups -= 1
+                    unreferenced.append(parent)
+                node.names.clear()
 
-    def retire(self, node: Node) -> None:
-        """Release what a node that left the table holds."""
+    def _release(self, node: Node) -> None:
+        """Close the descriptors of a node that leaves the table."""
         self.directories.forget(node)
         if node.orphan_fd >= 0:
             os.close(node.orphan_fd)
@@ -288,7 +306,7 @@ class Stack:
 
     def close(self) -> None:
         for node in list(self.nodes):
-            self.retire(node)
+            self._release(node)
         self.directories.close()
         self.pseudo_links.close()
         for branch in self.branches:

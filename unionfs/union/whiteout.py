@@ -21,6 +21,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from unionfs.linux import files
+from unionfs.union import times
 
 if TYPE_CHECKING:
     from unionfs.union.branch import Branch
@@ -95,7 +96,7 @@ def create(branch: Branch, directory: BranchDirectory, name: bytes) -> None:
 
 
 def _create_base(branch: Branch) -> None:
-    with contextlib.suppress(FileExistsError):
+    with times.kept(branch.fd), contextlib.suppress(FileExistsError):
         os.close(os.open(BASE, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=branch.fd))
 
 
@@ -114,12 +115,13 @@ def mark_opaque(fd: int) -> None:
         os.close(marker)
 
 
-def mark_opaque_and_empty(branch: Branch, directory: BranchDirectory) -> None:
-    """Leave nothing in an (as the union sees it) empty directory, yet keep hiding what is below it.
-
-    The mark moves into an attribute before the marker and the whiteouts go, so each step shows an empty directory.
-    """
+def mark_opaque_unseen(branch: Branch, directory: BranchDirectory) -> None:
+    """Make a directory opaque by an attribute: no entry of it says so, and it can be emptied."""
     os.setxattr(directory.fd, branch.attribute("opaque"), b"y")
+
+
+def remove_all(directory: BranchDirectory) -> None:
+    """Remove the whiteouts and markers of a directory in which the union shows nothing: there is nothing else in it."""
     for name in list(directory.names):
         os.unlink(name, dir_fd=directory.fd)
         directory.discard(name)
