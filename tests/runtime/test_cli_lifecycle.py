@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.engine.containers import ContainerStore
+from runtime.engine.paths import Paths
 from tests.runtime.conftest import IMAGE, Runtime, Terminal, wait_until
 
 LOOP = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done"
@@ -110,6 +112,17 @@ def test_removed_by_two_at_once(runtime: Runtime) -> None:
     results = [process.communicate() for process in removers]
     assert b"wanted\n" in [out for out, _ in results]
     assert runtime.ids() == [], results
+
+
+def test_rm_waits_for_a_recovery_under_way(runtime: Runtime) -> None:
+    runtime("run", "--name=wanted", "--network=none", IMAGE, "true")
+    container = ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get("wanted")
+    lock = container.lock()
+    assert lock is not None
+    with runtime.popen("rm", "wanted") as process:
+        time.sleep(0.5)  # not to synchronise: it may come to the lock before or after
+        os.close(lock)
+        assert process.wait() == 0
 
 
 def test_exec(runtime: Runtime) -> None:

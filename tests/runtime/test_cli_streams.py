@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shlex
 import signal
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable
@@ -50,10 +50,12 @@ def test_a_reader_that_stops_reading(runtime: Runtime) -> None:
 
 def test_a_slow_reader_slows_the_container(runtime: Runtime, tmp_path: Path) -> None:
     """Nobody reads: the container stands still in its write, and a signal comes through all the same."""
-    script = "trap 'exit 9' TERM; (yes | head -c 50m; touch /data/all) & wait"
+    script = "trap 'exit 9' TERM; (head -c 3m /dev/zero | tr '\\0' x; touch /data/all) & wait"
     with runtime.popen(*RUN, "-v", f"{tmp_path}:/data", IMAGE, "sh", "-c", script) as process:
         assert process.stdout is not None
         process.stdout.read(1)
+        time.sleep(0.5)  # that it does not go on has no event; all that could buffer the rest is full in less
+        assert not (tmp_path / "all").exists()
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
         assert process.wait() == 9
@@ -94,10 +96,8 @@ def test_a_terminal(runtime: Runtime, terminal: Callable[..., Terminal]) -> None
     assert "/dev/" in shown
     assert "33 101" in shown
     user.resize(44, 132)
-    user.type("stty size\n")
-    while "44 132" not in (shown := user.expect("\n")):
-        if re.fullmatch(r"33 101\r\n", shown):  # the new size had not arrived yet
-            user.type("stty size\n")
+    user.type("until stty size | grep '44 132'; do :; done\n")
+    user.expect("\r\n44 132")
     user.type("exit 5\n")
     assert user.wait() == 5
     assert user.mode() == user.before
@@ -164,7 +164,7 @@ def test_closing_the_input_ends_what_reads_it(runtime: Runtime) -> None:
     process = runtime.popen(*RUN, "-i", IMAGE, "sh", "-c", "echo ready; cat >/dev/null; echo ended")
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    out, _ = process.communicate()
+    out, _ = process.communicate(timeout=60)
     assert out == b"ended\n"
 
 
@@ -191,6 +191,30 @@ def test_ctrl_c_while_it_starts(runtime: Runtime) -> None:
                 process.send_signal(signal.SIGINT)
             process.communicate(timeout=30)
         assert runtime.ids() == []
+
+
+_INTERRUPTED = """
+import os, signal
+from runtime.cli import run
+from runtime.engine import frames
+from runtime.engine.start import Shim
+original = Shim.started
+def started(shim):
+    original(shim)
+    while not any(b"ready" in frame.payload for frame in shim.received):
+        shim.receive()
+    os.kill(os.getpid(), signal.SIGINT)
+Shim.started = started
+raise SystemExit(run(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_between_start_and_attach(runtime: Runtime) -> None:
+    """It is the container's by then."""
+    script = "trap 'exit 7' INT; echo ready; while :; do sleep 0.05; done"
+    command = [sys.executable, "-c", f"import sys{_INTERRUPTED}", *runtime.command(*RUN, IMAGE, "sh", "-c", script)[3:]]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (7, b"ready\n"), done.stderr
 
 
 def test_the_client_may_be_killed(runtime: Runtime) -> None:

@@ -92,6 +92,7 @@ CREATING = [
     "runtime.engine.state.save",  # a directory, nothing else
     "runtime.engine.containers:ContainerStore._point",  # everything but its name
     "drivers.directories:DirectorySnapshotter.prepare",  # before the snapshot
+    "drivers.layout:Staging.publish",  # in the middle of it
     "runtime.engine.create.save",  # with the snapshot, before the record says so
 ]
 
@@ -120,15 +121,17 @@ def test_remover_killed(runtime: Runtime, where: str) -> None:
 
 
 def _snapshots(runtime: Runtime) -> list[str]:
-    """Keys of containers that the driver still has."""
+    """What the driver has beside whole layers: keys, and directories that are nobody's."""
     from drivers.api import Kind
     from drivers.registry import open_driver
 
     driver = open_driver(runtime.driver, str(runtime.root / "drivers" / runtime.driver))
     try:
-        return [info.name for info in driver.walk() if info.kind is not Kind.COMMITTED]
+        keys = [info.name for info in driver.walk() if info.kind is not Kind.COMMITTED]
     finally:
         driver.close()
+    names = os.listdir(runtime.root / "drivers" / runtime.driver / "snapshots")
+    return keys + [name for name in names if not name.isdecimal()]
 
 
 def _cgroups(container_id: str) -> list[str]:
