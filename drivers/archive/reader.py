@@ -19,6 +19,7 @@ from drivers.archive.headers import BLOCK, Header
 from drivers.archive.limits import DEFAULT, Limits
 
 CHUNK = 256 << 10
+_GLOBALS = 64
 _NOBODY = 0xFFFFFFFF  # (uid_t) -1, which chown(2) takes as "leave it"
 
 
@@ -89,7 +90,9 @@ class Reader:
             if header.type == b"x":
                 records = self._records(header, offset)
             elif header.type == b"g":
-                self._globals.update(self._records(header, offset))
+                self._globals |= self._records(header, offset)
+                if len(self._globals) > _GLOBALS:  # they are kept, and merged into each entry that follows
+                    raise ArchiveError(f"the archive has more than {_GLOBALS} global records", offset=offset)
             elif header.type == b"L":
                 long_name = self._body(header, offset, "long name").rstrip(b"\0")
             elif header.type == b"K":

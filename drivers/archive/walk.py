@@ -18,6 +18,7 @@ from unionfs.linux import consts, files
 
 _BENEATH = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_MAGICLINKS
 _LINKS = 40  # MAXSYMLINKS of the kernel
+_PARTS = 4096  # names on the way, those that links bring in counted
 
 
 class Escape(Exception):
@@ -28,14 +29,17 @@ def canonical(path: Path, readlink: Callable[[Path], bytes | None]) -> Path:
     """`path` with the symbolic links in it resolved; what does not exist counts as a directory to be made.
 
     `readlink(prefix)` is the target of the symbolic link at `prefix`, None for anything else. Prefixes are asked for
-    in their canonical form only. Escape: an absolute link, one that climbs above the root, or more than 40.
+    in their canonical form only. Escape: an absolute link, one that climbs above the root, or too many of them.
     """
     pending = list(reversed(path))
     done: Path = ()
-    links = 0
+    links = parts = 0
     origin = ""
     while pending:
         part = pending.pop()
+        parts += 1
+        if parts > _PARTS:
+            raise Escape(f"it goes through symbolic links with more than {_PARTS} names")
         if part in (b"", b"."):
             continue
         if part == b"..":

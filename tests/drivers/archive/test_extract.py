@@ -204,6 +204,31 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         mounts.umount2(str(target))
 
 
+def test_a_disk_that_is_full_at_any_entry(tmp_path: Path) -> None:
+    """Each thing that is made fails once; nothing is left open, or the disk could not be unmounted."""
+    target = tmp_path / "small"
+    target.mkdir()
+    parts = (
+        file(b"implied/parent/f", b"x"), directory(b"d/"), symlink(b"d/s", b"t" * 3000), header(b"d/p", b"6"),
+        header(b"null", b"3", major=1, minor=3), hard_link(b"h", b"implied/parent/f"), file(b"d", b"replaced"),
+    )  # fmt: skip
+    said = set()
+    for inodes in range(2, 12):
+        mounts.mount("tmpfs", str(target), "tmpfs", 0, f"nr_inodes={inodes}")
+        try:
+            fd = os.open(target, os.O_RDONLY)
+            try:
+                said.add(extract(tape.stream(*parts), fd))
+            except ArchiveError as error:
+                assert "No space left on device; free some space" in str(error)
+                said.add(error.entry)
+            finally:
+                os.close(fd)
+        finally:
+            mounts.umount2(str(target))
+    assert said >= {b"implied/parent/f", b"d/", b"d/s", b"d/p", b"null", (9, 7)}
+
+
 def test_a_read_only_root_is_one_line(root: str, tmp_path: Path) -> None:
     tree = mounts.open_tree(consts.AT_FDCWD, root, consts.OPEN_TREE_CLONE)
     try:

@@ -57,6 +57,11 @@ def refused(victim: bytes) -> dict[str, tuple[list[bytes], str]]:
         ),
         "directory through a link": ([symlink(b"evil", victim), directory(b"evil/dir/", mode=0o777)], "evil ->"),
         "through a loop": ([symlink(b"a", b"b"), symlink(b"b", b"a"), file(b"a/x")], "more than 40 symbolic"),
+        "through long links": (
+            [pax({b"linkpath": b"./" * 1000 + b"b"}), symlink(b"a", b""), pax({b"linkpath": b"./" * 1900 + b"c"}),
+             symlink(b"b", b""), pax({b"linkpath": b"./" * 1900}), symlink(b"c", b""), file(b"a/x")],
+            "with more than 4096 names",
+        ),
         "through /proc": ([symlink(b"evil", b"/proc/self/cwd"), EVIL], "evil -> /proc/self/cwd"),
         "link made, whiteout through it": ([symlink(b"evil", victim), file(b"evil/.wh.secret")], "evil ->"),
         "link made, opaque through it": ([symlink(b"evil", victim), file(b"evil/.wh..wh..opq")], "evil ->"),

@@ -188,5 +188,7 @@ def test_limits() -> None:
         entries(tape.pax({b"a": b"x" * 2000}), tape.file(b"f"), limits=Limits(metadata=1000))
     with pytest.raises(ArchiveError, match="extended attributes are over the 100 bytes"):
         entries(tape.pax({b"SCHILY.xattr.user.a": b"x" * 200}), tape.file(b"f"), limits=Limits(xattrs=100))
+    with pytest.raises(ArchiveError, match="more than 64 global records"):
+        entries(*[tape.pax({b"SCHILY.xattr.user.%d" % number: b"x"}, b"g") for number in range(70)])
     with pytest.raises(ArchiveError, match="larger than"):  # extension headers alone are no way around it
         entries(*[tape.pax({b"a": b"b"}, b"g")] * 20, limits=Limits(total=5000))
