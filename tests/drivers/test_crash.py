@@ -18,19 +18,26 @@ from tests import trees
 from tests.drivers.children import in_child
 from tests.drivers.steps import before_each_step
 
+pytestmark = pytest.mark.needs("tmpfs")
+
 TREE: trees.Tree = {"f": "content", "dir": {"g": trees.File("x" * 5000, mode=0o600)}, "link": trees.Symlink(target="f")}
 
 Operation = Callable[[DirectorySnapshotter], None]
 
 
-@pytest.fixture(params=NAMES)
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+# Which drivers differ in a method is what each test names; the rest of a method is drivers.directories for all.
+def on(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("root", names, indirect=True)
+
+
+@pytest.fixture
+def root(request: pytest.FixtureRequest, memory: Path) -> str:
     """The root of a driver with one committed snapshot, "base"; its last part is the driver's name."""
     name: str = request.param
-    found = probe(name, str(tmp_path))
+    found = probe(name, str(memory))
     if not found.works:
         pytest.skip(f"{name}: {found.reason}")
-    root = str(tmp_path / name)
+    root = str(memory / name)
     driver = reopen(root)
     driver.prepare("unpack")
     trees.build(layer(driver, "unpack"), TREE)
@@ -85,6 +92,7 @@ def kinds(driver: DirectorySnapshotter) -> dict[str, Kind]:
     return {info.name: info.kind for info in driver.walk()}
 
 
+@on(*NAMES)
 @pytest.mark.parametrize(("method", "kind"), [("prepare", Kind.ACTIVE), ("view", Kind.VIEW)])
 def test_killed_in(root: str, method: str, kind: Kind) -> None:
     """The snapshot is there whole, or there is none."""
@@ -105,6 +113,7 @@ def test_killed_in(root: str, method: str, kind: Kind) -> None:
     assert last is not None and "key" in last
 
 
+@on("fuse-aufs", "vfs")
 def test_killed_in_commit(root: str) -> None:
     """It is active with all that was written, or committed with it."""
 
@@ -130,6 +139,7 @@ def test_killed_in_commit(root: str) -> None:
     assert last is not None and "name" in last
 
 
+@on("fuse-aufs", "vfs")
 def test_killed_in_remove(root: str) -> None:
     """It is there whole, or gone and cleaned up."""
     driver = reopen(root)
@@ -146,6 +156,7 @@ def test_killed_in_remove(root: str) -> None:
     assert last is not None and "key" not in last
 
 
+@on("vfs")
 def test_killed_in_cleanup(root: str) -> None:
     """What one cleanup() has not done, the next one does."""
     snapshots = os.path.join(root, "snapshots")
@@ -161,7 +172,7 @@ def test_killed_in_cleanup(root: str) -> None:
         litter()
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
+def test_a_full_disk() -> None:
     """ENOSPC in the middle of a copy: the caller gets it, and nothing is left even without cleanup()."""
     with mounted([Mount("tmpfs", "tmpfs", ("size=4m",))]) as path:
         driver = reopen(f"{path}/vfs")
