@@ -49,7 +49,7 @@ def main() -> NoReturn:
         signal.signal(number, _leave)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
-    code = run(sys.argv[1:])
+    code = command(sys.argv[1:])
     if sys.stderr is not None:
         sys.stderr.flush()
     os._exit(code)
@@ -60,7 +60,7 @@ def _leave(number: int, _: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def run(words: Sequence[str]) -> int:
+def command(words: Sequence[str]) -> int:
     """Do what the command line says; the exit code."""
     verb, debug = "", "--debug" in words or "-D" in words or bool(os.environ.get("FUSE_AUFS_DEBUG"))
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
@@ -30,12 +31,10 @@ def main(given: Given, settings: Settings) -> int:
 
     # The line comes before the first look at the log: nothing that is written in between goes unnoticed.
     watch = connect(container) if given.flag("follow") else None
-    log = Reader(container.log)
-    _show(log.entries() if tail is None else _last(log.entries(), tail))
-    if watch is not None:
-        with watch:
-            while watch.news():
-                _show(log.entries())
+    with watch or nullcontext(), Reader(container.log) as log:
+        _show(log.entries() if tail is None else _last(log.entries(), tail))
+        while watch is not None and watch.news():
+            _show(log.entries())
         _show(log.entries())
     return 0
 

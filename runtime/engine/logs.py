@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from json.encoder import encode_basestring_ascii
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 LINE = 16 << 10
 
@@ -75,22 +75,30 @@ def _line(stream: str, data: bytearray, moment: str) -> str:
 
 
 class Reader:
-    """Reads a log from its beginning; `entries` again gives what was added since."""
+    """Reads a log from its beginning; `entries` again gives what was added since, also when it has been removed."""
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._file: BinaryIO | None = None
         self._offset = 0
 
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
     def entries(self) -> Iterator[Entry]:
-        try:
-            file = open(self._path, "rb")  # noqa: SIM115 (a container that never started has no log)
-        except FileNotFoundError:
-            return
-        with file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # the writer is in the middle of it
-                self._offset += len(line)
-                record = json.loads(line)
-                yield Entry(record["stream"], record["log"].encode("utf-8", "surrogateescape"))
+        if self._file is None:
+            try:
+                self._file = open(self._path, "rb")  # noqa: SIM115 (closed with the reader)
+            except FileNotFoundError:
+                return  # the container never started
+        self._file.seek(self._offset)
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                return  # the writer is in the middle of it
+            self._offset += len(line)
+            record = json.loads(line)
+            yield Entry(record["stream"], record["log"].encode("utf-8", "surrogateescape"))

@@ -115,8 +115,8 @@ module, _, inside = place.partition(":")
 owner = import_module(module)
 owner = getattr(owner, inside) if inside else owner
 setattr(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-from runtime.cli import run
-run(sys.argv[2:])
+from runtime.cli import command
+command(sys.argv[2:])
 """
 
 

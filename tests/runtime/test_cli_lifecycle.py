@@ -240,8 +240,8 @@ def test_what_serves_nothing_is_not_imported(tmp_path: Path, words: str) -> None
     runtime = Runtime(tmp_path / "root", tmp_path / "state", "vfs")
     script = f"""
 import sys
-from runtime.cli import run
-run({["--root", str(runtime.root), "--state", str(runtime.state), *words.split()]})
+from runtime.cli import command
+command({["--root", str(runtime.root), "--state", str(runtime.state), *words.split()]})
 print(sorted({{"trio", "pyfuse3", "argparse", "logging", "asyncio"}} & set(sys.modules)))
 """
     import subprocess

@@ -165,13 +165,14 @@ def test_two_containers_reach_each_other(runtime: Runtime) -> None:
 def test_detached_prints_the_id_and_goes_on(runtime: Runtime, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    words = ("-d", "--rm", "--name=worker", "--network=none", "-v", f"{tmp_path}:/data", IMAGE, "cat", "/data/fifo")
-    shown = runtime("run", *words)
+    options = ("-d", "--rm", "--name=worker", "--network=none", "-v", f"{tmp_path}:/data")
+    shown = runtime("run", *options, IMAGE, "sh", "-c", "echo ready; cat /data/fifo")
     assert re.fullmatch("[0-9a-f]{64}\n", shown)
     assert runtime("ps", "-q").split() == [shown[:12]]
     with runtime.popen("logs", "-f", "worker") as follow:
-        fifo.write_text("through\n")
         assert follow.stdout is not None
+        assert follow.stdout.readline() == b"ready\n"
+        fifo.write_text("through\n")
         assert follow.stdout.read() == b"through\n"
     assert runtime.ids() == []
 

@@ -195,7 +195,7 @@ def test_ctrl_c_while_it_starts(runtime: Runtime) -> None:
 
 _INTERRUPTED = """
 import os, signal
-from runtime.cli import run
+from runtime.cli import command
 from runtime.engine import frames
 from runtime.engine.start import Shim
 original = Shim.started
@@ -205,7 +205,7 @@ def started(shim):
         shim.receive()
     os.kill(os.getpid(), signal.SIGINT)
 Shim.started = started
-raise SystemExit(run(sys.argv[1:]))
+raise SystemExit(command(sys.argv[1:]))
 """
 
 

@@ -123,11 +123,11 @@ def test_log_is_docker_json_and_gives_every_byte_back(tmp_path: Path) -> None:
     assert writer.write("stderr", b"oops\n")
     assert not writer.write("stderr", b"part")
     writer.close()
-    reader = logs.Reader(str(tmp_path / "log"))
-    entries = list(reader.entries())
+    with logs.Reader(str(tmp_path / "log")) as reader:
+        entries = list(reader.entries())
+        assert list(reader.entries()) == []
     assert b"".join(entry.data for entry in entries if entry.stream == "stdout") == data
     assert b"".join(entry.data for entry in entries if entry.stream == "stderr") == b"oops\npart"
-    assert list(reader.entries()) == []
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert set(lines[0]) == {"log", "stream", "time"}
     assert max(len(line["log"]) for line in lines) == logs.LINE
@@ -136,16 +136,19 @@ def test_log_is_docker_json_and_gives_every_byte_back(tmp_path: Path) -> None:
 
 def test_log_is_read_on_from_where_it_ended(tmp_path: Path) -> None:
     path = str(tmp_path / "log")
-    reader = logs.Reader(path)
-    assert list(reader.entries()) == []
-    writer = logs.Writer(path)
-    writer.write("stdout", b"one\n")
-    assert [entry.data for entry in reader.entries()] == [b"one\n"]
-    writer.write("stdout", b"two\n")
-    with open(path, "ab") as file:
-        file.write(b'{"log":"in the midd')
-    assert [entry.data for entry in reader.entries()] == [b"two\n"]
-    with open(path, "ab") as file:
-        file.write(b'le\\n","stream":"stdout","time":""}\n')
-    assert [entry.data for entry in reader.entries()] == [b"in the middle\n"]
-    writer.close()
+    with logs.Reader(path) as reader:
+        assert list(reader.entries()) == []
+        writer = logs.Writer(path)
+        writer.write("stdout", b"one\n")
+        assert [entry.data for entry in reader.entries()] == [b"one\n"]
+        writer.write("stdout", b"two\n")
+        with open(path, "ab") as file:
+            file.write(b'{"log":"in the midd')
+        assert [entry.data for entry in reader.entries()] == [b"two\n"]
+        with open(path, "ab") as file:
+            file.write(b'le\\n","stream":"stdout","time":""}\n')
+        assert [entry.data for entry in reader.entries()] == [b"in the middle\n"]
+        os.unlink(path)
+        writer.write("stdout", b"last\n")
+        writer.close()
+        assert [entry.data for entry in reader.entries()] == [b"last\n"]

@@ -59,6 +59,7 @@ def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     life = Life(store, container)
     mounts = [Mount(kind, source, tuple(options)) for kind, source, options in orders["mounts"]]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    log = Writer(container.log)  # before anyone can come to follow it
     try:
         os.makedirs(container.run_directory, mode=0o710, exist_ok=True)
         _listen(listener, container.run_directory)
@@ -74,7 +75,7 @@ def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     # A system going down sends it to every process: the container's own stop, and then ours.
     signal.signal(signal.SIGTERM, lambda number, _: init.kill(number))
     caller.send(frames.pack(frames.STARTED))
-    streams = Streams(ends, Writer(container.log), caller, listener, init.pidfd)
+    streams = Streams(ends, log, caller, listener, init.pidfd)
     streams.run()
     code = init.wait()
     trouble = life.end(code)
