@@ -8,6 +8,7 @@ the first branch, as a union does. Kernel overlayfs is not here: it is the drive
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -107,11 +108,13 @@ class Server:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         deadline = time.monotonic() + START_LIMIT
-        # The kernel announces a new mount only through mountinfo.
-        while mounted_at(self._target) is None:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise OSError(f"{self._command[0]} did not mount (exit status {self._process.poll()})")
-            time.sleep(0.002)
+        with open("/proc/self/mountinfo") as table:
+            changes = select.poll()
+            changes.register(table, select.POLLPRI)  # proc(5): ready when a mount has come or gone
+            while mounted_at(self._target) is None:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise OSError(f"{self._command[0]} did not mount (exit status {self._process.poll()})")
+                changes.poll(50)  # milliseconds: nothing announces that the server has ended instead
         os.stat(self._target)  # waits for INIT: the first answer
 
     def stop(self) -> None:
