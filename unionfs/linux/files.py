@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import hashlib
 import os
 
 from unionfs.linux import consts, libc
@@ -43,6 +44,29 @@ def renameat2(src_dirfd: int, src: bytes, dst_dirfd: int, dst: bytes, flags: int
 def ficlone(dst_fd: int, src_fd: int) -> None:
     """Share all of `src_fd`'s extents with `dst_fd` (ioctl_ficlone(2)). EOPNOTSUPP, EXDEV or EINVAL: copy instead."""
     fcntl.ioctl(dst_fd, consts.FICLONE, src_fd)
+
+
+def file_system_id(fd: int) -> int:
+    """64 bits that tell the file system of `fd` (O_PATH will do only on ext4, btrfs and others whose f_fsid is made of
+    their uuid) from others, also after a remount and on a device of another number.
+
+    XFS, squashfs and others answer statfs(2) with the device number; then the uuid is asked for (Linux 6.9,
+    FS_IOC_GETFSUUID), and where there is none its size has to do.
+    """
+    status = os.fstatvfs(fd)
+    device = os.fstat(fd).st_dev
+    major, minor = os.major(device), os.minor(device)
+    by_device = minor & 0xFF | major << 8 | (minor & ~0xFF) << 12  # new_encode_dev(), linux/kdev_t.h
+    if status.f_fsid not in (0, by_device):
+        return int(status.f_fsid)
+    identity = b"%d %d" % (status.f_frsize, status.f_blocks)
+    uuid = bytearray(17)  # struct fsuuid2: length, 16 bytes
+    try:
+        fcntl.ioctl(fd, consts.FS_IOC_GETFSUUID, uuid)
+        identity = bytes(uuid[1 : 1 + uuid[0]])
+    except OSError:
+        pass  # an older kernel, or a file system without a uuid
+    return int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little")
 
 
 def fd_path(fd: int, name: bytes = b"") -> bytes:

@@ -173,9 +173,10 @@ class UnionOperations(pyfuse3.Operations):
         fs = self._fs
         await self._call(fs.is_slow_entry(parent, name), fs.unlink, parent, name)
 
-    @_answer
-    def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        self._fs.rmdir(parent, name)
+    @_answer_slow
+    async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        fs = self._fs
+        await self._call(fs.is_slow_entry(parent, name), fs.rmdir, parent, name)
 
     @_answer_slow
     async def rename(
@@ -208,7 +209,6 @@ class UnionOperations(pyfuse3.Operations):
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
-            fh=fh,
         )
         return _entry(await self._call(self._fs.is_slow(ino), change))
 
@@ -263,7 +263,7 @@ class UnionOperations(pyfuse3.Operations):
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        fh, attr = self._fs.create(parent, name, self._mode(parent, mode, ctx), flags, ctx.uid, ctx.gid)
+        fh, attr = self._fs.create(parent, name, self._mode(parent, mode, ctx), ctx.uid, ctx.gid)
         return FileInfo(fh=fh), _entry(attr)
 
     @_answer

@@ -8,6 +8,7 @@ import stat
 from typing import NamedTuple
 
 from unionfs.union import copyup, place, whiteout
+from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
@@ -48,7 +49,7 @@ def setattr_(
 ) -> Attr:
     """Change what is not None. A lower file is copied up, of its data no more than `size` bytes."""
     if size is not None and node.kind != stat.S_IFREG:
-        raise OSError(errno.EISDIR if node.is_directory else errno.EINVAL, os.strerror(errno.EINVAL))
+        fail(errno.EISDIR if node.is_directory else errno.EINVAL)
     copied = copyup.copy_up(stack, node, size=size)
     here = place.of(stack, node)
     if size is not None and not (copied and here.stat().st_size == size):
@@ -72,7 +73,7 @@ def setattr_(
 
 def getxattr(stack: Stack, node: Node, name: bytes) -> bytes:
     if whiteout.is_private_attribute(name):
-        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), name)
+        fail(errno.ENODATA, name)
     return place.of(stack, node).getxattr(name)
 
 
@@ -104,14 +105,14 @@ def listxattr(stack: Stack, node: Node) -> list[bytes]:
 
 def _refuse_private(name: bytes) -> None:
     if whiteout.is_private_attribute(name):
-        raise OSError(errno.EPERM, "the attribute is reserved for the union", name)
+        fail(errno.EPERM, name, "the attribute is reserved for the union")
 
 
 def access(stack: Stack, node: Node, mask: int, uid: int, gid: int) -> bool:
     """access(2) by the mode bits alone. The kernel checks by itself (default_permissions), with supplementary groups
     and ACLs; this answers who mounts without that."""
     if mask & os.W_OK and not stack.writable:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        fail(errno.EROFS)
     entry = place.of(stack, node).stat()
     if uid == 0:
         return not mask & os.X_OK or node.is_directory or bool(entry.st_mode & 0o111)

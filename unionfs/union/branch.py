@@ -15,6 +15,7 @@ from typing import Literal
 
 from unionfs.linux import files
 from unionfs.union import times, whiteout
+from unionfs.union.errors import fail
 
 Permission = Literal["rw", "ro", "rr"]
 
@@ -31,7 +32,7 @@ class Branch:
         self.fd = fd
         self.device = root.st_dev
         self.root_inode = root.st_ino
-        self.fsid: int = os.fstatvfs(fd).f_fsid
+        self.fsid = files.file_system_id(fd)
         self._namespace = namespace
         self._work_fd = -1
         self._serial = 0
@@ -131,7 +132,7 @@ def _lock(fd: int, path: bytes) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OSError(errno.EBUSY, "another union writes to this branch", path) from None
+        fail(errno.EBUSY, path, "another union writes to this branch")
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF):
             raise OSError(error.errno, error.strerror, path) from None
@@ -143,7 +144,7 @@ def _check_writable(fd: int, path: bytes) -> str:
         unnamed = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=fd)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            raise OSError(errno.EOPNOTSUPP, "the file system has no unnamed files (O_TMPFILE)", path) from None
+            fail(errno.EOPNOTSUPP, path, "the file system has no unnamed files (O_TMPFILE)")
         raise OSError(error.errno, error.strerror, path) from None
     try:
         for namespace in ("trusted", "user"):
@@ -156,7 +157,7 @@ def _check_writable(fd: int, path: bytes) -> str:
                 return namespace
     finally:
         os.close(unnamed)
-    raise OSError(errno.EOPNOTSUPP, "the file system has no extended attributes", path)
+    fail(errno.EOPNOTSUPP, path, "the file system has no extended attributes")
 
 
 def remove_tree(parent_fd: int, name: bytes) -> None:

@@ -15,6 +15,7 @@ import time
 from unionfs.linux import files
 from unionfs.union import place, times, whiteout
 from unionfs.union.branch import Branch
+from unionfs.union.errors import fail
 from unionfs.union.identity import Origin
 from unionfs.union.nodes import Node
 from unionfs.union.place import Place
@@ -217,6 +218,7 @@ def complete(stack: Stack, node: Node) -> bool:
             else:
                 with stack.holding():
                     _complete_file(stack, stack.adopt(directory, name, found), directory, name)
+        stack.directories.trim()
     # Whatever others did meanwhile, they did in the writable branch: no lower name is left to shine through.
     for directory in reversed(merged):
         if len(directory.layers) > 1:
@@ -225,6 +227,7 @@ def complete(stack: Stack, node: Node) -> bool:
                 whiteout.mark_opaque(fd)
             stack.upper(directory).add(whiteout.OPAQUE)
             directory.layers = (0,)
+            stack.directories.trim()
     return True
 
 
@@ -237,7 +240,7 @@ def _complete_file(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
 def _parent(node: Node) -> Node:
     parent = node.parent
     if parent is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        fail(errno.ENOENT)
     return parent
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from unionfs.linux import consts, files
 from unionfs.union import copyup, place, whiteout
 from unionfs.union.directories import BranchDirectory
+from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.place import Place
 from unionfs.union.stack import Stack
@@ -27,14 +28,14 @@ _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
 def check_reserved(name: bytes) -> None:
     """EPERM for the union's own names."""
     if whiteout.is_reserved(name):
-        raise OSError(errno.EPERM, "the name is reserved for the union", name)
+        fail(errno.EPERM, name, "the name is reserved for the union")
 
 
 def check_name(name: bytes) -> None:
     """Of a new name: EPERM for the union's own, ENAMETOOLONG for those that could never be whited out."""
     check_reserved(name)
     if len(name) > whiteout.NAME_MAX:
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
+        fail(errno.ENAMETOOLONG, name)
 
 
 def new_name(stack: Stack, parent: Node, name: bytes) -> None:
@@ -43,9 +44,9 @@ def new_name(stack: Stack, parent: Node, name: bytes) -> None:
     stack.require_writable()
     check_name(name)
     if not parent.layers:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        fail(errno.ENOENT, name)
     if stack.resolve(parent, name) is not None:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        fail(errno.EEXIST, name)
     free_name(stack, parent, name)
 
 
@@ -75,7 +76,7 @@ def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: in
 def mknod(stack: Stack, parent: Node, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Node:
     """A fifo, socket, device or empty file. A character device 0:0 is refused (EPERM): it is overlayfs's whiteout."""
     if stat.S_ISCHR(mode) and rdev == 0:
-        raise OSError(errno.EPERM, "a character device 0:0 would be a whiteout", name)
+        fail(errno.EPERM, name, "a character device 0:0 would be a whiteout")
     new_name(stack, parent, name)
     return _staged(stack, parent, name, uid, gid, mode, lambda fd, new: os.mknod(new, mode, rdev, dir_fd=fd))
 

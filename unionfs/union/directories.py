@@ -6,11 +6,13 @@ missing name costs no system call in any branch. Guarded by Stack.lock.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from unionfs.linux import consts, files
+from unionfs.union.errors import fail
 
 if TYPE_CHECKING:
     from unionfs.union.branch import Branch
@@ -58,7 +60,7 @@ class BranchDirectory:
 class DirectoryCache:
     """Branch directories by (directory node, branch index), least recently used first.
 
-    A BranchDirectory is good until the operation ends or lets go of the lock: only then is the cache trimmed.
+    A BranchDirectory is good until the operation ends, lets go of the lock, or trims the cache between its steps.
     """
 
     def __init__(self, branches: list[Branch], *, most_directories: int, most_names: int) -> None:
@@ -75,7 +77,7 @@ class DirectoryCache:
         removed."""
         if node.parent is None:
             if not node.layers:
-                raise FileNotFoundError(2, os.strerror(2))
+                fail(errno.ENOENT)
             return self._roots[branch]
         key = (node.ino, branch)
         found = self._cached.get(key)

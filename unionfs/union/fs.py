@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from unionfs.union import attributes, copyup, create, place, remove, rename, whiteout
 from unionfs.union.attributes import Attr
 from unionfs.union.branch import Branch
+from unionfs.union.errors import fail
 from unionfs.union.handles import Handles
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
@@ -64,7 +65,7 @@ class UnionFs:
             if name == b"..":
                 return self._counted(directory.parent or directory)
             if len(name) > 255:
-                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+                fail(errno.ENAMETOOLONG)
             found = self._stack.resolve(directory, name)
             if found is None:
                 return None
@@ -141,9 +142,8 @@ class UnionFs:
         size: int | None = None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
-        fh: int | None = None,
     ) -> Attr:
-        """Change what is not None. `fh` is the handle ftruncate(2) came by; the node says it all."""
+        """Change what is not None."""
         with self._stack.operation():
             return attributes.setattr_(
                 self._stack, self._stack.nodes.get(ino), mode=mode, uid=uid, gid=gid, size=size,
@@ -186,8 +186,8 @@ class UnionFs:
         with self._stack.operation():
             return self._handles.open(self._stack.nodes.get(ino), flags)
 
-    def create(self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int) -> tuple[int, Attr]:
-        """A new file, open for reading and writing whatever `flags` say: (handle, attributes)."""
+    def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
+        """A new file, open for reading and writing: (handle, attributes)."""
         with self._stack.operation():
             node, fd = create.create(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid)
             try:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
 
 from unionfs.union import attributes, copyup, place
 from unionfs.union.attributes import Attr
+from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
@@ -60,7 +60,7 @@ class Handles:
     def open(self, node: Node, flags: int) -> int:
         """Open a regular file. For writing, a lower file is copied up first; with O_TRUNC none of its data."""
         if node.kind != stat.S_IFREG:
-            raise OSError(errno.EISDIR if node.is_directory else errno.ENXIO, os.strerror(errno.EISDIR))
+            fail(errno.EISDIR if node.is_directory else errno.ENXIO)
         truncate = flags & os.O_TRUNC
         if truncate or flags & os.O_ACCMODE != os.O_RDONLY:
             copyup.copy_up(self._stack, node, size=0 if truncate else None)
@@ -76,7 +76,7 @@ class Handles:
         try:
             return self._files[number]
         except KeyError:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+            fail(errno.EBADF)
 
     def refresh(self, handle: OpenFile) -> None:
         """The file was copied up after this handle was opened: show the copy, as one file system would."""
@@ -88,7 +88,7 @@ class Handles:
     def release(self, number: int) -> None:
         handle = self._files.pop(number, None)
         if handle is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            fail(errno.EBADF)
         for fd in (handle.fd, *handle.outdated):
             os.close(fd)
 
@@ -96,7 +96,7 @@ class Handles:
 
     def opendir(self, node: Node) -> int:
         if not node.is_directory:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            fail(errno.ENOTDIR)
         number = self._number()
         self._directories[number] = OpenDirectory(node)
         return number
@@ -105,7 +105,7 @@ class Handles:
         try:
             return self._directories[number]
         except KeyError:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+            fail(errno.EBADF)
 
     def entry(self, handle: OpenDirectory, offset: int) -> tuple[Node, tuple[bytes, Attr, int]] | None:
         """The first entry at or after `offset` that still exists, `.` and `..` first of all: its node, and (name,
@@ -127,12 +127,9 @@ class Handles:
 
     def releasedir(self, number: int) -> None:
         if self._directories.pop(number, None) is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            fail(errno.EBADF)
 
     def close(self) -> None:
         for number in list(self._files):
             self.release(number)
         self._directories.clear()
-
-    def __iter__(self) -> Iterator[OpenFile]:
-        return iter(self._files.values())

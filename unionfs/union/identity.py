@@ -12,6 +12,7 @@ import hashlib
 import os
 from typing import NamedTuple
 
+from unionfs.linux import files
 from unionfs.union.branch import Branch
 
 ROOT = 1
@@ -41,8 +42,8 @@ class Origin(NamedTuple):
 
 
 class Identity:
-    """Maps origins to inode numbers. The tables are filled at mount and grow when a branch holds a mount of another
-    file system; guarded by Stack.lock."""
+    """Maps origins to inode numbers. `_fsids`, by device number, grows when a branch turns out to hold more file
+    systems; guarded by Stack.lock."""
 
     def __init__(self, branches: list[Branch]) -> None:
         self._fsids: dict[int, int] = {}
@@ -50,23 +51,28 @@ class Identity:
         self._collisions = 0
         for branch in reversed(branches):
             if branch.device not in self._fsids:
-                # No id (tmpfs before Linux 6.6), or one shared by two devices: the device number has to do.
-                shared = branch.fsid == 0 or branch.fsid in self._fsids.values()
-                self._fsids[branch.device] = branch.device if shared else branch.fsid
-            self._indexes.setdefault(self._fsids[branch.device], len(self._indexes))
+                # Two that cannot be told apart are copies of one image.
+                fsid = branch.fsid ^ branch.device if branch.fsid in self._indexes else branch.fsid
+                self._fsids[branch.device] = fsid
+                self._indexes[fsid] = len(self._indexes)
 
-    def origin(self, branch: Branch, entry: os.stat_result) -> Origin:
-        """The origin of a branch file that is not a copy."""
-        # A file system mounted inside a branch: its device number serves, the mount is not ours to describe.
-        return Origin(self._fsids.get(entry.st_dev, entry.st_dev), branch.root_inode, entry.st_ino)
-
-    def knows(self, origin: Origin) -> bool:
-        """Whether the origin lies on a file system of this stack; a copy carried elsewhere has lost its meaning."""
-        return origin.fsid in self._indexes
+    def origin(self, branch: Branch, dirfd: int, name: bytes, entry: os.stat_result) -> Origin:
+        """The origin of a branch file that is not a copy: `name` in `dirfd`, with the status `entry`."""
+        fsid = self._fsids.get(entry.st_dev)
+        if fsid is None:
+            # A btrfs subvolume, or a file system mounted inside the branch.
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+            try:
+                fsid = self._fsids[entry.st_dev] = files.file_system_id(fd)
+            finally:
+                os.close(fd)
+        return Origin(fsid, branch.root_inode, entry.st_ino)
 
     def number(self, origin: Origin) -> int:
-        index = self._indexes.setdefault(origin.fsid, len(self._indexes))
-        if origin.inode < 1 << _INDEX_SHIFT and index < 1 << 14:
+        """The same on every mount: of a branch's file system its place and the inode, of any other (one inside a
+        branch, or that which a copy carried here was made on) a digest."""
+        index = self._indexes.get(origin.fsid)
+        if index is not None and origin.inode < 1 << _INDEX_SHIFT and index < 1 << 14:
             return index << _INDEX_SHIFT | origin.inode
         digest = hashlib.blake2b(b"%x.%x" % (origin.fsid, origin.inode), digest_size=8).digest()
         return int.from_bytes(digest, "little") | _HASHED

@@ -6,11 +6,13 @@ node in the table has a name in it: the kernel may forget the directory of one o
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 
 from unionfs.union import identity
+from unionfs.union.errors import fail
 from unionfs.union.identity import Origin
 
 Name = tuple["Node", bytes]
@@ -85,7 +87,7 @@ class NodeTable:
         try:
             return self._nodes[ino]
         except KeyError:
-            raise OSError(116, os.strerror(116), str(ino)) from None
+            fail(errno.ESTALE, b"%d" % ino)
 
     def find(self, ino: int) -> Node | None:
         return self._nodes.get(ino)

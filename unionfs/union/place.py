@@ -6,11 +6,13 @@ A Place is used at once and not kept: the next change of the node, or the next e
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from unionfs.linux import files
+from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
@@ -88,7 +90,7 @@ def of(stack: Stack, node: Node) -> Place:
         return Place(node.orphan_fd, b"")
     if node.is_directory:
         if not node.layers:
-            raise FileNotFoundError(2, os.strerror(2))
+            fail(errno.ENOENT)
         parent = node.parent
         if parent is None:
             return Place(stack.branches[node.layers[0]].fd, b".")
@@ -99,7 +101,7 @@ def of(stack: Stack, node: Node) -> Place:
             if node.pseudo_link is None or name in directory:
                 return Place(directory.fd, name)
     if node.pseudo_link is None:
-        raise FileNotFoundError(2, os.strerror(2))
+        fail(errno.ENOENT)
     return Place(stack.pseudo_links.fd(node.branch), node.pseudo_link)
 
 

@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 
 from unionfs.union import copyup, create, place, whiteout
-from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory
+from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
@@ -21,7 +21,7 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> None:
     while True:
         node = stack.node_of(parent, name)
         if node.is_directory:
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+            fail(errno.EISDIR, name)
         if not counts_its_names(stack, node):
             break
     copyup.copy_up_directory(stack, parent)
@@ -39,28 +39,26 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
     create.check_reserved(name)
     node = stack.node_of(parent, name)
     if not node.is_directory:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+        fail(errno.ENOTDIR, name)
     if not stack.is_empty(node):
-        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+        fail(errno.ENOTEMPTY, name)
     # It may be in use as a working directory, and changed: that must not be the lower one.
     copyup.copy_up_directory(stack, node)
     directory = stack.upper(parent)
+    removed: bytes | None = None
     with place.outliving(stack, node):
         hide(stack, parent, name, directory)
-        if name in directory:
-            _remove_directory(stack, node, directory, name, branch)
-            directory.discard(name)
+        if not stack.upper(node).names:
+            os.rmdir(name, dir_fd=directory.fd)
+        else:
+            # Whiteouts and markers are in it: out of sight in one step, then deleted at leisure.
+            removed = branch.work_name()
+            os.rename(name, removed, src_dir_fd=directory.fd, dst_dir_fd=branch.work_fd)
+        directory.discard(name)
     directory_is_gone(stack, node)
-
-
-def _remove_directory(stack: Stack, node: Node, directory: BranchDirectory, name: bytes, branch: Branch) -> None:
-    if not stack.upper(node).names:
-        os.rmdir(name, dir_fd=directory.fd)
-        return
-    # Whiteouts and markers are in it: out of sight in one step, then deleted at leisure.
-    removed = branch.work_name()
-    os.rename(name, removed, src_dir_fd=directory.fd, dst_dir_fd=branch.work_fd)
-    branch.discard_work(removed)
+    if removed is not None:
+        with stack.unlocked():
+            branch.discard_work(removed)
 
 
 def counts_its_names(stack: Stack, node: Node) -> bool:

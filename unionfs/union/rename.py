@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
+from collections.abc import Iterator
 
 from unionfs.linux import consts, files
 from unionfs.union import copyup, create, place, remove, times, whiteout
+from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
@@ -31,10 +32,10 @@ def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: 
     create.check_reserved(name)
     create.check_name(new_name)
     if flags not in (0, consts.RENAME_NOREPLACE, consts.RENAME_EXCHANGE):
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fail(errno.EINVAL)
     exchange = flags == consts.RENAME_EXCHANGE
     if not new_parent.layers:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
+        fail(errno.ENOENT, new_name)
     while True:
         source = stack.node_of(parent, name)
         target = _target(stack, new_parent, new_name, flags)
@@ -59,10 +60,10 @@ def _target(stack: Stack, parent: Node, name: bytes, flags: int) -> Node | None:
     found = stack.resolve(parent, name)
     if found is None:
         if flags == consts.RENAME_EXCHANGE:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+            fail(errno.ENOENT, name)
         return None
     if flags == consts.RENAME_NOREPLACE:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        fail(errno.EEXIST, name)
     return stack.adopt(parent, name, found)
 
 
@@ -70,11 +71,11 @@ def _check(stack: Stack, source: Node, target: Node | None, exchange: bool) -> N
     if target is None or exchange:
         return
     if target.is_directory and not source.is_directory:
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        fail(errno.EISDIR)
     if source.is_directory and not target.is_directory:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        fail(errno.ENOTDIR)
     if target.is_directory and not stack.is_empty(target):
-        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        fail(errno.ENOTEMPTY)
 
 
 def _prepare(stack: Stack, node: Node) -> bool:
@@ -119,17 +120,32 @@ def _replace(
     elif target.is_directory:
         # Somebody may be in it, and change it: that must not be the lower one.
         copyup.copy_up_directory(stack, target)
-        if stack.upper(target).names:
-            whiteout.mark_opaque_unseen(stack.branches[0], stack.upper(target))
-            target.layers = (0,)
-            whiteout.remove_all(stack.upper(target))
-        with place.outliving(stack, target):
+        with place.outliving(stack, target), _emptied(stack, target):
             _move(stack, source_name, target_name)
         remove.directory_is_gone(stack, target)
     else:
         with remove.losing_name(stack, target, new_parent, new_name):
             _move(stack, source_name, target_name)
     _moved(stack, source, source_name, target_name)
+
+
+@contextlib.contextmanager
+def _emptied(stack: Stack, target: Node) -> Iterator[None]:
+    """A directory that the union shows empty is empty in the writable branch too while it is replaced. If that fails it
+    is given a marker again: the attribute that then hides what is below it is read by nobody else.
+    """
+    if stack.upper(target).names:
+        whiteout.mark_opaque_unseen(stack.branches[0], stack.upper(target))
+        target.layers = (0,)
+        whiteout.remove_all(stack.upper(target))
+    try:
+        yield
+    except OSError:
+        if target.layers == (0,):
+            with contextlib.suppress(OSError):
+                whiteout.mark_opaque(stack.upper(target).fd)
+                stack.upper(target).add(whiteout.OPAQUE)
+        raise
 
 
 def _move(stack: Stack, source_name: tuple[Node, bytes], target_name: tuple[Node, bytes]) -> None:

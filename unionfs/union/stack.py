@@ -18,6 +18,7 @@ from unionfs.linux import files
 from unionfs.union import identity, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory, DirectoryCache
+from unionfs.union.errors import fail
 from unionfs.union.identity import Identity, Origin
 from unionfs.union.nodes import Node, NodeTable
 from unionfs.union.pseudolink import PseudoLinks
@@ -69,10 +70,10 @@ class Stack:
         """Raises OSError: EINVAL for no branches or a writable branch that is not on top; whatever cleaning the work
         area gives."""
         if not branches:
-            raise OSError(errno.EINVAL, "a union needs at least one branch")
+            fail(errno.EINVAL, why="a union needs at least one branch")
         for branch in branches[1:]:
             if branch.writable:
-                raise OSError(errno.EINVAL, "only the top branch can be writable", branch.path)
+                fail(errno.EINVAL, branch.path, "only the top branch can be writable")
         self.branches = list(branches)
         self.writable = self.branches[0].writable
         self.volatile = volatile
@@ -91,7 +92,7 @@ class Stack:
 
     def _root(self) -> Node:
         entry = os.fstat(self.branches[0].fd)
-        origin = self.identity.origin(self.branches[0], entry)
+        origin = self.identity.origin(self.branches[0], self.branches[0].fd, b".", entry)
         root = Node(identity.ROOT, stat.S_IFDIR, origin, (0, entry.st_dev, entry.st_ino))
         layers = []
         for index, branch in enumerate(self.branches):
@@ -116,7 +117,7 @@ class Stack:
 
     def require_writable(self) -> Branch:
         if not self.writable:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            fail(errno.EROFS)
         return self.branches[0]
 
     # One name over the branches.
@@ -153,7 +154,7 @@ class Stack:
     def resolve_existing(self, parent: Node, name: bytes) -> Found:
         found = self.resolve(parent, name)
         if found is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+            fail(errno.ENOENT, name)
         return found
 
     def names(self, node: Node) -> list[bytes]:
@@ -185,10 +186,11 @@ class Stack:
         """
         index, entry, layers = found
         link: bytes | None = None
-        origin = self.identity.origin(self.branches[index], entry)
+        dirfd = self.directories.get(parent, index).fd
+        origin = self.identity.origin(self.branches[index], dirfd, name, entry)
         hard_linked = not layers and entry.st_nlink > 1
         if index == 0 or (hard_linked and self.pseudo_links.any_in(index)):
-            origin = self._recorded_origin(parent, name, index) or origin
+            origin = self._recorded_origin(dirfd, name, index) or origin
         if hard_linked and self.pseudo_links:
             link = self.pseudo_links.key_of(origin, index, entry)
             copy = self.pseudo_links.find(origin, above=index)
@@ -227,12 +229,10 @@ class Stack:
         node.lookups += 1
         self._held.nodes.append(node)
 
-    def _recorded_origin(self, parent: Node, name: bytes, index: int) -> Origin | None:
-        """What the copy-up of this file wrote down, if it is a copy and its source's file system is in the stack."""
-        path = files.fd_path(self.directories.get(parent, index).fd, name)
-        value = self.branches[index].read_attribute(path, "origin")
-        origin = None if value is None else Origin.decode(value)
-        return origin if origin is not None and self.identity.knows(origin) else None
+    def _recorded_origin(self, dirfd: int, name: bytes, index: int) -> Origin | None:
+        """What the copy-up of this file wrote down, if it is a copy."""
+        value = self.branches[index].read_attribute(files.fd_path(dirfd, name), "origin")
+        return None if value is None else Origin.decode(value)
 
     def _node(self, origin: Origin, index: int, entry: os.stat_result) -> Node:
         real = (index, entry.st_dev, entry.st_ino)
@@ -254,8 +254,9 @@ class Stack:
 
     def adopt_new(self, parent: Node, name: bytes) -> Node:
         """The node of an entry just made in the writable branch: it is no copy and merges with nothing."""
-        entry = os.stat(name, dir_fd=self.upper(parent).fd, follow_symlinks=False)
-        node = self._node(self.identity.origin(self.branches[0], entry), 0, entry)
+        dirfd = self.upper(parent).fd
+        entry = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+        node = self._node(self.identity.origin(self.branches[0], dirfd, name, entry), 0, entry)
         if stat.S_ISDIR(entry.st_mode):
             node.layers = (0,)
         else:

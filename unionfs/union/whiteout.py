@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from unionfs.linux import files
 from unionfs.union import times
+from unionfs.union.errors import fail
 
 if TYPE_CHECKING:
     from unionfs.union.branch import Branch
@@ -79,7 +80,7 @@ def create(branch: Branch, directory: BranchDirectory, name: bytes) -> None:
     """Hide `name` of the branches below `directory`. Already hidden is fine. ENOSPC and friends pass."""
     target = of(name)
     if len(target) > 255:
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
+        fail(errno.ENAMETOOLONG, name)
     if target in directory:
         return
     try:
