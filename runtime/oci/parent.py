@@ -18,6 +18,15 @@ class Child(NamedTuple):
     console: int | None
 
 
+class _Heard(NamedTuple):
+    """What the child had to say until it was ready, or until nobody of it was left."""
+
+    ready: bool
+    born: int | None
+    console: int | None
+    fault: tuple[str, ...] | None
+
+
 def spawn(birth: child.Birth) -> Child:
     """A child of this process that has done everything but execve.
 
@@ -26,37 +35,75 @@ def spawn(birth: child.Birth) -> Child:
     if not processes.single_threaded():
         raise ContainerError("cannot start a process from a process with several threads")
     ours, theirs = sync.Channel.pair()
-    pid = pidfd = -1
+    made: list[tuple[int, int]] = []  # (pid, pidfd) of children to collect; the last is the container's
+    console = None
+    try:
+        made.append(_clone(birth, ours, theirs))
+        theirs.close()
+        heard = _listen(ours, joins=bool(birth.joins))
+        console = heard.console
+        if heard.born is not None:
+            made.append((heard.born, os.pidfd_open(heard.born)))
+        if heard.fault is not None:
+            refuse(heard.fault)
+        if not heard.ready:
+            raise ContainerError(f"cannot start the container: its process {_end(reap(*made.pop()), birth)}")
+        pid, pidfd = made.pop()
+        while made:
+            joiner, joiner_pidfd = made.pop()  # it has said its only word, and ends
+            os.waitpid(joiner, 0)
+            os.close(joiner_pidfd)
+        return Child(pid, pidfd, ours, console)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        if console is not None:
+            os.close(console)
+        while made:
+            reap(*made.pop())
+        raise
+
+
+def _clone(birth: child.Birth, ours: sync.Channel, theirs: sync.Channel) -> tuple[int, int]:
+    """(pid, pidfd) of the child, in which this does not return."""
     unified = birth.cgroup.open_unified() if birth.cgroup else None
     # Not for a moment may a process of a joined container trace the child, or read its memory or descriptors
     # (CVE-2016-9962). The flag is copied at the fork and lasts until execve.
     dumpable = processes.prctl(consts.PR_GET_DUMPABLE)
     try:
         processes.prctl(consts.PR_SET_DUMPABLE, 0)
-        try:
-            pid, pidfd = processes.clone3(0 if birth.joins else birth.new, cgroup=unified)
-        except OSError as error:  # EAGAIN: the pids limit; ENOSPC: too many namespaces
-            raise ContainerError(f"cannot make the container's process: {error.strerror}") from None
+        pid, pidfd = processes.clone3(0 if birth.joins else birth.new, cgroup=unified)
+    except OSError as error:  # EAGAIN: the pids limit; ENOSPC: too many namespaces
+        raise ContainerError(f"cannot make the container's process: {error.strerror}") from None
+    else:
         if pid == 0:
             ours.close()
             child.run(birth, theirs)
-        theirs.close()
-        if birth.joins:
-            pid, pidfd = _sibling(ours, pid, pidfd)
-        console = _await_ready(ours)
-    except BaseException as error:
-        ours.close()
-        theirs.close()
-        status = reap(pid, pidfd) if pid > 0 else 0
-        if isinstance(error, EOFError):
-            raise ContainerError(f"cannot start the container: its process {_died(status, birth)}") from None
-        raise
+        return pid, pidfd
     finally:
         if dumpable == 1:  # 2, a setuid program's, cannot be set
             processes.prctl(consts.PR_SET_DUMPABLE, dumpable)
         if unified is not None:
             os.close(unified)
-    return Child(pid, pidfd, ours, console)
+
+
+def _listen(channel: sync.Channel, *, joins: bool) -> _Heard:
+    """Until there is all that is needed, or the end. With `joins` two processes talk: the one that joined says BORN,
+    the one it cloned says the rest, and which of them the scheduler lets speak first is open."""
+    ready, born, console, fault = False, None, None, None
+    while not ready or (joins and born is None):
+        message = channel.receive()
+        if message.kind == sync.BORN:
+            born = int(message.fields[0])
+        elif message.kind == sync.CONSOLE:
+            console = message.fd
+        elif message.kind == sync.READY:
+            ready = True
+        elif message.kind == sync.FAULT:
+            fault = message.fields
+        else:
+            return _Heard(False, born, console, fault)
+    return _Heard(True, born, console, fault)
 
 
 def reap(pid: int, pidfd: int) -> int:
@@ -73,38 +120,7 @@ def refuse(fields: tuple[str, ...]) -> NoReturn:
     raise kinds.get(fault.meaning, ContainerError)(f"cannot {fault.step}: {fault.reason}")
 
 
-def _sibling(channel: sync.Channel, pid: int, pidfd: int) -> tuple[int, int]:
-    """The process that joined the namespaces has cloned the real child and ended."""
-    message = channel.receive()
-    if message.kind == sync.FAULT:
-        refuse(message.fields)
-    if message.kind != sync.BORN:
-        raise EOFError
-    born = int(message.fields[0])
-    born_pidfd = os.pidfd_open(born)  # ours to wait for, so the number cannot have gone to another process
-    os.waitpid(pid, 0)
-    os.close(pidfd)
-    return born, born_pidfd
-
-
-def _await_ready(channel: sync.Channel) -> int | None:
-    """The console's master, if there is one. EOFError when the child died without a word."""
-    console = None
-    while True:
-        message = channel.receive()
-        if message.kind == sync.CONSOLE:
-            console = message.fd
-        elif message.kind == sync.READY:
-            return console
-        else:
-            if console is not None:
-                os.close(console)
-            if message.kind == sync.FAULT:
-                refuse(message.fields)
-            raise EOFError
-
-
-def _died(status: int, birth: child.Birth) -> str:
+def _end(status: int, birth: child.Birth) -> str:
     if status == -signal.SIGKILL and birth.cgroup is not None and birth.cgroup.oom_kills():
         return f"needs more memory than the limit of {birth.config.resources.memory_limit} bytes"
     return f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"

@@ -3,7 +3,8 @@
     parent (the waiting side)                        child (becomes the container)
       clone3 ──────────────────────────────────────▶ enter cgroups, namespaces, build the root
              ◀────────────────────────── BORN pid    only when there are namespaces to join: the child that
-                                                     joined them has cloned the real one, its sibling, and ends
+                                                     joined them has cloned the real one, its sibling, and ends;
+                                                     the sibling's messages may come before it
              ◀────────────────────────── CONSOLE     with a terminal: carries the pty's master as SCM_RIGHTS
              ◀────────────────────────── READY       everything is done but execve: create returns
       the caller attaches a network …
