@@ -33,12 +33,12 @@ def _hear(*messages: Callable[[sync.Channel], None], joins: bool) -> parent._Hea
     return heard
 
 
-@pytest.mark.parametrize("order", itertools.permutations([_born, _ready]))
+@pytest.mark.parametrize("order", list(itertools.permutations([_born, _ready])))
 def test_who_is_born_may_be_ready_before_that_is_said(order: tuple[Callable[[sync.Channel], None], ...]) -> None:
     assert _hear(*order, joins=True) == (True, 77, None, None)
 
 
-@pytest.mark.parametrize("order", itertools.permutations([_born, _fault]))
+@pytest.mark.parametrize("order", list(itertools.permutations([_born, _fault])))
 def test_a_fault_does_not_hide_who_is_to_be_collected(order: tuple[Callable[[sync.Channel], None], ...]) -> None:
     assert _hear(*order, joins=True) == (False, 77, None, (sync.FAILED, "do it", "because"))
 
