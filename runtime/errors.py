@@ -23,6 +23,8 @@ catch the class; only runtime/cli prints and exits.
 
 from __future__ import annotations
 
+import os
+
 
 class RuntimeFault(Exception):
     """The base of the tree; str() is the line for the user."""
@@ -98,6 +100,14 @@ class ShimLost(RuntimeFault):
     """The process that kept a container is gone without having recorded how the container ended."""
 
     exit_code = 137
+
+
+def sentence(error: BaseException) -> str:
+    """One line for the user. An OSError's text begins with what it is about, and leaves its number out."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split("\n")).strip()
 
 
 def by_name(name: str, message: str) -> RuntimeFault:

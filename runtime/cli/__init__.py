@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol, cast
 from runtime.cli import options, settings
 from runtime.cli.options import Given, HelpWanted, Option
 from runtime.cli.settings import Settings
-from runtime.errors import NotPermitted, RuntimeFault, UsageError
+from runtime.errors import NotPermitted, RuntimeFault, UsageError, sentence
 
 # Verb: module. `import` is no name for one.
 VERBS = {
@@ -109,7 +109,7 @@ def _report(verb: str, error: Exception) -> int:
         return _defect(error)
     see = f"runtime {verb} --help".replace("  ", " ")
     hint = f": see '{see}'" if isinstance(error, UsageError) and not isinstance(error, NotPermitted) else ""
-    print(f"runtime: {one_line(str(error))}{hint}", file=sys.stderr)
+    print(f"runtime: {sentence(error)}{hint}", file=sys.stderr)
     if isinstance(error, UsageError):
         return error.exit_code
     if verb in _RUNS_A_COMMAND:
@@ -118,13 +118,9 @@ def _report(verb: str, error: Exception) -> int:
 
 
 def _defect(error: Exception) -> int:
-    what = f"{type(error).__name__}: {one_line(str(error))}"
+    what = f"{type(error).__name__}: {sentence(error)}"
     print(f"runtime: internal error: {what} (--debug shows where)", file=sys.stderr)
     return RuntimeFault.exit_code
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split("\n")).strip()
 
 
 def each_of(given: Given, what: str, do: Callable[[str], Sequence[str] | None]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
@@ -48,9 +49,11 @@ def main(given: Given, settings: Settings) -> int:
             return 0
         from runtime.engine import attach
 
-        code = attach.foreground(shim, stdin=wish.stdin, wants_terminal=wish.terminal)
+        ended = attach.foreground(shim, stdin=wish.stdin, wants_terminal=wish.terminal)
         shim.wait()
-        return code
+        if ended.trouble:
+            print(f"runtime: {ended.trouble}", file=sys.stderr)
+        return ended.code
 
 
 def read(given: Given) -> RunOptions:

@@ -12,6 +12,7 @@ import signal
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
 from runtime.engine import frames, terminal
 from runtime.engine.start import Shim
@@ -95,8 +96,13 @@ class Output:
             self.write()
 
 
-def foreground(shim: Shim, *, stdin: bool, wants_terminal: bool) -> int:
-    """Pass streams and signals until the container's end; its exit code. Raises ShimLost.
+class Ended(NamedTuple):
+    code: int
+    trouble: str  # what could not be given back, "" if nothing
+
+
+def foreground(shim: Shim, *, stdin: bool, wants_terminal: bool) -> Ended:
+    """Pass streams and signals until the container's end. Raises ShimLost.
 
     With `stdin` our standard input is passed on. A container with a terminal that reads from ours has ours in raw
     mode, and follows its size.
@@ -108,12 +114,12 @@ def foreground(shim: Shim, *, stdin: bool, wants_terminal: bool) -> int:
         return _attach(shim, stdin=stdin, terminal_fd=screen if os.isatty(screen) else None)
 
 
-def _attach(shim: Shim, *, stdin: bool, terminal_fd: int | None) -> int:
+def _attach(shim: Shim, *, stdin: bool, terminal_fd: int | None) -> Ended:
     out, err = Output(1), Output(2)
-    reading, exit_code = stdin, None
+    reading, ended = stdin, None
     with signals() as caught:
         if terminal_fd is not None:
-            shim.sock.sendall(frames.pack_window(*terminal.window(terminal_fd)))
+            _send(shim, frames.pack_window(*terminal.window(terminal_fd)))
         while True:
             while shim.received:
                 frame = shim.received.pop(0)
@@ -124,8 +130,8 @@ def _attach(shim: Shim, *, stdin: bool, terminal_fd: int | None) -> int:
                 elif frame.kind == frames.IN_OK:
                     reading = True
                 elif frame.kind == frames.EXIT:
-                    exit_code = int(frame.json()["code"])
-            if exit_code is not None:
+                    ended = Ended(**frame.json())
+            if ended is not None:
                 break
             poll = select.poll()
             poll.register(caught, select.POLLIN)
@@ -147,10 +153,11 @@ def _attach(shim: Shim, *, stdin: bool, terminal_fd: int | None) -> int:
                 _read_input(shim)
             if shim.sock.fileno() in ready and not shim.receive():
                 raise ShimLost("the process that kept the container is gone, and the container with it")
-    # With our own signals back: a reader that never reads on can be left with ctrl-C.
+    # From here on a signal is ours: ctrl-C leaves a reader that never reads on.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     for output in (out, err):
         output.drain()
-    return exit_code
+    return ended
 
 
 def _read_input(shim: Shim) -> None:
@@ -164,14 +171,18 @@ def _read_input(shim: Shim) -> None:
 def _pass_on(numbers: bytes, shim: Shim, terminal_fd: int | None) -> None:
     for number in numbers:
         if number != signal.SIGWINCH:
-            _send(shim, frames.pack_number(frames.SIGNAL, number))
+            if not _send(shim, frames.pack_number(frames.SIGNAL, number)):
+                # The container has ended, and what keeps us is that nobody reads its output: the signal is ours.
+                raise SystemExit(128 + number)
         elif terminal_fd is not None:
             _send(shim, frames.pack_window(*terminal.window(terminal_fd)))
 
 
-def _send(shim: Shim, frame: bytes) -> None:
+def _send(shim: Shim, frame: bytes) -> bool:
+    """False when the shim has ended; its last frames may still have to be read."""
     try:
         shim.sock.sendall(frame)
     except OSError:
-        pass  # its last frames, or its end, are still to be read
+        return False
+    return True
 

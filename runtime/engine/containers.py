@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from runtime.engine import names, records, state
@@ -78,7 +78,18 @@ class Container(NamedTuple):
     def rest(self, final: State) -> None:
         """Record a state that no process keeps up, and drop the run directory. The lock must be held."""
         state.save(self.directory, final)
-        shutil.rmtree(self.run_directory, ignore_errors=True)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the run directory; never anything below a root file system that should still be mounted there."""
+        try:
+            names = os.listdir(self.run_directory)
+        except FileNotFoundError:
+            return
+        with suppress(OSError):  # busy: it stays, and with it the sign that there is something to give back
+            if "rootfs" in names:
+                os.rmdir(self.rootfs)
+            shutil.rmtree(self.run_directory)
 
     def lock(self, patience: float = 0) -> int | None:
         """The container's lock as a descriptor to close, or None when after `patience` seconds a live process still
@@ -184,7 +195,7 @@ class ContainerStore:
     def drop(self, container: Container) -> None:
         """Forget a container: its lock is held by the caller, and its snapshot, network and mounts are gone."""
         with self._locked():
-            shutil.rmtree(container.run_directory, ignore_errors=True)
+            container.clear()
             if self._named(container.config.name) == container.id:
                 os.unlink(f"{self._names}/{container.config.name}")
             os.unlink(f"{container.directory}/config.json")

@@ -13,7 +13,7 @@ Both sides send frames: a kind, the length of the payload, the payload. Over the
       │ ────────────────────────────────────────────▶ │
       │  IN_END, SIGNAL number, RESIZE rows columns   │
       │ ────────────────────────────────────────────▶ │
-      │  EXIT {code, error}                           │   sent when all is taken down
+      │  EXIT {code, trouble}                          │   sent when all is taken down
       │ ◀──────────────────────────────────────────── │
 
 The caller may hang up at any time; the container goes on. Whoever connects to <state>/containers/ID/shim.sock is a

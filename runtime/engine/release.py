@@ -14,6 +14,7 @@ from runtime.engine import records
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.paths import Paths
 from runtime.engine.state import Status, save
+from runtime.errors import sentence
 
 
 def processes(container: Container) -> None:
@@ -45,7 +46,7 @@ def attempt(steps: list[Callable[[Container], None]], container: Container) -> s
         try:
             step(container)
         except Exception as error:  # one step's failure, of whatever kind, must not keep the rest from being released
-            troubles.append(f"{step.__name__}: {error}")
+            troubles.append(sentence(error))
     return "; ".join(troubles)
 
 

@@ -62,6 +62,15 @@ def test_a_slow_reader_slows_the_container(runtime: Runtime, tmp_path: Path) -> 
     assert not (tmp_path / "all").exists()
 
 
+def test_ctrl_c_leaves_a_reader_that_never_reads(runtime: Runtime) -> None:
+    with runtime.popen(*RUN, IMAGE, "sh", "-c", "head -c 200000 /dev/zero") as process:
+        wait_until(lambda: os.listdir(runtime.state / "containers"), "it runs")
+        wait_until(lambda: not os.listdir(runtime.state / "containers"), "it has ended")
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
 )

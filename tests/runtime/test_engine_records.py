@@ -13,8 +13,9 @@ import pytest
 from runtime.engine import logs, names
 from runtime.engine.containers import Config, Container, ContainerStore
 from runtime.engine.paths import Paths
-from runtime.engine.state import Status
+from runtime.engine.state import State, Status
 from runtime.errors import NameInUse, NoSuchContainer
+from unionfs.linux import mounts
 
 
 @pytest.fixture
@@ -74,6 +75,21 @@ def test_references(store: ContainerStore) -> None:
     for missing in ("c", "", ".", "..", "names", ".lock", "../root", "box/", "aa" * 31 + "ab", "a" * 65):
         with pytest.raises(NoSuchContainer, match="No such container"):
             store.get(missing)
+
+
+@pytest.mark.needs("tmpfs")
+def test_what_is_still_mounted_is_never_deleted(store: ContainerStore) -> None:
+    container = add(store, "box")
+    os.makedirs(container.rootfs)
+    mounts.mount("tmpfs", container.rootfs, "tmpfs")
+    try:
+        Path(container.rootfs, "precious").touch()
+        container.rest(State(Status.EXITED))
+        assert Path(container.rootfs, "precious").exists()
+    finally:
+        mounts.umount2(container.rootfs)
+    container.clear()
+    assert os.listdir(store.paths.running) == []
 
 
 def test_a_dangling_name_is_free(store: ContainerStore) -> None:

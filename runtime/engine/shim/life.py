@@ -1,12 +1,13 @@
 """One container from its mounts to its last trace, in the order in which each needs the one before.
 
-    own mount namespace, root file system, /etc files, specification    [mount_rootfs, write_spec]
-    namespaces, cgroups, everything but execve                          oci.create
-    endpoint in the container's network namespace, its address in hosts [connect]
-    execve                                                              Init.start
-    ... streams until the init ends ...
-    endpoint, cgroups, mounts                                           release
-    record, or removal                                                  [finish]
+    begin   own mount namespace, root file system
+            /etc files, and the specification as it is run
+            namespaces, cgroups, everything but execve              oci.create
+            endpoint in the container's network namespace, and its address in /etc/hosts
+            execve                                                  oci.Init.start
+            ... streams until the first process ends ...            shim/streams.py
+    end     processes, cgroups, endpoint, mounts                    engine/release.py
+            the record of how it ended, or none of it any more
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from runtime.engine.paths import Paths
 from runtime.engine.shim.life import Life
 from runtime.engine.shim.streams import Caller, Streams
 from runtime.engine.watch import short_path
-from runtime.errors import RuntimeFault
+from runtime.errors import RuntimeFault, sentence
 from unionfs.linux import processes
 
 SOCKET = 3
@@ -56,12 +56,12 @@ def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     """Have the container run from begin to end; the last frame for the caller."""
     store = ContainerStore(Paths.of(orders["root"], orders["state"]))
     container = store.load(orders["id"])
+    os.makedirs(container.run_directory, mode=0o710)  # from here on it is ours in the eyes of recovery
     life = Life(store, container)
     mounts = [Mount(kind, source, tuple(options)) for kind, source, options in orders["mounts"]]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     log = Writer(container.log)  # before anyone can come to follow it
     try:
-        os.makedirs(container.run_directory, mode=0o710, exist_ok=True)
         _listen(listener, container.run_directory)
         init, ends = life.begin(mounts, (orders["rows"], orders["columns"]))
     except Exception as error:  # whatever it is, the caller hears of it and nothing is left
@@ -81,7 +81,7 @@ def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     trouble = life.end(code)
     os.close(lock)
     streams.close()
-    return frames.pack_json(frames.EXIT, {"code": code, "error": trouble})
+    return frames.pack_json(frames.EXIT, {"code": code, "trouble": trouble})
 
 
 def _listen(listener: socket.socket, directory: str) -> None:
@@ -94,8 +94,8 @@ def _listen(listener: socket.socket, directory: str) -> None:
 def _fault(error: Exception) -> tuple[str, str]:
     """The class name and the line to report an error with."""
     if isinstance(error, RuntimeFault):
-        return type(error).__name__, str(error)
+        return type(error).__name__, sentence(error)
     if isinstance(error, (DriverError, OSError)):
-        return RuntimeFault.__name__, str(error)
+        return RuntimeFault.__name__, sentence(error)
     sys.excepthook(type(error), error, error.__traceback__)  # seen with --debug only: standard error is /dev/null
-    return RuntimeFault.__name__, f"internal error: {type(error).__name__}: {error}"
+    return RuntimeFault.__name__, f"internal error: {type(error).__name__}: {sentence(error)}"
