@@ -1,4 +1,4 @@
-"""`exec`: another process in a running container. It is this process's child; the shim has no part in it."""
+"""`exec`: another process in a running container. The container's shim has no part in it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from runtime.engine import accounts, frames, records, spec, terminal
 from runtime.engine.attach import Output, held, signals
 from runtime.engine.containers import Container
+from runtime.engine.keeper import Kept, keep
 from runtime.engine.processes import Process
 from runtime.engine.state import Status
 from runtime.engine.stdio import Ends, pipes
 from runtime.errors import StateError
-from runtime.oci import container as oci
 
 
 class ExecOptions(NamedTuple):
@@ -39,6 +39,7 @@ def execute(container: Container, options: ExecOptions) -> int:
         process = configure(container, whole["process"], options, f"/proc/{init.pid}/root")
         with held(), ExitStack() as opened:
             child, ends = _start(init.pid, process, whole, options)
+            opened.callback(child.close)
             opened.callback(ends.close)
             caught = opened.enter_context(signals())
             if options.terminal and options.stdin and os.isatty(0):
@@ -46,27 +47,20 @@ def execute(container: Container, options: ExecOptions) -> int:
             return _relay(child, ends, caught, stdin=options.stdin)
 
 
-def _start(pid: int, process: dict[str, Any], whole: dict[str, Any], options: ExecOptions) -> tuple[oci.Init, Ends]:
+def _start(pid: int, process: dict[str, Any], whole: dict[str, Any], options: ExecOptions) -> tuple[Kept, Ends]:
     if options.terminal:
-        child = oci.exec_process(pid, process, spec=whole)
-        assert child.console is not None
-        ends = Ends(console=child.console)
-    else:
-        theirs, ends = pipes(stdin=options.stdin)
-        try:
-            child = oci.exec_process(pid, process, spec=whole, stdio=theirs)
-        except BaseException:
-            ends.close()
-            raise
-        finally:
-            for fd in theirs:
-                os.close(fd)
+        kept = keep(pid, process, spec=whole, theirs=None, ours=Ends())
+        assert kept.console is not None
+        return kept, Ends(console=kept.console)
+    theirs, ends = pipes(stdin=options.stdin)
     try:
-        child.start()
+        return keep(pid, process, spec=whole, theirs=theirs, ours=ends), ends
     except BaseException:
         ends.close()
         raise
-    return child, ends
+    finally:
+        for fd in theirs:
+            os.close(fd)
 
 
 def configure(container: Container, process: dict[str, Any], options: ExecOptions, root: str) -> dict[str, Any]:
@@ -111,7 +105,7 @@ def _not_running(container: Container) -> StateError:
     return StateError(f"the container {container.config.name} is not running")
 
 
-def _relay(child: oci.Init, ends: Ends, caught: int, *, stdin: bool) -> int:
+def _relay(child: Kept, ends: Ends, caught: int, *, stdin: bool) -> int:
     """Between our streams and the process's until it ends; as in attach.py nothing but poll waits.
 
     Never our own descriptors: through one the process could open its file anew, or leave by its directory
@@ -179,12 +173,9 @@ def _read(fd: int) -> bytes | None:
         return b""  # EIO: the terminal is gone, or is another job's
 
 
-def _pass_on(numbers: bytes, child: oci.Init) -> None:
+def _pass_on(numbers: bytes, child: Kept) -> None:
     for number in numbers:
         if number != signal.SIGWINCH:
-            try:
-                child.kill(number)
-            except ProcessLookupError:
-                pass
+            child.kill(number)
         elif child.console is not None and (size := terminal.window(1)) != (0, 0):
             terminal.resize(child.console, *size)

@@ -208,6 +208,30 @@ def test_exec_ends_with_its_container(runtime: Runtime) -> None:
         assert process.wait() == 137
 
 
+def test_a_stopped_exec_does_not_keep_its_container_from_ending(runtime: Runtime) -> None:
+    start(runtime, "host", LOOP)
+    with runtime.popen("exec", "host", "sh", "-c", "echo ready; sleep 1000") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        assert runtime("stop", "-t", "1", "host") == "host\n"
+        process.send_signal(signal.SIGCONT)
+        assert process.wait() == 137
+    runtime("rm", "host")
+
+
+def test_a_killed_exec_leaves_its_command(runtime: Runtime) -> None:
+    start(runtime, "host", LOOP)
+    process = runtime.popen("exec", "-i", "host", "sh", "-c", "echo ready; cat; sleep 1000")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.kill()
+    process.communicate(timeout=60)
+    assert "sleep 1000" in runtime("exec", "host", "ps")
+    runtime("rm", "-f", "host")
+
+
 def test_exec_in_one_that_has_ended(runtime: Runtime) -> None:
     runtime("run", "--name=ended", "--network=none", IMAGE, "true")
     assert "not running" in runtime.refused("exec", "ended", "true")
