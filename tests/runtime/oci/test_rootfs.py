@@ -258,6 +258,20 @@ def test_nothing_but_proc_is_mounted_in_proc(keeper: Keeper, config: Make, tmp_p
             keeper.run(config("true", mounts=[*defaults.MOUNTS, _bind(tmp_path, destination)]))
 
 
+def test_no_file_of_the_image_takes_a_sysctl(sh: Sh, rootfs: Path) -> None:
+    """CVE-2025-52881: what is written for the kernel is written before the image can stand in its way."""
+    trap = rootfs / "proc/sys/net/ipv4/ip_default_ttl"
+    trap.parent.mkdir(parents=True)
+    trap.write_text("image\n")
+    (rootfs / "proc/self").mkdir()
+    (rootfs / "proc/self/oom_score_adj").write_text("image\n")
+    query = "cat /proc/sys/net/ipv4/ip_default_ttl /proc/self/oom_score_adj"
+    changes = {"linux__sysctl": {"net.ipv4.ip_default_ttl": "77"}, "process__oomScoreAdj": 9}
+    assert sh(query, **changes).split() == ["77", "9"]
+    no_proc = [mount for mount in defaults.MOUNTS if mount["destination"] != "/proc"]
+    assert sh(query, mounts=no_proc, **changes).split() == ["image", "image"]
+
+
 # -- The plan --
 
 
