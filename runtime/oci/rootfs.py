@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from runtime.oci import defaults, options, spec
 from runtime.oci.cgroups import Hierarchy
 from runtime.oci.inroot import Root
-from unionfs.linux import consts, mounts
+from unionfs.linux import consts, mounts, processes
 
 
 class Work:
@@ -298,6 +298,12 @@ class ReadonlyRoot(NamedTuple):
 
 def pivot(root: Root) -> None:
     """Make `root` the namespace's root and let go of the old one. See pivot_root(2), "pivot_root(".", ".")"."""
+    # pivot_root(2) swaps the caller's root. If the caller is in a chroot that is not the namespace's, which would stay
+    # above the container's: whoever joins the namespace starts there, and CAP_SYS_CHROOT reaches it. Entering a mount
+    # namespace, also one's own, leads to its root (fs/namespace.c, mntns_install).
+    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    processes.setns(namespace, consts.CLONE_NEWNS)
+    os.close(namespace)
     os.fchdir(root.fd)
     mounts.pivot_root(".", ".")
     # The old root is now stacked on the new one at "."; what is under it is private, so the host keeps its mounts.

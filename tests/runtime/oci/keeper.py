@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from runtime import errors
 from runtime.oci import cgroups, container
+from unionfs.linux import consts, mounts, processes
 
 _DEADLINE = 20  # seconds for what an output or a console is to show
 
@@ -205,6 +206,14 @@ class _Side:
 
     def oom_kills(self, path: str) -> int:
         return cgroups.Cgroup(path).oom_kills()
+
+    def enter_chroot(self, path: str) -> None:
+        """A chroot that looks like the host, in a mount namespace whose root is another."""
+        processes.unshare(consts.CLONE_NEWNS)
+        mounts.mount("none", "/", None, consts.MS_REC | consts.MS_PRIVATE)
+        mounts.mount("/", path, None, consts.MS_BIND | consts.MS_REC)
+        os.chroot(path)
+        os.chdir("/")
 
     def leak(self, path: str) -> int:
         """Open a host directory inheritably and leave it open, as careless code around a runtime does."""

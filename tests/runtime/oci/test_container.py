@@ -17,7 +17,7 @@ import pytest
 
 from runtime.errors import CommandNotExecutable, CommandNotFound, ContainerError
 from runtime.oci import container, defaults
-from tests.runtime.oci.conftest import Config
+from tests.runtime.oci.conftest import Config, process
 from tests.runtime.oci.keeper import Keeper
 from unionfs.linux import consts, mounts
 
@@ -91,6 +91,21 @@ def test_the_hosts_mounts_do_not_change(keeper: Keeper, config: Make, rootfs: Pa
         keeper.close()
     finally:
         mounts.umount2(str(tmp_path / "shared"))
+
+
+def test_the_root_of_its_namespace_is_its_own_also_for_a_caller_in_a_chroot(
+    keeper: Keeper, config: Make, rootfs: Path, tmp_path: Path
+) -> None:
+    """Whoever joins the container's mount namespace starts at that root: it must not be what the chroot hid."""
+    (rootfs / "here").touch()
+    (tmp_path / "jail").mkdir()
+    keeper.call("enter_chroot", path=str(tmp_path / "jail"))
+    box = keeper.create(config("sleep", "1000")).start()
+    found = box.exec(process("ls", "-d", "/here")).start().wait()
+    box.signal(signal.SIGKILL)
+    box.wait()
+    box.delete()
+    assert found == (0, "/here\n")
 
 
 def test_hostname_and_domain_name_are_its_own(sh: Sh) -> None:
