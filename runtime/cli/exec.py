@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
 from runtime.engine import options
 from runtime.errors import UsageError
+from runtime.oci import sealed
 
 SUMMARY = "run another command in a running container"
 USAGE = "[OPTIONS] CONTAINER COMMAND [ARG...]"
@@ -29,6 +31,9 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
     workdir = given.value("workdir")
     env = tuple(options.variable(text, os.environ) for text in given.values("env"))
+    if not sealed.is_sealed():
+        # The command's process is this interpreter until its execve: it must not be able to overwrite it.
+        sealed.execve_python(sys.orig_argv[1:], os.environ)
     store = settings.store()
 
     from runtime.engine.exec import ExecOptions, execute

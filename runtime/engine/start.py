@@ -12,6 +12,7 @@ from runtime import errors
 from runtime.engine import frames
 from runtime.engine.containers import Container
 from runtime.engine.frames import Frame
+from runtime.oci import sealed
 
 # The descriptor that a shim finds its socket on; shim/main.py has the same number.
 _SOCKET = 3
@@ -36,8 +37,15 @@ class Shim:
         ]
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
         command = [sys.executable, "-I", "-S", program, os.pathsep.join(sys.path)]
-        self._pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
-        theirs.close()
+        # The container's process is this interpreter until its execve: it must not be able to overwrite it.
+        interpreter = sealed.seal(sys.executable)
+        try:
+            self._pid = os.posix_spawn(
+                f"/proc/self/fd/{interpreter}", command, os.environ, file_actions=actions, setsid=True
+            )
+        finally:
+            os.close(interpreter)
+            theirs.close()
 
     def order(self, container: Container, lock: int, mounts: Sequence[Mount], window: tuple[int, int]) -> None:
         """Hand the container over, to be started. The lock is the shim's from here on; the descriptor is closed."""
