@@ -47,6 +47,7 @@ class Server:
         from unionfs.transport import session  # before the fork: it takes a tenth of a second, once
 
         self.path = path
+        self.log = log
         reader, writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -55,15 +56,15 @@ class Server:
         with open(reader, "rb") as ready:
             answer = ready.read(1)
         if answer != b"r":
-            os.waitpid(self.pid, 0)
-            with open(log, encoding="utf-8", errors="replace") as text:
-                raise AssertionError(f"the server did not start:\n{text.read()[-3000:]}")
+            self._reap()
+            raise AssertionError(f"the server did not start:\n{self._logged()}")
 
     def stop(self) -> None:
         """Unmount and wait for the end, which must be a clean one."""
         mounts.umount2(self.path)
         status = self._reap()
-        assert status == 0, f"the server ended with status {status}"
+        assert status == 0, f"the server ended with status {status}:\n{self._logged()}"
+        assert "Traceback" not in self._logged(), f"the server met an exception it does not know:\n{self._logged()}"
 
     def bury(self) -> None:
         """After a kill: reap it and take its dead mount away."""
@@ -74,9 +75,18 @@ class Server:
 
     def dispose(self) -> None:
         """End it, whatever state a failed test left it in."""
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            self.bury()
+        if not self.pid:
+            return
+        os.kill(self.pid, signal.SIGKILL)
+        status = self._reap()
+        if mounts.mounted_at(os.path.realpath(self.path)):
+            mounts.umount2(self.path, consts.MNT_DETACH)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        assert killed, f"the server had ended by itself with status {status}:\n{self._logged()}"
+
+    def _logged(self) -> str:
+        with open(self.log, encoding="utf-8", errors="replace") as log:
+            return log.read()[-3000:]
 
     def _reap(self) -> int:
         _, status = os.waitpid(self.pid, 0)

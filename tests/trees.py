@@ -84,8 +84,8 @@ def entry(value: Entry) -> File | Dir | Symlink | Special | HardLink:
 def build(path: str, tree: Tree) -> str:
     """Make `tree` in the directory `path` (created if missing) and return path; entries that exist are an error."""
     os.makedirs(path, exist_ok=True)
-    for name in sorted(tree):
-        _build(os.path.join(path, name), entry(tree[name]))
+    for name, value in tree.items():
+        _build(os.path.join(path, name), entry(value))
     return path
 
 

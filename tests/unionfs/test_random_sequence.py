@@ -11,6 +11,7 @@ import os
 import random
 import stat
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -356,3 +357,42 @@ def check_remount(union: Union) -> None:
     assert_same(before, read(union.path), "after a remount")
     changed = {path: (ino, now) for path, now in numbers(union.path).items() if (ino := inodes[path]) != now}
     assert not changed, f"inode numbers changed in a remount (before, after): {changed}"
+
+
+# What operations that race with each other may meet; anything else is the server's failure.
+RACES = {"ENOENT", "EEXIST", "ENOTDIR", "EISDIR", "ENOTEMPTY", "ELOOP", "EINVAL", "ENODATA", "EPERM", "EACCES", "ENXIO",
+         "EBADF", "ESPIPE", "ENOTSUP", "EOPNOTSUPP", "EBUSY", "EMLINK"}
+
+
+def test_six_threads_at_once(mount_union: Callable[..., Union], tmp_path: Path) -> None:
+    """Threads that work on the same few names meet only the errors of racing; then a remount changes nothing."""
+    seed, threads, operations = 7, 6, 250
+    choice = Choice(seed, str(tmp_path / "mnt"))
+    for branch in ("low0", "low1", "up"):
+        build(str(tmp_path / branch), choice.tree(whiteouts=branch != "low0"))
+        add_hard_links(str(tmp_path / branch), choice)
+    union = mount_union("low0", "low1", "up")
+    problems: list[str] = []
+
+    def work(number: int) -> None:
+        mine, side = Choice(seed * 100 + number, union.path), Side(union.path)
+        try:
+            for step in range(operations):
+                if step % 8 == 0:
+                    mine.look()
+                operation = mine.operation()
+                result = apply(side, operation)
+                if isinstance(result, str) and result.startswith("E") and result not in RACES:
+                    problems.append(f"thread {number}, step {step}: {operation} -> {result}")
+        except BaseException as error:
+            problems.append(f"thread {number}: {error!r}")
+        finally:
+            side.close()
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not problems, "\n".join(problems)
+    check_remount(union)
