@@ -7,9 +7,11 @@ gets that errno and nothing changed, or the operation found another way and is d
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -223,3 +225,26 @@ def test_each_call_fails(ground: Ground) -> None:
             problems.append(f"{error} before {point}: the work area holds {left}")
         server.stop()
     assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("ground", ["rename over a lower file"], indirect=True)
+def test_killed_while_unlinked_files_are_open(ground: Ground) -> None:
+    """What lived on only because it was open is gone with the server, and leaves nothing behind."""
+    server = ground.prepare()
+    names = [f"{ground.path}/{name}" for name in ("f", "g", "n", "h1")]
+    held = [os.open(name, os.O_RDWR) for name in names]
+    for name in names:
+        os.unlink(name)
+    for fd in held:
+        os.pwrite(fd, b"still whole", 0)
+        assert os.pread(fd, 11, 0) == b"still whole"
+    before = ground.state()
+    os.kill(server.pid, signal.SIGKILL)
+    server.bury()
+    for fd in held:
+        with contextlib.suppress(OSError):  # there is nobody to tell
+            os.close(fd)
+    server = ground.serve()
+    assert same(ground.state(), before)
+    server.stop()
+    assert ground.work_area() == []
