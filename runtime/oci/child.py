@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-from runtime.oci import caps, command, rootfs, spec, sync, terminal
+from runtime.oci import caps, command, rootfs, seccomp, spec, sync, terminal
 from runtime.oci.cgroups import Cgroup
 from runtime.oci.inroot import Root
 from unionfs.linux import consts, processes
@@ -110,11 +110,13 @@ def _steps(birth: Birth, joins: list[tuple[int, int]], channel: sync.Channel) ->
         (f"enter the working directory {process.cwd}", lambda: _enter_directory(process.cwd)),
         ("set the resource limits", lambda: _set_rlimits(process.rlimits)),
         ("leave the session keyring", processes.join_new_session_keyring),
-        ("become the container's user", lambda: _become(process)),
     ]
+    if not process.capabilities.bounding & caps.mask(["CAP_SYS_ADMIN"]):
+        # While this process still may (seccomp(2)); what follows is not what the filter refuses.
+        steps.append(("refuse user namespaces", seccomp.refuse_user_namespaces))
+    steps.append(("become the container's user", lambda: _become(process)))
     if process.no_new_privileges:
         steps.append(("set no_new_privs", lambda: _prctl(consts.PR_SET_NO_NEW_PRIVS, 1)))
-    # A seccomp filter's place is here: what follows it must be allowed by it.
     steps.append(("close what is open", lambda: processes.close_range(_CHANNEL_FD, flags=consts.CLOSE_RANGE_CLOEXEC)))
     return steps
 

@@ -18,7 +18,7 @@ from tests.runtime.oci.keeper import Keeper
 _APPLETS = (
     "sh", "cat", "chmod", "chown", "cut", "dd", "dirname", "echo", "env", "false", "grep", "head", "hostname", "id",
     "ip", "kill", "ln", "ls", "mkdir", "mknod", "mount", "ps", "readlink", "seq", "sleep", "stat", "stty", "tail",
-    "test", "touch", "tr", "true", "tty", "umount", "wc",
+    "test", "touch", "tr", "true", "tty", "umount", "unshare", "wc",
 )  # fmt: skip
 
 Config = dict[str, Any]
