@@ -172,7 +172,8 @@ def remove_tree(parent_fd: int, name: bytes) -> None:
 
     def enter(directory: bytes, fd: int) -> None:
         inside = os.open(directory, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-        path.append((directory, inside, os.listdir(files.fd_path(inside))))
+        path.append((directory, inside, []))
+        path[-1][2].extend(os.listdir(files.fd_path(inside)))
 
     try:
         enter(name, parent_fd)

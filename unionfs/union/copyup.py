@@ -97,8 +97,8 @@ def _copy_up_special(stack: Stack, node: Node) -> None:
     branch = stack.branches[0]
     source = place.of(stack, node).open(os.O_PATH)
     name = branch.work_name()
-    copy = Place(branch.work_fd, name)
     try:
+        copy = Place(branch.work_fd, name)
         entry = os.fstat(source)
         if stat.S_ISLNK(entry.st_mode):
             os.symlink(os.readlink(b"", dir_fd=source), name, dir_fd=copy.fd)
