@@ -95,6 +95,7 @@ class Seen(NamedTuple):
     owner: int
     nlink: int
     content: bytes | None
+    xattrs: dict[str, bytes]
     ino: int
 
 
@@ -102,7 +103,8 @@ def see(fs: UnionFs, ino: int) -> Seen:
     attr = fs.getattr(ino)
     mode = attr.st.st_mode
     inside = content(fs, ino) if stat.S_ISREG(mode) else fs.readlink(ino) if stat.S_ISLNK(mode) else None
-    return Seen(oct(mode), attr.st.st_uid, attr.nlink, inside, attr.ino)
+    xattrs = {os.fsdecode(name): fs.getxattr(ino, name) for name in fs.listxattr(ino)}
+    return Seen(oct(mode), attr.st.st_uid, attr.nlink, inside, xattrs, attr.ino)
 
 
 def snapshot(fs: UnionFs) -> dict[str, Seen]:
