@@ -138,8 +138,8 @@ def _attach(shim: Shim, *, stdin: bool, terminal_fd: int | None) -> Ended:
             for output in (out, err):
                 if output.queue:
                     poll.register(output.fd, select.POLLOUT)
-            if not out.queue and not err.queue:
-                poll.register(shim.sock, select.POLLIN)
+            # Without a wish POLLHUP is still told: the shim has sent its last, which is no more than a socket holds.
+            poll.register(shim.sock, 0 if out.queue or err.queue else select.POLLIN)
             if reading:
                 poll.register(0, select.POLLIN)
             ready = {fd for fd, _ in poll.poll()}
@@ -150,7 +150,9 @@ def _attach(shim: Shim, *, stdin: bool, terminal_fd: int | None) -> Ended:
                     output.write()
             if 0 in ready:
                 reading = False
-                _read_input(shim)
+                if not _read_input(shim) and terminal_fd is not None:
+                    # In raw mode there is no end of input but the terminal's own. The container goes on.
+                    raise SystemExit(128 + signal.SIGHUP)
             if shim.sock.fileno() in ready and not shim.receive():
                 raise ShimLost("the process that kept the container is gone, and the container with it")
     # From here on a signal is ours: ctrl-C leaves a reader that never reads on.
@@ -160,12 +162,14 @@ def _attach(shim: Shim, *, stdin: bool, terminal_fd: int | None) -> Ended:
     return ended
 
 
-def _read_input(shim: Shim) -> None:
+def _read_input(shim: Shim) -> bool:
+    """Pass on what is there to be read; False at its end."""
     try:
         data = os.read(0, frames.CHUNK)
     except OSError:
         data = b""  # EIO: the terminal is gone, or is another job's
     _send(shim, frames.pack(frames.IN, data) if data else frames.pack(frames.IN_END))
+    return bool(data)
 
 
 def _pass_on(numbers: bytes, shim: Shim, terminal_fd: int | None) -> None:

@@ -23,6 +23,7 @@ def running(
     there is no container then.
     """
     shim = Shim(debug=debug)  # it loads its modules while we load ours
+    started = False
     try:
         from runtime.engine.attach import held
         from runtime.engine.create import create
@@ -32,13 +33,15 @@ def running(
         with held():
             shim.order(container, lock, mounts, window)
             shim.started()
+            started = True
             yield container, shim
     except ShimLost:
         shim.wait()
         recovered(paths)
         raise
     except BaseException:
-        shim.wait()
+        if not started:
+            shim.wait()
         raise
     finally:
         shim.close()

@@ -8,7 +8,7 @@ import struct
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -20,7 +20,8 @@ def raw(fd: int) -> Iterator[None]:
         tty.setraw(fd, termios.TCSADRAIN)
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # hung up: it has no mode any more
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 def resize(fd: int, rows: int, columns: int) -> None:

@@ -177,12 +177,17 @@ class Terminal:
         finally:
             os.close(pidfd)
 
+    def hang_up(self) -> None:
+        os.close(self._slave)
+        os.close(self.master)
+        self.master = -1
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.close(self._slave)
-        os.close(self.master)
+        if self.master >= 0:
+            self.hang_up()
 
 
 def _take_terminal() -> None:
@@ -246,7 +251,21 @@ def installation(rootfs_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def runtime(installation: Runtime) -> Iterator[Runtime]:
+def deadline() -> Iterator[None]:
+    """A test that hangs fails, whatever it waits in; again and again, as what it leaves by may wait as well."""
+
+    def give_up(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 5 * PATIENCE, 5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def runtime(installation: Runtime, deadline: None) -> Iterator[Runtime]:
     """The shared installation on fuse-aufs; a test that leaves a container fails, and the container is removed."""
     from tests.capabilities import missing
 
@@ -257,7 +276,7 @@ def runtime(installation: Runtime) -> Iterator[Runtime]:
 
 
 @pytest.fixture(params=["fuse-aufs", "overlay2", "vfs"])
-def each_driver(request: pytest.FixtureRequest, installation: Runtime) -> Iterator[Runtime]:
+def each_driver(request: pytest.FixtureRequest, installation: Runtime, deadline: None) -> Iterator[Runtime]:
     from tests.capabilities import missing
 
     needs = {"fuse-aufs": "fuse", "overlay2": "overlay"}.get(request.param)

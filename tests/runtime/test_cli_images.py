@@ -17,7 +17,7 @@ from tests.runtime.conftest import Runtime
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Runtime]:
+def fresh(tmp_path: Path, deadline: None) -> Iterator[Runtime]:
     if os.geteuid() != 0:
         pytest.skip("it needs root")
     runtime = Runtime(tmp_path / "root", tmp_path / "state", "vfs")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.conftest import IMAGE, Runtime, Terminal, kill, wait_until
+from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, Terminal, kill, wait_until
 
 RUN = ("run", "--rm", "--network=none")
 
@@ -67,7 +67,8 @@ def test_ctrl_c_leaves_a_reader_that_never_reads(runtime: Runtime) -> None:
         wait_until(lambda: os.listdir(runtime.state / "containers"), "it runs")
         wait_until(lambda: not os.listdir(runtime.state / "containers"), "it has ended")
         assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        # The first may still have gone to the shim, on its way out.
+        wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGINT), "it ends")
         assert process.wait() == 130
 
 
@@ -157,6 +158,16 @@ def shim_pid(runtime: Runtime, container: str) -> int:
     from runtime.engine.paths import Paths
 
     return ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get(container).state().shim_pid
+
+
+def test_the_terminal_goes_away(runtime: Runtime, terminal: Callable[..., Terminal]) -> None:
+    """The client has nothing to do any more; the container goes on, as when the client is killed."""
+    user = terminal(runtime.command(*RUN, "--name=alone", "-it", IMAGE, "sh", "-c", "trap '' HUP; echo ready; cat"))
+    user.expect("ready")
+    user.hang_up()
+    assert user.process.wait(PATIENCE) == 129
+    assert runtime.status("alone").startswith("Up")
+    runtime("rm", "-f", "alone")
 
 
 def test_a_terminal_needs_one(runtime: Runtime) -> None:
