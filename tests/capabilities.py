@@ -96,11 +96,25 @@ def _netns() -> str | None:
     return None if probe.returncode == 0 else f"a network namespace cannot be made: {probe.stderr.strip()}"
 
 
+def cgroup_hierarchy() -> str | None:
+    """A mounted hierarchy in whose root a group can be made: version 2, else a controller of version 1."""
+    for point in mounts.mountinfo():
+        writable = "rw" in point.options.split(",") and os.access(point.target, os.W_OK)
+        if point.fstype in ("cgroup2", "cgroup") and writable:
+            return point.target
+    return None
+
+
+def _cgroups() -> str | None:
+    return _root() or (None if cgroup_hierarchy() else "no control group hierarchy is mounted writable")
+
+
 _PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "fuse": _fuse,
     "overlay": _overlay,
     "tmpfs": _tmpfs,
+    "cgroups": _cgroups,
     "loop": _loop,
     "ptrace": _ptrace,
     "netns": _netns,

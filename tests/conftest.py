@@ -32,9 +32,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def leaves_nothing_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Set up first and torn down last of a test's own fixtures: whatever wider fixtures hold was there before."""
     basetemp = os.path.realpath(tmp_path_factory.getbasetemp())
-    before = leaks.belongings(basetemp)
+    groups = "runtime" in request.path.relative_to(request.config.rootpath).parts
+    before = leaks.belongings(basetemp, groups=groups)
     yield
-    left = leaks.left_behind(before, basetemp)
+    left = leaks.left_behind(before, basetemp, groups=groups)
     if left:
         pytest.fail("\n".join([f"{request.node.name} left behind:", *left]), pytrace=False)
 

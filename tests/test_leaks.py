@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import leaks
+from tests.capabilities import cgroup_hierarchy
 from unionfs.linux import mounts
 
 
@@ -67,3 +68,15 @@ def test_link(before: leaks.Belongings, tmp_path: Path) -> None:
         assert leaks.left_behind(before, str(tmp_path)) == ["network link leak0", "network link leak1"]
     finally:
         subprocess.run(["ip", "link", "del", "leak0"], check=True)
+
+
+@pytest.mark.needs("cgroups")
+def test_control_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(leaks, "_PATIENCE", 0.0)
+    before = leaks.belongings(str(tmp_path), groups=True)
+    path = f"{cgroup_hierarchy()}/fuse-aufs-leak-{os.getpid()}"
+    os.mkdir(path)
+    try:
+        assert f"control group {path}" in leaks.left_behind(before, str(tmp_path), groups=True)
+    finally:
+        os.rmdir(path)
