@@ -141,6 +141,11 @@ def known(fs: UnionFs) -> int:
     return len(fs._stack.nodes)
 
 
+def waiting_for_copies(fs: UnionFs) -> int:
+    """How many threads wait for a copy-up that another thread makes."""
+    return len(fs._stack.settled._waiters)  # type: ignore[attr-defined]
+
+
 def keep_few_directories(fs: UnionFs, most: int) -> None:
     """Make the cache of branch directories so small that operations meet its evictions."""
     fs._stack.directories._most_directories = most

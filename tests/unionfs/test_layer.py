@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.needs("root", "trusted-xattr", "user-xattr")]
 
 LOWER: Tree = {
     "d": Dir({"f": File("f", mode=0o640), "p": Special(mode=0o600), "l": Symlink("f")}, mode=0o750),
-    "a": "old", "b": HardLink("a"), "e": {},
+    "a": "old", "b": HardLink("a"), "c": HardLink("a"), "e": {},
 }  # fmt: skip
 
 
@@ -73,15 +73,16 @@ def test_the_roots_times_show_only_what_is_done_to_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [None, b"", b"nonsense"], ids=["missing", "empty", "nonsense"])
 def test_a_pseudo_link_without_a_count_is_kept(tmp_path: Path, wrong: bytes | None) -> None:
     """As in a layer that was restored without attributes, or mounted by a user who sees others. The key may be all that
-    b has: how many names there are is not known, and none of their data may go."""
+    b and c have: how many names there are is not known, and none of their data may go, now or with the next name."""
     build(str(tmp_path / "low"), LOWER)
     with union(tmp_path) as fs:
         write(fs, walk(fs, "a"), b"new")
-        fs.unlink(ROOT, b"a")
     (key,) = (tmp_path / "up" / ".wh..wh.plnk").iterdir()
     os.removexattr(key, "trusted.unionfs.nlink")
     if wrong is not None:
         os.setxattr(key, "trusted.unionfs.nlink", wrong)
+    with union(tmp_path) as fs:
+        fs.unlink(ROOT, b"a")
     for _ in range(2):
         with union(tmp_path) as fs:
             found = fs.lookup(ROOT, b"b")
@@ -90,7 +91,8 @@ def test_a_pseudo_link_without_a_count_is_kept(tmp_path: Path, wrong: bytes | No
             assert content(fs, found.ino) == b"new"
     with union(tmp_path) as fs:
         write(fs, walk(fs, "b"), b"again")
-        fs.rename(ROOT, b"b", ROOT, b"c")
+        fs.rename(ROOT, b"b", ROOT, b"moved")
+        fs.unlink(ROOT, b"moved")
     with union(tmp_path) as fs:
         assert content(fs, walk(fs, "c")) == b"again"
         assert fs.lookup(ROOT, b"b") is None
@@ -101,7 +103,6 @@ def test_a_pseudo_link_whose_names_are_gone_is_swept(tmp_path: Path) -> None:
     build(str(tmp_path / "low"), LOWER)
     with union(tmp_path) as fs:
         write(fs, walk(fs, "a"), b"new")
-        fs.unlink(ROOT, b"a")
     (key,) = (tmp_path / "up" / ".wh..wh.plnk").iterdir()
     os.setxattr(key, "trusted.unionfs.nlink", b"=0")
     with union(tmp_path):
