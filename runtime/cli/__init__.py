@@ -127,13 +127,15 @@ def _defect(error: Exception) -> int:
 def each_of(given: Given, what: str, do: Callable[[str], Sequence[str] | None]) -> int:
     """Do it to every argument, and print the lines that it gives, or the argument. Trouble with one does not keep the
     others from it; the exit code is the last trouble's."""
+    from drivers.errors import DriverError
+
     if not given.arguments:
         raise UsageError(f"it requires at least 1 argument, a {what}")
     code = 0
     for reference in given.arguments:
         try:
             lines = do(reference)
-        except (RuntimeFault, OSError) as error:
+        except (RuntimeFault, DriverError, OSError) as error:
             code = _report("", error)
         else:
             print("\n".join([reference] if lines is None else lines), flush=True)

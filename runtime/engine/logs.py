@@ -60,10 +60,13 @@ class Writer:
 
     def _append(self, lines: list[str]) -> bool:
         data = "".join(lines).encode()
+        before, written = os.fstat(self._fd).st_size, 0
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
         except OSError:
+            # The disk may be full in the middle of a line: the next must not be appended to it.
+            os.ftruncate(self._fd, before + data.rfind(b"\n", 0, written) + 1)
             return False
         return bool(lines)
 

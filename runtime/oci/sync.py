@@ -75,11 +75,12 @@ class Channel:
 
     def send(self, kind: bytes, *fields: str, fd: int | None = None) -> None:
         """BrokenPipeError if the other side is gone."""
-        raw = kind + b"\0".join(os.fsencode(field.replace("\0", "")) for field in fields)
+        longest = _MOST // max(1, len(fields)) - 1  # a field that is too long must not take the next one's place
+        raw = kind + b"\0".join(os.fsencode(field.replace("\0", ""))[:longest] for field in fields)
         if fd is None:
-            self._socket.send(raw[:_MOST], socket.MSG_NOSIGNAL)
+            self._socket.send(raw, socket.MSG_NOSIGNAL)
         else:
-            socket.send_fds(self._socket, [raw[:_MOST]], [fd], socket.MSG_NOSIGNAL)
+            socket.send_fds(self._socket, [raw], [fd], socket.MSG_NOSIGNAL)
 
     def receive(self) -> Message:
         """The next message; kind b"" when the other side is gone."""

@@ -150,6 +150,26 @@ def test_log_is_docker_json_and_gives_every_byte_back(tmp_path: Path) -> None:
     assert lines[0]["time"].endswith("Z")
 
 
+def test_log_goes_on_with_whole_lines_after_a_full_disk(tmp_path: Path) -> None:
+    mounts.mount("tmpfs", str(tmp_path), "tmpfs", 0, "size=64k")
+    try:
+        spare = tmp_path / "spare"
+        spare.write_bytes(b"-" * 8192)
+        writer = logs.Writer(str(tmp_path / "log"))
+        written = 0
+        while writer.write("stdout", b"x" * 1000 + b"\n"):
+            written += 1
+        spare.unlink()
+        assert writer.write("stdout", b"after\n")
+        writer.close()
+        with logs.Reader(str(tmp_path / "log")) as reader:
+            found = [entry.data for entry in reader.entries()]
+        assert len(found) == written + 1
+        assert found[-1] == b"after\n"
+    finally:
+        mounts.umount2(str(tmp_path))
+
+
 def test_log_is_read_on_from_where_it_ended(tmp_path: Path) -> None:
     path = str(tmp_path / "log")
     with logs.Reader(path) as reader:

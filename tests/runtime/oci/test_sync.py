@@ -33,6 +33,16 @@ def test_a_long_reason_is_cut_and_not_lost() -> None:
     theirs.close()
 
 
+def test_a_long_field_does_not_take_the_next_ones_place() -> None:
+    left, right = sync.Channel.pair()
+    sync.Fault(sync.NOT_FOUND, f"run {'a' * 9000!r}", "not found in $PATH").send(left)
+    meaning, step, reason = right.receive().fields
+    assert (meaning, reason) == (sync.NOT_FOUND, "not found in $PATH")
+    assert step.startswith("run 'aaa")
+    left.close()
+    right.close()
+
+
 def test_a_descriptor_travels() -> None:
     ours, theirs = sync.Channel.pair()
     reader, writer = os.pipe()
