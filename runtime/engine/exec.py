@@ -44,7 +44,11 @@ def execute(container: Container, options: ExecOptions) -> int:
             caught = opened.enter_context(signals())
             if options.terminal and options.stdin and os.isatty(0):
                 opened.enter_context(terminal.raw(0))
-            return _relay(child, ends, caught, stdin=options.stdin)
+            code, outputs = _relay(child, ends, caught, stdin=options.stdin)
+        # Signals are ours again: ctrl-C leaves a reader that never reads on.
+        for output in outputs:
+            output.drain()
+        return code
 
 
 def _start(pid: int, process: dict[str, Any], whole: dict[str, Any], options: ExecOptions) -> tuple[Kept, Ends]:
@@ -105,20 +109,27 @@ def _not_running(container: Container) -> StateError:
     return StateError(f"the container {container.config.name} is not running")
 
 
-def _relay(child: Kept, ends: Ends, caught: int, *, stdin: bool) -> int:
+def _relay(child: Kept, ends: Ends, caught: int, *, stdin: bool) -> tuple[int, tuple[Output, Output]]:
     """Between our streams and the process's until it ends; as in attach.py nothing but poll waits.
+
+    The exit code, and what is still to be written.
 
     Never our own descriptors: through one the process could open its file anew, or leave by its directory
     (CVE-2024-21626), and one that it leaves behind would keep our reader waiting.
     """
     entry = Output(ends.input)
-    sources = {ends.console: Output(1), ends.stdout: Output(1), ends.stderr: Output(2)}
+    out, err = Output(1), Output(2)
+    sources = {ends.console: out, ends.stdout: out, ends.stderr: err}
     sources.pop(-1)
-    reading = stdin
-    while True:
+    reading, ended = stdin, False
+    while not ended:
         wanted = {caught: select.POLLIN, child.pidfd: select.POLLIN}
-        for fd, out in sources.items():
-            wanted[out.fd if out.queue else fd] = select.POLLOUT if out.queue else select.POLLIN
+        for output in (out, err):
+            if output.queue:
+                wanted[output.fd] = select.POLLOUT
+        for fd, output in sources.items():
+            if not output.queue:
+                wanted[fd] = select.POLLIN
         if entry.queue:
             wanted[entry.fd] = wanted.get(entry.fd, 0) | select.POLLOUT
         elif reading:
@@ -127,40 +138,39 @@ def _relay(child: Kept, ends: Ends, caught: int, *, stdin: bool) -> int:
         for fd, events in wanted.items():
             poll.register(fd, events)
         ready = {fd for fd, _ in poll.poll()}
+        ended = child.pidfd in ready
         if caught in ready:
             _pass_on(os.read(caught, 512), child)
+        for output in (out, err):
+            if output.queue and output.fd in ready:
+                output.write()
+        for fd in sources.keys() & ready:
+            _copy(fd, sources)
         if 0 in ready:
             data = _read(0)
             entry.add(data or b"")
             reading = data != b""
         if entry.queue:
-            entry.write()
-        if not reading and not entry.queue:
+            entry.write()  # ours, so it does not block
+        elif not reading:
             ends.end_input()
-        for fd, out in list(sources.items()):
-            if out.queue:
-                out.write()
-            elif fd in ready:
-                _copy(fd, sources)
-        if child.pidfd in ready:
-            break
     code = child.wait()
-    # What it has left running in the container may still write: nothing more is waited for.
-    for fd, out in list(sources.items()):
-        out.drain()
-        while fd in sources and _copy(fd, sources):
-            out.drain()
-    return code
+    # What it has left running in the container may write on and on: no more is taken than can be its own.
+    for fd in list(sources):
+        taken = 0
+        while fd in sources and taken < frames.CHUNK and (count := _copy(fd, sources)):
+            taken += count
+    return code, (out, err)
 
 
-def _copy(fd: int, sources: dict[int, Output]) -> bool:
-    """Queue what can be read of a source now; whether there was something. At its end it is no source any more."""
+def _copy(fd: int, sources: dict[int, Output]) -> int:
+    """Queue what can be read of a source now; how many bytes. At its end it is no source any more."""
     data = _read(fd)
     if data:
         sources[fd].add(data)
     elif data is not None:
-        sources.pop(fd).drain()
-    return bool(data)
+        del sources[fd]
+    return len(data or b"")
 
 
 def _read(fd: int) -> bytes | None:

@@ -3,9 +3,9 @@
 Both sides send frames: a kind, the length of the payload, the payload. Over the socket pair made at start:
 
     caller                                          shim
-      │  ORDERS {root, state, id, rows, columns}      │   with the container's lock as a descriptor
+      │  ORDERS {id, mounts, window …}                │   with the container's lock as a descriptor
       │ ────────────────────────────────────────────▶ │   mounts, makes and starts the container
-      │  STARTED {}     or  FAULT {fault, message}    │   after a FAULT: everything taken down again, then the end
+      │  STARTED        or  FAULT {fault, message}    │   after a FAULT: everything taken down again, then the end
       │ ◀──────────────────────────────────────────── │
       │  OUT, ERR bytes                               │   a slow reader slows the container, as a pipe would
       │ ◀──────────────────────────────────────────── │
@@ -13,11 +13,12 @@ Both sides send frames: a kind, the length of the payload, the payload. Over the
       │ ────────────────────────────────────────────▶ │
       │  IN_END, SIGNAL number, RESIZE rows columns   │
       │ ────────────────────────────────────────────▶ │
-      │  EXIT {code, trouble}                          │   sent when all is taken down
+      │  EXIT {code, trouble}                         │   sent when all is taken down
       │ ◀──────────────────────────────────────────── │
 
 The caller may hang up at any time; the container goes on. Whoever connects to <state>/containers/ID/shim.sock is a
-watcher: it may send SIGNAL, and receives GREW (the log has more; never more than the socket holds are queued) and EXIT.
+watcher: it may send SIGNAL, receives GREW when the log has (what the socket does not take is left out: there are
+notices enough in it), and the end of file when all is taken down.
 """
 
 from __future__ import annotations

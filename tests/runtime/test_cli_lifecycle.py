@@ -165,6 +165,8 @@ def test_exec_gives_no_descriptor_of_ours(runtime: Runtime, tmp_path: Path) -> N
 def test_exec_does_not_wait_for_what_it_leaves_running(runtime: Runtime) -> None:
     start(runtime, "host", LOOP)
     assert runtime("exec", "host", "sh", "-c", "sleep 1000 & echo started") == "started\n"
+    counted = runtime("exec", "host", "sh", "-c", "yes >/dev/stderr & seq 5000")
+    assert counted.split() == [str(n) for n in range(1, 5001)]
     data = "".join(f"{n}\n" for n in range(200_000))
     assert runtime("exec", "-i", "host", "cat", stdin=data) == data
     assert runtime("exec", "-i", "host", "echo", "x", stdin=data) == "x\n"
@@ -219,6 +221,17 @@ def test_a_stopped_exec_does_not_keep_its_container_from_ending(runtime: Runtime
         process.send_signal(signal.SIGCONT)
         assert process.wait() == 137
     runtime("rm", "host")
+
+
+def test_signals_reach_an_exec_that_nobody_reads(runtime: Runtime) -> None:
+    start(runtime, "host", LOOP)
+    with runtime.popen("exec", "host", "sh", "-c", "trap 'exit 9' TERM; head -c 1m /dev/zero & wait") as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        assert process.wait() == 9
+    runtime("rm", "-f", "host")
 
 
 def test_a_killed_exec_leaves_its_command(runtime: Runtime) -> None:
