@@ -101,3 +101,16 @@ def receive(sock: socket.socket, splitter: Splitter) -> list[Frame] | None:
     except ConnectionError:
         return None
     return list(splitter.feed(data)) if data else None
+
+
+def receive_with_descriptors(sock: socket.socket, most: int) -> tuple[bytes, list[int]]:
+    """What one read gives, and up to `most` descriptors that came with it, close-on-exec.
+
+    Not socket.recv_fds: in Python 3.11 it drops its flags, and whatever is started next would inherit them.
+    """
+    data, ancillary, _, _ = sock.recvmsg(CHUNK, socket.CMSG_SPACE(4 * most), socket.MSG_CMSG_CLOEXEC)
+    descriptors: list[int] = []
+    for _, kind, payload in ancillary:
+        if kind == socket.SCM_RIGHTS:
+            descriptors += struct.unpack(f"{len(payload) // 4}i", payload)
+    return data, descriptors

@@ -66,7 +66,7 @@ def keep(pid: int, process: dict[str, Any], *, spec: dict[str, Any], theirs: Std
         _keep(other, pid, process, spec, theirs)
     other.close()
     try:
-        data, descriptors, _, _ = socket.recv_fds(channel, frames.CHUNK, 2, socket.MSG_CMSG_CLOEXEC)
+        data, descriptors = frames.receive_with_descriptors(channel, 2)
         answer = next(frames.Splitter().feed(data), None)
         if answer is None or answer.kind != frames.STARTED:
             os.waitpid(keeper, 0)

@@ -42,8 +42,7 @@ def _orders(caller: Caller) -> tuple[dict[str, Any], int] | None:
     assert caller.sock is not None
     caller.sock.setblocking(True)
     splitter = frames.Splitter()
-    # recv_fds leaves the descriptors inheritable without this flag: the FUSE server would keep the lock.
-    data, descriptors, _, _ = socket.recv_fds(caller.sock, frames.CHUNK, 1, socket.MSG_CMSG_CLOEXEC)
+    data, descriptors = frames.receive_with_descriptors(caller.sock, 1)
     while data:
         for frame in splitter.feed(data):
             caller.sock.setblocking(False)
