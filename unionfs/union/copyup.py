@@ -263,7 +263,7 @@ def _copy_attributes(branch: Branch, source: int, copy: Place, origin: Origin) -
     entry = os.fstat(source)
     copy.chown(entry.st_uid, entry.st_gid)
     source_path = files.fd_path(source)
-    for name in os.listxattr(source_path):
+    for name in Place(source, b"").listxattr():
         if whiteout.is_private_attribute(os.fsencode(name)):
             continue
         try:

@@ -81,7 +81,13 @@ class Place(NamedTuple):
         os.removexattr(self.path, name, follow_symlinks=self.follow)
 
     def listxattr(self) -> list[str]:
-        return os.listxattr(self.path, follow_symlinks=self.follow)
+        """None where the file system has none at all (vfat, iso9660, some squashfs): the union has."""
+        try:
+            return os.listxattr(self.path, follow_symlinks=self.follow)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return []
+            raise
 
 
 def of(stack: Stack, node: Node) -> Place:
