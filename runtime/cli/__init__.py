@@ -47,7 +47,8 @@ def main() -> NoReturn:
             os.open("/dev/null", os.O_RDWR)  # or the next file opened would be taken for a standard stream
     os.umask(0o022)  # whatever the caller's is: what it would leave open is root's state
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, _leave)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     code = command(sys.argv[1:])

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
+from runtime.engine import options
 from runtime.engine.logs import Entry, Reader
 from runtime.errors import UsageError
 
@@ -42,10 +43,10 @@ def main(given: Given, settings: Settings) -> int:
 def _tail(text: str) -> int | None:
     if text == "all":
         return None
-    try:
-        return max(int(text), 0)
-    except ValueError:
-        raise UsageError(f"invalid number of lines: {text!r}: write a whole number, or all") from None
+    number = options.whole(text)
+    if number is None:
+        raise UsageError(f"invalid number of lines: {text!r}: write a whole number, or all")
+    return number if number >= 0 else None
 
 
 def _last(entries: Iterable[Entry], count: int) -> list[Entry]:

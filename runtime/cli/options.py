@@ -47,7 +47,7 @@ class Given(NamedTuple):
 def parse(words: Sequence[str], table: Sequence[Option], *, interspersed: bool) -> Given:
     """Raises UsageError, HelpWanted. With `interspersed`, options may follow arguments; `--` ends them in any case."""
     long = {option.name: option for option in (*table, HELP)}
-    short = {option.short: option for option in (*table, HELP) if option.short}
+    short = {option.short: option for option in (HELP, *table) if option.short}  # `run` has its own -h
     given = Given({}, [])
     left = list(words)
     while left:
@@ -106,8 +106,10 @@ def _take(given: Given, option: Option, value: str | None, left: list[str], show
 def describe(table: Sequence[Option]) -> str:
     """The options as lines for a help text."""
     rows = []
+    taken = {option.short for option in table}
     for option in sorted((*table, HELP), key=lambda option: option.name):
-        letter = f"-{option.short}, " if option.short else "    "
+        short = "" if option is HELP and option.short in taken else option.short
+        letter = f"-{short}, " if short else "    "
         rows.append((f"  {letter}--{option.name} {option.value}".rstrip(), option.help))
     width = max(len(left) for left, _ in rows) + 3
     return "".join(f"{left:{width}}{right}\n" for left, right in rows)

@@ -18,7 +18,7 @@ OPTIONS = (
     Option("cpus", value="NUMBER", help="how many CPUs' time it may use, as in 0.5"),
     Option("detach", "d", help="leave it running and print its id"),
     Option("env", "e", "NAME=VALUE", "set a variable; NAME alone takes it from here"),
-    Option("hostname", value="NAME", help="its host name (default the beginning of its id)"),
+    Option("hostname", "h", "NAME", help="its host name (default the beginning of its id)"),
     Option("interactive", "i", help="pass standard input on to it"),
     Option("memory", "m", "SIZE", "how much memory it may use, as in 512m"),
     Option("name", value="NAME", help="its name (default one made up)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from runtime.cli import each_of
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
+from runtime.engine import options
 from runtime.errors import UsageError
 
 SUMMARY = "ask containers to end, and kill those that do not"
@@ -15,10 +16,9 @@ OPTIONS = (Option("time", "t", "SECONDS", "how long to wait before killing, -1 f
 
 def main(given: Given, settings: Settings) -> int:
     text = given.value("time", "10")
-    try:
-        seconds = int(text)
-    except ValueError:
-        raise UsageError(f"invalid time: {text!r}: write whole seconds, or -1 to wait for ever") from None
+    seconds = options.whole(text)
+    if seconds is None:
+        raise UsageError(f"invalid time: {text!r}: write whole seconds, or -1 to wait for ever")
     store = settings.store()
 
     from runtime.engine.stop import stop

@@ -6,13 +6,16 @@ Numbers need no entry. Nothing that is neither a number nor in the files is ever
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from typing import NamedTuple
 
 from runtime.errors import ConfigError
 from unionfs.linux import consts, files
 
 _LARGEST = (1 << 32) - 2
+_TABLE = 16 << 20  # characters that are read of a table
 
 
 class Account(NamedTuple):
@@ -34,8 +37,9 @@ def lookup(user: str, rootfs: str) -> Account:
     uid, gid, home, login = _user(name or "0", passwd)
     if colon:
         return Account(uid, _group(group, groups), (), home)
-    more = {int(row[2]) for row in groups if login in row[3].split(",") and row[2].isdecimal()} if login else set()
-    return Account(uid, gid, tuple(sorted(more - {gid})), home)
+    named = (_number(row[2]) for row in groups if login and login in row[3].split(","))
+    more = {number for number in named if number is not None} - {gid}
+    return Account(uid, gid, tuple(sorted(more)), home)
 
 
 def _user(name: str, passwd: list[list[str]]) -> tuple[int, int, str, str]:
@@ -62,20 +66,27 @@ def _group(name: str, groups: list[list[str]]) -> int:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() and int(text) <= _LARGEST else None
+    """None for what is no id: ids have 32 bits, and the last is chown(2)'s "leave it"."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= _LARGEST else None
 
 
 def _table(root: int, path: bytes, columns: int) -> list[list[str]]:
     """The rows of passwd(5) or group(5) with at least `columns` columns; none where there is no such file."""
     try:
-        resolve = consts.RESOLVE_IN_ROOT | consts.RESOLVE_NO_MAGICLINKS
-        fd = files.openat2(root, path, os.O_RDONLY | os.O_NONBLOCK, resolve=resolve)
+        fd = _open_file(root, path)
     except OSError:
         return []
     with open(fd, encoding="utf-8", errors="surrogateescape") as table:
-        try:
-            # A bound: the file is the image's, and may be a device or a fifo as well as a table.
-            rows = [line.rstrip("\n").split(":") for line in table.read(16 << 20).splitlines()]
-        except OSError:
-            return []
+        rows = [line.split(":") for line in table.read(_TABLE).splitlines()]
     return [row for row in rows if len(row) >= columns and row[0]]
+
+
+def _open_file(root: int, path: bytes) -> int:
+    """Open a regular file. What else the container has put there is not even opened: a device may act on an open."""
+    found = files.openat2(root, path, os.O_PATH, resolve=consts.RESOLVE_IN_ROOT | consts.RESOLVE_NO_MAGICLINKS)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return os.open(files.fd_path(found), os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(found)

@@ -45,7 +45,8 @@ def held() -> Iterator[None]:
 def signals() -> Iterator[int]:
     """A descriptor to read numbers of signals from, instead of their effect, within the block."""
     receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    caught = PASSED_ON | {signal.SIGWINCH}
+    # What we were started to ignore, as by nohup, is not the container's either.
+    caught = {number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN} | {signal.SIGWINCH}
     before = {number: signal.signal(number, lambda *_: None) for number in caught}
     wakeup = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
     mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)

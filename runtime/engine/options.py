@@ -49,9 +49,10 @@ class RunOptions(NamedTuple):
 def size(text: str) -> int:
     """Bytes written as docker's sizes: a number and b, k, m, g, t or p, in powers of 1024."""
     match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    count = float(match[1]) * 1024 ** _UNIT[(match[2] or "b").lower()] if match else -1.0
+    if not 0 <= count < 1 << 62:
         raise UsageError(f"invalid size: {text!r}: write a number and a unit, as in 512m or 1g")
-    return int(float(match[1]) * 1024 ** _UNIT[(match[2] or "b").lower()])
+    return int(count)
 
 
 def memory(text: str) -> int:
@@ -76,13 +77,15 @@ def cpus(text: str) -> int:
 
 
 def pids_limit(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        raise UsageError(f"invalid limit of processes: {text!r}: write a whole number, or -1 for none") from None
-    if number < -1:
-        raise UsageError(f"invalid limit of processes: {text}: write a whole number, or -1 for none")
+    number = whole(text)
+    if number is None or number < -1:
+        raise UsageError(f"invalid limit of processes: {text!r}: write a whole number, or -1 for none")
     return max(number, 0)
+
+
+def whole(text: str) -> int | None:
+    """A whole number that a kernel's int takes; None for anything else, Python's `1_0` included."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,10}", text) and abs(int(text)) < 1 << 31 else None
 
 
 def volume(text: str) -> Volume:

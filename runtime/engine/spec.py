@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from runtime.engine.options import CPU_PERIOD, RunOptions
+from runtime.engine.options import CPU_PERIOD, RunOptions, Volume
 from runtime.errors import ConfigError
 from runtime.oci import defaults
 
@@ -73,18 +73,14 @@ def environment(image: Iterable[str], given: Iterable[str], *, hostname: str, te
 
 
 def mounts(options: RunOptions, etc: str) -> list[dict[str, Any]]:
-    """Docker's mounts, then the /etc files, then the volumes, parents before children.
+    """Docker's mounts, then the /etc files and the volumes, parents before children: a volume on /etc is below them.
 
     A volume takes the place of a default with the same destination.
     """
     given = {volume.destination for volume in options.volumes}
     result: list[dict[str, Any]] = [mount for mount in defaults.MOUNTS if mount["destination"] not in given]
-    result += [
-        {"destination": f"/etc/{name}", "type": "bind", "source": f"{etc}/{name}", "options": ["rbind", "rprivate"]}
-        for name in ETC_FILES
-        if f"/etc/{name}" not in given
-    ]
-    for volume in sorted(options.volumes, key=lambda volume: volume.destination.count("/")):
+    own = [Volume(f"{etc}/{name}", f"/etc/{name}", False) for name in ETC_FILES if f"/etc/{name}" not in given]
+    for volume in sorted((*own, *options.volumes), key=lambda volume: volume.destination.count("/")):
         flags = ["rbind", "rprivate", "ro" if volume.read_only else "rw"]
         result.append(
             {"destination": volume.destination, "type": "bind", "source": volume.source, "options": flags}

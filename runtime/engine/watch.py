@@ -23,6 +23,11 @@ def short_path(directory: str) -> Iterator[str]:
         os.close(fd)
 
 
+def _milliseconds(deadline: float | None) -> float | None:
+    """How long to poll: poll(2) takes an int, which is 24 days."""
+    return None if deadline is None else min(max(deadline - time.monotonic(), 0.0), 86400.0) * 1000
+
+
 class Watch:
     """One connection. `close` it, or use it as a context manager."""
 
@@ -50,9 +55,9 @@ class Watch:
         (time.monotonic)."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        left = None if deadline is None else max(deadline - time.monotonic(), 0.0) * 1000
-        if not poll.poll(left):
-            raise TimeoutError
+        while not poll.poll(_milliseconds(deadline)):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError
         return frames.receive(self._sock, self._splitter) is not None
 
     def ended(self, timeout: float | None = None) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.conftest import IMAGE, Runtime, die_at, links
+from tests.runtime.conftest import IMAGE, Runtime, links
 
 # Words, exit code, what the line must name.
 REFUSED = [
@@ -45,6 +45,7 @@ REFUSED = [
     ("exec nosuch true", 1, "nosuch"),
     ("stop", 125, "1 argument"),
     ("stop -t soon nosuch", 125, "'soon'"),
+    ("stop -t 3000000000 nosuch", 125, "'3000000000'"),
     ("stop nosuch", 1, "nosuch"),
     ("rm", 125, "1 argument"),
     ("rm nosuch", 1, "nosuch"),
@@ -91,14 +92,3 @@ def test_debug_shows_where(runtime: Runtime) -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "NoSuchImage" in done.stderr
-
-
-def test_a_container_that_never_started(runtime: Runtime) -> None:
-    """Its creator was killed."""
-    die_at(runtime, "runtime.engine.start:Shim.order", "run", "--name=unborn", IMAGE, "true")
-    assert runtime.status("unborn") == "Created"
-    assert runtime("logs", "unborn") == ""
-    assert runtime("logs", "-f", "unborn") == ""
-    assert "not running" in runtime.refused("exec", "unborn", "true")
-    assert runtime("stop", "unborn") == "unborn\n"
-    runtime("rm", "unborn")

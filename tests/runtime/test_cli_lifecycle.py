@@ -49,6 +49,7 @@ def test_logs(runtime: Runtime) -> None:
     assert (done.stdout, done.stderr) == ("one\nth\udce9ree", "two\n")
     assert runtime("logs", "--tail=1", "talk") == "th\udce9ree"
     assert runtime("logs", "--tail", "0", "talk") == ""
+    assert runtime("logs", "--tail", "-1", "talk") == runtime("logs", "talk")
     assert runtime("logs", "-f", "talk") == "one\nth\udce9ree"
     runtime("rm", "talk")
 
@@ -67,7 +68,7 @@ def test_logs_follow_to_the_end(runtime: Runtime, tmp_path: Path) -> None:
 
 def test_stop_asks_first(runtime: Runtime) -> None:
     start(runtime, "polite", LOOP)
-    assert runtime("stop", "polite") == "polite\n"
+    assert runtime("stop", "-t", "2147483647", "polite") == "polite\n"
     assert runtime.status("polite").startswith("Exited (4)")
     assert runtime("stop", "polite") == "polite\n"
     runtime("rm", "polite")
@@ -234,6 +235,17 @@ def test_signals_reach_an_exec_that_nobody_reads(runtime: Runtime) -> None:
     runtime("rm", "-f", "host")
 
 
+def test_ctrl_c_leaves_an_exec_whose_output_nobody_reads(runtime: Runtime) -> None:
+    start(runtime, "host", LOOP)
+    with runtime.popen("exec", "host", "sh", "-c", "head -c 90000 /dev/zero; exit 3") as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        wait_until(lambda: "head" not in runtime("exec", "host", "ps"), "it has ended")
+        wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGTERM), "it ends")
+        assert process.wait() == 143
+    runtime("rm", "-f", "host")
+
+
 def test_a_killed_exec_leaves_its_command(runtime: Runtime) -> None:
     start(runtime, "host", LOOP)
     process = runtime.popen("exec", "-i", "host", "sh", "-c", "echo ready; cat; sleep 1000")
@@ -268,7 +280,7 @@ def test_version_and_help_need_nothing(tmp_path: Path) -> None:
             assert re.search(rf"^  {verb} +\w", shown, re.MULTILINE)
     for verb in ("run", "import", "ps"):
         assert runtime(verb, "--help").startswith(f"Usage: runtime {verb} ")
-        assert runtime("help", verb) == runtime(verb, "-h")
+        assert runtime("help", verb) == runtime(verb, "--help")
     assert not runtime.root.exists()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.cli import human, run, settings
-from runtime.cli.options import HelpWanted, Option, parse
+from runtime.cli.options import HelpWanted, Option, describe, parse
 from runtime.engine.options import Volume
 from runtime.errors import UsageError
 
@@ -58,6 +58,14 @@ def test_help_is_found_among_other_options() -> None:
     for words in (["--help"], ["-h"], ["-th"], ["-a", "--help", "--nope"]):
         with pytest.raises(HelpWanted):
             parse(words, TABLE, interspersed=True)
+
+
+def test_a_verb_may_have_its_own_h() -> None:
+    table = (*TABLE, Option("hostname", "h", "NAME"))
+    assert parse(["-h", "box"], table, interspersed=False).value("hostname") == "box"
+    assert "-h, --hostname NAME" in describe(table)
+    with pytest.raises(HelpWanted):
+        parse(["--help"], table, interspersed=False)
 
 
 def test_what_run_makes_of_its_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,19 @@ def test_signals_are_passed_on(runtime: Runtime, number: signal.Signals) -> None
         assert process.wait() == 42
 
 
+def test_a_signal_that_we_were_started_to_ignore(runtime: Runtime) -> None:
+    """nohup."""
+    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *runtime.command(*RUN, "-i", IMAGE, "sh", "-c",
+               "trap 'echo hung up' HUP; trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done")]  # fmt: skip
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == b""
+        assert process.wait() == 5
+
+
 def test_a_signal_that_the_first_process_does_not_handle_is_not_ours_to_die_of(runtime: Runtime) -> None:
     with runtime.popen(*RUN, "-i", IMAGE, "sh", "-c", "echo ready; read line; echo $line") as process:
         assert process.stdout is not None

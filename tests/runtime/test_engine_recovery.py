@@ -94,6 +94,7 @@ CREATING = [
     "drivers.directories:DirectorySnapshotter.prepare",  # before the snapshot
     "drivers.layout:Staging.publish",  # in the middle of it
     "runtime.engine.create.save",  # with the snapshot, before the record says so
+    "runtime.engine.start:Shim.order",  # before a shim has its orders
 ]
 
 

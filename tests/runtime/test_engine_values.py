@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ def test_sizes(text: str, expected: int) -> None:
     assert options.size(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "m", "-1m", "1x", "1mm", "1e3", "0x10", "1,5g", "½g"])
+@pytest.mark.parametrize(
+    "text", ["9999999p", "9" * 400 + "p", "", "m", "-1m", "1x", "1mm", "1e3", "0x10", "1,5g", "½g"]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="invalid size"):
         options.size(text)
@@ -48,7 +51,7 @@ def test_cpus() -> None:
 
 def test_pids_limit() -> None:
     assert [options.pids_limit(text) for text in ("-1", "0", "7")] == [0, 0, 7]
-    for wrong in ("-2", "1.5", "many", ""):
+    for wrong in ("-2", "1.5", "many", "", "1_0", "9" * 5000, "٣"):
         with pytest.raises(UsageError):
             options.pids_limit(wrong)
 
@@ -117,10 +120,11 @@ def test_a_volume_takes_the_place_of_a_default_mount_and_parents_come_first() ->
     wish = RunOptions(
         "image", ("sh",),
         volumes=(Volume("/v", "/data/deep", True), Volume("/w", "/data", False), Volume("/h", "/etc/hosts", True),
-                 Volume("/s", "/dev/shm", False)),
+                 Volume("/s", "/dev/shm", False), Volume("/e", "/etc", False)),
     )  # fmt: skip
     mounts = spec.mounts(wish, "/etc-of-it")
     order = [mount["destination"] for mount in mounts]
+    assert order.index("/etc") < order.index("/etc/hostname") < order.index("/etc/resolv.conf") + 2
     assert len(order) == len(set(order))
     assert order.index("/data") < order.index("/data/deep")
     by_destination = {mount["destination"]: mount for mount in mounts}
@@ -187,6 +191,19 @@ def test_passwd_is_the_images_and_not_the_hosts(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     os.mkfifo(tmp_path / "etc/passwd")
     assert accounts.lookup("0", str(tmp_path)).uid == 0
+
+
+def test_no_device_is_opened_for_passwd(tmp_path: Path) -> None:
+    """The container's root may make one there; to the host it would answer."""
+    if os.geteuid() != 0:
+        pytest.skip("it needs root")
+    (tmp_path / "etc").mkdir()
+    os.mknod(tmp_path / "etc/passwd", stat.S_IFCHR | 0o644, os.makedev(1, 5))  # zero: it never ends
+    (tmp_path / "etc/group").write_text(f"many:x:{'9' * 5000}:joe\nlarge:x:4294967295:root\nfine:x:9:root\n")
+    assert accounts.lookup("0", str(tmp_path)) == accounts.Account(0, 0, (), "/root")
+    os.unlink(tmp_path / "etc/passwd")
+    (tmp_path / "etc/passwd").write_text(PASSWD)
+    assert accounts.lookup("root", str(tmp_path)).groups == (9,)
 
 
 def test_frames_survive_any_cut() -> None:
