@@ -68,11 +68,24 @@ class Container(NamedTuple):
     def log(self) -> str:
         return f"{self.directory}/log.json"
 
+    @property
+    def namespace(self) -> str:
+        """The record of the shim's mount namespace: its inode number."""
+        return f"{self.run_directory}/namespace.json"
+
+    def exists(self) -> bool:
+        return os.path.exists(f"{self.directory}/config.json")
+
     def state(self) -> State:
-        """Raises NoSuchContainer when it was removed meanwhile."""
+        """Raises NoSuchContainer when it was removed meanwhile.
+
+        Where a power cut took the record, what a shim left tells whether the container has run.
+        """
         found = state.load(self.run_directory, self.directory)
         if found is None:
-            raise NoSuchContainer(f"No such container: {self.config.name}")
+            if not self.exists():
+                raise NoSuchContainer(f"No such container: {self.config.name}")
+            found = State(Status.RUNNING if os.path.exists(self.log) else Status.CREATING)
         return found
 
     def rest(self, final: State) -> None:
@@ -87,6 +100,8 @@ class Container(NamedTuple):
         except FileNotFoundError:
             return
         with suppress(OSError):  # busy: it stays, and with it the sign that there is something to give back
+            if "state.json" in names:
+                os.unlink(f"{self.run_directory}/state.json")  # first: it goes before the one in `directory`
             if "rootfs" in names:
                 os.rmdir(self.rootfs)
             shutil.rmtree(self.run_directory)
@@ -105,7 +120,7 @@ class Container(NamedTuple):
                 if time.monotonic() >= deadline:
                     return None
                 time.sleep(0.01)  # flock(2) knows no time limit
-        if not os.path.exists(f"{self.directory}/config.json"):
+        if not self.exists():
             # The holder before us removed the container between our open and our flock.
             os.close(fd)
             raise NoSuchContainer(f"No such container: {self.config.name}")
@@ -248,15 +263,11 @@ class ContainerStore:
         return iter(sorted(found, key=lambda container: container.config.created, reverse=True))
 
     def unsettled(self) -> Iterator[Container]:
-        """The containers that are in some process's hands, or were when it died.
-
-        One whose run directory is below another state directory shows in commands that use that one.
-        """
+        """The containers that are in some process's hands, or were when it died."""
         for container_id in self._ids():
-            directory = f"{self.paths.containers}/{container_id}"
             if not os.path.exists(f"{self.paths.running}/{container_id}"):
-                found = state.load(directory)
-                if found is None or found.status not in state.TRANSIENT:
+                found = state.load(f"{self.paths.containers}/{container_id}")
+                if found is not None and found.status is Status.EXITED:
                     continue
             try:
                 yield self.load(container_id)

@@ -37,12 +37,20 @@ class Process:
         return bool(poll.poll(timeout * 1000))
 
 
-def holding(target: str) -> Iterator[Process]:
-    """Other processes in whose mount namespace something is mounted at `target`, unless it is our own namespace.
+def mount_namespace(pid: int | str = "self") -> int:
+    """The inode number of a process's mount namespace. OSError when there is no such process."""
+    return os.stat(f"/proc/{pid}/ns/mnt").st_ino
 
-    The descriptor comes before the look: what mountinfo then shows is that process's.
+
+def holding(namespace: int, target: str) -> Iterator[Process]:
+    """Processes in the mount namespace with that inode number, unless it is our own, that serve `target`: something is
+    mounted there, or it is an argument of the command that is to mount it.
+
+    Without the second condition the number of a namespace that has gone could be a stranger's by now. The descriptor
+    comes before the look: what /proc then shows is that process's.
     """
-    own = os.readlink("/proc/self/ns/mnt")
+    if namespace == mount_namespace():
+        return
     for entry in os.listdir("/proc"):
         if not entry.isdecimal():
             continue
@@ -50,16 +58,19 @@ def holding(target: str) -> Iterator[Process]:
             process = Process(int(entry))
         except ProcessLookupError:
             continue
-        if _holds(process.pid, target, own):
+        if _holds(process.pid, namespace, target):
             yield process
         else:
             process.__exit__()
 
 
-def _holds(pid: int, target: str, own: str) -> bool:
+def _holds(pid: int, namespace: int, target: str) -> bool:
     try:
-        if os.readlink(f"/proc/{pid}/ns/mnt") == own:
+        if mount_namespace(pid) != namespace:
             return False
+        with open(f"/proc/{pid}/cmdline", "rb") as command:
+            if os.fsencode(target) in command.read().split(b"\0"):
+                return True
         return any(point.target == target for point in mountinfo(pid))
     except OSError:
         return False  # it has ended

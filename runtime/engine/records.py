@@ -14,9 +14,12 @@ def write(path: str, record: Any) -> None:
     recovery writes it anew.
     """
     partial = f"{path}.new"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(record, file, separators=(",", ":"))
-    os.rename(partial, path)
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(record, file, separators=(",", ":"))
+        os.rename(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None  # write(2) and close(2) name no file
 
 
 def read(path: str) -> Any:

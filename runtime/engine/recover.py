@@ -1,7 +1,7 @@
-"""What a killed process left behind, taken back by whichever command comes next.
+"""What a killed process or a power cut left behind, taken back by whichever command comes next.
 
-A container that is in a status which some process must be working on, while nobody holds its lock, was left by one that
-died. Taking its lock makes this process the one at work.
+A container in a status which some process must be working on, or with a run directory, while nobody holds its lock, was
+left by one that died. Taking its lock makes this process the one at work.
 """
 
 from __future__ import annotations
@@ -9,16 +9,22 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 
-from runtime.engine import release
+from drivers.errors import DriverError
+from runtime.engine import records, release
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.paths import Paths
 from runtime.engine.processes import holding
 from runtime.engine.state import State, Status
-from runtime.errors import NoSuchContainer
+from runtime.errors import NoSuchContainer, RuntimeFault, StateError
 
 # How long a FUSE server may take to unmount and end after SIGTERM before it is killed, seconds.
 _PATIENCE = 5.0
+
+# The exit codes of containers that nobody saw the end of: as killed, and docker's for "the machine went down".
+_KILLED = 137
+_WENT_DOWN = 255
 
 
 def recovered(paths: Paths) -> ContainerStore:
@@ -29,8 +35,12 @@ def recovered(paths: Paths) -> ContainerStore:
 
 
 def recover(store: ContainerStore) -> None:
-    """Bring every container that was left behind to rest."""
+    """Bring every container that was left behind to rest.
+
+    One that cannot be (a full disk, a snapshot that someone uses) is left as it is: a verb that is about it says why.
+    """
     store.sweep()
+    lost = False
     for container in store.unsettled():
         try:
             lock = container.lock()
@@ -39,38 +49,55 @@ def recover(store: ContainerStore) -> None:
         if lock is None:
             continue
         try:
-            _settle(store, container)
+            lost |= _settle(store, container)
+        except (RuntimeFault, DriverError, OSError):
+            continue
         finally:
             os.close(lock)
+    if lost:
+        _leases(store)
 
 
-def _settle(store: ContainerStore, container: Container) -> None:
+def _settle(store: ContainerStore, container: Container) -> bool:
+    """Whether there was anything to do."""
     found = container.state()
-    if found.status in (Status.CREATING, Status.REMOVING):
-        release.discard(store, container, after_crash=True)
-        return
-    trouble = release.attempt(
-        [release.processes, release.endpoint, _namespace, release.mounts], container
-    )
-    if found.status is Status.CREATED or container.config.remove:
-        release.discard(store, container)
+    up = os.path.exists(container.run_directory)
+    if found.status is Status.EXITED and not up:
+        return False  # its shim has ended between our look and now
+    trouble = release.attempt([release.processes, release.endpoint, _namespace, release.mounts], container)
+    if found.status in (Status.RUNNING, Status.EXITED) and not container.config.remove:
+        container.rest(_final(found, up, trouble))
     else:
-        container.rest(_final(found, trouble))
+        release.discard(store, container, after_crash=True)
+    return True
 
 
-def _final(found: State, trouble: str) -> State:
-    """How a container ended whose shim did not live to say so."""
-    if found.finished:
-        return found.to(Status.EXITED, pid=0, shim_pid=0)
-    error = "; ".join(filter(None, ["its shim was killed", trouble]))
-    return found.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=137, error=error)
+def _final(found: State, up: bool, trouble: str) -> State:
+    """How a container ended whose shim did not live to record it; `up`: its run directory is still there."""
+    if found.status is Status.EXITED:
+        return found
+    code, cause = (_KILLED, "its shim was killed") if up else (_WENT_DOWN, "the machine went down")
+    error = "; ".join(filter(None, [cause, trouble]))
+    return found.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=code, error=error)
 
 
 def _namespace(container: Container) -> None:
-    """End what keeps the shim's mount namespace, and with it the root file system: a driver's FUSE server."""
-    for process in holding(container.rootfs):
-        with process:
-            process.send(signal.SIGTERM)
-            if not process.ended(_PATIENCE):
-                process.send(signal.SIGKILL)
-                process.ended(_PATIENCE)
+    """End what keeps the shim's mount namespace, and with it the root file system: a driver's FUSE server, or the
+    command that is about to start it. Looked for until there is none: one may beget another."""
+    namespace = records.read(container.namespace)
+    while namespace is not None and (found := list(holding(namespace, container.rootfs))):
+        for process in found:
+            with process:
+                process.send(signal.SIGTERM)
+                if not process.ended(_PATIENCE):
+                    process.send(signal.SIGKILL)
+                    if not process.ended(_PATIENCE):
+                        raise StateError(f"process {process.pid} of {container.config.name} waits in the kernel")
+
+
+def _leases(store: ContainerStore) -> None:
+    """Detach what no container has up any more, also of containers that are gone."""
+    from runtime.engine.network import open_network
+
+    with suppress(RuntimeFault, OSError):
+        open_network("bridge", f"{store.paths.root}/network").cleanup(())

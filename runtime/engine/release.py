@@ -54,13 +54,13 @@ def discard(store: ContainerStore, container: Container, *, after_crash: bool = 
     """Remove a container that holds nothing any more: its snapshot and its record. The lock must be held.
 
     The record goes last, as REMOVING: who dies here leaves a container whose removal recovery goes on with, and it
-    lets the driver take back what may be half-made.
+    lets the driver take back what may be half-made. On a full disk it stays as it is: the removal is what makes space.
     """
     from drivers.errors import NotFound
     from drivers.registry import open_driver
 
-    save(container.directory, container.state().to(Status.REMOVING))
-    if os.path.exists(f"{container.run_directory}/state.json"):
+    with suppress(OSError):
+        save(container.directory, container.state().to(Status.REMOVING))
         os.unlink(f"{container.run_directory}/state.json")
     driver = open_driver(container.config.driver, Paths(container.config.root, "").driver(container.config.driver))
     try:

@@ -4,8 +4,8 @@
             │           │          │           │
             └───────────┴──────────┴───────────┴──▶ REMOVING
 
-CREATING, RUNNING and REMOVING belong to a process that holds the container's lock (containers.py). Such a record
-with a free lock was left by a process that died: recover.py brings it to CREATED, EXITED or nothing.
+Only an EXITED container is nobody's. The others belong to a process that holds the container's lock (containers.py):
+such a record with a free lock was left by a process that died, and recover.py brings it to EXITED or nothing.
 """
 
 from __future__ import annotations
@@ -30,12 +30,9 @@ _NEXT = {
     Status.CREATING: {Status.CREATED, Status.REMOVING},
     Status.CREATED: {Status.RUNNING, Status.REMOVING},
     Status.RUNNING: {Status.EXITED, Status.REMOVING},
-    Status.EXITED: {Status.RUNNING, Status.REMOVING},
+    Status.EXITED: {Status.REMOVING},
     Status.REMOVING: {Status.REMOVING},
 }
-
-# Statuses that some process is bringing to an end; it holds the container's lock meanwhile.
-TRANSIENT = frozenset({Status.CREATING, Status.RUNNING, Status.REMOVING})
 
 
 class State(NamedTuple):

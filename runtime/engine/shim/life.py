@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 from drivers.mounts import Mount, mount_all
 from runtime.engine import accounts, records, release
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.network import Endpoint, files, open_network
+from runtime.engine.processes import mount_namespace
 from runtime.engine.state import Status, save
 from runtime.engine.stdio import Ends, pipes
 from runtime.errors import ConfigError
@@ -50,6 +52,7 @@ class Life:
             Status.RUNNING, pid=self._init.pid, shim_pid=os.getpid(), started=time.time(), finished=0.0, exit_code=0,
             error="", address=address,
         )  # fmt: skip
+        save(self._container.directory, self.state)  # what there is to know after the machine went down
         save(self._container.run_directory, self.state)
         return self._init, ends
 
@@ -68,6 +71,8 @@ class Life:
     def _mount_rootfs(self, mounts: list[Mount]) -> None:
         processes.unshare(consts.CLONE_NEWNS)
         linux_mounts.mount("none", "/", None, consts.MS_REC | consts.MS_SLAVE)
+        # Before there is a second process in it: should we be killed, recovery finds by it who is to end.
+        records.write(self._container.namespace, mount_namespace())
         os.makedirs(self._container.rootfs, mode=0o710)
         mount_all(mounts, self._container.rootfs)
 
@@ -117,18 +122,22 @@ class Life:
         would only keep its name and its snapshot.
         """
         trouble = release.attempt([release.processes, self._reap, release.endpoint, release.mounts], self._container)
-        ran = self.state.status is Status.RUNNING
         final = self.state
-        if ran:
-            final = self.state.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code)
+        if final.status is Status.RUNNING:
+            final = final.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code)
+
+        def settle(container: Container) -> None:
+            if final.status is Status.EXITED and not self._config.remove:
+                container.rest(final)
+            else:
+                release.discard(self._store, container)
+
+        trouble = trouble or release.attempt([settle], self._container)
         if trouble:
-            # What is still held is found and released again through the run directory by the next command.
-            save(self._container.run_directory, final._replace(status=self.state.status, error=trouble))
-            return trouble
-        if ran and not self._config.remove:
-            self._container.rest(final)
-            return ""
-        return release.attempt([lambda container: release.discard(self._store, container)], self._container)
+            # The next command finds by the run directory what is still held, and releases it again.
+            with suppress(OSError):
+                save(self._container.run_directory, final._replace(error=trouble))
+        return trouble
 
     def _reap(self, container: Container) -> None:
         if self._init is not None:
