@@ -51,7 +51,10 @@ def main() -> NoReturn:
             signal.signal(number, _leave)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
-    code = command(sys.argv[1:])
+    try:
+        code = command(sys.argv[1:])
+    except SystemExit as leaving:
+        code = int(leaving.code or 0)
     if sys.stderr is not None:
         sys.stderr.flush()
     os._exit(code)
