@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from runtime.engine import names, records, state
 from runtime.engine.paths import Paths
 from runtime.engine.state import State, Status
-from runtime.errors import NameInUse, NoSuchContainer
+from runtime.errors import NameInUse, NoSuchContainer, StateError
 
 
 class Config(NamedTuple):
@@ -211,13 +211,16 @@ class ContainerStore:
         """Forget a container: its lock is held by the caller, and its snapshot, network and mounts are gone."""
         with self._locked():
             container.clear()
+            if os.path.exists(container.run_directory):
+                raise StateError(f"{container.run_directory} cannot be removed: something is mounted below it")
             if self._named(container.config.name) == container.id:
                 os.unlink(f"{self._names}/{container.config.name}")
             os.unlink(f"{container.directory}/config.json")
             shutil.rmtree(container.directory, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove the directories that a process killed in `add` or `drop` left without a configuration."""
+        """Remove the directories that a process killed in `add` or `drop`, or a power cut, left without
+        a configuration."""
         if any(not self._exists(container_id) for container_id in self._ids()):
             with self._locked():
                 for container_id in self._ids():
@@ -225,7 +228,11 @@ class ContainerStore:
                         shutil.rmtree(f"{self.paths.containers}/{container_id}", ignore_errors=True)
 
     def _exists(self, container_id: str) -> bool:
-        return os.path.exists(f"{self.paths.containers}/{container_id}/config.json")
+        """An empty configuration is what a power cut leaves of a container that was being made."""
+        try:
+            return os.stat(f"{self.paths.containers}/{container_id}/config.json").st_size > 0
+        except FileNotFoundError:
+            return False
 
     def load(self, container_id: str) -> Container:
         """The container with that full id, or NoSuchContainer."""

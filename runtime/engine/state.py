@@ -59,9 +59,12 @@ def save(directory: str, state: State) -> None:
 
 
 def load(*directories: str) -> State | None:
-    """The state recorded in the first of `directories` that has one."""
+    """The state recorded in the first of `directories` that has one. A damaged record counts as none."""
     for directory in directories:
         record = records.read(os.path.join(directory, "state.json"))
-        if record is not None:
-            return State(**{**record, "status": Status(record["status"])})
+        try:
+            if record is not None:
+                return State(**{**record, "status": Status(record["status"])})
+        except (KeyError, TypeError, ValueError):
+            continue
     return None

@@ -98,6 +98,22 @@ def test_what_is_left_of_the_run_directory_of_one_that_ended(runtime: Runtime, l
     runtime("rm", "ended")
 
 
+@pytest.mark.needs("tmpfs")
+def test_nothing_is_forgotten_that_is_still_mounted(runtime: Runtime) -> None:
+    runtime("run", "--name=busy", "--network=none", IMAGE, "true")
+    container = found(runtime, "busy")
+    below = Path(container.run_directory, "etc")
+    below.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", below], check=True)
+    try:
+        assert runtime.status("busy").startswith("Exited (0)")
+        assert "mounted below" in runtime.refused("rm", "busy", code=1)
+        assert runtime.ids() == [container.id]
+    finally:
+        subprocess.run(["umount", below], check=True)
+    assert runtime.ids() == []
+
+
 def test_creator_killed_before_its_shim_takes_over(runtime: Runtime) -> None:
     die_at(runtime, "runtime.engine.start:Shim.order", "run", "--rm", "--name=half", IMAGE, "true")
     assert runtime.ids() == []
@@ -136,17 +152,24 @@ def test_reboot(own: Runtime, remove: bool) -> None:
     assert own.run("--name=ran", IMAGE, "echo", "free") == "free\n"
 
 
-@pytest.mark.parametrize("torn", [True, False])
-def test_power_cut_takes_a_record(runtime: Runtime, torn: bool) -> None:
+@pytest.mark.parametrize("left", [None, "", "{}", '{"status":"exi', '{"status":"paused"}', "[1]"])
+def test_power_cut_takes_a_record(runtime: Runtime, left: str | None) -> None:
     runtime("run", "--name=ran", "--network=none", IMAGE, "true")
     record = Path(found(runtime, "ran").directory, "state.json")
-    if torn:
-        record.write_bytes(b"")
-    else:
+    if left is None:
         record.unlink()
+    else:
+        record.write_text(left)
     assert runtime.status("ran").startswith("Exited (255)")
     assert runtime("rm", "ran") == "ran\n"
     assert _snapshots(runtime) == []
+
+
+def test_power_cut_takes_a_configuration(own: Runtime) -> None:
+    own("run", "--name=ran", "--network=none", IMAGE, "true")
+    Path(found(own, "ran").directory, "config.json").write_bytes(b"")
+    assert own.ids() == []
+    assert own.run("--name=ran", IMAGE, "echo", "free") == "free\n"
 
 
 def test_power_cut_takes_the_record_of_one_that_never_ran(runtime: Runtime) -> None:
