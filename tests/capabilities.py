@@ -55,6 +55,21 @@ def _try_mount(fstype: str) -> str | None:
     return None
 
 
+def _tmpfs_xattr() -> str | None:
+    """user.* on tmpfs came with Linux 6.6."""
+    if reason := _tmpfs():
+        return reason
+    with tempfile.TemporaryDirectory() as directory:
+        mounts.mount("probe", directory, "tmpfs")
+        try:
+            os.setxattr(directory, "user.test", b"1")
+        except OSError as error:
+            return f"user.test cannot be set as an extended attribute on tmpfs: {error.strerror}"
+        finally:
+            mounts.umount2(directory, consts.MNT_DETACH)
+    return None
+
+
 def _loop() -> str | None:
     """A free loop device that can be attached: losetup says so by attaching a small file."""
     if reason := _root() or _program("losetup"):
@@ -114,6 +129,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse,
     "overlay": _overlay,
     "tmpfs": _tmpfs,
+    "tmpfs-xattr": _tmpfs_xattr,
     "cgroups": _cgroups,
     "loop": _loop,
     "ptrace": _ptrace,

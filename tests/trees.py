@@ -97,7 +97,8 @@ def _build(path: str, node: File | Dir | Symlink | Special | HardLink) -> None:
         case File():
             with open(path, "xb") as out:
                 out.write(node.data.rstrip(b"\0") if node.holes else node.data)
-                out.truncate(len(node.data))
+                if node.holes:
+                    out.truncate(len(node.data))
         case Dir():
             os.mkdir(path)
             build(path, node.entries)
@@ -128,7 +129,9 @@ def _apply(path: str, node: _Owned) -> None:
         os.chown(path, keep if node.uid is None else node.uid, keep if node.gid is None else node.gid,
                  follow_symlinks=False)
     if not isinstance(node, Symlink):
-        os.chmod(path, node.mode if node.mode is not None else 0o755 if isinstance(node, Dir) else 0o644)
+        mode = node.mode if node.mode is not None else 0o755 if isinstance(node, Dir) else 0o644
+        if stat.S_IMODE(os.lstat(path).st_mode) != mode:
+            os.chmod(path, mode)
     for name, value in (node.xattrs or {}).items():
         os.setxattr(path, name, value, follow_symlinks=False)
     if node.mtime_ns is not None:

@@ -3,6 +3,7 @@ each case's starting tree lies."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -32,14 +33,18 @@ OVERLAYFS_DIFFERS = {
 def subject(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """(name, a directory in which every case has its own); all of them in one mount.
 
-    It is not below pytest's temporary directory, which other users cannot enter.
+    It is not below pytest's temporary directory, which other users cannot enter; on tmpfs, where that can hold all
+    there is to test, because of the thousands of files.
     """
     name = request.param
     if name in UNIONS and (reason := missing("fuse")):
         pytest.skip(reason)
     if name == "overlayfs" and (reason := missing("overlay")):
         pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="posix-") as home:
+    with tempfile.TemporaryDirectory(prefix="posix-") as home, contextlib.ExitStack() as stack:
+        if not missing("tmpfs-xattr"):
+            mounts.mount("posix", home, "tmpfs")
+            stack.callback(mounts.umount2, home)
         os.chmod(home, 0o755)
         if name in UNIONS:
             yield from serve_union(name, home)
