@@ -325,3 +325,52 @@ def test_a_big_copy_up_stops_nobody(mount_union: Callable[..., Union], tmp_path:
         assert served > 20, f"{served} operations in {times[0]:.2f} s of copy-up"
         assert sorted(latencies)[len(latencies) // 2] < 0.05
         assert max(latencies) < max(0.5, times[0] / 2), f"one took {max(latencies):.2f} of {times[0]:.2f} s"
+
+
+# What another thread does to `case/dir/big` while it is copied up, and where the file then is (None: nowhere).
+MEANWHILE: dict[str, tuple[Callable[[str], object], str | None]] = {
+    "rename its directory": (lambda case: os.rename(f"{case}/dir", f"{case}/dir2"), "dir2/big"),
+    "rename it": (lambda case: os.rename(f"{case}/dir/big", f"{case}/moved"), "moved"),
+    "unlink it": (lambda case: os.unlink(f"{case}/dir/big"), None),
+    "replace it": (lambda case: os.rename(f"{case}/other", f"{case}/dir/big"), None),
+    "link to it": (lambda case: os.link(f"{case}/dir/big", f"{case}/link"), "link"),
+    "chmod it": (lambda case: os.chmod(f"{case}/dir/big", 0o600), "dir/big"),
+    "write to it": (lambda case: put(f"{case}/dir/big", b"second", 0), "dir/big"),
+}
+
+
+def test_changes_during_a_copy_up(mount_union: Callable[..., Union], tmp_path: Path) -> None:
+    """They wait for it or find their way past it; whoever opened the file writes to it, wherever it is by then."""
+    block = os.urandom(1 << 20)
+    for name in MEANWHILE:
+        build(str(tmp_path / "low" / name), {"dir": {"big": b"", "small": "s"}, "other": "other"})
+        with opened(str(tmp_path / "low" / name / "dir" / "big"), os.O_WRONLY) as fd:
+            for _ in range(32):
+                os.write(fd, block)
+    union = mount_union("low", "up")
+    for name, (change, place) in MEANWHILE.items():
+        case = f"{union.path}/{name}"
+        # Looked up before the race: whichever comes first, the opener has the file.
+        with opened(f"{case}/dir/big", os.O_PATH) as file:
+            started = threading.Event()
+            results: list[bytes] = []
+
+            def write(file: int = file, started: threading.Event = started, results: list[bytes] = results) -> None:
+                started.set()
+                with opened(f"/proc/self/fd/{file}", os.O_RDWR) as fd:
+                    os.pwrite(fd, b"written", 100)
+                    results.append(os.pread(fd, 7, 100) + os.pread(fd, 10, 31 << 20))
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            started.wait()
+            change(case)
+            thread.join()
+            assert results == [b"written" + block[:10]], name
+        if place is not None:
+            data = content(f"{case}/{place}")
+            assert data[100:107] == b"written", name
+            assert (len(data), data[-(1 << 20) :]) == (32 << 20, block), name
+    before = read(union.path)
+    union.remount()
+    assert_same(before, read(union.path), "after a remount")
