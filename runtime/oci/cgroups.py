@@ -157,6 +157,7 @@ class Cgroup:
         if unified is not None:
             try:
                 _write(unified, "cgroup.kill", "1")
+                self._freeze(False)  # whom v1's freezer holds does not even die
                 _await_empty(unified, deadline)
             except FileNotFoundError:  # no such cgroup, or a kernel before 5.14
                 pass
@@ -170,7 +171,7 @@ class Cgroup:
                         os.kill(pid, signal.SIGKILL)
                     except ProcessLookupError:
                         pass
-            self._freeze(False)  # v1's frozen processes do not even die
+            self._freeze(False)
             if time.monotonic() > deadline:
                 raise ContainerError(f"processes in the cgroup {self.path} do not end: {pids}")
             time.sleep(0.001)

@@ -189,6 +189,16 @@ def test_kill_ends_what_forks_on(keeper: Keeper, config: Make, unified: bool) ->
     box.delete()
 
 
+def test_kill_ends_what_is_frozen(keeper: Keeper, config: Make) -> None:
+    """By an administrator, say, who has forgotten it."""
+    box = keeper.create(config("sleep", "1000")).start()
+    group = Cgroup(box.spec["linux"]["cgroupsPath"])
+    group._freeze(True)
+    group.kill()
+    assert box.wait().code == 137
+    box.delete()
+
+
 def test_v1_settings_are_in_an_order_that_the_kernel_takes() -> None:
     resources = NONE._replace(memory_limit=10, memory_swap=20, pids_limit=-1, cpu_period=1000, cpu_quota=-1)
     assert [(s.file, s.value) for s in v1.settings(resources)] == [
