@@ -5,7 +5,7 @@ is something to do, what.
     ├── UsageError               125   an option or argument that cannot be meant
     │   └── NotPermitted         1     the runtime needs root
     ├── ConfigError              125   an OCI spec or image configuration that cannot be run
-    ├── StateError               125   a container is not in the state that the verb needs
+    ├── StateError               1     a container is not in the state that the verb needs
     ├── NoSuchImage              125
     ├── ImageInUse               1
     ├── ImageError               1     an archive or reference that cannot become an image
@@ -17,8 +17,8 @@ is something to do, what.
     │   └── CommandNotFound      127
     └── ShimLost                 137   the process that kept a container is gone
 
-The second column is the exit code of the command line: docker's (docker run(1), "Exit Status"). Library callers
-catch the class; only runtime/cli prints and exits.
+The second column is the exit code of `run` and `exec`, docker's (docker run(1), "Exit Status"); other verbs exit with
+125 for a UsageError and with 1. Library callers catch the class; only runtime/cli prints and exits.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class ConfigError(RuntimeFault):
 
 class StateError(RuntimeFault):
     """A container is not in the state that the verb needs."""
+
+    exit_code = 1
 
 
 class NoSuchImage(RuntimeFault):

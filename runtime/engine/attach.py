@@ -25,7 +25,7 @@ NOT_PASSED_ON = frozenset({
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
     signal.SIGTRAP, signal.SIGABRT, signal.SIGSYS, signal.SIGPROF, signal.SIGVTALRM, signal.SIGXCPU, signal.SIGXFSZ,
 })  # fmt: skip
-PASSED_ON = frozenset(signal.valid_signals() - NOT_PASSED_ON - set(range(signal.SIGRTMIN, signal.SIGRTMAX + 1)))
+PASSED_ON = frozenset(signal.valid_signals() - NOT_PASSED_ON)
 
 
 @contextmanager

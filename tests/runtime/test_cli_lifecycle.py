@@ -259,7 +259,7 @@ def test_a_killed_exec_leaves_its_command(runtime: Runtime) -> None:
 
 def test_exec_in_one_that_has_ended(runtime: Runtime) -> None:
     runtime("run", "--name=ended", "--network=none", IMAGE, "true")
-    assert "not running" in runtime.refused("exec", "ended", "true")
+    assert "not running" in runtime.refused("exec", "ended", "true", code=1)
     runtime("rm", "ended")
 
 

@@ -73,10 +73,11 @@ def test_ctrl_c_leaves_a_reader_that_never_reads(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMAX],
 )
 def test_signals_are_passed_on(runtime: Runtime, number: signal.Signals) -> None:
-    script = f"trap 'exit 42' {number.name[3:]}; echo ready; while :; do sleep 0.05; done"
+    script = f"trap 'exit 42' {number:d}; echo ready; while :; do sleep 0.05; done"
     with runtime.popen(*RUN, IMAGE, "sh", "-c", script) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
