@@ -108,9 +108,9 @@ def test_a_volumes_missing_source_becomes_a_directory(runtime: Runtime, tmp_path
 
 def test_memory_limit(runtime: Runtime) -> None:
     """Twice the limit in the memory of one process: the kernel kills it, and the shell above it tells."""
-    command = "head -c 64m /dev/zero | tail -c 64m | wc -c"
-    assert runtime.run(IMAGE, "sh", "-c", command) == "67108864\n"
-    limited = runtime.call("run", "--rm", "--network=none", "--memory=32m", IMAGE, "sh", "-c", command)
+    command = "head -c 32m /dev/zero | tail -c 32m | wc -c"
+    assert runtime.run(IMAGE, "sh", "-c", command) == "33554432\n"
+    limited = runtime.call("run", "--rm", "--network=none", "--memory=12m", IMAGE, "sh", "-c", command)
     assert limited.stdout == "0\n"
     assert "Killed" in limited.stderr
 
