@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import hashlib
 import os
 
 from unionfs.linux import consts, libc
@@ -59,6 +58,8 @@ def file_system_id(fd: int) -> int:
     by_device = minor & 0xFF | major << 8 | (minor & ~0xFF) << 12  # new_encode_dev(), linux/kdev_t.h
     if status.f_fsid not in (0, by_device):
         return int(status.f_fsid)
+    import hashlib  # it loads OpenSSL: 10 ms that every command would pay
+
     identity = b"%d %d" % (status.f_frsize, status.f_blocks)
     uuid = bytearray(17)  # struct fsuuid2: length, 16 bytes
     try:
