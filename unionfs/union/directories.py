@@ -12,6 +12,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from unionfs.linux import consts, files
+from unionfs.union import whiteout
 from unionfs.union.errors import fail
 
 if TYPE_CHECKING:
@@ -24,11 +25,10 @@ _RESOLVE = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_
 class BranchDirectory:
     """One directory of one branch. `fd` is O_RDONLY|O_DIRECTORY."""
 
-    __slots__ = ("_names", "fd", "has_whiteouts", "owned")
+    __slots__ = ("_names", "fd", "has_whiteouts")
 
-    def __init__(self, fd: int, *, owned: bool = True) -> None:
+    def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.owned = owned
         self._names: set[bytes] | None = None
         self.has_whiteouts = False
 
@@ -37,7 +37,7 @@ class BranchDirectory:
         """Every name in the directory, whiteouts and markers included; not `.` and `..`."""
         if self._names is None:
             self._names = set(os.listdir(files.fd_path(self.fd)))
-            self.has_whiteouts = any(name.startswith(b".wh.") for name in self._names)
+            self.has_whiteouts = any(map(whiteout.is_reserved, self._names))
         return self._names
 
     def __contains__(self, name: bytes) -> bool:
@@ -46,7 +46,7 @@ class BranchDirectory:
     def add(self, name: bytes) -> None:
         if self._names is not None:
             self._names.add(name)
-            self.has_whiteouts = self.has_whiteouts or name.startswith(b".wh.")
+            self.has_whiteouts = self.has_whiteouts or whiteout.is_reserved(name)
 
     def discard(self, name: bytes) -> None:
         if self._names is not None:
@@ -65,7 +65,7 @@ class DirectoryCache:
 
     def __init__(self, branches: list[Branch], *, most_directories: int, most_names: int) -> None:
         self._branches = branches
-        self._roots = [BranchDirectory(branch.fd, owned=False) for branch in branches]
+        self._roots = [BranchDirectory(branch.fd) for branch in branches]
         self._cached: OrderedDict[tuple[int, int], BranchDirectory] = OrderedDict()
         self._most_directories = most_directories
         self._most_names = most_names
