@@ -87,7 +87,10 @@ def command(words: Sequence[str]) -> int:
             sys.stdout.flush()
         return code
     except HelpWanted:
-        print(_help(verb), end="")
+        try:
+            print(_help(verb), end="", flush=True)  # `main` ends without the interpreter's end, which would flush
+        except BrokenPipeError:
+            return 141
         return 0
     except KeyboardInterrupt:
         return 130
