@@ -80,7 +80,11 @@ async def _session(
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_on_signal, signals, mount, interrupts)
                     nursery.start_soon(_announce, mount, ready, interrupts)
-                    await pyfuse3.main(max_tasks=_REQUESTS_AT_ONCE)
+                    try:
+                        await pyfuse3.main(max_tasks=_REQUESTS_AT_ONCE)
+                    except* ConnectionAbortedError:
+                        # Ended while a worker was about to read (fs/fuse/dev.c: ECONNABORTED instead of ENODEV).
+                        _log.info("%s: the connection has ended", mount.target)
                     nursery.cancel_scope.cancel()
             finally:
                 pyfuse3.close(unmount=False)
