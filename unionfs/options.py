@@ -14,8 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 Permission = Literal["rw", "ro", "rr"]
+Transport = Literal["auto", "direct", "pyfuse3"]
 
 PERMISSIONS = ("rw", "ro", "rr")
+TRANSPORTS = ("auto", "direct", "pyfuse3")
+
+MOST_SPIN = 10_000  # microseconds: beyond that a server that waits would show as load
 
 # aufs(5): an ro or rr branch may hold whiteouts. Ours are always honoured, so it is accepted and changes nothing.
 ATTRIBUTES = ("wh",)
@@ -39,6 +43,9 @@ class MountPlan:
     flags: frozenset[str] = frozenset()
     allow_other: bool = False
     volatile: bool = False  # overlayfs's word: copy-ups do not wait for the disk
+    transport: Transport = "auto"
+    posix: bool = False  # a descriptor opened for reading sees a later copy-up, even where that costs passthrough
+    spin: int = 200  # microseconds to poll for the next request before sleeping; 0, not at all
     workdir: str | None = None  # overlayfs's; must exist, is not used: the work area lies in the writable branch
 
     @property
@@ -70,7 +77,9 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
     Raises OptionError.
     """
     flags: set[str] = set()
-    allow_other = volatile = writable_wanted = False
+    words = {"allow_other": False, "volatile": False, "posix": False}
+    writable_wanted = False
+    transport, spin = MountPlan.transport, MountPlan.spin
     listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
     overlay: dict[str, str] = {}
     if spec is not None:
@@ -88,16 +97,18 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
             if key in overlay:
                 raise OptionError(f"{key} is given twice: join lower directories with ':'")
             overlay[key] = value
-        elif option == "allow_other":
-            allow_other = True
-        elif option == "volatile":
-            volatile = True
+        elif option in words:
+            words[option] = True
+        elif key == "transport":
+            transport = _transport(value, option)
+        elif key == "spin":
+            spin = _spin(value, option)
         elif key == "udba" and value != "none":
             raise OptionError(f"{option}: only udba=none is available, the mount owns its branches")
         elif option not in _IGNORED and not key.startswith(("x-", "X-", "comment")):
             raise OptionError(
-                f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, volatile,"
-                " allow_other and those of mount(8)"
+                f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, transport, spin,"
+                " posix, volatile, allow_other and those of mount(8)"
             )
     if overlay:
         listed.append(("lowerdir", _overlay(overlay)))
@@ -114,7 +125,12 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
             flags.add("ro")
     workdir = overlay.get("workdir")
     return MountPlan(
-        branches, frozenset(flags), allow_other, volatile, None if workdir is None else _unescape(workdir)
+        branches,
+        frozenset(flags),
+        workdir=None if workdir is None else _unescape(workdir),
+        transport=transport,
+        spin=spin,
+        **words,
     )
 
 
@@ -124,6 +140,18 @@ def _check_writable(branches: Sequence[BranchSpec], wanted: bool) -> None:
             raise OptionError(f"the writable branch '{branch.path}' is not on top: only the top one can be written to")
     if wanted and branches[0].permission != "rw":
         raise OptionError("rw is asked for, but no branch is writable: mark the top one =rw")
+
+
+def _transport(value: str | None, option: str) -> Transport:
+    if value not in TRANSPORTS:
+        raise OptionError(f"{option}: choose transport={', '.join(TRANSPORTS[:-1])} or {TRANSPORTS[-1]}")
+    return cast(Transport, value)
+
+
+def _spin(value: str | None, option: str) -> int:
+    if not value or len(value) > len(str(MOST_SPIN)) or not value.isdecimal() or int(value) > MOST_SPIN:
+        raise OptionError(f"{option}: spin takes microseconds, from 0 (off) to {MOST_SPIN}")
+    return int(value)
 
 
 def _bottom_to_top(text: str) -> tuple[BranchSpec, ...]:

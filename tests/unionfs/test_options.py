@@ -74,9 +74,28 @@ def test_what_is_not_a_flag() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "transport", "posix", "spin"),
+    [
+        ([], "auto", False, 200),
+        (["transport=direct,posix,spin=0"], "direct", True, 0),
+        (["transport=pyfuse3", "spin=10000"], "pyfuse3", False, 10_000),
+        (["transport=direct,spin=7", "transport=auto,spin=8"], "auto", False, 8),
+    ],
+)
+def test_how_it_is_served(options: list[str], transport: str, posix: bool, spin: int) -> None:
+    plan = parse("a:b", options)
+    assert (plan.transport, plan.posix, plan.spin) == (transport, posix, spin)
+
+
+@pytest.mark.parametrize(
     ("spec", "options", "words"),
     [
         (None, [], ["no branches"]),
+        ("low:up", ["transport=fuse"], ["transport=fuse", "auto, direct or pyfuse3"]),
+        ("low:up", ["transport"], ["auto, direct or pyfuse3"]),
+        ("low:up", ["posix=1"], ["'posix=1'", "known are"]),
+        *(("low:up", [f"spin{value}"], [f"spin{value}", "0 (off)", "10000"])
+          for value in ("", "=", "=-1", "=1.5", "=1ms", "=10001", "=99999", "=" + "9" * 5000)),
         ("low:up", ["frobnicate"], ["'frobnicate'", "lowerdir"]),
         ("low:up", ["nosuidd"], ["'nosuidd'"]),
         ("low:up", ["upperdir"], ["'upperdir'"]),
