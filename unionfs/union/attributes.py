@@ -46,8 +46,10 @@ def setattr_(
     size: int | None,
     atime_ns: int | None,
     mtime_ns: int | None,
+    kill: bool = False,
 ) -> Attr:
-    """Change what is not None. A lower file is copied up, of its data no more than `size` bytes."""
+    """Change what is not None. A lower file is copied up, of its data no more than `size` bytes; with `kill` it loses
+    its set-ID bits."""
     if size is not None and node.kind != stat.S_IFREG:
         fail(errno.EISDIR if node.is_directory else errno.EINVAL)
     copied = copyup.copy_up(stack, node, size=size)
@@ -58,6 +60,8 @@ def setattr_(
             os.ftruncate(fd, size)
         finally:
             os.close(fd)
+    if kill:
+        kill_privileges(stack, node)
     if uid is not None or gid is not None:
         here.chown(-1 if uid is None else uid, -1 if gid is None else gid)
     if mode is not None:
@@ -69,6 +73,18 @@ def setattr_(
             entry.st_atime_ns if atime_ns is None else atime_ns, entry.st_mtime_ns if mtime_ns is None else mtime_ns
         )
     return of_entry(stack, node, here.stat())
+
+
+def kill_privileges(stack: Stack, node: Node) -> None:
+    """Take the set-ID bits off a regular file of the writable branch, as a write by somebody without CAP_FSETID does:
+    set-group-ID only where the group may execute (setattr_should_drop_suidgid(), fs/attr.c)."""
+    here = place.of(stack, node)
+    mode = stat.S_IMODE(here.stat().st_mode)
+    kept = mode & ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        kept &= ~stat.S_ISGID
+    if kept != mode:
+        here.chmod(kept)
 
 
 def getxattr(stack: Stack, node: Node, name: bytes) -> bytes:

@@ -142,12 +142,13 @@ class UnionFs:
         size: int | None = None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        kill_privileges: bool = False,
     ) -> Attr:
-        """Change what is not None."""
+        """Change what is not None. `kill_privileges`: who sets the size may not keep set-ID bits."""
         with self._stack.operation():
             return attributes.setattr_(
                 self._stack, self._stack.nodes.get(ino), mode=mode, uid=uid, gid=gid, size=size,
-                atime_ns=atime_ns, mtime_ns=mtime_ns,
+                atime_ns=atime_ns, mtime_ns=mtime_ns, kill=kill_privileges,
             )  # fmt: skip
 
     def readlink(self, ino: int) -> bytes:
@@ -182,9 +183,23 @@ class UnionFs:
 
     # Open files.
 
-    def open(self, ino: int, flags: int) -> int:
+    def open(self, ino: int, flags: int, *, lazily: bool = False, kill_privileges: bool = False) -> int:
+        """A handle. `lazily`: for a kernel that will do the I/O itself, no descriptor is opened before it is needed.
+        `kill_privileges`: with O_TRUNC, by somebody who may not keep set-ID bits."""
         with self._stack.operation():
-            return self._handles.open(self._stack.nodes.get(ino), flags)
+            node = self._stack.nodes.get(ino)
+            return self._handles.open(node, flags, lazily=lazily, kill_privileges=kill_privileges)
+
+    def branch_of(self, fh: int) -> int:
+        """The index of the branch that holds the file's bytes now."""
+        return self._handles.file(fh).node.branch
+
+    def descriptor(self, fh: int) -> tuple[int, int]:
+        """A descriptor on the file where it is now, good until `release`, and the index of that branch."""
+        handle = self._handles.file(fh)
+        with self._stack.operation():
+            self._handles.refresh(handle)
+            return handle.fd, handle.branch
 
     def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
         """A new file, open for reading and writing: (handle, attributes)."""
@@ -202,13 +217,18 @@ class UnionFs:
 
     def _current_fd(self, fh: int) -> int:
         handle = self._handles.file(fh)
-        if handle.branch != handle.node.branch:
+        if handle.fd < 0 or handle.branch != handle.node.branch:
             with self._stack.operation():
                 self._handles.refresh(handle)
         return handle.fd
 
-    def write(self, fh: int, offset: int, data: bytes) -> int:
-        return os.pwrite(self._handles.file(fh).fd, data, offset)
+    def write(self, fh: int, offset: int, data: bytes | memoryview, *, kill_privileges: bool = False) -> int:
+        """`kill_privileges`: the writer may not keep set-ID bits (FUSE_WRITE_KILL_SUIDGID)."""
+        fd = self._current_fd(fh)
+        if kill_privileges:
+            with self._stack.operation():
+                attributes.kill_privileges(self._stack, self._handles.file(fh).node)
+        return os.pwrite(fd, data, offset)
 
     def fsync(self, fh: int, datasync: bool) -> None:
         fd = self._current_fd(fh)

@@ -24,7 +24,7 @@ _KEPT = os.O_ACCMODE | os.O_NOATIME
 
 class OpenFile:
     """`fd`, `branch` and `outdated` are guarded by Stack.lock for writing; readers may see the old or the new fd,
-    both open until release."""
+    both open until release. `fd` is -1 until somebody needs it, and `branch` is where it was opened."""
 
     __slots__ = ("branch", "fd", "flags", "node", "outdated")
 
@@ -57,14 +57,21 @@ class Handles:
         self._last += 1
         return self._last
 
-    def open(self, node: Node, flags: int) -> int:
-        """Open a regular file. For writing, a lower file is copied up first; with O_TRUNC none of its data."""
+    def open(self, node: Node, flags: int, *, lazily: bool = False, kill_privileges: bool = False) -> int:
+        """Open a regular file. For writing, a lower file is copied up first; with O_TRUNC none of its data.
+
+        `lazily`: without a descriptor as long as nobody needs one. `kill_privileges`: with O_TRUNC, take set-ID bits.
+        """
         if node.kind != stat.S_IFREG:
             fail(errno.EISDIR if node.is_directory else errno.ENXIO)
         truncate = flags & os.O_TRUNC
         if truncate or flags & os.O_ACCMODE != os.O_RDONLY:
             copyup.copy_up(self._stack, node, size=0 if truncate else None)
-        fd = place.of(self._stack, node).open(flags & (_KEPT | os.O_TRUNC))
+        if truncate and kill_privileges:
+            attributes.kill_privileges(self._stack, node)
+        fd = -1
+        if truncate or not lazily:
+            fd = place.of(self._stack, node).open(flags & (_KEPT | os.O_TRUNC))
         return self.add(node, fd, flags & _KEPT)
 
     def add(self, node: Node, fd: int, flags: int) -> int:
@@ -79,17 +86,21 @@ class Handles:
             fail(errno.EBADF)
 
     def refresh(self, handle: OpenFile) -> None:
-        """The file was copied up after this handle was opened: show the copy, as one file system would."""
-        if handle.branch != handle.node.branch:
-            handle.outdated.append(handle.fd)
-            handle.fd = place.of(self._stack, handle.node).open(handle.flags)
-            handle.branch = handle.node.branch
+        """Give a handle a descriptor on the file where it is now: it has none, or the file was copied up since, and the
+        copy is to be seen, as on one file system."""
+        if handle.fd < 0 or handle.branch != handle.node.branch:
+            fd = place.of(self._stack, handle.node).open(handle.flags)
+            if handle.fd >= 0:
+                handle.outdated.append(handle.fd)
+            handle.fd, handle.branch = fd, handle.node.branch
 
     def release(self, number: int) -> None:
         handle = self._files.pop(number, None)
         if handle is None:
             fail(errno.EBADF)
-        for fd in (handle.fd, *handle.outdated):
+        if handle.fd >= 0:
+            os.close(handle.fd)
+        for fd in handle.outdated:
             os.close(fd)
 
     # Directories.
