@@ -157,3 +157,9 @@ def mounted_at(target: str) -> MountPoint | None:
         if point.target == target:
             found = point
     return found
+
+
+def in_memory(device: int) -> bool:
+    """Whether the file system with this st_dev keeps nothing over a power cut anyway, so that syncing it is idle."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return any(point.device == number and point.fstype in ("tmpfs", "ramfs") for point in mountinfo())

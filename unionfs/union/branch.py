@@ -13,7 +13,7 @@ import os
 import stat
 from typing import Literal
 
-from unionfs.linux import files
+from unionfs.linux import files, mounts
 from unionfs.union import times, whiteout
 from unionfs.union.errors import fail
 
@@ -33,6 +33,7 @@ class Branch:
         self.device = root.st_dev
         self.root_inode = root.st_ino
         self.fsid = files.file_system_id(fd)
+        self.durable = permission == "rw" and not mounts.in_memory(root.st_dev)
         self._namespace = namespace
         self._work_fd = -1
         self._serial = 0

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 
 from unionfs.linux import files
 from unionfs.union import place, times, whiteout
@@ -22,6 +23,8 @@ from unionfs.union.place import Place
 from unionfs.union.stack import Stack
 
 _CHUNK = 1 << 23
+# Bytes that are copied while others wait: for fewer, letting somebody else serve them costs more.
+_QUICK = 1 << 17
 # A file system that cannot do it this way; the next way is tried.
 _UNABLE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM})
 
@@ -47,7 +50,9 @@ def copy_up(stack: Stack, node: Node, *, size: int | None = None) -> bool:
     if node.branch == 0:
         return False
     while node.copying:
+        stack.waiting.begins()
         stack.settled.wait()
+        stack.waiting.check()
     if node.branch != 0:
         node.copying = True
         try:
@@ -128,14 +133,16 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
         copy = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=branch.work_fd)
         made = os.fstat(copy)
         length = entry.st_size if size is None else min(size, entry.st_size)
+        if length > _QUICK or (length and not stack.volatile and branch.durable):
+            stack.waiting.begins()
         with stack.unlocked():
             if length:
-                _copy_data(source, copy, length, whole=length == entry.st_size)
+                _copy_data(source, copy, length, whole=length == entry.st_size, check=stack.waiting.check)
             _copy_attributes(branch, source, Place(copy, b""), node.origin)
             if size is not None and size <= entry.st_size:
                 # The link into place is what truncates.
                 os.utime(copy, ns=(entry.st_atime_ns, time.time_ns()))
-            if length and not stack.volatile:
+            if length and not stack.volatile and branch.durable:
                 # Before the name: after a power cut a name without its data would hide the lower file.
                 os.fsync(copy)
         if not node.names:
@@ -206,8 +213,10 @@ def complete(stack: Stack, node: Node) -> bool:
     stack.require_writable()
     if node.layers == (0,):
         return False
+    stack.waiting.begins()
     merged = [node]
     for directory in merged:  # it grows: the tree may be deeper than Python's stack
+        stack.waiting.check()
         copy_up_directory(stack, directory)
         for name in stack.names(directory):
             found = stack.resolve(directory, name)
@@ -283,8 +292,8 @@ def _copy_attributes(branch: Branch, source: int, copy: Place, origin: Origin) -
     copy.utime(entry.st_atime_ns, entry.st_mtime_ns)
 
 
-def _copy_data(source: int, copy: int, length: int, *, whole: bool) -> None:
-    """Copy `length` bytes, sharing extents where the file system can, and keeping holes."""
+def _copy_data(source: int, copy: int, length: int, *, whole: bool, check: Callable[[], None]) -> None:
+    """Copy `length` bytes, sharing extents where the file system can, and keeping holes. `check` may stop it."""
     if whole:
         try:
             files.ficlone(copy, source)
@@ -305,12 +314,13 @@ def _copy_data(source: int, copy: int, length: int, *, whole: bool) -> None:
             end = os.lseek(source, start, os.SEEK_HOLE)
         except OSError:
             end = length
-        _copy_range(source, copy, start, min(end, length))
+        _copy_range(source, copy, start, min(end, length), check)
         offset = end
 
 
-def _copy_range(source: int, copy: int, start: int, end: int) -> None:
+def _copy_range(source: int, copy: int, start: int, end: int, check: Callable[[], None]) -> None:
     while start < end:
+        check()
         try:
             count = os.copy_file_range(source, copy, min(end - start, _CHUNK), start, start)
         except OSError as error:

@@ -18,16 +18,19 @@ from unionfs.union.errors import fail
 from unionfs.union.handles import Handles
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
+from unionfs.union.waiting import Waiting
 
 
 class UnionFs:
-    def __init__(self, branches: Sequence[Branch], *, volatile: bool = False) -> None:
+    def __init__(
+        self, branches: Sequence[Branch], *, volatile: bool = False, waiting: Waiting | None = None
+    ) -> None:
         """Merge `branches`, top first; the union owns them and closes them. With `volatile` a copy-up does not wait
-        for the disk: faster, and for trees that a power cut may take.
+        for the disk: faster, and for trees that a power cut may take. `waiting` is told of work that takes long.
 
         Raises OSError: EINVAL (no branch; a writable branch that is not on top), or what cleaning the work area gives.
         """
-        self._stack = Stack(branches, volatile=volatile)
+        self._stack = Stack(branches, volatile=volatile, waiting=waiting or Waiting())
         self._lock = self._stack.lock
         self._handles = Handles(self._stack)
 

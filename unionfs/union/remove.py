@@ -57,6 +57,7 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
         directory.discard(name)
     directory_is_gone(stack, node)
     if removed is not None:
+        stack.waiting.begins()
         with stack.unlocked():
             branch.discard_work(removed)
 

@@ -22,6 +22,7 @@ from unionfs.union.errors import fail
 from unionfs.union.identity import Identity, Origin
 from unionfs.union.nodes import Node, NodeTable
 from unionfs.union.pseudolink import PseudoLinks
+from unionfs.union.waiting import Waiting
 
 # Names kept in memory over all cached directories: about 100 bytes each.
 _MOST_NAMES = 1_000_000
@@ -66,7 +67,7 @@ class _Operation:
 class Stack:
     """Branches top first; branch 0 is the writable one, if any is."""
 
-    def __init__(self, branches: Sequence[Branch], *, volatile: bool = False) -> None:
+    def __init__(self, branches: Sequence[Branch], *, volatile: bool = False, waiting: Waiting) -> None:
         """Raises OSError: EINVAL for no branches or a writable branch that is not on top; whatever cleaning the work
         area gives."""
         if not branches:
@@ -77,6 +78,7 @@ class Stack:
         self.branches = list(branches)
         self.writable = self.branches[0].writable
         self.volatile = volatile
+        self.waiting = waiting
         self.lock = threading.Lock()
         self._held = _Held()
         self.settled = threading.Condition(self.lock)  # a copy-up finished or failed

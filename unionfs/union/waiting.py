@@ -1,0 +1,14 @@
+"""What a transport wants to know of work that takes long: that it begins, and whether its caller still waits for it."""
+
+from __future__ import annotations
+
+
+class Waiting:
+    """This one wants to know nothing; a transport has its own. Called by the thread that does the work."""
+
+    def begins(self) -> None:
+        """Work that takes long begins, or a wait for another's: others should be served meanwhile. Called with
+        Stack.lock held, once or more in one operation."""
+
+    def check(self) -> None:
+        """Raise InterruptedError (EINTR) if the caller was interrupted. Called between steps that can be undone."""
