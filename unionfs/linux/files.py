@@ -1,10 +1,14 @@
-"""File system calls: openat2, renameat2, reflinks, linking an unnamed file, names by descriptor."""
+"""File system calls: openat2, renameat2, fallocate, statx, syncfs, reflinks, inode flags, linking an unnamed file,
+names by descriptor."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
+import struct
+from typing import NamedTuple
 
 from unionfs.linux import consts, libc
 
@@ -12,6 +16,15 @@ _openat2 = libc.syscall(consts.NR_openat2, ctypes.c_int, ctypes.c_char_p, ctypes
 _renameat2 = libc.bind(
     "renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 )
+_fallocate = libc.bind("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_syncfs = libc.bind("syncfs", ctypes.c_int)
+_statx = libc.bind("statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+
+# struct statx, linux/stat.h: stx_mask, stx_attributes, stx_attributes_mask, stx_btime's seconds and nanoseconds.
+_STATX = struct.Struct("<I4xQ40xQ16xqI")
+_STATX_SIZE = 256
+_FLAGS = struct.Struct("<I")
+_FSXATTR_SIZE = 28
 
 
 class open_how(ctypes.Structure):
@@ -43,6 +56,63 @@ def renameat2(src_dirfd: int, src: bytes, dst_dirfd: int, dst: bytes, flags: int
 def ficlone(dst_fd: int, src_fd: int) -> None:
     """Share all of `src_fd`'s extents with `dst_fd` (ioctl_ficlone(2)). EOPNOTSUPP, EXDEV or EINVAL: copy instead."""
     fcntl.ioctl(dst_fd, consts.FICLONE, src_fd)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2). EOPNOTSUPP where the file system has no such mode: unlike posix_fallocate(3), which then writes."""
+    _fallocate(fd, mode, offset, length)
+
+
+def syncfs(fd: int) -> None:
+    """Write everything of the file system that `fd` is on to the disk. See syncfs(2)."""
+    _syncfs(fd)
+
+
+class Statx(NamedTuple):
+    """What statx(2) tells that stat(2) does not. `btime_ns` is the time of birth in nanoseconds, None where the file
+    system keeps none; of `attributes` (STATX_ATTR_*) the bits in `attributes_mask` mean something."""
+
+    btime_ns: int | None
+    attributes: int
+    attributes_mask: int
+
+
+def statx(dirfd: int, name: bytes) -> Statx:
+    """Of `name` in `dirfd`, not followed; with an empty name of the file `dirfd` itself."""
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    _statx(dirfd, name, consts.AT_SYMLINK_NOFOLLOW | consts.AT_EMPTY_PATH, consts.STATX_BTIME, buffer)
+    mask, attributes, attributes_mask, seconds, nanoseconds = _STATX.unpack_from(buffer)
+    btime_ns = seconds * 10**9 + nanoseconds if mask & consts.STATX_BTIME else None
+    return Statx(btime_ns, attributes, attributes_mask)
+
+
+def get_flags(fd: int) -> int:
+    """The inode's FS_*_FL (ioctl_iflags(2)). ENOTTY or EOPNOTSUPP where it has none.
+
+    The ioctl is declared with a long and passes an int (ioctl_getflags(), fs/file_attr.c).
+    """
+    flags = bytearray(8)
+    fcntl.ioctl(fd, consts.FS_IOC_GETFLAGS, flags)
+    return int(_FLAGS.unpack_from(flags)[0])
+
+
+def set_flags(fd: int, flags: int) -> None:
+    """EOPNOTSUPP for a flag that the file system does not have, EPERM without CAP_LINUX_IMMUTABLE."""
+    fcntl.ioctl(fd, consts.FS_IOC_SETFLAGS, _FLAGS.pack(flags) + bytes(4))
+
+
+def get_fsxattr(fd: int) -> bytes:
+    """The inode's struct fsxattr (linux/fs.h): five 32-bit numbers (fsx_xflags, fsx_extsize, fsx_nextents, fsx_projid,
+    fsx_cowextsize) and 8 bytes of padding."""
+    attributes = bytearray(_FSXATTR_SIZE)
+    fcntl.ioctl(fd, consts.FS_IOC_FSGETXATTR, attributes)
+    return bytes(attributes)
+
+
+def set_fsxattr(fd: int, attributes: bytes) -> None:
+    if len(attributes) != _FSXATTR_SIZE:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    fcntl.ioctl(fd, consts.FS_IOC_FSSETXATTR, attributes)
 
 
 def file_system_id(fd: int) -> int:

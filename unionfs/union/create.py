@@ -73,6 +73,24 @@ def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: in
         raise
 
 
+def tmpfile(stack: Stack, parent: Node, mode: int, uid: int, gid: int) -> tuple[Node, int]:
+    """A new regular file without a name in `parent` (O_TMPFILE), with what it inherits there, and a descriptor on it,
+    open for reading and writing. `link` gives it a name; until then it is an orphan with link count 0. EROFS, ENOENT.
+    """
+    stack.require_writable()
+    if not parent.layers:
+        fail(errno.ENOENT)
+    copyup.copy_up_directory(stack, parent)
+    directory = stack.upper(parent)
+    fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory.fd)
+    try:
+        _own(Place(fd, b""), directory, uid, gid, mode)
+        return stack.adopt_unnamed(parent, fd), fd
+    except BaseException:
+        os.close(fd)
+        raise
+
+
 def mknod(stack: Stack, parent: Node, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Node:
     """A fifo, socket, device or empty file. A character device 0:0 is refused (EPERM): it is overlayfs's whiteout."""
     if stat.S_ISCHR(mode) and rdev == 0:

@@ -11,7 +11,8 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from unionfs.union import attributes, copyup, create, place, remove, rename, whiteout
+from unionfs.linux import files
+from unionfs.union import attributes, copyup, create, extents, inode_flags, place, remove, rename, whiteout
 from unionfs.union.attributes import Attr
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
@@ -303,3 +304,75 @@ class UnionFs:
             if found.is_directory:
                 return found.layers != (0,)
             return found.branch != 0
+
+    # Extents and flags. What pyfuse3 has no requests for.
+
+    def tmpfile(self, parent: int, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
+        """A new file without a name, open for reading and writing: (handle, attributes). `link` gives it one."""
+        with self._stack.operation():
+            node, fd = create.tmpfile(self._stack, self._stack.nodes.get(parent), mode, uid, gid)
+            try:
+                attr = self._counted(node)
+            except BaseException:
+                os.close(fd)
+                raise
+            return self._handles.add(node, fd, os.O_RDWR), attr
+
+    def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2), all modes; see `extents.allocate`."""
+        self._begins(length)
+        extents.allocate(self._current_fd(fh), mode, offset, length)
+
+    def lseek(self, fh: int, offset: int, whence: int) -> int:
+        """SEEK_DATA and SEEK_HOLE; see `extents.seek`."""
+        return extents.seek(self._current_fd(fh), offset, whence)
+
+    def copy_file_range(
+        self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, length: int, flags: int = 0
+    ) -> int:
+        """copy_file_range(2): bytes copied; see `extents.copy`."""
+        self._begins(length)
+        fd_in, fd_out = self._current_fd(fh_in), self._current_fd(fh_out)
+        return extents.copy(fd_in, offset_in, fd_out, offset_out, length, flags)
+
+    def _begins(self, length: int) -> None:
+        if length > extents.QUICK:
+            with self._lock:
+                self._stack.waiting.begins()
+
+    def syncfs(self) -> None:
+        """syncfs(2) of the writable branch; a union without one has nothing to save."""
+        if not self._stack.writable:
+            return
+        with self._lock:
+            self._stack.waiting.begins()
+            fd = os.dup(self._stack.branches[0].fd)
+        try:
+            files.syncfs(fd)
+        finally:
+            os.close(fd)
+
+    def statx(self, ino: int) -> tuple[Attr, files.Statx]:
+        """The attributes, and what statx(2) adds to them: time of birth (a copy's is that of the copy) and flags."""
+        with self._stack.operation():
+            node = self._stack.nodes.get(ino)
+            here = place.of(self._stack, node)
+            return attributes.of_entry(self._stack, node, here.stat()), files.statx(here.fd, here.name)
+
+    def get_flags(self, ino: int) -> int:
+        """FS_IOC_GETFLAGS: FS_*_FL; see `inode_flags`."""
+        with self._stack.operation():
+            return inode_flags.get(self._stack, self._stack.nodes.get(ino))
+
+    def set_flags(self, ino: int, flags: int) -> None:
+        with self._stack.operation():
+            inode_flags.set_(self._stack, self._stack.nodes.get(ino), flags)
+
+    def get_fsxattr(self, ino: int) -> bytes:
+        """FS_IOC_FSGETXATTR: struct fsxattr, 28 bytes; see `inode_flags`."""
+        with self._stack.operation():
+            return inode_flags.get_extended(self._stack, self._stack.nodes.get(ino))
+
+    def set_fsxattr(self, ino: int, attributes: bytes) -> None:
+        with self._stack.operation():
+            inode_flags.set_extended(self._stack, self._stack.nodes.get(ino), attributes)

@@ -70,9 +70,9 @@ def counts_its_names(stack: Stack, node: Node) -> bool:
     return copyup.copy_up(stack, node)
 
 
-def hide(stack: Stack, parent: Node, name: bytes, directory: BranchDirectory) -> bool:
-    """Whiteout `name` if a lower branch would show it; True if one was made."""
-    if whiteout.of(name) in directory or stack.resolve(parent, name, below=True) is None:
+def hide(stack: Stack, parent: Node, name: bytes, directory: BranchDirectory, *, always: bool = False) -> bool:
+    """Whiteout `name` if a lower branch would show it, or `always`; True if one was made."""
+    if whiteout.of(name) in directory or not (always or stack.resolve(parent, name, below=True)):
         return False
     whiteout.create(stack.branches[0], directory, name)
     return True

@@ -23,7 +23,13 @@ from unionfs.union.stack import Stack
 
 
 def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
-    """rename(2) and renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE.
+    """rename(2) and renameat2(2) with RENAME_EXCHANGE, or with RENAME_NOREPLACE and RENAME_WHITEOUT, alone or both.
+
+    RENAME_WHITEOUT leaves a whiteout of the old name in the writable branch, whether or not a lower branch has the
+    name now: the layer hides it from whatever it will be put upon. The whiteout is the union's own, so the old name is
+    simply gone ("when not part of a union/overlay", says rename(2), "the whiteout appears as a character device").
+    Overlayfs with its upper directory here looks for that device, does not find it, and knows that it has to do without
+    (ovl_check_rename_whiteout(), fs/overlayfs/super.c). Asked for RENAME_WHITEOUT itself, overlayfs answers EINVAL.
 
     Raises OSError: EROFS, EPERM, EINVAL (other flags), ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, and what copying
     up gives.
@@ -31,9 +37,9 @@ def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: 
     stack.require_writable()
     create.check_reserved(name)
     create.check_name(new_name)
-    if flags not in (0, consts.RENAME_NOREPLACE, consts.RENAME_EXCHANGE):
-        fail(errno.EINVAL)
     exchange = flags == consts.RENAME_EXCHANGE
+    if not exchange and flags & ~(consts.RENAME_NOREPLACE | consts.RENAME_WHITEOUT):
+        fail(errno.EINVAL)
     if not new_parent.layers:
         fail(errno.ENOENT, new_name)
     while True:
@@ -53,7 +59,7 @@ def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: 
         _own_name(stack, target, new_parent, new_name)
         _exchange(stack, source, (parent, name), target, (new_parent, new_name))
         return
-    _replace(stack, source, (parent, name), target, (new_parent, new_name))
+    _replace(stack, source, (parent, name), target, (new_parent, new_name), flags)
 
 
 def _target(stack: Stack, parent: Node, name: bytes, flags: int) -> Node | None:
@@ -62,7 +68,7 @@ def _target(stack: Stack, parent: Node, name: bytes, flags: int) -> Node | None:
         if flags == consts.RENAME_EXCHANGE:
             fail(errno.ENOENT, name)
         return None
-    if flags == consts.RENAME_NOREPLACE:
+    if flags & consts.RENAME_NOREPLACE:
         fail(errno.EEXIST, name)
     return stack.adopt(parent, name, found)
 
@@ -112,20 +118,22 @@ def _replace(
     source_name: tuple[Node, bytes],
     target: Node | None,
     target_name: tuple[Node, bytes],
+    flags: int,
 ) -> None:
     new_parent, new_name = target_name
+    whiteout_always = bool(flags & consts.RENAME_WHITEOUT)
     _hide_below(stack, source, new_parent, new_name)
     if target is None:
-        _move(stack, source_name, target_name)
+        _move(stack, source_name, target_name, whiteout_always)
     elif target.is_directory:
         # Somebody may be in it, and change it: that must not be the lower one.
         copyup.copy_up_directory(stack, target)
         with place.outliving(stack, target), _emptied(stack, target):
-            _move(stack, source_name, target_name)
+            _move(stack, source_name, target_name, whiteout_always)
         remove.directory_is_gone(stack, target)
     else:
         with remove.losing_name(stack, target, new_parent, new_name):
-            _move(stack, source_name, target_name)
+            _move(stack, source_name, target_name, whiteout_always)
     _moved(stack, source, source_name, target_name)
 
 
@@ -148,12 +156,14 @@ def _emptied(stack: Stack, target: Node) -> Iterator[None]:
         raise
 
 
-def _move(stack: Stack, source_name: tuple[Node, bytes], target_name: tuple[Node, bytes]) -> None:
+def _move(
+    stack: Stack, source_name: tuple[Node, bytes], target_name: tuple[Node, bytes], whiteout_always: bool
+) -> None:
     """The step itself, with the source's whiteout before it and without the target's after it."""
     parent, name = source_name
     new_parent, new_name = target_name
     directory, into = stack.upper(parent), stack.upper(new_parent)
-    hidden = remove.hide(stack, parent, name, directory)
+    hidden = remove.hide(stack, parent, name, directory, always=whiteout_always)
     try:
         files.renameat2(directory.fd, name, into.fd, new_name)
     except OSError:

@@ -267,6 +267,17 @@ class Stack:
         self._hold(node)
         return node
 
+    def adopt_unnamed(self, parent: Node, fd: int) -> Node:
+        """The node of a file just made without a name in the writable branch's part of `parent`."""
+        entry = os.fstat(fd)
+        origin = self.identity.origin(self.branches[0], self.upper(parent).fd, b".", entry)
+        held = os.dup(fd)
+        node = self._node(origin, 0, entry)
+        node.branch = 0
+        node.orphan_fd = held
+        self._hold(node)
+        return node
+
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """Let go of the nodes adopted within at its end: for a step among many of one operation."""

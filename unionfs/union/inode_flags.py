@@ -1,0 +1,90 @@
+"""Inode flags, as chattr(1) and lsattr(1) know them, of a node; and their newer form, struct fsxattr.
+
+They are shown as the branch's file has them and set on the file in the writable branch, whose file system then
+enforces them on the server's own calls, whoever it runs as: EPERM reaches the caller from there.
+
+Copy-up does not copy them. What a flag of a lower file promises, that no one changes the file, the union keeps in any
+case by never writing to a lower branch; the union's own file can be changed, removed and renamed, and its copy is then
+an ordinary one. (Overlayfs copies FS_NOATIME_FL and FS_SYNC_FL and keeps FS_IMMUTABLE_FL and FS_APPEND_FL as an
+attribute of the copy, ovl_copy_fileattr() in fs/overlayfs/copy_up.c, since it cannot write to a copy that has them.)
+Who sets flags on a lower file says all that the copy is to have: it gets the flags as set, those shown before included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator
+
+from unionfs.linux import consts, files
+from unionfs.union import copyup, place
+from unionfs.union.errors import fail
+from unionfs.union.nodes import Node
+from unionfs.union.stack import Stack
+
+# What every file system means the same by. Others tell how a file is stored (FS_EXTENT_FL, FS_INLINE_DATA_FL …).
+_PORTABLE = consts.FS_IMMUTABLE_FL | consts.FS_APPEND_FL | consts.FS_NODUMP_FL | consts.FS_NOATIME_FL
+_PORTABLE_XFLAGS = (
+    consts.FS_XFLAG_IMMUTABLE | consts.FS_XFLAG_APPEND | consts.FS_XFLAG_NODUMP | consts.FS_XFLAG_NOATIME
+)
+_XFLAGS = struct.Struct("<I")
+
+
+def get(stack: Stack, node: Node) -> int:
+    """FS_*_FL. ENOTTY for what is neither a file nor a directory (the kernel asks a FUSE server for no other,
+    fuse_priv_ioctl_prepare() in fs/fuse/ioctl.c), ENOTTY or EOPNOTSUPP where the branch's file system has none."""
+    with _opened(stack, node) as fd:
+        return files.get_flags(fd)
+
+
+def set_(stack: Stack, node: Node, flags: int) -> None:
+    """A lower file is copied up first, without the lock. EROFS, EPERM (the server may not), EOPNOTSUPP, ENOTTY."""
+    shown = get(stack, node)
+    copied = copyup.copy_up(stack, node)
+    with _opened(stack, node) as fd:
+        files.set_flags(fd, _for_copy(files.get_flags(fd), shown, flags, _PORTABLE) if copied else flags)
+
+
+def get_extended(stack: Stack, node: Node) -> bytes:
+    """struct fsxattr (linux/fs.h), 28 bytes. Errors as of `get`."""
+    with _opened(stack, node) as fd:
+        return files.get_fsxattr(fd)
+
+
+def set_extended(stack: Stack, node: Node, attributes: bytes) -> None:
+    """Errors as of `set_`; EINVAL if `attributes` is not a struct fsxattr."""
+    shown = _xflags(get_extended(stack, node))
+    if len(attributes) < _XFLAGS.size:
+        fail(errno.EINVAL)
+    copied = copyup.copy_up(stack, node)
+    with _opened(stack, node) as fd:
+        if copied:
+            flags = _for_copy(_xflags(files.get_fsxattr(fd)), shown, _xflags(attributes), _PORTABLE_XFLAGS)
+            attributes = _XFLAGS.pack(flags) + attributes[_XFLAGS.size :]
+        files.set_fsxattr(fd, attributes)
+
+
+def _for_copy(current: int, shown: int, wanted: int, portable: int) -> int:
+    """What to set on a copy that has the flags `current`, for a caller who saw those of the lower file (`shown`): what
+    he changed, and what means the same on both file systems."""
+    said = portable | shown ^ wanted
+    return current & ~said | wanted & said
+
+
+def _xflags(attributes: bytes) -> int:
+    return int(_XFLAGS.unpack_from(attributes)[0])
+
+
+@contextlib.contextmanager
+def _opened(stack: Stack, node: Node) -> Iterator[int]:
+    """The file itself: an O_PATH descriptor takes no ioctl, and anything but these two would take ours for its own."""
+    if not node.is_directory and node.kind != stat.S_IFREG:
+        fail(errno.ENOTTY)
+    fd = place.of(stack, node).open(os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
