@@ -2,13 +2,35 @@
 
 The device number is the mount's st_dev, the same in every mount namespace; the process id keeps a server that is just
 ending from unlinking its successor's socket when the kernel hands the number out again.
+
+    client                      server
+    connect, close                           wants the process only: the kernel tells it (SO_PEERCRED)
+    "info\n" ------------------>
+             <------------------ an object of JSON, end of stream
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import socket
 import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+INFO = b"info\n"
+
+# What one client may take of a server's time, whatever it does.
+PATIENCE_SECONDS = 1.0
+# A client waits longer: its server may be attending to others.
+_CLIENT_PATIENCE_SECONDS = 10.0
+
+_LONGEST_REQUEST = 64
+
+Facts = Callable[[], Mapping[str, object]]
+
+_log = logging.getLogger(__name__)
 
 _UCRED = struct.Struct("3i")  # struct ucred: pid uid gid (unix(7), SO_PEERCRED)
 
@@ -66,29 +88,85 @@ class Server:
         os.close(self.pidfd)
 
 
+def is_complete(request: bytes) -> bool:
+    """Whether a server has read all that it needs for an answer."""
+    return request.endswith(b"\n") or len(request) >= _LONGEST_REQUEST
+
+
+def answer(request: bytes, facts: Facts) -> bytes:
+    """What to send for all that a client said: `facts()` as JSON, nothing to who said nothing, else what is wrong."""
+    if not request:
+        return b""
+    import json  # 2 ms that every mount would pay
+
+    if request != INFO:
+        said: Mapping[str, object] = {"error": f"the request {request[:_LONGEST_REQUEST]!r} is not known"}
+    else:
+        try:
+            said = facts()
+        except Exception:  # a mistake of ours must not end the session
+            _log.exception("the facts of this mount could not be gathered")
+            said = {"error": "the server could not gather its facts; see its log"}
+    return json.dumps(said).encode() + b"\n"
+
+
+def serve_one(connection: socket.socket, facts: Facts) -> None:
+    """Answer the client of `connection` and close it, within PATIENCE_SECONDS altogether."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with connection, contextlib.suppress(OSError):  # the client is gone, or stalls (TimeoutError)
+        request = b""
+        while not is_complete(request):
+            connection.settimeout(max(0.0, deadline - time.monotonic()))
+            part = connection.recv(_LONGEST_REQUEST)
+            if not part:
+                break
+            request += part
+        said = answer(request, facts)
+        connection.settimeout(max(0.0, deadline - time.monotonic()))
+        connection.sendall(said)
+
+
 def find(device: str) -> Server | None:
     """The server of the mount with this device number ("0:53"), or None if it has died or cannot be seen."""
+    for client in _connections(device):
+        with contextlib.suppress(OSError):  # ended since, or in another pid namespace (pid 0)
+            pid, _, _ = _UCRED.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            return Server(pid, os.pidfd_open(pid))
+    return None
+
+
+def ask(device: str, request: bytes) -> bytes | None:
+    """The answer of the server of the mount with this device number, or None where `find` would find none.
+
+    Raises TimeoutError when it does not come.
+    """
+    for client in _connections(device):
+        client.settimeout(_CLIENT_PATIENCE_SECONDS)
+        said = b""
+        with contextlib.suppress(ConnectionError):  # ended since
+            client.sendall(request)
+            while part := client.recv(1 << 16):
+                said += part
+        if said:
+            return said
+    return None
+
+
+def _connections(device: str) -> Iterator[socket.socket]:
+    """To each server that listens for this device number: the mount's, and perhaps one that is just ending."""
     where = directory()
     try:
         names = os.listdir(where)
     except FileNotFoundError:
-        return None
+        return
     for name in names:
         if name.startswith(f"{device}."):
-            server = _listener(os.path.join(where, name))
-            if server is not None:
-                return server
-    return None
-
-
-def _listener(path: str) -> Server | None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        try:
-            client.connect(path)
-            pid, _, _ = _UCRED.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-            return Server(pid, os.pidfd_open(pid))
-        except OSError:
-            return None  # killed, or ended since, or in another pid namespace (pid 0)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                try:
+                    client.connect(os.path.join(where, name))
+                except OSError:
+                    continue  # killed, or ended since
+                yield client
 
 
 def _sweep(where: str) -> None:

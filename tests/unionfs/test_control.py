@@ -1,0 +1,143 @@
+"""The control socket's protocol, without a mount."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from unionfs.transport import control
+
+
+def facts() -> dict[str, object]:
+    return {"path": "\udcff\n", "nodes": 7}
+
+
+def broken() -> dict[str, object]:
+    raise ValueError("a mistake of ours")
+
+
+def test_answers() -> None:
+    assert control.answer(b"", broken) == b""
+    assert json.loads(control.answer(b"info\n", facts)) == facts()
+    assert control.answer(b"info\n", facts).isascii()
+    for request in (b"info", b"inf", b"\n", b"info\ninfo\n", b"\xff" * 1000):
+        assert "not known" in json.loads(control.answer(request, facts))["error"]
+
+
+def test_a_mistake_in_the_facts_is_logged_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert "see its log" in json.loads(control.answer(b"info\n", broken))["error"]
+    assert "a mistake of ours" in caplog.text
+
+
+@pytest.fixture
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "PATIENCE_SECONDS", request.param)
+
+
+@pytest.fixture
+def client() -> Iterator[socket.socket]:
+    """The client's end; the server's is in a thread that must end within the test."""
+    server, client = socket.socketpair()
+    thread = threading.Thread(target=control.serve_one, args=[server, facts])
+    thread.start()
+    with client:
+        client.settimeout(20)
+        yield client
+        thread.join(20)
+        assert not thread.is_alive()
+        assert server.fileno() == -1
+
+
+def read_all(client: socket.socket) -> bytes:
+    said = b""
+    while part := client.recv(4096):
+        said += part
+    return said
+
+
+def test_one_client(client: socket.socket) -> None:
+    for byte in b"info\n":
+        client.send(bytes([byte]))
+    assert json.loads(read_all(client)) == facts()
+
+
+@pytest.mark.parametrize("patience", [3600.0], indirect=True)
+def test_a_client_that_says_nothing(patience: None, client: socket.socket) -> None:
+    client.shutdown(socket.SHUT_WR)
+    assert read_all(client) == b""
+
+
+def test_a_client_that_says_too_much(client: socket.socket) -> None:
+    client.sendall(b"x" * 64)
+    assert "not known" in json.loads(read_all(client))["error"]
+
+
+def test_a_client_that_goes_before_the_answer(client: socket.socket) -> None:
+    client.sendall(b"info\n")
+    client.close()
+
+
+@pytest.mark.parametrize("patience", [0.05], indirect=True)
+@pytest.mark.parametrize("begins", [b"", b"inf"])
+def test_a_client_that_stalls(patience: None, client: socket.socket, begins: bytes) -> None:
+    client.sendall(begins)
+    assert read_all(client) == b""
+
+
+@pytest.mark.parametrize("patience", [0.05], indirect=True)
+def test_a_client_that_does_not_read(patience: None) -> None:
+    server, client = socket.socketpair()
+    with client:
+        client.sendall(b"info\n")
+        control.serve_one(server, lambda: {"paths": "x" * (4 << 20)})
+
+
+@pytest.fixture
+def announcement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[control.Announcement]:
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(control, "directory", lambda: str(tmp_path / "run" / "mounts"))
+    one = control.Announcement("0:7")
+    one.socket.setblocking(True)
+    yield one
+    one.withdraw()
+
+
+def test_finding_and_asking(announcement: control.Announcement) -> None:
+    def serve() -> None:
+        for _ in range(3):
+            connection, _ = announcement.socket.accept()
+            control.serve_one(connection, facts)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    said = control.ask("0:7", control.INFO)
+    assert said is not None
+    assert json.loads(said) == facts()
+    server = control.find("0:7")
+    assert server is not None
+    assert server.pid == os.getpid()
+    server.close()
+    assert control.ask("0:7", b"nonsense\n")
+    thread.join(20)
+
+
+def test_there_is_nobody(announcement: control.Announcement, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert control.ask("0:77", control.INFO) is None
+    assert control.find("0:77") is None
+    announcement.socket.close()  # as a server that was killed leaves it
+    assert control.ask("0:7", control.INFO) is None
+    assert control.find("0:7") is None
+    monkeypatch.setattr(control, "directory", lambda: "/nonexistent")
+    assert control.ask("0:7", control.INFO) is None
+
+
+def test_a_server_that_does_not_answer(announcement: control.Announcement, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_CLIENT_PATIENCE_SECONDS", 0.05)
+    with pytest.raises(TimeoutError):
+        control.ask("0:7", control.INFO)
