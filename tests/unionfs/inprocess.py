@@ -52,6 +52,16 @@ def walk(fs: UnionFs, path: str) -> int:
     return ino
 
 
+@contextlib.contextmanager
+def opened(fs: UnionFs, ino: int, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """A handle on a regular file."""
+    fh = fs.open(ino, flags)
+    try:
+        yield fh
+    finally:
+        fs.release(fh)
+
+
 def content(fs: UnionFs, ino: int) -> bytes:
     fh = fs.open(ino, os.O_RDONLY)
     try:
@@ -81,11 +91,13 @@ def create(fs: UnionFs, parent: int, name: bytes, data: bytes = b"") -> int:
 
 
 def listing(fs: UnionFs, ino: int = ROOT) -> list[bytes]:
-    fh = fs.opendir(ino)
-    try:
-        return sorted(name for name, _, _ in fs.readdir(fh, 0) if name not in (b".", b".."))
-    finally:
-        fs.releasedir(fh)
+    names: list[bytes] = []
+    cookie = 0
+    while entries := fs.list(ino, cookie, 100):
+        names += [name for name, *_ in entries]
+        cookie = entries[-1][-1]
+    assert names[:2] == [b".", b".."]
+    return sorted(names[2:])
 
 
 class Seen(NamedTuple):

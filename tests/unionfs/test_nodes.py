@@ -70,15 +70,10 @@ def test_a_directory_that_only_a_listing_knew(linked: UnionFs) -> None:
     """A listing gives the kernel an entry with its number; the directory's other references may all be gone."""
     fs = linked
     directory = walk(fs, "d2")
-    fh = fs.opendir(directory)
-    entries = []
-    for name, attr, _ in fs.readdir(fh, 0):
-        if name == b"f":
-            fs.remember(attr.ino)
-            entries.append(attr.ino)
-    fs.releasedir(fh)
+    entries = {name: attr.number for name, attr, _ in fs.list_plus(directory, 0, 100)}
+    assert entries.keys() == {b".", b"..", b"f"}
+    file = entries[b"f"]
     fs.forget([(directory, 1)])
-    (file,) = entries
     assert content(fs, file) == b"F"
     fs.rename(ROOT, b"d2", ROOT, b"d3")
     assert content(fs, file) == b"F"

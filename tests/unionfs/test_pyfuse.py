@@ -56,11 +56,15 @@ class Failing(UnionFs):
             raise self.error
         super().forget(counts)
 
-    def readdir(self, fh: int, offset: int) -> Iterator[Any]:
-        for entry in super().readdir(fh, offset):
+    def list_plus(self, ino: int, cookie: int, most: int) -> Any:
+        entries = super().list_plus(ino, cookie, most)
+        for number, entry in enumerate(entries):
             if entry[0] == b"poisoned":
-                raise self.error
-            yield entry
+                super().forget((attr.number, 1) for name, attr, _ in entries[number:])
+                if number == 0:
+                    raise self.error
+                return entries[:number]
+        return entries
 
 
 @pytest.fixture

@@ -33,6 +33,10 @@ FOREVER = 1e9
 # Threads for slow work. More would only queue on the same disk.
 _SLOW_AT_ONCE = 16
 
+# What fits into a page, the reply's size before Linux 6.16.
+_ENTRIES_AT_ONCE = 25
+_DOTS = (b".", b"..")
+
 _OPENS_FOR_CHANGE = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _DEFAULT_ACL = b"system.posix_acl_default"
 
@@ -79,7 +83,7 @@ def _answer_slow(
 
 
 def _entry(attr: Attr) -> EntryAttributes:
-    ino, nlink, st = attr
+    ino, nlink, st, _ = attr
     entry = EntryAttributes()
     entry.st_ino = ino  # the node id and st_ino are one number in pyfuse3
     entry.st_nlink = nlink
@@ -290,29 +294,36 @@ class UnionOperations(pyfuse3.Operations):
 
     # Directories
 
+    # Listings need no handle, so the directory's own number serves as one.
+
     @_answer
     def opendir(self, ino: int, ctx: RequestContext) -> int:
-        return self._fs.opendir(ino)
+        return ino
 
     @_answer
     def readdir(self, fh: int, offset: int, token: ReaddirToken) -> None:
         sent = False
-        try:
-            for name, attr, following in self._fs.readdir(fh, offset):
-                if not pyfuse3.readdir_reply(token, name, _entry(attr), following):
+        while True:
+            try:
+                entries = self._fs.list_plus(fh, offset, _ENTRIES_AT_ONCE)
+            except OSError:
+                # What was sent is counted and must arrive; the next request starts behind it and meets the error again.
+                if sent:
                     return
-                sent = True
-                # The kernel counts a lookup for each entry of READDIRPLUS but these two (fs/fuse/readdir.c).
-                if name not in (b".", b".."):
-                    self._fs.remember(attr.ino)
-        except OSError:
-            # What was sent is counted and must arrive; the next request starts behind it and meets the error again.
-            if not sent:
                 raise
+            if not entries:
+                return
+            for number, (name, attr, following) in enumerate(entries):
+                if not pyfuse3.readdir_reply(token, name, _entry(attr), following):
+                    # The kernel counts a lookup for each entry of READDIRPLUS but these two (fs/fuse/readdir.c).
+                    self._fs.forget((attr.number, 1) for name, attr, _ in entries[number:] if name not in _DOTS)
+                    return
+            sent = True
+            offset = following
 
     @_answer
     def releasedir(self, fh: int) -> None:
-        self._fs.releasedir(fh)
+        pass
 
     @_answer_slow
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

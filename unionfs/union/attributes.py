@@ -14,11 +14,13 @@ from unionfs.union.stack import Stack
 
 
 class Attr(NamedTuple):
-    """st_ino and st_nlink as the union shows them; everything else is the branch file's own."""
+    """st_ino and st_nlink as the union shows them; everything else is the branch file's own. `number` is what the
+    kernel is to call the node: its st_ino, unless it was renumbered."""
 
     ino: int
     nlink: int
     st: os.stat_result
+    number: int
 
 
 def getattr_(stack: Stack, node: Node) -> Attr:
@@ -32,8 +34,8 @@ def of_entry(stack: Stack, node: Node, entry: os.stat_result) -> Attr:
     merged one would cost a status of every entry.
     """
     if node.is_directory:
-        return Attr(node.ino, 1, entry)
-    return Attr(node.ino, place.links(stack, node, entry), entry)
+        return Attr(node.ino, 1, entry, node.number)
+    return Attr(node.ino, place.links(stack, node, entry), entry, node.number)
 
 
 def setattr_(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from unionfs.linux import files
 from unionfs.union import attributes, copyup, create, extents, inode_flags, place, remove, rename, whiteout
@@ -17,6 +17,7 @@ from unionfs.union.attributes import Attr
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
 from unionfs.union.handles import Handles
+from unionfs.union.listing import Entry, EntryPlus, Listings
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 from unionfs.union.waiting import Waiting
@@ -34,6 +35,7 @@ class UnionFs:
         self._stack = Stack(branches, volatile=volatile, waiting=waiting or Waiting())
         self._lock = self._stack.lock
         self._handles = Handles(self._stack)
+        self._listings = Listings(self._stack)
 
     @property
     def writable(self) -> bool:
@@ -43,13 +45,14 @@ class UnionFs:
         """Close every descriptor and leave the writable branch as a plain layer."""
         with self._lock:
             self._handles.close()
+            self._listings.close()
             self._stack.close()
 
     def check_invariants(self) -> None:
         """AssertionError if the state contradicts itself; for tests."""
         with self._stack.operation():
             for node in self._stack.nodes:
-                assert self._stack.nodes.find(node.ino) is node
+                assert self._stack.nodes.find(node.ino) is self._stack.nodes.find(node.number) is node
                 assert node is self._stack.nodes.root or node.lookups > 0 or node.copying, node
                 assert node.is_directory or node.branch >= 0, node
                 assert not node.is_directory or len(node.names) <= 1, node
@@ -86,16 +89,22 @@ class UnionFs:
         node.lookups += 1
         return attr
 
-    def remember(self, ino: int) -> None:
-        """Count one lookup of an entry of `readdir` that was sent with its attributes."""
+    def renumber(self, number: int) -> int:
+        """Give a node a fresh number, if it has none yet, and return it. The old one stays good until the node leaves
+        the table: the kernel takes what it is told about the fresh one for another file, with the same st_ino."""
         with self._lock:
-            self._stack.nodes.get(ino).lookups += 1
+            return self._stack.renumber(self._stack.nodes.get(number))
+
+    def current(self, number: int) -> int:
+        """What the kernel is to call the node."""
+        with self._lock:
+            return self._stack.nodes.get(number).number
 
     def forget(self, counts: Iterable[tuple[int, int]]) -> None:
         """Take (number, lookups) back."""
         with self._lock:
-            for ino, count in counts:
-                node = self._stack.nodes.find(ino)
+            for number, count in counts:
+                node = self._stack.nodes.find(number)
                 if node is not None:
                     self._stack.unreference(node, count)
 
@@ -217,7 +226,11 @@ class UnionFs:
             return self._handles.add(node, fd, os.O_RDWR), attr
 
     def read(self, fh: int, offset: int, size: int) -> bytes:
-        return os.pread(self._current_fd(fh), size, offset)
+        """At most `size` bytes, fewer at the end of the file only."""
+        fd = self._current_fd(fh)
+        if not files.is_cached(fd, offset):
+            self._stack.waiting.begins()
+        return os.pread(fd, size, offset)
 
     def _current_fd(self, fh: int) -> int:
         handle = self._handles.file(fh)
@@ -236,6 +249,7 @@ class UnionFs:
 
     def fsync(self, fh: int, datasync: bool) -> None:
         fd = self._current_fd(fh)
+        self._stack.waiting.begins()
         if datasync:
             os.fdatasync(fd)
         else:
@@ -245,40 +259,24 @@ class UnionFs:
         with self._lock:
             self._handles.release(fh)
 
-    # Open directories.
+    # Directories. There is nothing to open: see `listing`.
 
-    def opendir(self, ino: int) -> int:
-        with self._lock:
-            return self._handles.opendir(self._stack.nodes.get(ino))
+    def list(self, ino: int, cookie: int, most: int) -> Sequence[Entry]:
+        """At most `most` entries behind `cookie` as (name, inode number, file type, next cookie), `.` and `..` first of
+        all; none at the end. No lookups are counted."""
+        with self._stack.operation():
+            return self._listings.entries(self._stack.nodes.get(ino), cookie, most)
 
-    def readdir(self, fh: int, offset: int) -> Iterator[tuple[bytes, Attr, int]]:
-        """(name, attributes, next offset) from `offset` on. Not counted as lookups: see `remember`.
+    def list_plus(self, ino: int, cookie: int, most: int) -> Sequence[EntryPlus]:
+        """The same as (name, attributes, next cookie). Each entry but `.` and `..` counts one lookup: `forget` those
+        that are not sent."""
+        with self._stack.operation():
+            return self._listings.entries_plus(self._stack.nodes.get(ino), cookie, most)
 
-        The caller may stop anywhere, and must call `remember` for an entry before it asks for the next.
-        """
-        handle = self._handles.directory(fh)
-        while True:
-            with self._stack.operation():
-                found = self._handles.entry(handle, offset)
-                if found is None:
-                    return
-                node, entry = found
-                node.lookups += 1
-            offset = entry[2]
-            try:
-                yield entry
-            finally:
-                with self._lock:
-                    self._stack.unreference(node, 1)
-
-    def releasedir(self, fh: int) -> None:
-        with self._lock:
-            self._handles.releasedir(fh)
-
-    def fsyncdir(self, fh: int, datasync: bool) -> None:
+    def fsyncdir(self, ino: int, datasync: bool) -> None:
         """fsync(2) of the directory's part in the writable branch; a directory without one has nothing to save."""
         with self._stack.operation():
-            node = self._handles.directory(fh).node
+            node = self._stack.nodes.get(ino)
             if not self._stack.writable or not node.layers or not copyup.is_upper(node):
                 return
             fd = os.dup(self._stack.upper(node).fd)

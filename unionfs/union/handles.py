@@ -1,4 +1,4 @@
-"""Open files and directories: the numbers the kernel holds, and the descriptors behind them.
+"""Open files: the numbers the kernel holds, and the descriptors behind them.
 
 The table is guarded by Stack.lock. Reads and writes look a handle up without it: a dict look-up is atomic, and the
 kernel sends no request on a handle after its release.
@@ -11,7 +11,6 @@ import os
 import stat
 
 from unionfs.union import attributes, copyup, place
-from unionfs.union.attributes import Attr
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
@@ -36,21 +35,10 @@ class OpenFile:
         self.outdated: list[int] = []
 
 
-class OpenDirectory:
-    """`names` is the listing as of the last read from the start; offsets count into it from 1."""
-
-    __slots__ = ("names", "node")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.names: list[bytes] = []
-
-
 class Handles:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._files: dict[int, OpenFile] = {}
-        self._directories: dict[int, OpenDirectory] = {}
         self._last = 0
 
     def _number(self) -> int:
@@ -103,44 +91,6 @@ class Handles:
         for fd in handle.outdated:
             os.close(fd)
 
-    # Directories.
-
-    def opendir(self, node: Node) -> int:
-        if not node.is_directory:
-            fail(errno.ENOTDIR)
-        number = self._number()
-        self._directories[number] = OpenDirectory(node)
-        return number
-
-    def directory(self, number: int) -> OpenDirectory:
-        try:
-            return self._directories[number]
-        except KeyError:
-            fail(errno.EBADF)
-
-    def entry(self, handle: OpenDirectory, offset: int) -> tuple[Node, tuple[bytes, Attr, int]] | None:
-        """The first entry at or after `offset` that still exists, `.` and `..` first of all: its node, and (name,
-        attributes, offset of the next); None at the end. Offset 0 lists anew, as rewinddir(3) asks."""
-        stack = self._stack
-        if offset == 0:
-            handle.names = [b".", b"..", *stack.names(handle.node)]
-        while offset < len(handle.names):
-            name = handle.names[offset]
-            offset += 1
-            if name in (b".", b".."):
-                node = handle.node if name == b"." else handle.node.parent or handle.node
-                return node, (name, attributes.getattr_(stack, node), offset)
-            found = stack.resolve(handle.node, name)
-            if found is not None:
-                node = stack.adopt(handle.node, name, found)
-                return node, (name, attributes.getattr_(stack, node), offset)
-        return None
-
-    def releasedir(self, number: int) -> None:
-        if self._directories.pop(number, None) is None:
-            fail(errno.EBADF)
-
     def close(self) -> None:
         for number in list(self._files):
             self.release(number)
-        self._directories.clear()

@@ -78,6 +78,7 @@ class Identity:
         return int.from_bytes(digest, "little") | _HASHED
 
     def spare_number(self) -> int:
-        """A number for a file whose own is taken: a copy of a layer used beside the original, inode 1."""
+        """A number that no file has, and that was not given before: for a file whose own is taken (a copy of a layer
+        used beside the original, inode 1), or for a node that gets another number."""
         self._collisions += 1
         return _COLLIDED + self._collisions

@@ -1,7 +1,8 @@
 """The node table: one Node for each file the kernel holds a reference to. Guarded by Stack.lock.
 
-A node's number is its st_ino. It stays in the table while the kernel counts lookups on it, an operation holds it, or a
-node in the table has a name in it: the kernel may forget the directory of one of a file's names and keep the file.
+A node's number is its st_ino, and once in its life it can be given a fresh one, for a kernel that is to take the file
+for another; then both lead to it. It stays in the table while the kernel counts lookups on it, an operation holds it,
+or a node in the table has a name in it: the kernel may forget the directory of one of a file's names and keep the file.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Node:
 
     Immutable: ino, kind, origin. The others are guarded by Stack.lock:
 
+    number   what the kernel is to call it: ino, or the fresh number.
     names    where the file is in the union, as (directory, name), the last resolved last: what is done to the file is
              done to that one. A directory has at most one, the root none.
              Invariant: all names that were looked up and not removed since; with none left there is an orphan_fd.
@@ -37,11 +39,13 @@ class Node:
     """
 
     __slots__ = (
-        "branch", "copying", "ino", "kind", "layers", "lookups", "names", "origin", "orphan_fd", "pseudo_link", "real",
+        "branch", "copying", "ino", "kind", "layers", "lookups", "names", "number", "origin", "orphan_fd",
+        "pseudo_link", "real",
     )  # fmt: skip
 
     def __init__(self, ino: int, kind: int, origin: Origin, real: Real) -> None:
         self.ino = ino
+        self.number = ino
         self.kind = kind
         self.origin = origin
         self.real = real
@@ -75,25 +79,32 @@ class NodeTable:
         self.root = root
         self._nodes = {identity.ROOT: root}
         self._collided: dict[Real, int] = {}
+        self._renumbered = 0
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._nodes) - self._renumbered
 
     def __iter__(self) -> Iterator[Node]:
-        return iter(self._nodes.values())
+        return (node for number, node in self._nodes.items() if number == node.ino)
 
-    def get(self, ino: int) -> Node:
-        """The node, or ESTALE: the kernel never names a number it was not given."""
+    def get(self, number: int) -> Node:
+        """The node, by its st_ino or its fresh number, or ESTALE: the kernel never names one it was not given."""
         try:
-            return self._nodes[ino]
+            return self._nodes[number]
         except KeyError:
-            fail(errno.ESTALE, b"%d" % ino)
+            fail(errno.ESTALE, b"%d" % number)
 
-    def find(self, ino: int) -> Node | None:
-        return self._nodes.get(ino)
+    def find(self, number: int) -> Node | None:
+        return self._nodes.get(number)
 
     def add(self, node: Node) -> None:
         self._nodes[node.ino] = node
+
+    def renumber(self, node: Node, number: int) -> None:
+        """Give a node that has none the fresh number `number`, which no node has."""
+        node.number = number
+        self._nodes[number] = node
+        self._renumbered += 1
 
     def collided(self, real: Real) -> int | None:
         """The number that a file got because its own was taken by another live file."""
@@ -114,5 +125,8 @@ class NodeTable:
         if node.lookups > 0 or node is self.root or self._nodes.get(node.ino) is not node:
             return False
         del self._nodes[node.ino]
+        if node.number != node.ino:
+            del self._nodes[node.number]
+            self._renumbered -= 1
         self._collided.pop(node.real, None)
         return True

@@ -294,6 +294,12 @@ class Stack:
         for node in self._held.nodes:
             self.unreference(node, 1)
 
+    def renumber(self, node: Node) -> int:
+        """Give the node a fresh number, if it has none yet; its number."""
+        if node.number == node.ino:
+            self.nodes.renumber(node, self.identity.spare_number())
+        return node.number
+
     def unreference(self, node: Node, count: int) -> None:
         """Take references off a node. With the last it leaves the table and lets go of its names' directories."""
         node.lookups -= count
