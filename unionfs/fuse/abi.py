@@ -176,12 +176,6 @@ FUSE_UNIQUE_RESEND = 1 << 63
 # fuse_in_header.uid and gid where FUSE_ALLOW_IDMAP leaves them out.
 FUSE_INVALID_UIDGID = 0xFFFFFFFF
 
-# ioctl(2) on the device: _IOC(direction, 229, number, size).
-FUSE_DEV_IOC_CLONE = 0x8004E500
-FUSE_DEV_IOC_BACKING_OPEN = 0x4010E501
-FUSE_DEV_IOC_BACKING_CLOSE = 0x4004E502
-FUSE_DEV_IOC_SYNC_INIT = 0x0000E503
-
 FIELDS: dict[Struct, tuple[str, ...]] = {}
 
 
@@ -294,5 +288,3 @@ NOTIFY_STORE_OUT = _struct(24, "nodeid Q, offset Q, size I, 4x")
 NOTIFY_RETRIEVE_OUT = _struct(32, "notify_unique Q, nodeid Q, offset Q, size I, 4x")
 NOTIFY_RETRIEVE_IN = _struct(40, "8x, offset Q, size I, 20x")
 NOTIFY_PRUNE_OUT = _struct(16, "count I, 12x")
-
-BACKING_MAP = _struct(16, "fd i, flags I, 8x")

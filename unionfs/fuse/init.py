@@ -16,6 +16,8 @@ _PAGE = 4096
 _U16 = 0xFFFF
 # FUSE_DEFAULT_MAX_PAGES_PER_REQ: the longest WRITE, in pages, where FUSE_MAX_PAGES is not agreed on.
 _DEFAULT_MAX_PAGES = 32
+# include/linux/fs/super_types.h; with more, the kernel drops passthrough and says nothing.
+_FILESYSTEM_MAX_STACK_DEPTH = 2
 
 _constants = list(vars(abi))
 FLAG_NAMES: dict[int, str] = {
@@ -30,8 +32,8 @@ _NOT_SPOKEN = abi.FUSE_SETXATTR_EXT | abi.FUSE_MAP_ALIGNMENT | abi.FUSE_OVER_IO_
 class Wish(NamedTuple):
     """What a server would have. `flags` has 64 bits; sizes are bytes; `time_gran` is nanoseconds.
 
-    `max_stack_depth` is how many stacked file systems a backing file may lie on, this one included: 1 or 2, and 0
-    without FUSE_PASSTHROUGH.
+    `max_stack_depth` is for FUSE_PASSTHROUGH, else 0. With 1, no backing file may lie on a stacked file system; with 2
+    one may lie on an overlayfs, but then no overlayfs can have this mount as a layer.
     """
 
     flags: int
@@ -63,10 +65,13 @@ class Refused(Exception):
 
 
 def negotiate(fields: tuple[int, ...], wish: Wish) -> Agreement:
-    """Answer INIT, whose Request.fields these are (major, minor, max_readahead, flags, flags2). Raises Refused."""
+    """Answer INIT, whose Request.fields these are (major, minor, max_readahead, flags, flags2). Raises Refused.
+
+    ValueError: the wish is not one that can be met on any kernel.
+    """
     major, minor, max_readahead, low, high = fields
-    if wish.flags & _NOT_SPOKEN:
-        raise ValueError(f"flags {names(wish.flags & _NOT_SPOKEN)} are not spoken")
+    if wish.flags & _NOT_SPOKEN or not 0 <= wish.max_stack_depth <= _FILESYSTEM_MAX_STACK_DEPTH:
+        raise ValueError(f"{names(wish.flags & _NOT_SPOKEN)} with a stack depth of {wish.max_stack_depth}")
     if major > abi.FUSE_KERNEL_VERSION:
         ours = (abi.FUSE_KERNEL_VERSION, abi.FUSE_KERNEL_MINOR_VERSION, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         return Agreement(ours, abi.FUSE_KERNEL_MINOR_VERSION, 0, 0, False, (), again=True)

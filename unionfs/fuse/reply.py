@@ -200,7 +200,7 @@ def statx(
     unique: int, ino: int, nlink: int, st: Status, btime_ns: int | None, attr_valid: int,
     attributes: int = 0, attributes_mask: int = 0,
 ) -> bytes:
-    """STATX. `btime_ns`: when the file was made, None where its file system does not say. st_dev is the kernel's own."""
+    """STATX. `btime_ns`: when the file was made; None where nobody knows. The kernel fills in the device itself."""
     rdev = st.st_rdev
     return _STATX.pack(
         _STATX.size, 0, unique, attr_valid, 0, 0,
@@ -242,7 +242,7 @@ def notify_delete(parent: int, child: int, name: bytes) -> bytes:
 
 
 def notify_inc_epoch() -> bytes:
-    """Every name known so far is to be asked for again (7.44)."""
+    """Every name and cached directory known so far is to be asked for again (7.44)."""
     return _pack_header(_HEADER_SIZE, abi.FUSE_NOTIFY_INC_EPOCH, 0)
 
 
