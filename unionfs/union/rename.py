@@ -28,7 +28,7 @@ def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: 
     RENAME_WHITEOUT leaves a whiteout of the old name in the writable branch, whether or not a lower branch has the
     name now: the layer hides it from whatever it will be put upon. The whiteout is the union's own, so the old name is
     simply gone ("when not part of a union/overlay", says rename(2), "the whiteout appears as a character device").
-    Overlayfs with its upper directory here looks for that device, does not find it, and knows that it has to do without
+    Overlayfs, mounted with its upper directory here, looks for that device once and finds that it has to do without
     (ovl_check_rename_whiteout(), fs/overlayfs/super.c). Asked for RENAME_WHITEOUT itself, overlayfs answers EINVAL.
 
     Raises OSError: EROFS, EPERM, EINVAL (other flags), ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, and what copying
