@@ -2,6 +2,11 @@
 
 After `open` no path is used again: everything goes through the descriptor, so the branch may be moved, covered by the
 mount itself, or hidden in another mount namespace.
+
+A branch that is not to be written to is opened on a read-only mount of its own where that is allowed, as overlayfs does
+(clone_private_mount(), fs/namespace.c). Nothing can then write into it by way of the union, a mistake of ours or the
+kernel's included: a passthrough file is opened anew by the kernel with the flags of its user, and a second user of the
+file may ask for more than the descriptor that was lent allows (fs/fuse/passthrough.c).
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import os
 import stat
 from typing import Literal
 
-from unionfs.linux import files, mounts
+from unionfs.linux import consts, files, mounts
 from unionfs.union import times, whiteout
 from unionfs.union.errors import fail
 
@@ -25,10 +30,11 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 class Branch:
     """All fields are immutable after `open`, but for the work area's descriptor and counter (guarded by Stack.lock)."""
 
-    def __init__(self, path: bytes, permission: Permission, fd: int, namespace: str) -> None:
+    def __init__(self, path: bytes, permission: Permission, fd: int, namespace: str, guarded: bool) -> None:
         root = os.fstat(fd)
         self.path = path
         self.permission: Permission = permission
+        self.guarded = guarded  # by a mount of its own on which the kernel refuses to write
         self.fd = fd
         self.device = root.st_dev
         self.root_inode = root.st_ino
@@ -46,13 +52,14 @@ class Branch:
         Raises OSError(errno, text, path): ENOENT, ENOTDIR, EACCES; for `rw` also EROFS, EBUSY (another union writes
         to it), EOPNOTSUPP (no extended attributes, or no O_TMPFILE).
         """
-        fd = os.open(path, _DIRECTORY)
+        guarded = None if permission == "rw" else _open_guarded(path)
+        fd = os.open(path, _DIRECTORY) if guarded is None else guarded
         try:
             namespace = "trusted"
             if permission == "rw":
                 _lock(fd, path)
                 namespace = _check_writable(fd, path)
-            return cls(path, permission, fd, namespace)
+            return cls(path, permission, fd, namespace, guarded is not None)
         except BaseException:
             os.close(fd)
             raise
@@ -113,6 +120,33 @@ class Branch:
             except OSError:
                 pass  # a full or failing disk: the next mount cleans it
         os.close(self.fd)
+
+
+def _open_guarded(path: bytes) -> int | None:
+    """The directory `path` on a read-only copy of its mount and of those below it, which is in no mount namespace and
+    goes with the last descriptor; None where that cannot be had: CAP_SYS_ADMIN is missing (EPERM), the mount is of
+    another namespace (EINVAL), Linux is before 5.12 (ENOSYS).
+
+    Mounts made or taken away below `path` later do not show in the copy.
+    """
+    try:
+        tree = mounts.open_tree(consts.AT_FDCWD, path, consts.OPEN_TREE_CLONE | consts.AT_RECURSIVE)
+    except OSError:
+        return None  # opening it plainly tells what is wrong with the path itself
+    try:
+        whole = consts.AT_EMPTY_PATH | consts.AT_RECURSIVE
+        # A copy of a shared mount is one of its peers, and would get what is mounted there.
+        mounts.mount_setattr(tree, b"", whole, attr_set=consts.MOUNT_ATTR_RDONLY, propagation=consts.MS_PRIVATE)
+        # Apart: in a user namespace it may be locked (mount_namespaces(7)).
+        with contextlib.suppress(PermissionError):
+            mounts.mount_setattr(
+                tree, b"", whole, attr_set=consts.MOUNT_ATTR_NOATIME, attr_clr=consts.MOUNT_ATTR__ATIME
+            )
+        return os.open(".", _DIRECTORY, dir_fd=tree)
+    except OSError:
+        return None
+    finally:
+        os.close(tree)
 
 
 def _inherit_nothing(fd: int) -> None:
