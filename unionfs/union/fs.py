@@ -41,6 +41,11 @@ class UnionFs:
     def writable(self) -> bool:
         return self._stack.writable
 
+    def counts(self) -> tuple[int, int]:
+        """(files that the kernel knows, files that are open). No lock is taken: who asks does not wait for an
+        operation."""
+        return len(self._stack.nodes), len(self._handles)
+
     def close(self) -> None:
         """Close every descriptor and leave the writable branch as a plain layer."""
         with self._lock:

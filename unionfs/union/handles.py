@@ -41,6 +41,9 @@ class Handles:
         self._files: dict[int, OpenFile] = {}
         self._last = 0
 
+    def __len__(self) -> int:
+        return len(self._files)
+
     def _number(self) -> int:
         self._last += 1
         return self._last
