@@ -1,8 +1,13 @@
 """What a storage driver costs, measured against kernel overlayfs on the same machine in the same minutes.
 
-One question a file: copyup.py (the first change to a file of a lower layer), lookup.py (finding a name in a stack of
-layers). subjects.py turns layers into a mounted tree for every driver and for the peers that are installed; timing.py
-takes the time; facts.py says on what machine; report.py makes the table and the JSON. `python -m benchmarks` runs them.
+One question a file, asked of the drivers and their stacks of layers (subjects.py):
+    copyup, lookup
+and of unions of two directories, where no driver is in between (unions.py):
+    throughput, metadata, walk, workloads, pagecache, memory
 
-The questions drive the drivers' public interface and real mounts. Nothing imports this package.
+peers.py has the other union file systems; timing.py takes the time; facts.py says on what machine; report.py makes
+tables and JSON of the samples; targets.py says what the figures should be; record.py keeps them in results/.
+`python -m benchmarks` runs the questions.
+
+They drive the drivers' public interface and real mounts. Nothing imports this package.
 """

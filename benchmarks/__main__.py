@@ -1,41 +1,86 @@
-"""`python -m benchmarks`: measure the drivers and the installed peers, print the table, keep the JSON.
+"""`python -m benchmarks`: measure the drivers and the installed peers, print the tables, keep the results.
 
-Needs root (mounts). Exit status 0; 1 when nothing could be measured or a subject failed; 2 for a usage error.
+Needs root (mounts). Exit status 0; 1 when nothing could be measured or a question failed; 2 for a usage error.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from benchmarks import copyup, facts, lookup, peers, report
-from benchmarks.subjects import Driver, Subject
+from benchmarks import (
+    copyup,
+    facts,
+    lookup,
+    memory,
+    metadata,
+    pagecache,
+    peers,
+    record,
+    report,
+    targets,
+    throughput,
+    walk,
+    workloads,
+)
+from benchmarks.subjects import Driver, Subject, split_name
 from benchmarks.timing import Sample
+from benchmarks.unions import Union
 from drivers.errors import DriverError
 from drivers.registry import NAMES, probe
 
-QUESTIONS = {"copyup": copyup.run, "lookup": lookup.run}
+ON_LAYERS = {"copyup": copyup.run, "lookup": lookup.run}  # of the drivers, and stacks of them
+ON_UNIONS = {
+    "throughput": throughput.run, "metadata": metadata.run, "walk": walk.run, "workloads": workloads.run,
+    "pagecache": pagecache.run, "memory": memory.run,
+}  # fmt: skip
+QUESTIONS = (*ON_LAYERS, *ON_UNIONS)
+ONCE = "memory"  # has its own backing file system
+
+TRANSPORTS = ("fuse-aufs:direct", "fuse-aufs:pyfuse3")
+KNOWN = (*NAMES, *TRANSPORTS, *peers.COMMANDS)
+UNIONS = ("overlay2", "fuse-aufs", *TRANSPORTS, *peers.COMMANDS)
+# What the targets compare; the portable transport beside the one that is taken by default.
+TARGETED = ("overlay2", "fuse-aufs", "fuse-aufs:pyfuse3", *peers.COMMANDS)
+
+BACKINGS = {"work": ("work",), "tmpfs": ("tmpfs",), "both": ("tmpfs", "work")}
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    known = [*NAMES, *peers.COMMANDS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare the storage drivers.")
     parser.add_argument(
-        "--driver", action="append", choices=known, metavar="NAME", dest="drivers",
-        help=f"measure this one; may be repeated (default: all that work here) [{', '.join(known)}]",
+        "--driver", action="append", choices=KNOWN, metavar="NAME", dest="drivers",
+        help=f"measure this one; may be repeated (default: all that work here) [{', '.join(KNOWN)}]",
     )
-    parser.add_argument("--question", action="append", choices=QUESTIONS, dest="questions", help="default: every one")
-    parser.add_argument("--rounds", type=_positive, help="default: 10, with --quick 3")
+    parser.add_argument(
+        "--question", action="append", choices=QUESTIONS, metavar="NAME", dest="questions",
+        help=f"may be repeated; default: every one [{', '.join(QUESTIONS)}]",
+    )
+    parser.add_argument("--rounds", type=_positive, help="default: 5, with --quick 2")
     parser.add_argument("--quick", action="store_true", help="small files and shallow stacks: seconds, not minutes")
     parser.add_argument("--json", metavar="FILE", help="write facts, results and samples there")
     parser.add_argument("--work", metavar="DIR", default="/var/tmp", help="on the disk to measure [%(default)s]")
+    parser.add_argument(
+        "--backing", choices=BACKINGS, default="work",
+        help="the file system of DIR, or a tmpfs mounted below it for the run, or first one and then the other",
+    )
+    parser.add_argument(
+        "--targets", action="store_true",
+        help="say which targets are met. Without other words, measures what has targets, on both file systems",
+    )
+    parser.add_argument("--record", metavar="NAME", help="write benchmarks/results/NAME.json and NAME.md")
+    if argv is None:
+        argv = sys.argv[1:]
+    if "--targets" in argv:
+        parser.set_defaults(questions=targets.QUESTIONS, drivers=TARGETED, backing="both")
     return parser.parse_args(argv)
 
 
@@ -46,47 +91,102 @@ def _positive(text: str) -> int:
     return number
 
 
-def choose(names: Sequence[str], work: str) -> tuple[list[Subject], dict[str, str]]:
-    """The subjects among `names` that work below `work`, and of the others, why they do not."""
+def choose(names: Sequence[str], work: str) -> tuple[list[Subject], list[Union], dict[str, str]]:
+    """Those among `names` that work below `work`, as stacks and as unions, and of the others, why they do not."""
     subjects: list[Subject] = []
+    unions: list[Union] = []
     unavailable: dict[str, str] = {}
     for name in names:
-        own = os.path.join(work, name)
+        own = os.path.join(work, name.replace(":", "-"))  # no separator of mount options
         os.mkdir(own)
-        if name in peers.COMMANDS:
-            if name in peers.installed():
-                subjects.append(peers.Peer(name, own))
-            else:
-                unavailable[name] = "is not installed"
-        else:
-            result = probe(name, own)
-            if result.works:
-                subjects.append(Driver(name, own))
-            else:
-                unavailable[name] = result.reason
-    return subjects, unavailable
+        if reason := _why_not(name, own):
+            unavailable[name] = reason
+            continue
+        subjects.append(peers.Peer(name, own) if name in peers.COMMANDS else Driver(name, own))
+        if name in UNIONS:
+            unions.append(Union(name, own))
+    return subjects, unions, unavailable
+
+
+def _why_not(name: str, work: str) -> str | None:
+    if name in peers.COMMANDS and name not in peers.installed():
+        return "is not installed"
+    if name not in peers.COMMANDS:
+        result = probe(split_name(name)[0], work)
+        if not result.works:
+            return result.reason
+    return Union(name, work).why_not() if name in UNIONS else None
+
+
+@contextmanager
+def backing(kind: str, work: str) -> Iterator[str]:
+    """A directory below `work`, on the same file system or on a tmpfs of its own."""
+    directory = os.path.join(work, kind)
+    os.mkdir(directory)
+    if kind == "tmpfs":
+        with memory.tmpfs(directory):
+            yield directory
+    else:
+        yield directory
 
 
 def measure(options: argparse.Namespace, work: str) -> int:
-    subjects, unavailable = choose(options.drivers or [*NAMES, *peers.installed()], work)
-    for name, reason in unavailable.items():
-        print(f"{name}: not measured: {reason}", file=sys.stderr)
-    if not subjects:
-        return 1
-    machine = facts.gather(work, [subject.name for subject in subjects if subject.name in peers.COMMANDS])
+    names = options.drivers or [*NAMES, *TRANSPORTS[1:], *peers.installed()]
+    machine = facts.gather([name for name in names if name in peers.COMMANDS])
     print(", ".join(f"{fact} {value}" for fact, value in machine.items()), flush=True)
-    rounds = options.rounds or (3 if options.quick else 10)
-    samples: list[Sample] = []
-    for question in options.questions or QUESTIONS:
-        taken = list(QUESTIONS[question](subjects, rounds, quick=options.quick))
-        samples += taken
-        print(f"\n{report.table(report.rows(taken))}", flush=True)
+    rounds = options.rounds or (2 if options.quick else 5)
+    questions = list(options.questions or QUESTIONS)
+    runs: list[report.Run] = []
+    failures = 0
+    for kind in BACKINGS[options.backing]:
+        with backing(kind, work) as directory:
+            run = report.Run(facts.filesystem(directory), [], {})
+            runs.append(run)
+            failures += measure_on(run, directory, names, questions, rounds, quick=options.quick)
+        if ONCE in questions:
+            questions.remove(ONCE)
     print(f"\nMedian of {rounds} rounds, ± half the interquartile range, and the ratio to {report.BASELINE}.")
+    if options.targets:
+        for run in runs:
+            print(f"\nOn {run.backing}:\n\n{targets.markdown(targets.judged(report.rows(run.samples)))}")
     if options.json:
-        with open(options.json, "w") as file:
-            json.dump(report.document(machine, report.rows(samples), samples, unavailable), file, indent=1)
-            file.write("\n")
-    return 0
+        record.write_json(options.json, machine, runs)
+    if options.record:
+        record.write(options.record, machine, runs)
+    return 1 if failures or not any(run.samples for run in runs) else 0
+
+
+def measure_on(
+    run: report.Run, work: str, names: Sequence[str], questions: Sequence[str], rounds: int, *, quick: bool
+) -> int:
+    """Fill `run`, printing each table when it is complete. The number of questions that failed.
+
+    What was taken of a question that fails is kept, and the next is asked: a long run is not for nothing.
+    """
+    subjects, unions, unavailable = choose(names, work)
+    run.unavailable.update(unavailable)
+    for name, reason in unavailable.items():
+        print(f"{name}: not measured on {run.backing}: {reason}", file=sys.stderr)
+    failures = 0
+    for question in questions:
+        first = len(run.samples)
+        try:
+            for sample in _ask(question, subjects, unions, work, rounds, quick=quick):
+                run.samples.append(sample)
+        except (OSError, DriverError, subprocess.CalledProcessError) as error:
+            print(f"benchmarks: {question} on {run.backing}: {error}", file=sys.stderr)
+            failures += 1
+        if taken := run.samples[first:]:
+            print(f"\nOn {run.backing}:\n{report.table(report.rows(taken))}", flush=True)
+    return failures
+
+
+def _ask(
+    question: str, subjects: Sequence[Subject], unions: Sequence[Union], work: str, rounds: int, *, quick: bool
+) -> Iterator[Sample]:
+    if question in ON_LAYERS:
+        return ON_LAYERS[question](subjects, rounds, quick=quick)
+    return ON_UNIONS[question](unions, work, rounds, quick=quick)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,8 +15,11 @@ from unionfs.linux.mounts import mountinfo
 Facts = dict[str, str | int | float]
 
 
-def gather(work: str, peers: Sequence[str]) -> Facts:
-    """Facts of this machine now; `work` is the directory the subjects live in, `peers` the programs measured."""
+PROGRAMS = ("git", "tar", "gcc")  # that the workloads run
+
+
+def gather(peers: Sequence[str]) -> Facts:
+    """Facts of this machine now; `peers` are the programs measured."""
     facts: Facts = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "kernel": platform.release(),
@@ -25,14 +28,13 @@ def gather(work: str, peers: Sequence[str]) -> Facts:
         "cores": len(os.sched_getaffinity(0)),
         "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
         "load": round(os.getloadavg()[0], 2),
-        "work_fs": filesystem(work),
         "python": platform.python_version(),
     }
     for package in ("fuse-aufs", "pyfuse3", "trio"):
         facts[package] = importlib.metadata.version(package)
     facts["libfuse3"] = program_version("fusermount3")
-    for peer in peers:
-        facts[peer] = program_version(peer)
+    for program in (*peers, *PROGRAMS):
+        facts[program] = program_version(program)
     return facts
 
 

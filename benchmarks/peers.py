@@ -1,8 +1,14 @@
-"""The peers: fuse-overlayfs, unionfs-fuse and mergerfs, where they are installed, with the options they default to.
+"""The peers: fuse-overlayfs, unionfs-fuse and mergerfs, where they are installed, set up as a sensible user would.
 
-Their layers are plain directories. mergerfs has no copy-up, so it answers lookups only, and is told to create files on
-the first branch, as a union does. Kernel overlayfs is not here: it is the driver overlay2. The servers run in front
-(-f), as children, so that none can outlive the measurement.
+Their layers are plain directories. Caches and threads are as each program defaults to. Besides the branches they get:
+
+    fuse-overlayfs    nothing; as root it takes allow_other by itself
+    unionfs-fuse      allow_other; cow, without which it has no copy-up
+    mergerfs          allow_other, use_ino (recommended by mergerfs(1)); category.create=ff, so that files are created
+                      on the first branch, as in a union; minfreespace=0, or it refuses a branch with less than 4 GiB
+
+mergerfs has neither copy-up nor whiteouts and takes part where none is needed. Kernel overlayfs is not here: it is the
+driver overlay2. The servers run in front (-f), as children, so that none can outlive the measurement.
 """
 
 from __future__ import annotations
@@ -32,12 +38,13 @@ def _fuse_overlayfs(lowers: list[str], upper: str, work: str, target: str) -> li
 
 def _unionfs_fuse(lowers: list[str], upper: str, work: str, target: str) -> list[str]:
     branches = ":".join([f"{upper}=RW", *(f"{lower}=RO" for lower in lowers)])
-    return ["unionfs-fuse", "-f", "-o", "cow", branches, target]
+    return ["unionfs-fuse", "-f", "-o", "allow_other,cow", branches, target]
 
 
 def _mergerfs(lowers: list[str], upper: str, work: str, target: str) -> list[str]:
     branches = ":".join([f"{upper}=RW", *(f"{lower}=RO" for lower in lowers)])
-    return ["mergerfs", "-f", "-o", "category.create=ff", branches, target]
+    options = "allow_other,use_ino,category.create=ff,minfreespace=0"
+    return ["mergerfs", "-f", "-o", options, branches, target]
 
 
 COMMANDS: dict[str, Command] = {
@@ -100,6 +107,10 @@ class Server:
         self._command = command
         self._target = target
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
 
     def start(self) -> None:
         # In a session of its own: ctrl-C is for us, and must not end the server while we unmount it.

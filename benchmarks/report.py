@@ -6,7 +6,7 @@ A pure module: no clock, no file.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.facts import Facts
@@ -16,7 +16,7 @@ BASELINE = "overlay2"
 
 
 class Row(NamedTuple):
-    """One measure of one subject over all rounds. Times in seconds; the quartiles span the middle half."""
+    """One measure of one subject over all rounds, in its sample's unit; the quartiles span the middle half."""
 
     question: str
     measure: str
@@ -27,33 +27,60 @@ class Row(NamedTuple):
     median: float
     upper_quartile: float
     ratio: float | None  # median to the baseline's median; None where the baseline was not measured
+    unit: str = "s"
 
 
 def rows(samples: Sequence[Sample], baseline: str = BASELINE) -> list[Row]:
     """A row for each question, measure and subject, in the order in which each first appears."""
     grouped: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for question, measure, subject, seconds in samples:
-        grouped.setdefault((question, measure), {}).setdefault(subject, []).append(seconds)
+    units = {}
+    for question, measure, subject, value, unit in samples:
+        grouped.setdefault((question, measure), {}).setdefault(subject, []).append(value)
+        units[question, measure] = unit
     result = []
     for (question, measure), by_subject in grouped.items():
         base = statistics.median(by_subject[baseline]) if baseline in by_subject else None
-        for subject, times in by_subject.items():
+        for subject, values in by_subject.items():
             # quantiles() needs two values; one round is its own quartiles
-            lower, median, upper = statistics.quantiles(times, n=4, method="inclusive") if times[1:] else times * 3
+            lower, median, upper = statistics.quantiles(values, n=4, method="inclusive") if values[1:] else values * 3
             ratio = median / base if base else None
-            result.append(Row(question, measure, subject, len(times), min(times), lower, median, upper, ratio))
+            spread = (len(values), min(values), lower, median, upper)
+            result.append(Row(question, measure, subject, *spread, ratio, units[question, measure]))
     return result
 
 
-def document(facts: Facts, result: Sequence[Row], samples: Sequence[Sample], unavailable: Mapping[str, str]) -> object:
-    """The JSON document: the machine, each row, every sample in the order taken, and who could not be measured."""
+class Run(NamedTuple):
+    """What was measured on one backing file system: every sample in the order taken, and who could not be measured."""
+
+    backing: str  # "ext4"
+    samples: list[Sample]
+    unavailable: dict[str, str]  # subject -> why
+
+
+def document(facts: Facts, runs: Sequence[Run]) -> object:
+    """The JSON document: the machine, and each run with its rows and samples."""
     return {
         "facts": facts,
         "baseline": BASELINE,
-        "results": [row._asdict() for row in result],
-        "samples": [sample._asdict() for sample in samples],
-        "unavailable": dict(unavailable),
+        "runs": [
+            {
+                "backing": run.backing,
+                "results": [row._asdict() for row in rows(run.samples)],
+                "samples": [sample._asdict() for sample in run.samples],
+                "unavailable": run.unavailable,
+            }
+            for run in runs
+        ],
     }
+
+
+def quantity(value: float, unit: str) -> str:
+    """A value in its unit, three digits at most where they are ours to choose."""
+    if unit == "s/MiB":
+        return f"{1 / value:.0f} MiB/s"
+    if unit == "B":
+        return f"{value / (1 << 20):.1f} MiB" if value >= 1 << 20 else f"{value:.0f} B"
+    return duration(value) if unit == "s" else f"{value:.2f} {unit}"
 
 
 def duration(seconds: float) -> str:
@@ -68,7 +95,7 @@ def duration(seconds: float) -> str:
 def cell(row: Row) -> str:
     """`median ±half the interquartile range in per cent, ratio`: "38.1 µs ±4%  2.31x"."""
     spread = (row.upper_quartile - row.lower_quartile) / 2 / row.median if row.median else 0.0
-    return f"{duration(row.median)} {f'±{spread:.0%}':>4} {times(row.ratio):>6}"
+    return f"{quantity(row.median, row.unit)} {f'±{spread:.0%}':>4} {times(row.ratio):>6}"
 
 
 def times(ratio: float | None) -> str:

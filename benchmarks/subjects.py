@@ -14,14 +14,20 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from drivers.api import Snapshotter
-from drivers.mounts import mount_all, mounted, unmount_all
+from drivers.mounts import Mount, mount_all, mounted, unmount_all
 from drivers.registry import open_driver
 
 Layer = Callable[[str], None]  # writes one layer's files below the directory it is given
+
+
+def split_name(name: str) -> tuple[str, tuple[str, ...]]:
+    """A subject's name as the driver's and the mount options it adds: "fuse-aufs:direct" takes that transport."""
+    driver, _, transport = name.partition(":")
+    return driver, (f"transport={transport}",) if transport else ()
 
 
 @dataclass
@@ -58,6 +64,7 @@ class Subject(Protocol):
 class Driver:
     """A storage driver, used as the runtime uses it: prepare, fill and commit each layer, prepare and mount the top.
 
+    `name` is the driver's, with `:TRANSPORT` after it for mounts by another transport than the default (split_name).
     `stack` raises drivers.errors.Unavailable where the driver cannot work.
     """
 
@@ -68,9 +75,10 @@ class Driver:
     @contextmanager
     def stack(self, layers: Sequence[Layer]) -> Iterator[Stack]:
         root = os.path.join(self.work, "driver")
-        snapshotter = open_driver(self.name, root)
+        driver, options = split_name(self.name)
+        snapshotter = open_driver(driver, root)
         try:
-            stack = _DriverStack(snapshotter, os.path.join(self.work, "tree"))
+            stack = _DriverStack(snapshotter, os.path.join(self.work, "tree"), options)
             stack.commit(layers)
             flush(self.work)
             yield stack
@@ -80,9 +88,10 @@ class Driver:
 
 
 class _DriverStack:
-    def __init__(self, snapshotter: Snapshotter, target: str) -> None:
+    def __init__(self, snapshotter: Snapshotter, target: str, options: tuple[str, ...]) -> None:
         self._snapshotter = snapshotter
         self._target = target
+        self._options = options  # of a union of ours only
 
     def commit(self, layers: Sequence[Layer]) -> None:
         parent = ""
@@ -98,13 +107,13 @@ class _DriverStack:
 
         def remount() -> None:
             unmount_all(self._target)
-            mount_all(self._snapshotter.mounts("top"), self._target)
+            self._mount(self._snapshotter.mounts("top"))
 
         try:
             start = time.perf_counter()
             mounts = self._snapshotter.prepare("top", f"layer-{depth}")
             try:
-                mount_all(mounts, self._target)
+                self._mount(mounts)
                 os.stat(self._target)
                 yield Tree(self._target, time.perf_counter() - start, remount)
             finally:
@@ -112,6 +121,10 @@ class _DriverStack:
                 self._snapshotter.remove("top")
         finally:
             os.rmdir(self._target)
+
+    def _mount(self, mounts: Sequence[Mount]) -> None:
+        ours = [replace(m, options=(*m.options, *self._options)) if m.type == "unionfs" else m for m in mounts]
+        mount_all(ours, self._target)
 
 
 def flush(directory: str) -> None:

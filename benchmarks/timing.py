@@ -15,12 +15,13 @@ T = TypeVar("T")
 
 
 class Sample(NamedTuple):
-    """One subject's time for one operation in one round."""
+    """What one subject took for one thing in one round. Less is better in every unit, so that ratios read alike."""
 
     question: str  # "copyup", "lookup"
     measure: str  # "first write, 4 KiB"
     subject: str  # "overlay2"
-    seconds: float
+    value: float
+    unit: str = "s"  # seconds an operation; or "s/MiB"; "B", bytes of memory; "copies" of a file's data
 
 
 def per_operation(operation: Callable[[T], object], items: Sequence[T]) -> float:
@@ -35,6 +36,11 @@ def per_operation(operation: Callable[[T], object], items: Sequence[T]) -> float
     finally:
         if collecting:
             gc.enable()
+
+
+def seconds(operation: Callable[[], object]) -> float:
+    """Seconds that `operation()` takes, once."""
+    return per_operation(lambda do: do(), [operation])
 
 
 def rotated(items: Sequence[T], by: int) -> list[T]:
