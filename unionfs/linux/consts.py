@@ -135,6 +135,7 @@ SECCOMP_MODE_FILTER = 2
 
 # linux/capability.h
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
+CAP_FSETID = 4
 
 # linux/close_range.h
 CLOSE_RANGE_CLOEXEC = 4

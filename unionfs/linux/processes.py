@@ -132,3 +132,21 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
 def join_new_session_keyring() -> None:
     """Leave the inherited session keyring for a new anonymous one: keyrings belong to no namespace. See keyctl(2)."""
     _keyctl(consts.KEYCTL_JOIN_SESSION_KEYRING, None)
+
+
+class WithoutCapability:
+    """`with` this, the calling thread does not have `capability` effectively. All threads that use one object must have
+    the same sets, those of its maker: the words are prepared once, because this is on the path of every open."""
+
+    def __init__(self, capability: int) -> None:
+        self._header = ctypes.byref(cap_user_header(consts.LINUX_CAPABILITY_VERSION_3, 0))
+        self._with, self._without = (cap_user_data * 2)(), (cap_user_data * 2)()
+        for words in (self._with, self._without):
+            _capget(self._header, words)
+        self._without[capability // 32].effective &= ~(1 << capability % 32)
+
+    def __enter__(self) -> None:
+        _capset(self._header, self._without)
+
+    def __exit__(self, *error: object) -> None:
+        _capset(self._header, self._with)

@@ -1,0 +1,208 @@
+"""Which open files the kernel reads and writes by itself, in a branch's file (FUSE_PASSTHROUGH), and which go through us.
+
+The kernel's rule (fs/fuse/iomode.c): while a number has open files, all of them go through the page cache by our
+READ and WRITE, or all of them by one and the same backing file. What breaks it fails with EIO, or, if the backing file
+of before a copy-up is given for an open after it, goes to the wrong file. So:
+
+    no open file, upper       passthrough
+    no open file, lower       passthrough; under `posix` through us
+    open through us           through us: the data is read where it is, also after a copy-up, and stays coherent
+    open by a backing file    by the same one, if the file is still there
+    ... and copied up since   ESTALE, and the node is renumbered: the kernel looks the path up once more, finds the new
+                              number (with the same st_ino) and opens that. The open files of the old number go on
+                              with the lower file: what is written from then on they do not see.
+    a second time ESTALE      the path leads to an open file itself (/proc/PID/fd), there is nothing to look up: opening
+                              it for reading gets what that file has, for writing ESTALE.
+
+A lower file is safe from all of this whatever the kernel does: its branch is a read-only mount (union/branch.py), and a
+backing file that is to be opened for writing there is refused with EROFS.
+
+Set-ID bits. The kernel leaves it to us to clear them on a write (FUSE_HANDLE_KILLPRIV_V2: without it every write asks
+for security.capability first) and a write that passes us by cannot. So a file that has them is opened for writing
+through us if nobody has it open yet; and files of the writable branch are lent without CAP_FSETID, so that the branch's
+file system clears bits that were set later, on anybody's write. `may_lose_bits` says whose attributes then cannot be
+kept.
+
+Backing files are kept for a while after the last close: the next open costs no system call.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from unionfs.fuse.abi import FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH
+from unionfs.union.fs import UnionFs
+
+# Files that nobody has open and whose backing file is kept; each pins an inode of its branch.
+_MOST_IDLE = 4096
+_WRITES = os.O_WRONLY | os.O_RDWR
+
+
+class Lender(Protocol):
+    """The connection, for its backing files (unionfs/linux/fusedev.py)."""
+
+    def lend(self, fd: int, *, writable: bool) -> int:
+        """A backing id for the file `fd`; OSError when the kernel will not have it."""
+        ...
+
+    def take_back(self, backing_id: int) -> None: ...
+
+
+class Opened(NamedTuple):
+    """The fields of struct fuse_open_out, but for the handle."""
+
+    flags: int
+    backing_id: int
+
+
+class Outdated(Exception):
+    """The number has open files that are not where the file is now: ESTALE, and another number."""
+
+
+# The data survives a copy-up, and nobody else writes to the branches.
+_THROUGH_US = Opened(FOPEN_KEEP_CACHE, 0)
+# The kernel may have written to it by a backing file since its cache was filled.
+_THROUGH_US_AFRESH = Opened(0, 0)
+
+
+class _Use:
+    """How the open files of one number do their I/O: by `backing_id` in `branch`, or through us if that is 0."""
+
+    __slots__ = ("backing_id", "branch", "opens")
+
+    def __init__(self, backing_id: int, branch: int) -> None:
+        self.backing_id = backing_id
+        self.branch = branch
+        self.opens = 0
+
+
+class Passthrough:
+    """Guarded by `_lock`, which is outside of Stack.lock: `_uses`, by number, of all that are open or kept.
+
+    Invariant: `_idle` holds exactly the numbers whose use has no open file; each has a backing id.
+    """
+
+    def __init__(self, fs: UnionFs, lender: Lender, *, strict: bool, renumbered: Callable[[int], None]) -> None:
+        """`strict` is the option `posix`. `renumbered(old number)` makes the kernel forget what it knows of its
+        attributes."""
+        self._fs = fs
+        self._lender = lender
+        self._strict = strict
+        self._renumbered = renumbered
+        self._lock = threading.Lock()
+        self._uses: dict[int, _Use] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._refused: dict[int, int] = {}  # number -> the process that was sent to look up again
+
+    def open(self, number: int, fh: int, flags: int, pid: int) -> Opened:
+        """How the file just opened as `fh` under `number` is read and written. Raises Outdated."""
+        with self._lock:
+            use = self._uses.get(number)
+            if self._fs.current(number) != number:
+                return self._open_outdated(number, use, flags, pid)
+            if self._refused:
+                self._refused = {old: who for old, who in self._refused.items() if who != pid}
+            if use is not None and use.branch != self._fs.branch_of(fh):
+                if use.opens and use.backing_id:
+                    self._fs.renumber(number)
+                    self._renumbered(number)
+                    self._refused[number] = pid
+                    raise Outdated
+                if use.backing_id:
+                    self._forget(number)
+                    use = None
+            if use is None:
+                use = self._begin(number, fh, flags)
+            elif not use.opens:
+                del self._idle[number]
+            use.opens += 1
+            if use.backing_id:
+                if flags & _WRITES and use.opens > 1 and _has_set_id(self._fs, number):
+                    self._renumbered(number)
+                return Opened(FOPEN_PASSTHROUGH, use.backing_id)
+            return _THROUGH_US if use.opens > 1 or not self._upper(use.branch) else _THROUGH_US_AFRESH
+
+    def _open_outdated(self, number: int, use: _Use | None, flags: int, pid: int) -> Opened:
+        if self._refused.get(number) != pid:
+            self._refused[number] = pid
+            raise Outdated
+        del self._refused[number]
+        if use is None or not use.opens or flags & (_WRITES | os.O_TRUNC):
+            raise Outdated
+        use.opens += 1
+        return Opened(FOPEN_PASSTHROUGH, use.backing_id)
+
+    def _upper(self, branch: int) -> bool:
+        return branch == 0 and self._fs.writable
+
+    def _begin(self, number: int, fh: int, flags: int) -> _Use:
+        fd, branch = self._fs.descriptor(fh)
+        upper = self._upper(branch)
+        backing_id = 0
+        if upper or not self._strict:
+            writes = upper and flags & _WRITES
+            if not writes or not _set_id(os.fstat(fd).st_mode):
+                try:
+                    backing_id = self._lender.lend(fd, writable=upper)
+                except OSError:
+                    pass  # a file system that cannot be lent: stacked too deep, or without read_iter
+        use = self._uses[number] = _Use(backing_id, branch)
+        return use
+
+    def close(self, number: int) -> None:
+        """One open file of `number` is closed."""
+        with self._lock:
+            use = self._uses[number]
+            use.opens -= 1
+            if use.opens:
+                return
+            if not use.backing_id:
+                del self._uses[number]
+                return
+            self._idle[number] = None
+            if len(self._idle) > _MOST_IDLE:
+                self._forget(next(iter(self._idle)))
+
+    def forget(self, number: int) -> None:
+        """The kernel has dropped the inode: what is kept for the next open would only hold the file's space."""
+        if number in self._uses:  # unlocked: a number that is being opened is not being forgotten
+            with self._lock:
+                self._refused.pop(number, None)
+                if number in self._idle:
+                    self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        self._idle.pop(number, None)
+        self._lender.take_back(self._uses.pop(number).backing_id)
+
+    def may_lose_bits(self, number: int) -> bool:
+        """Whether writes pass us by that take set-ID bits off this file."""
+        use = self._uses.get(number)
+        return use is not None and use.opens > 0 and use.backing_id != 0
+
+    @property
+    def statistics(self) -> dict[str, int]:
+        """Numbers open by a backing file, and backing files kept for the next open."""
+        with self._lock:
+            lent = sum(1 for use in self._uses.values() if use.backing_id)
+            return {"lent": lent, "idle": len(self._idle)}
+
+    def check_invariants(self) -> None:
+        """AssertionError if the state contradicts itself; for tests."""
+        with self._lock:
+            for number, use in self._uses.items():
+                assert (use.opens == 0) == (number in self._idle), number
+                assert use.opens or use.backing_id, number
+
+
+def _has_set_id(fs: UnionFs, number: int) -> bool:
+    return _set_id(fs.getattr(number).st.st_mode)
+
+
+def _set_id(mode: int) -> bool:
+    return bool(mode & (stat.S_ISUID | stat.S_ISGID))

@@ -1,0 +1,244 @@
+"""A session that speaks to /dev/fuse itself: mount, answer until the last user is gone, end. Standard library only.
+
+    serve()       main thread   mount(2), the first stat, signals, the control socket, unmounting
+    workers.py    threads       INIT and every other request
+
+SIGTERM and SIGINT unmount. If the mount is in use it is detached: no new user finds it, those it has go on until they
+are done, so that nothing they wrote is lost; a second signal ends the session under them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from unionfs.fuse import abi, init, reply, table
+from unionfs.fuse.init import Agreement, Refused, Wish
+from unionfs.linux import consts, fusedev
+from unionfs.linux.mounts import MountPoint, mounted_at
+from unionfs.linux.processes import WithoutCapability
+from unionfs.serve.passthrough import Passthrough
+from unionfs.serve.wire import WireOperations
+from unionfs.transport import control, device, info, serving
+from unionfs.transport.workers import Workers
+from unionfs.union.branch import Branch
+from unionfs.union.fs import UnionFs
+
+_MAX_WRITE = 1 << 20
+_WISH = Wish(
+    flags=(
+        abi.FUSE_ASYNC_READ | abi.FUSE_ATOMIC_O_TRUNC | abi.FUSE_EXPORT_SUPPORT | abi.FUSE_BIG_WRITES
+        | abi.FUSE_DONT_MASK | abi.FUSE_HAS_IOCTL_DIR | abi.FUSE_DO_READDIRPLUS | abi.FUSE_READDIRPLUS_AUTO
+        | abi.FUSE_ASYNC_DIO | abi.FUSE_PARALLEL_DIROPS | abi.FUSE_POSIX_ACL | abi.FUSE_MAX_PAGES
+        | abi.FUSE_CACHE_SYMLINKS | abi.FUSE_NO_OPENDIR_SUPPORT | abi.FUSE_HANDLE_KILLPRIV_V2 | abi.FUSE_PASSTHROUGH
+    ),
+    max_write=_MAX_WRITE,
+    max_background=64,
+    congestion_threshold=48,
+    max_readahead=_MAX_WRITE,
+    max_stack_depth=1,
+)  # fmt: skip
+
+_log = logging.getLogger(__name__)
+
+
+def serve(
+    branches: Sequence[Branch],
+    mountpoint: str,
+    *,
+    flags: Collection[str],
+    allow_other: bool,
+    ready: Callable[[], None],
+    volatile: bool = False,
+    posix: bool = False,
+    spin_us: int = 200,
+    reason: str = "",
+) -> None:
+    """Mount the union of `branches` (top first; closed at the end) at `mountpoint` (absolute, resolved) and serve it;
+    return when it is unmounted.
+
+    `ready` is called once, from the main thread, when the mount has answered its first request; `posix` and `spin_us`
+    are the mount options; `reason` says why this transport was chosen. Raises OSError when the union or the mount is
+    refused, and fuse.init.Refused, with nothing left mounted or open, when the kernel is too old.
+    """
+    serving.prepare_process()
+    started = time.time()
+    with contextlib.ExitStack() as at_end:
+        workers = Workers(max_write=_MAX_WRITE, spin_us=spin_us)
+        at_end.callback(workers.close)
+        fs = UnionFs(branches, volatile=volatile, waiting=workers)
+        at_end.callback(fs.close)
+        # Before the mount: a signal between the two would leave it without a server.
+        signals = at_end.enter_context(_signals())
+        fd = device.attach(mountpoint, flags, allow_other)
+        at_end.callback(os.close, fd)
+        mount = mounted_at(mountpoint)
+        assert mount is not None
+        at_end.callback(serving.detach, mount.device)
+        connection = _Connection(fs, workers, fd, strict=posix)
+
+        def facts() -> info.Facts:
+            agreed = connection.operations.agreed
+            nodes, open_files = fs.counts()
+            return {
+                "transport": {"name": "direct", "reason": reason},
+                "protocol": f"7.{agreed.minor}" if agreed else None,
+                "flags": init.names(agreed.flags) if agreed else [],
+                "missing": list(agreed.missing) if agreed else [],
+                "passthrough": connection.passthrough_facts(),
+                "posix": posix,
+                "spin_us": spin_us,
+                "branches": info.branch_facts(branches),
+                "nodes": nodes,
+                "open_files": open_files,
+                "requests": {table.name(code): n for code, n in enumerate(connection.operations.counts) if n},
+                "started": started,
+                "pid": os.getpid(),
+            }
+
+        workers.start(fd, connection.operations.answer)
+        try:
+            _attend(connection, mount, signals, ready, facts)
+        finally:
+            workers.stop()
+            workers.join()
+        if connection.refused is not None:
+            raise connection.refused
+
+
+class _Connection:
+    """What the kernel and we agreed on, and the files lent to it. `refused` and `agreed` are set by the thread that
+    answers INIT; `cannot_lend` by those that open files; the rest is immutable."""
+
+    def __init__(self, fs: UnionFs, workers: Workers, fd: int, *, strict: bool) -> None:
+        self.fs = fs
+        self.workers = workers
+        self.strict = strict
+        self.refused: Refused | None = None
+        self.cannot_lend = ""
+        self._fd = fd
+        self._without_fsetid = WithoutCapability(consts.CAP_FSETID)
+        self.operations = WireOperations(
+            fs, init=self._negotiate, passthrough=self._passthrough, interrupt=self._interrupt
+        )
+
+    def _negotiate(self, fields: tuple[Any, ...]) -> Agreement:
+        try:
+            return init.negotiate(fields, _WISH)
+        except Refused as refused:
+            self.refused = refused
+            self.workers.stop()
+            raise OSError(errno.EPROTO, str(refused)) from None
+
+    def _passthrough(self, agreed: Agreement) -> Passthrough | None:
+        if not agreed.passthrough:
+            self.cannot_lend = "the kernel does not offer it (it takes Linux 6.9)"
+            return None
+        return Passthrough(self.fs, self, strict=self.strict, renumbered=self._forget_attributes)
+
+    def lend(self, fd: int, *, writable: bool) -> int:
+        try:
+            if not writable:
+                return fusedev.backing_open(self._fd, fd)
+            with self._without_fsetid:
+                return fusedev.backing_open(self._fd, fd)
+        except OSError as error:
+            self.cannot_lend = {
+                errno.EPERM: "it takes CAP_SYS_ADMIN",
+                errno.ELOOP: "a branch is itself on a stacked file system",
+            }.get(error.errno or 0, f"the kernel refuses a file ({error.strerror})")
+            raise
+
+    def take_back(self, backing_id: int) -> None:
+        fusedev.backing_close(self._fd, backing_id)
+
+    def _forget_attributes(self, number: int) -> None:
+        with contextlib.suppress(OSError):  # ENOENT: the kernel does not know the number any more
+            os.write(self._fd, reply.notify_inval_inode(number, -1, 0))
+
+    def _interrupt(self, unique: int) -> bool:
+        if not self.workers.interrupt(unique):
+            return False
+        self.fs.wake()
+        return True
+
+    def passthrough_facts(self) -> info.PassthroughFacts:
+        enabled = self.operations.passthrough is not None and not self.cannot_lend
+        return {"enabled": enabled, "reason": self.cannot_lend}
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor from which SIGTERM and SIGINT are read, a byte each."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    handlers = [signal.signal(number, lambda number, frame: None) for number in numbers]
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(before)
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
+
+
+def _attend(
+    connection: _Connection, mount: MountPoint, signals: int, ready: Callable[[], None], facts: control.Facts
+) -> None:
+    """The main thread, until the connection has ended."""
+    try:
+        os.stat(mount.target)
+    except OSError:
+        if connection.refused is not None:
+            return
+        raise
+    with _announced(mount.device) as listener:
+        _log.info("%s: mounted, process %d", mount.target, os.getpid())
+        ready()
+        poll = select.poll()
+        poll.register(connection.workers.ended_fd, select.POLLIN)
+        poll.register(signals, select.POLLIN)
+        if listener is not None:
+            poll.register(listener, select.POLLIN)
+        unmounting = False
+        while True:
+            found = {fd for fd, _ in poll.poll()}
+            if connection.workers.ended_fd in found:
+                return
+            for number in os.read(signals, 16) if signals in found else b"":
+                name = signal.Signals(number).name
+                if unmounting:
+                    _log.warning("%s: %s again: ending under its users", mount.target, name)
+                    return
+                _log.info("%s: %s", mount.target, name)
+                # In a thread: it waits for pages to be written, and may be told to hurry.
+                threading.Thread(target=serving.unmount, args=(mount.device,), daemon=True).start()
+                unmounting = True
+            if listener is not None and listener.fileno() in found:
+                with contextlib.suppress(OSError):  # gone again
+                    control.serve_one(listener.accept()[0], facts)
+
+
+@contextlib.contextmanager
+def _announced(dev: str) -> Iterator[socket.socket | None]:
+    try:
+        announcement = control.Announcement(dev)
+    except OSError as error:
+        _log.warning("'unionfs umount' will not wait for this server: %s", error)
+        yield None
+        return
+    try:
+        yield announcement.socket
+    finally:
+        announcement.withdraw()

@@ -1,0 +1,254 @@
+"""The threads that read requests from /dev/fuse and write the answers: one leader, and followers.
+
+    leader      reads a request, answers it in place, reads the next
+    followers   sleep until the leader's request turns slow (union/waiting.py); then one becomes the leader, and the old
+                leader a follower once it has answered
+
+So quick requests are answered by one thread without a hand-over, slow ones hold up nobody, and only one thread at a
+time spins: before the leader sleeps it goes on asking for a while, because a wake-up across processors costs more than
+most requests. It does so only while requests follow each other closely. Each thread has a descriptor of its own
+(FUSE_DEV_IOC_CLONE); what is read from one is answered on it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from unionfs.fuse import abi, reply
+from unionfs.fuse.request import Unintelligible
+from unionfs.linux import fusedev
+from unionfs.union.waiting import Waiting
+
+# More threads in slow work would only queue on the same disk.
+_MOST_THREADS = 16
+
+# Beside a longest WRITE: its structure and header, and what the kernel wants to be sure of (FUSE_MIN_READ_BUFFER).
+_MARGIN = 8192
+
+_log = logging.getLogger(__name__)
+
+Answer = Callable[[memoryview], bytes | Sequence[bytes] | None]
+
+
+class _Slow:
+    """A request in slow work; `interrupted` is set by the thread that reads the INTERRUPT."""
+
+    __slots__ = ("interrupted",)
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+
+class _Thread(threading.local):
+    """Of the calling thread: whether it leads, the message it answers, and that request once it is slow."""
+
+    leads = False
+    message = memoryview(bytes(abi.IN_HEADER.size))
+    slow: _Slow | None = None
+
+
+class Workers(Waiting):
+    """Guarded by `_lock`: `_threads`, `_idle` (how many wait for `_baton`), `_slow`. `_baton` is held by the leader."""
+
+    def __init__(self, *, max_write: int, spin_us: int) -> None:
+        """`spin_us` bounds the leader's asking before it sleeps, 0 for none."""
+        self._fd = -1
+        self._buffer_size = max_write + _MARGIN
+        self._spin_ns = spin_us * 1000
+        self._spins = False
+        self._me = _Thread()
+        self._lock = threading.Lock()
+        self._baton = threading.Lock()
+        self._idle = 0
+        self._threads: list[threading.Thread] = []
+        self._slow: dict[int, _Slow] = {}
+        self._ending = False
+        self._answer: Answer | None = None
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.ended_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable when the connection has ended
+
+    def start(self, fd: int, answer: Answer) -> None:
+        """Serve the connection `fd`, which must stay open until `join` has returned."""
+        self._fd = fd
+        self._answer = answer
+        self._more()
+
+    def stop(self) -> None:
+        """Read no more requests; those that are being answered still are."""
+        self._ending = True
+        os.eventfd_write(self._stop_fd, 1)
+
+    def join(self) -> None:
+        """Wait until every thread has ended, after `stop` or the end of the connection."""
+        while self._threads:
+            self._threads[0].join()
+            del self._threads[0]
+
+    def close(self) -> None:
+        os.close(self._stop_fd)
+        os.close(self.ended_fd)
+
+    @property
+    def threads(self) -> int:
+        return len(self._threads)
+
+    # What the union tells.
+
+    def begins(self) -> None:
+        me = self._me
+        if not me.leads:
+            return
+        me.leads = False
+        with self._lock:
+            self._slow[_unique(me.message)] = me.slow = _Slow()
+            lonely = not self._idle and len(self._threads) < _MOST_THREADS
+        self._baton.release()
+        if lonely:
+            self._more()
+
+    def check(self) -> None:
+        slow = self._me.slow
+        if slow is not None and slow.interrupted:
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+    def interrupt(self, unique: int) -> bool:
+        """Let `check` raise in the request `unique`; False if that is not among the slow ones."""
+        with self._lock:
+            slow = self._slow.get(unique)
+        if slow is None:
+            return False
+        slow.interrupted = True
+        return True
+
+    # The threads.
+
+    def _more(self) -> None:
+        thread = threading.Thread(target=self._work, name="fuse")
+        with self._lock:
+            self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        fd = -1
+        try:
+            fd = _own_descriptor(self._fd)
+            self._serve(fd)
+        except Exception:
+            _log.critical("a thread that serves requests has failed; the session ends", exc_info=True)
+            self._end()
+        finally:
+            if self._me.leads:
+                self._me.leads = False
+                self._baton.release()
+            if fd >= 0:
+                os.close(fd)
+
+    def _serve(self, fd: int) -> None:
+        me = self._me
+        buffer = bytearray(self._buffer_size)
+        view, buffers = memoryview(buffer), (buffer,)
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.register(self._stop_fd, select.POLLIN)
+        answer = self._answer
+        assert answer is not None
+        while True:
+            if not me.leads:
+                with self._lock:
+                    self._idle += 1
+                self._baton.acquire()
+                me.leads = True
+                with self._lock:
+                    self._idle -= 1
+            count = self._read(fd, buffers, poll)
+            if count < 0:
+                return
+            me.message = message = view[:count]
+            try:
+                said = answer(message)
+            except Unintelligible as error:
+                _log.critical("%s; the session ends", error)
+                self._end()
+                return
+            if said is not None:
+                self._write(fd, said, message)
+            if me.slow is not None:
+                with self._lock:
+                    del self._slow[_unique(message)]
+                me.slow = None
+
+    def _read(self, fd: int, buffers: tuple[bytearray], poll: select.poll) -> int:
+        """The length of the next message; -1 when there will be none."""
+        while not self._ending:
+            try:
+                return os.readv(fd, buffers)
+            except BlockingIOError:
+                count = self._await(fd, buffers, poll)
+                if count:
+                    return count
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    continue  # the request was taken back between the poll and the read
+                if error.errno in (errno.ENODEV, errno.ECONNABORTED):
+                    self._end()  # unmounted, or aborted
+                    return -1
+                raise
+        return -1
+
+    def _await(self, fd: int, buffers: tuple[bytearray], poll: select.poll) -> int:
+        """Until there may be a request: spin, or sleep. The length of the message if spinning got it, else 0."""
+        clock = time.perf_counter_ns
+        start = clock()
+        if self._spins:
+            until = start + self._spin_ns
+            while clock() < until:
+                try:
+                    return os.readv(fd, buffers)
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    return 0  # `_read` meets it again
+        poll.poll()
+        self._spins = clock() - start < self._spin_ns
+        return 0
+
+    def _write(self, fd: int, said: bytes | Sequence[bytes], message: memoryview) -> None:
+        try:
+            if isinstance(said, bytes):
+                os.write(fd, said)
+            else:
+                os.writev(fd, said)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED):
+                return  # nobody waits for it any more
+            # Refused as it stands, which leaves the caller waiting.
+            _log.error("the answer to request %d is refused: %s", _unique(message), error)
+            try:
+                os.write(fd, reply.error(_unique(message), errno.EIO))
+            except OSError:
+                pass  # the kernel did end the request
+
+    def _end(self) -> None:
+        """The connection has ended, or is to: nobody need sleep on."""
+        self.stop()
+        os.eventfd_write(self.ended_fd, 1)
+
+
+def _unique(message: memoryview) -> int:
+    unique: int = abi.IN_HEADER.unpack_from(message)[2]
+    return unique
+
+
+def _own_descriptor(fd: int) -> int:
+    try:
+        clone = fusedev.clone(fd)
+    except OSError:
+        clone = os.dup(fd)  # /dev/fuse cannot be opened (a user's mount, by fusermount3, in a container)
+    os.set_blocking(clone, False)
+    return clone
