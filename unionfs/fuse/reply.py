@@ -213,7 +213,10 @@ def statx(
 
 
 def ioctl(unique: int, result: int, payload: bytes) -> bytes:
-    """IOCTL: what ioctl(2) returns, and what it leaves in its argument (at most fuse_ioctl_in.out_size bytes)."""
+    """IOCTL: what ioctl(2) returns, and what it leaves in its argument, at most fuse_ioctl_in.out_size bytes.
+
+    FS_IOC_GETFLAGS and FS_IOC_FSGETXATTR must leave exactly as many, unless they fail (fuse_priv_ioctl): else EIO.
+    """
     return _IOCTL.pack(_IOCTL.size + len(payload), 0, unique, result, 0, 0, 0) + payload
 
 

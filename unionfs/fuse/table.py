@@ -15,7 +15,8 @@ from unionfs.fuse import abi
 class Row(NamedTuple):
     """One opcode. `reply` is the structure its answer begins with; None: nothing, or plain bytes.
 
-    `answers`: whether the kernel waits for an answer. Where it does not, none may be sent.
+    `answers`: whether the kernel waits for an answer. Where it does not none is sent, although INTERRUPT could have one
+    (EAGAIN: deliver it again).
     """
 
     opcode: int

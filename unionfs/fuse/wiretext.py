@@ -13,7 +13,10 @@ from unionfs.fuse import abi, table
 from unionfs.fuse.request import Malformed, Request, Unintelligible, parse
 
 _OCTAL = {"mode", "umask"}
-_HEX = {"valid", "mask", "sx_mask", "cmd", "attributes", "attributes_mask", "flags2"}
+_HEX = {
+    "valid", "mask", "sx_mask", "cmd", "events", "revents", "attributes", "attributes_mask", "flags2",
+    "lock_owner", "owner",
+}
 
 _NOTIFICATIONS: dict[int, tuple[str, Struct | None]] = {
     abi.FUSE_NOTIFY_POLL: ("POLL", abi.NOTIFY_POLL_WAKEUP_OUT),
