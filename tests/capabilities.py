@@ -33,6 +33,13 @@ def _fuse() -> str | None:
     return None
 
 
+def _passthrough() -> str | None:
+    if reason := _fuse():
+        return reason
+    major, minor = (int(part) for part in os.uname().release.split(".")[:2])
+    return None if (major, minor) >= (6, 9) else "FUSE passthrough takes Linux 6.9"
+
+
 def _overlay() -> str | None:
     return _root() or _try_mount("overlay")
 
@@ -127,6 +134,7 @@ def _cgroups() -> str | None:
 _PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "fuse": _fuse,
+    "passthrough": _passthrough,
     "overlay": _overlay,
     "tmpfs": _tmpfs,
     "tmpfs-xattr": _tmpfs_xattr,

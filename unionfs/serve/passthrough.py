@@ -87,13 +87,12 @@ class Passthrough:
     Invariant: `_idle` holds exactly the numbers whose use has no open file; each has a backing id.
     """
 
-    def __init__(self, fs: UnionFs, lender: Lender, *, strict: bool, renumbered: Callable[[int], None]) -> None:
-        """`strict` is the option `posix`. `renumbered(old number)` makes the kernel forget what it knows of its
-        attributes."""
+    def __init__(self, fs: UnionFs, lender: Lender, *, strict: bool, forget_attributes: Callable[[int], None]) -> None:
+        """`strict` is the option `posix`. `forget_attributes(number)` makes the kernel ask for them again."""
         self._fs = fs
         self._lender = lender
         self._strict = strict
-        self._renumbered = renumbered
+        self._forget_attributes = forget_attributes
         self._lock = threading.Lock()
         self._uses: dict[int, _Use] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -110,12 +109,15 @@ class Passthrough:
             if use is not None and use.branch != self._fs.branch_of(fh):
                 if use.opens and use.backing_id:
                     self._fs.renumber(number)
-                    self._renumbered(number)
+                    self._forget_attributes(number)
                     self._refused[number] = pid
                     raise Outdated
                 if use.backing_id:
                     self._forget(number)
                     use = None
+            if use is not None and not use.opens and flags & _WRITES and _has_set_id(self._fs, number):
+                self._forget(number)
+                use = None
             if use is None:
                 use = self._begin(number, fh, flags)
             elif not use.opens:
@@ -123,7 +125,7 @@ class Passthrough:
             use.opens += 1
             if use.backing_id:
                 if flags & _WRITES and use.opens > 1 and _has_set_id(self._fs, number):
-                    self._renumbered(number)
+                    self._forget_attributes(number)
                 return Opened(FOPEN_PASSTHROUGH, use.backing_id)
             return _THROUGH_US if use.opens > 1 or not self._upper(use.branch) else _THROUGH_US_AFRESH
 
@@ -179,6 +181,13 @@ class Passthrough:
     def _forget(self, number: int) -> None:
         self._idle.pop(number, None)
         self._lender.take_back(self._uses.pop(number).backing_id)
+
+    def changed(self, number: int) -> None:
+        """The attributes were changed under `number`. What the kernel knows under an outdated one it does not keep, but
+        of the node's other number it does."""
+        current = self._fs.current(number)
+        if current != number:
+            self._forget_attributes(current)
 
     def may_lose_bits(self, number: int) -> bool:
         """Whether writes pass us by that take set-ID bits off this file."""

@@ -216,7 +216,12 @@ class WireOperations:
             mtime_ns=_time(valid, abi.FATTR_MTIME, abi.FATTR_MTIME_NOW, now, mtime, mtimensec),
             kill_privileges=bool(valid & abi.FATTR_KILL_SUIDGID),
         )
+        self._changed(r)
         return self._attr(r, attr)
+
+    def _changed(self, r: Request) -> None:
+        if self.passthrough is not None:
+            self.passthrough.changed(r.nodeid)
 
     def statx(self, r: Request) -> Reply:
         number = r.nodeid
@@ -235,6 +240,7 @@ class WireOperations:
 
     def setxattr(self, r: Request) -> Reply:
         self._fs.setxattr(r.nodeid, r.names[0], bytes(r.data), r.fields[1])
+        self._changed(r)
         return reply.ok(r.unique)
 
     def getxattr(self, r: Request) -> Reply:
@@ -248,6 +254,7 @@ class WireOperations:
 
     def removexattr(self, r: Request) -> Reply:
         self._fs.removexattr(r.nodeid, r.names[0])
+        self._changed(r)
         return reply.ok(r.unique)
 
     def ioctl(self, r: Request) -> Reply:

@@ -143,7 +143,7 @@ class _Connection:
         if not agreed.passthrough:
             self.cannot_lend = "the kernel does not offer it (it takes Linux 6.9)"
             return None
-        return Passthrough(self.fs, self, strict=self.strict, renumbered=self._forget_attributes)
+        return Passthrough(self.fs, self, strict=self.strict, forget_attributes=self._forget_attributes)
 
     def lend(self, fd: int, *, writable: bool) -> int:
         try:

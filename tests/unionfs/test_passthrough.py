@@ -1,0 +1,259 @@
+"""Files that the kernel reads and writes by itself: what each open file sees around a copy-up, and that no lower file
+is ever written to (unionfs/serve/passthrough.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import Union
+from unionfs.transport import info
+
+pytestmark = pytest.mark.needs("fuse", "passthrough")
+
+OLD, NEW = b"lower" * 1000, b"UPPER"
+
+
+@pytest.fixture(params=["default", "posix"])
+def strict(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "posix")
+
+
+@pytest.fixture
+def union(tmp_path: Path, mount_union: Callable[..., Union], strict: bool) -> Iterator[Union]:
+    low = tmp_path / "low"
+    low.mkdir()
+    for name in ("file", "other"):
+        (low / name).write_bytes(OLD)
+    os.link(low / "file", low / "second-name")
+    os.chmod(low / "file", 0o644)
+    found = mount_union("low", "up", options=("transport=direct", *(["posix"] if strict else [])))
+    yield found
+    assert (low / "file").read_bytes() == OLD, "the lower layer was written to"
+    assert (low / "other").read_bytes() == OLD
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, flags: int) -> Iterator[int]:
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def requests(union: Union) -> dict[str, int]:
+    return dict(info.ask(union.path)["requests"] or {})
+
+
+def since(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name, 0)}
+
+
+def name(union: Union, which: str = "file") -> str:
+    return os.path.join(union.path, which)
+
+
+def test_the_kernel_reads_and_writes(union: Union, strict: bool) -> None:
+    """No READ and no WRITE reaches the server; under `posix` lower files are read through it."""
+    before = requests(union)
+    assert Path(name(union)).read_bytes() == OLD
+    with opened(name(union, "new"), os.O_CREAT | os.O_RDWR) as fd:
+        assert os.write(fd, b"data" * 4096) == 16384
+        assert os.pread(fd, 4, 4) == b"data"
+    with open(name(union, "other"), "r+b") as file:
+        file.write(NEW)
+        file.seek(0)
+        assert file.read() == NEW + OLD[5:]
+    done = since(before, requests(union))
+    assert "WRITE" not in done
+    assert ("READ" in done) == strict
+
+
+def test_an_old_reader_beside_a_writer(union: Union, strict: bool) -> None:
+    with opened(name(union), os.O_RDONLY) as reader:
+        assert os.pread(reader, 5, 0) == b"lower"
+        with opened(name(union), os.O_RDWR) as writer:
+            assert os.pwrite(writer, NEW, 0) == 5
+            assert os.pread(writer, 5, 0) == NEW
+            assert os.pread(reader, 5, 0) == (NEW if strict else b"lower")
+            assert Path(name(union)).read_bytes()[:5] == NEW
+            assert os.fstat(reader).st_ino == os.fstat(writer).st_ino == os.stat(name(union)).st_ino
+    assert Path(name(union)).read_bytes() == NEW + OLD[5:]
+
+
+def test_an_old_reader_sees_later_attributes(union: Union) -> None:
+    with opened(name(union), os.O_RDONLY) as reader:
+        with opened(name(union), os.O_WRONLY | os.O_APPEND) as writer:
+            os.write(writer, NEW)
+        assert os.fstat(reader).st_size == os.stat(name(union)).st_size == len(OLD) + 5
+        os.chmod(name(union), 0o600)
+        assert stat.S_IMODE(os.fstat(reader).st_mode) == 0o600
+        os.fchmod(reader, 0o640)
+        assert stat.S_IMODE(os.stat(name(union)).st_mode) == 0o640
+
+
+def test_another_name_leads_to_the_new_file(union: Union) -> None:
+    with opened(name(union), os.O_RDONLY):
+        os.stat(name(union, "second-name"))
+        with opened(name(union), os.O_WRONLY) as writer:
+            os.pwrite(writer, NEW, 0)
+            assert Path(name(union, "second-name")).read_bytes()[:5] == NEW
+            with opened(name(union, "second-name"), os.O_WRONLY) as second:
+                os.pwrite(second, b"twice", 0)
+            assert Path(name(union)).read_bytes()[:5] == b"twice"
+            same = os.stat(name(union, "second-name")), os.stat(name(union))
+            assert same[0].st_ino == same[1].st_ino
+            assert same[0].st_nlink == same[1].st_nlink == 2
+
+
+@pytest.mark.parametrize("writable", [False, True])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_map_of_the_lower_file(union: Union, strict: bool, closed: bool, writable: bool) -> None:
+    """A map keeps the file that it was made of, also when the descriptor is closed."""
+    with contextlib.ExitStack() as at_end:
+        reader = at_end.enter_context(opened(name(union), os.O_RDONLY))
+        old = mmap.mmap(reader, len(OLD), prot=mmap.PROT_READ)
+        assert old[:5] == b"lower"
+        if closed:
+            at_end.close()
+        at_end.enter_context(old)
+        with opened(name(union), os.O_RDWR) as writer:
+            if writable:
+                with mmap.mmap(writer, len(OLD)) as new:
+                    new[:5] = NEW
+                    new.flush()
+                    assert new[:5] == NEW
+            else:
+                os.pwrite(writer, NEW, 0)
+            assert old[:5] == (NEW if strict else b"lower")
+        assert Path(name(union)).read_bytes() == NEW + OLD[5:]
+
+
+def test_truncated_by_name_beside_a_reader(union: Union, strict: bool) -> None:
+    with opened(name(union), os.O_RDONLY) as reader:
+        os.truncate(name(union), 3)
+        assert Path(name(union)).read_bytes() == b"low"
+        assert os.pread(reader, 10, 0) == (b"low" if strict else b"lowerlower")
+        with opened(name(union), os.O_WRONLY | os.O_TRUNC) as writer:
+            os.write(writer, b"x")
+        assert Path(name(union)).read_bytes() == b"x"
+
+
+def test_appending_beside_a_reader(union: Union) -> None:
+    with opened(name(union), os.O_RDONLY), opened(name(union), os.O_WRONLY | os.O_APPEND) as one:
+        with opened(name(union), os.O_WRONLY | os.O_APPEND) as two:
+            os.write(one, b"1")
+            os.write(two, b"2")
+            os.write(one, b"3")
+        assert Path(name(union)).read_bytes() == OLD + b"123"
+
+
+def test_unlinked_while_open(union: Union) -> None:
+    with opened(name(union, "other"), os.O_RDWR) as fd, opened(name(union, "other"), os.O_RDONLY) as reader:
+        os.unlink(name(union, "other"))
+        os.pwrite(fd, NEW, 0)
+        assert os.pread(reader, 5, 0) == NEW
+        assert os.fstat(fd).st_nlink == 0
+        os.fsync(fd)
+        os.ftruncate(fd, 2)
+        assert os.pread(reader, 9, 0) == NEW[:2]
+    assert not os.path.exists(name(union, "other"))
+
+
+def test_opened_again_through_proc(union: Union, strict: bool) -> None:
+    """There is no path to look up again: for reading the open file's own data, for writing ESTALE (never the lower)."""
+    with opened(name(union), os.O_RDONLY) as reader:
+        again = f"/proc/self/fd/{reader}"
+        if strict:
+            with opened(again, os.O_WRONLY) as writer:
+                os.pwrite(writer, NEW, 0)
+        else:
+            with pytest.raises(OSError) as refused, opened(again, os.O_WRONLY):
+                pass
+            assert refused.value.errno == errno.ESTALE
+        for _ in range(3):
+            with opened(again, os.O_RDONLY) as second:
+                assert os.pread(second, 5, 0) == (NEW if strict else b"lower")
+    with opened(name(union), os.O_WRONLY) as writer:
+        os.pwrite(writer, NEW, 0)
+    assert Path(name(union)).read_bytes() == NEW + OLD[5:]
+
+
+def test_a_program_runs_and_is_busy(union: Union) -> None:
+    program = name(union, "sleep")
+    with open("/bin/sleep", "rb") as source, open(program, "wb") as copy:
+        copy.write(source.read())
+    os.chmod(program, 0o755)
+    with subprocess.Popen([program, "60"]) as running:
+        try:
+            with pytest.raises(OSError) as refused, opened(program, os.O_WRONLY):
+                pass
+            assert refused.value.errno == errno.ETXTBSY
+        finally:
+            running.kill()
+    with opened(program, os.O_WRONLY), pytest.raises(OSError) as refused:
+        subprocess.run([program, "0"], check=True)
+    assert refused.value.errno == errno.ETXTBSY
+
+
+def test_warm_trees_are_served_by_the_kernel_alone(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
+    for directory in range(5):
+        (tmp_path / "low" / str(directory)).mkdir(parents=True)
+        for file in range(20):
+            (tmp_path / "low" / str(directory) / str(file)).write_text("text")
+        os.symlink("0", tmp_path / "low" / str(directory) / "link")
+    union = mount_union("low", "up", options=("transport=direct",))
+    tour = ["find", union.path, "-printf", "%p %s %m %l\\n"]
+    first = subprocess.run(tour, capture_output=True, check=True).stdout
+    subprocess.run(["stat", f"{union.path}/no-such-name"], capture_output=True, check=False)
+    # The kernel asks once more for the attributes of what it read: the access time (fs/fuse/dir.c).
+    subprocess.run(tour, capture_output=True, check=True)
+    before = requests(union)
+    assert subprocess.run(tour, capture_output=True, check=True).stdout == first
+    subprocess.run(["stat", f"{union.path}/no-such-name"], capture_output=True, check=False)
+    assert since(before, requests(union)) == {}
+    Path(union.path, "0", "new").write_text("new")  # a change makes the listing of its directory be asked for again
+    assert "new" in os.listdir(os.path.join(union.path, "0"))
+
+
+def test_set_user_id_goes_with_a_write_by_another(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
+    """Whether it was set before the file was opened or since, and whoever writes."""
+    union = mount_union("low", "up", options=("transport=direct",))
+    path = name(union)
+    Path(path).write_bytes(OLD)
+    write_as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", "echo", "changed"]
+    os.chmod(path, 0o6777)
+    with opened(path, os.O_WRONLY) as fd:
+        os.write(fd, b"by root")
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o6777, "root may keep them"
+        subprocess.run(write_as_nobody, stdout=fd, check=True)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o777
+    with opened(path, os.O_WRONLY) as fd:
+        os.chmod(path, 0o6777)
+        subprocess.run(write_as_nobody, stdout=fd, check=True)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o777
+
+
+def test_no_backing_file_is_left(union: Union) -> None:
+    """What is kept for the next open goes with the file."""
+    for number in range(50):
+        path = name(union, f"new{number}")
+        with open(path, "w") as file:
+            file.write("text")
+        os.unlink(path)
+    free = os.statvfs(union.path).f_bfree
+    with open(name(union, "big"), "wb") as file:
+        file.write(bytes(1 << 24))
+        os.fsync(file.fileno())
+    os.unlink(name(union, "big"))
+    os.sync()
+    assert os.statvfs(union.path).f_bfree >= free - (1 << 23) // os.statvfs(union.path).f_frsize
