@@ -1,4 +1,4 @@
-"""Which open files the kernel reads and writes by itself, in a branch's file (FUSE_PASSTHROUGH), and which go through us.
+"""Which open files the kernel reads and writes by itself in a branch (FUSE_PASSTHROUGH), and which go through us.
 
 The kernel's rule (fs/fuse/iomode.c): while a number has open files, all of them go through the page cache by our
 READ and WRITE, or all of them by one and the same backing file. What breaks it fails with EIO, or, if the backing file
