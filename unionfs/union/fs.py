@@ -53,6 +53,11 @@ class UnionFs:
             self._listings.close()
             self._stack.close()
 
+    def wake(self) -> None:
+        """Let operations that wait for another's copy-up look whether their callers gave up (Waiting.check)."""
+        with self._lock:
+            self._stack.settled.notify_all()
+
     def check_invariants(self) -> None:
         """AssertionError if the state contradicts itself; for tests."""
         with self._stack.operation():
@@ -98,7 +103,7 @@ class UnionFs:
         """Give a node a fresh number, if it has none yet, and return it. The old one stays good until the node leaves
         the table: the kernel takes what it is told about the fresh one for another file, with the same st_ino."""
         with self._lock:
-            return self._stack.renumber(self._stack.nodes.get(number))
+            return self._stack.nodes.renumber(self._stack.nodes.get(number))
 
     def current(self, number: int) -> int:
         """What the kernel is to call the node."""

@@ -18,7 +18,7 @@ from unionfs.union.branch import Branch
 ROOT = 1
 _INDEX_SHIFT = 48
 _HASHED = 1 << 63
-_COLLIDED = 1 << 62
+_SPARE = 1 << 62
 
 
 class Origin(NamedTuple):
@@ -41,44 +41,108 @@ class Origin(NamedTuple):
             return None
 
 
+class Source:
+    """A file system as one branch shows it: what the identities of all its files have in common. Immutable, and one
+    object for each (branch, device)."""
+
+    __slots__ = ("_first", "branch", "device", "fsid", "root")
+
+    def __init__(self, branch: int, device: int, fsid: int, root: int, index: int | None) -> None:
+        self.branch = branch
+        self.device = device
+        self.fsid = fsid
+        self.root = root
+        self._first = index << _INDEX_SHIFT if index is not None and index < 1 << 14 else None
+
+    def number(self, inode: int) -> int:
+        """The number of the file `inode`, the same on every mount: of a branch's file system its place and the inode,
+        of any other (one inside a branch) a digest."""
+        if self._first is not None and inode < 1 << _INDEX_SHIFT:
+            return self._first | inode if self._first else inode
+        return _digest(self.fsid, inode)
+
+    def origin(self, inode: int) -> Origin:
+        """The origin of a branch file that is not a copy."""
+        return Origin(self.fsid, self.root, inode)
+
+
 class Identity:
-    """Maps origins to inode numbers. `_fsids`, by device number, grows when a branch turns out to hold more file
-    systems; guarded by Stack.lock."""
+    """Maps branch files and origins to inode numbers. Sources are added when a branch turns out to hold more file
+    systems; guarded by Stack.lock.
+
+    `_copies` has the inodes of the writable branch that can be copies, or is None if any can: the branch was not empty
+    when it was mounted. Nobody but the union makes files in it meanwhile.
+    """
 
     def __init__(self, branches: list[Branch]) -> None:
+        self._branches = branches
         self._fsids: dict[int, int] = {}
         self._indexes: dict[int, int] = {}
-        self._collisions = 0
+        self._spare = 0
+        self._copies: set[int] | None = None
         for branch in reversed(branches):
             if branch.device not in self._fsids:
                 # Two that cannot be told apart are copies of one image.
                 fsid = branch.fsid ^ branch.device if branch.fsid in self._indexes else branch.fsid
                 self._fsids[branch.device] = fsid
                 self._indexes[fsid] = len(self._indexes)
+        self._sources: list[dict[int, Source]] = [{} for _ in branches]
+        for index, branch in enumerate(branches):
+            self._add_source(index, branch.device)
 
-    def origin(self, branch: Branch, dirfd: int, name: bytes, entry: os.stat_result) -> Origin:
-        """The origin of a branch file that is not a copy: `name` in `dirfd`, with the status `entry`."""
-        fsid = self._fsids.get(entry.st_dev)
-        if fsid is None:
+    def _add_source(self, branch: int, device: int) -> Source:
+        fsid = self._fsids[device]
+        source = Source(branch, device, fsid, self._branches[branch].root_inode, self._indexes.get(fsid))
+        self._sources[branch][device] = source
+        return source
+
+    def source(self, branch: int, dirfd: int, name: bytes, entry: os.stat_result) -> Source:
+        """Of the branch file `name` in `dirfd`, with the status `entry`."""
+        source = self._sources[branch].get(entry.st_dev)
+        if source is not None:
+            return source
+        if entry.st_dev not in self._fsids:
             # A btrfs subvolume, or a file system mounted inside the branch.
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
             try:
-                fsid = self._fsids[entry.st_dev] = files.file_system_id(fd)
+                self._fsids[entry.st_dev] = files.file_system_id(fd)
             finally:
                 os.close(fd)
-        return Origin(fsid, branch.root_inode, entry.st_ino)
+        return self._add_source(branch, entry.st_dev)
+
+    def writable_source(self, device: int) -> Source:
+        """Of a file in the writable branch's work area."""
+        source = self._sources[0].get(device)
+        if source is None:
+            self._fsids.setdefault(device, self._branches[0].fsid)
+            source = self._add_source(0, device)
+        return source
 
     def number(self, origin: Origin) -> int:
-        """The same on every mount: of a branch's file system its place and the inode, of any other (one inside a
-        branch, or that which a copy carried here was made on) a digest."""
+        """Of a copy, from its recorded origin; what `Source.number` says of the original."""
         index = self._indexes.get(origin.fsid)
-        if index is not None and origin.inode < 1 << _INDEX_SHIFT and index < 1 << 14:
-            return index << _INDEX_SHIFT | origin.inode
-        digest = hashlib.blake2b(b"%x.%x" % (origin.fsid, origin.inode), digest_size=8).digest()
-        return int.from_bytes(digest, "little") | _HASHED
+        return Source(0, 0, origin.fsid, origin.root, index).number(origin.inode)
 
     def spare_number(self) -> int:
         """A number that no file has, and that was not given before: for a file whose own is taken (a copy of a layer
         used beside the original, inode 1), or for a node that gets another number."""
-        self._collisions += 1
-        return _COLLIDED + self._collisions
+        self._spare += 1
+        return _SPARE + self._spare
+
+    # Which files of the writable branch can be copies, so that they have to be asked for their origin.
+
+    def know_copies(self) -> None:
+        """The writable branch is empty, and all its copies will be told to `copied`."""
+        self._copies = set()
+
+    def copied(self, inode: int) -> None:
+        if self._copies is not None:
+            self._copies.add(inode)
+
+    def may_be_copy(self, inode: int) -> bool:
+        return self._copies is None or inode in self._copies
+
+
+def _digest(fsid: int, inode: int) -> int:
+    digest = hashlib.blake2b(b"%x.%x" % (fsid, inode), digest_size=8).digest()
+    return int.from_bytes(digest, "little") | _HASHED

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import bisect
 import errno
-import os
 import stat
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from unionfs.linux import files
 from unionfs.union import attributes, whiteout
 from unionfs.union.attributes import Attr
 from unionfs.union.errors import fail
@@ -148,7 +146,7 @@ class Listings:
         hidden: set[bytes] = set()
         for index in node.layers:
             above = frozenset(hidden)
-            for name in _names(stack.directories.get(node, index).fd):
+            for name in stack.directories.get(node, index).scan():
                 if whiteout.is_reserved(name):
                     name = name.removeprefix(whiteout.PREFIX)
                     if after < hash(name) <= last:
@@ -163,12 +161,6 @@ class Listings:
 
     def close(self) -> None:
         self._windows.clear()
-
-
-def _names(fd: int) -> Iterator[bytes]:
-    with os.scandir(files.fd_path(fd)) as entries:
-        for entry in entries:
-            yield entry.name
 
 
 def _within(names: Iterable[bytes], last: int) -> Iterator[bytes]:

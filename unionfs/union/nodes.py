@@ -3,6 +3,10 @@
 A node's number is its st_ino, and once in its life it can be given a fresh one, for a kernel that is to take the file
 for another; then both lead to it. It stays in the table while the kernel counts lookups on it, an operation holds it,
 or a node in the table has a name in it: the kernel may forget the directory of one of a file's names and keep the file.
+
+There may be millions, so a node has fields of its own only for what every node has; the rest is in `seldom`, and what
+all files of a branch have in common is one object, the Source. A file costs about 250 bytes, of which 110 are the Node,
+30 its number, 50 its name and 50 the table's.
 """
 
 from __future__ import annotations
@@ -11,13 +15,57 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from typing import Any, Generic, TypeVar, overload
 
 from unionfs.union import identity
 from unionfs.union.errors import fail
-from unionfs.union.identity import Origin
+from unionfs.union.identity import Identity, Origin, Source
+
+T = TypeVar("T")
 
 Name = tuple["Node", bytes]
 Real = tuple[int, int, int]
+
+# One object each.
+_KINDS = {
+    kind: kind
+    for kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
+}
+_FORMAT = 0o170000
+
+# Bytes of the table for each node in it, 100 at most unless it was larger once; then it is made anew, for a dict gives
+# nothing back by itself.
+_SPARSE = 800
+_SMALL = 1 << 20
+
+
+class _Seldom(Generic[T]):
+    """A field of a Node that has its default in nearly all of them."""
+
+    def __init__(self, default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, node: None, owner: type) -> _Seldom[T]: ...
+    @overload
+    def __get__(self, node: Node, owner: type) -> T: ...
+    def __get__(self, node: Node | None, owner: type) -> T | _Seldom[T]:
+        if node is None:
+            return self
+        if node.seldom is None:
+            return self._default
+        return node.seldom.get(self._name, self._default)  # type: ignore[no-any-return]
+
+    def __set__(self, node: Node, value: T) -> None:
+        if value != self._default:
+            if node.seldom is None:
+                node.seldom = {}
+            node.seldom[self._name] = value
+        elif node.seldom is not None and node.seldom.pop(self._name, None) is not None and not node.seldom:
+            node.seldom = None
 
 
 class Node:
@@ -27,56 +75,98 @@ class Node:
 
     number   what the kernel is to call it: ino, or the fresh number.
     names    where the file is in the union, as (directory, name), the last resolved last: what is done to the file is
-             done to that one. A directory has at most one, the root none.
+             done to that one, `name` in `parent`. A directory has at most one, the root none.
              Invariant: all names that were looked up and not removed since; with none left there is an orphan_fd.
     layers   of a directory: indexes of the branches that it merges, top first. Empty once removed.
     branch   of other files: index of the branch that holds the bytes now.
-    real     the top branch's index and its file's st_dev and st_ino; tells a second file with the same number apart.
+    source, inode  of the file in that branch, or in a directory's top one: they tell a second file with the same number
+             apart, and are where the origin is known from unless this is a copy.
     pseudo_link  key of the pseudo-link through which other names of a copied-up hard link find it, or None.
     orphan_fd    descriptor that keeps the bytes of a file without a known name (unlinked, still referenced), or -1.
     lookups  references: the kernel's lookups, the operations that hold it, the names in it.
     copying  a copy-up of its data is under way without the lock.
+    seldom   the fields that few have, by name; None for most.
     """
 
-    __slots__ = (
-        "branch", "copying", "ino", "kind", "layers", "lookups", "names", "number", "origin", "orphan_fd",
-        "pseudo_link", "real",
-    )  # fmt: skip
+    __slots__ = ("branch", "ino", "inode", "kind", "layers", "lookups", "name", "parent", "seldom", "source")
 
-    def __init__(self, ino: int, kind: int, origin: Origin, real: Real) -> None:
+    def __init__(self, ino: int, source: Source, entry: os.stat_result) -> None:
         self.ino = ino
-        self.number = ino
-        self.kind = kind
-        self.origin = origin
-        self.real = real
+        self.kind = _KINDS[entry.st_mode & _FORMAT]
+        self.source = source
+        inode = entry.st_ino
+        self.inode = ino if ino == inode else inode  # one object
         self.lookups = 0
-        self.names: dict[Name, None] = {}
+        self.parent: Node | None = None
+        self.name = b""
         self.layers: tuple[int, ...] = ()
         self.branch = -1
-        self.pseudo_link: bytes | None = None
-        self.orphan_fd = -1
-        self.copying = False
+        self.seldom: dict[str, Any] | None = None
+
+    origin_of_copy = _Seldom[Origin | None](None)
+    several_names = _Seldom[dict[Name, None] | None](None)
+    fresh_number = _Seldom(0)
+    pseudo_link = _Seldom[bytes | None](None)
+    orphan_fd = _Seldom(-1)
+    copying = _Seldom(False)
 
     @property
     def is_directory(self) -> bool:
         return self.kind == stat.S_IFDIR
 
     @property
-    def parent(self) -> Node | None:
-        """The directory that holds the last resolved name; None for the root and for orphans."""
-        return next(reversed(self.names))[0] if self.names else None
+    def number(self) -> int:
+        return self.fresh_number or self.ino
 
     @property
-    def name(self) -> bytes:
-        return next(reversed(self.names))[1] if self.names else b""
+    def origin(self) -> Origin:
+        return self.origin_of_copy or self.source.origin(self.inode)
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        several = self.several_names
+        if several is not None:
+            return tuple(several)
+        return () if self.parent is None else ((self.parent, self.name),)
+
+    def add_name(self, parent: Node, name: bytes) -> bool:
+        """Note the name that was resolved last; True if it is a new one."""
+        if self.parent is None:
+            self.parent, self.name = parent, name
+            return True
+        if self.parent is parent and self.name == name:
+            return False
+        several = self.several_names or {(self.parent, self.name): None}
+        known = several.pop((parent, name), self)
+        several[parent, name] = None
+        self.several_names = several
+        self.parent, self.name = parent, name
+        return known is self
+
+    def remove_name(self, parent: Node, name: bytes) -> bool:
+        """False if it was not known."""
+        several = self.several_names
+        if several is None:
+            if self.parent is not parent or self.name != name:
+                return False
+            self.parent, self.name = None, b""
+            return True
+        if (parent, name) not in several:
+            return False
+        del several[parent, name]
+        self.parent, self.name = next(reversed(several))
+        if len(several) == 1:
+            self.several_names = None
+        return True
 
     def __repr__(self) -> str:
         return f"<node {self.ino} {oct(self.kind)} {self.name!r}>"
 
 
 class NodeTable:
-    def __init__(self, root: Node) -> None:
+    def __init__(self, root: Node, identity_: Identity) -> None:
         self.root = root
+        self._identity = identity_
         self._nodes = {identity.ROOT: root}
         self._collided: dict[Real, int] = {}
         self._renumbered = 0
@@ -97,36 +187,53 @@ class NodeTable:
     def find(self, number: int) -> Node | None:
         return self._nodes.get(number)
 
-    def add(self, node: Node) -> None:
-        self._nodes[node.ino] = node
+    def of_file(self, ino: int, source: Source, entry: os.stat_result) -> tuple[Node, bool]:
+        """The node of the file `entry`, which is in `source` and goes by the number `ino`, unless another live file has
+        that number: it then gets one of its own. (node, whether it is new)."""
+        if self._collided:
+            ino = self._collided.get((source.branch, source.device, entry.st_ino), ino)
+        node = self._nodes.get(ino)
+        if node is not None:
+            if node.inode == entry.st_ino and node.source is source and node.kind == entry.st_mode & _FORMAT:
+                return node, False
+            ino = self._identity.spare_number()
+            self._collided[source.branch, source.device, entry.st_ino] = ino
+        node = self._nodes[ino] = Node(ino, source, entry)
+        return node, True
 
-    def renumber(self, node: Node, number: int) -> None:
-        """Give a node that has none the fresh number `number`, which no node has."""
-        node.number = number
-        self._nodes[number] = node
-        self._renumbered += 1
-
-    def collided(self, real: Real) -> int | None:
-        """The number that a file got because its own was taken by another live file."""
-        return self._collided.get(real)
-
-    def record_collision(self, real: Real, ino: int) -> None:
-        self._collided[real] = ino
+    def renumber(self, node: Node) -> int:
+        """Give the node a fresh number, if it has none yet; its number."""
+        if not node.fresh_number:
+            node.fresh_number = self._identity.spare_number()
+            self._nodes[node.fresh_number] = node
+            self._renumbered += 1
+        return node.fresh_number
 
     def set_real(self, node: Node, entry: os.stat_result) -> None:
-        """The node's file in the writable branch is `entry` from now on."""
-        real = (0, entry.st_dev, entry.st_ino)
-        if self._collided.pop(node.real, None) is not None:
-            self._collided[real] = node.ino
-        node.real = real
+        """The node's file is its copy in the writable branch, `entry`, from now on."""
+        node.origin_of_copy = node.origin
+        collision = self._collided.pop(_real(node), None)
+        node.source = self._identity.writable_source(entry.st_dev)
+        node.inode = entry.st_ino
+        if collision is not None:
+            self._collided[_real(node)] = collision
+        self._identity.copied(entry.st_ino)
 
     def drop(self, node: Node) -> bool:
         """Take an unreferenced node out of the table; False if it is still referenced or already out."""
         if node.lookups > 0 or node is self.root or self._nodes.get(node.ino) is not node:
             return False
         del self._nodes[node.ino]
-        if node.number != node.ino:
-            del self._nodes[node.number]
+        if node.fresh_number:
+            del self._nodes[node.fresh_number]
             self._renumbered -= 1
-        self._collided.pop(node.real, None)
+        if self._collided:
+            self._collided.pop(_real(node), None)
+        if self._nodes.__sizeof__() > _SMALL + _SPARSE * len(self._nodes):
+            self._nodes = dict(self._nodes)
         return True
+
+
+def _real(node: Node) -> Real:
+    """Which file of which branch the node is now."""
+    return node.source.branch, node.source.device, node.inode

@@ -27,8 +27,9 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> None:
     copyup.copy_up_directory(stack, parent)
     directory = stack.upper(parent)
     with losing_name(stack, node, parent, name):
+        upper = name in directory  # asked before the whiteout: no answer then means that nothing has happened
         hide(stack, parent, name, directory)
-        if name in directory:
+        if upper:
             os.unlink(name, dir_fd=directory.fd)
             directory.discard(name)
 

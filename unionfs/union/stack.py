@@ -11,7 +11,7 @@ import os
 import resource
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from unionfs.linux import files
@@ -90,12 +90,14 @@ class Stack:
         if self.writable:
             self.branches[0].clean_work_area()
             self.pseudo_links.sweep()
-        self.nodes = NodeTable(self._root())
+            if not self.pseudo_links.any_in(0) and self.directories.root(0).is_bare():
+                self.identity.know_copies()
+        self.nodes = NodeTable(self._root(), self.identity)
 
     def _root(self) -> Node:
-        entry = os.fstat(self.branches[0].fd)
-        origin = self.identity.origin(self.branches[0], self.branches[0].fd, b".", entry)
-        root = Node(identity.ROOT, stat.S_IFDIR, origin, (0, entry.st_dev, entry.st_ino))
+        fd = self.branches[0].fd
+        entry = os.fstat(fd)
+        root = Node(identity.ROOT, self.identity.source(0, fd, b".", entry), entry)
         layers = []
         for index, branch in enumerate(self.branches):
             layers.append(index)
@@ -127,17 +129,17 @@ class Stack:
     def resolve(self, parent: Node, name: bytes, *, below: bool = False) -> Found | None:
         """What `name` is in the directory `parent`, or None. With `below`, what it would be without the writable
         branch's entry and whiteout."""
-        if whiteout.is_reserved(name):
+        if name.startswith(whiteout.PREFIX):
             return None
         top: tuple[int, os.stat_result] | None = None
         layers: list[int] = []
-        hidden = whiteout.of(name)
+        last = parent.layers[-1:]
         for index in parent.layers:
             if below and index == 0:
                 continue
             directory = self.directories.get(parent, index)
-            if name in directory:
-                entry = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+            entry = directory.stat(name)
+            if entry is not None:
                 if whiteout.is_overlay_whiteout(entry):
                     break
                 if not stat.S_ISDIR(entry.st_mode):
@@ -149,7 +151,7 @@ class Stack:
                 elif whiteout.is_opaque(self.directories.get(parent, layers[-1]).fd, name):
                     break
                 layers.append(index)
-            if directory.has_whiteouts and hidden in directory:
+            if index not in last and directory.hides(name):
                 break
         return None if top is None else Found(*top, tuple(layers))
 
@@ -164,16 +166,11 @@ class Stack:
         `resolve` tells."""
         seen: dict[bytes, None] = {}
         hidden: set[bytes] = set()
-        visible: Iterable[bytes]
         for index in node.layers:
-            directory = self.directories.get(node, index)
-            names = directory.names
-            if directory.has_whiteouts or hidden:
-                visible = [name for name in names if name not in hidden and not whiteout.is_reserved(name)]
-                hidden.update(name.removeprefix(whiteout.PREFIX) for name in names if whiteout.is_reserved(name))
-            else:
-                visible = names
-            seen.update(dict.fromkeys(visible))
+            names = self.directories.get(node, index).names
+            reserved = {name for name in names if name.startswith(whiteout.PREFIX)}
+            seen.update(dict.fromkeys(names - reserved - hidden if reserved or hidden else names))
+            hidden.update(name.removeprefix(whiteout.PREFIX) for name in reserved)
         return list(seen)
 
     def is_empty(self, node: Node) -> bool:
@@ -182,47 +179,57 @@ class Stack:
     # From a name to its node.
 
     def adopt(self, parent: Node, name: bytes, found: Found) -> Node:
-        """The node of a name just resolved; a new one if the file had none.
+        """The node of a name just resolved, held by this operation; a new one if the file had none."""
+        node = self.node_at(parent, name, found)
+        self._hold(node)
+        return node
+
+    def node_at(self, parent: Node, name: bytes, found: Found) -> Node:
+        """The node of a name just resolved, which the caller references at once.
 
         A hard link whose file was copied up under another name leads to the copy.
         """
         index, entry, layers = found
-        link: bytes | None = None
         dirfd = self.directories.get(parent, index).fd
-        origin = self.identity.origin(self.branches[index], dirfd, name, entry)
+        source = self.identity.source(index, dirfd, name, entry)
+        origin: Origin | None = None
+        link: bytes | None = None
         hard_linked = not layers and entry.st_nlink > 1
-        if index == 0 or (hard_linked and self.pseudo_links.any_in(index)):
-            origin = self._recorded_origin(dirfd, name, index) or origin
+        if self.identity.may_be_copy(entry.st_ino) if index == 0 else hard_linked and self.pseudo_links.any_in(index):
+            origin = self._recorded_origin(dirfd, name, index)
         if hard_linked and self.pseudo_links:
-            link = self.pseudo_links.key_of(origin, index, entry)
-            copy = self.pseudo_links.find(origin, above=index)
+            own = origin or source.origin(entry.st_ino)
+            link = self.pseudo_links.key_of(own, index, entry)
+            copy = self.pseudo_links.find(own, above=index)
             if copy is not None:
                 index, link, entry = copy
-        node = self._node(origin, index, entry)
+                source = self.identity.source(index, self.pseudo_links.fd(index), link, entry)
+                origin = own
+        number = source.number(entry.st_ino) if origin is None else self.identity.number(origin)
+        node, new = self.nodes.of_file(number, source, entry)
+        if new:
+            if origin is not None:
+                node.origin_of_copy = origin
+            if not layers:
+                node.branch = index
+                if link is not None:
+                    node.pseudo_link = link
         if layers:
-            node.layers = layers
-        elif node.branch < 0:
-            node.branch = index
-            node.pseudo_link = link
+            node.layers = parent.layers if layers == parent.layers else layers
         self.give_name(node, parent, name)
-        self._hold(node)
         return node
 
     def give_name(self, node: Node, parent: Node, name: bytes) -> None:
         """Note a name of a node; a file that was held by descriptor for want of one has one again."""
-        if (parent, name) in node.names:
-            del node.names[parent, name]  # to put it last
-        else:
+        if node.add_name(parent, name):
             parent.lookups += 1
-        node.names[parent, name] = None
-        if node.orphan_fd >= 0:
+        if node.seldom is not None and node.orphan_fd >= 0:
             os.close(node.orphan_fd)
             node.orphan_fd = -1
 
     def take_name(self, node: Node, parent: Node, name: bytes) -> None:
         """A name of a node is gone."""
-        if (parent, name) in node.names:
-            del node.names[parent, name]
+        if node.remove_name(parent, name):
             self.unreference(parent, 1)
 
     def _hold(self, node: Node) -> None:
@@ -236,20 +243,6 @@ class Stack:
         value = self.branches[index].read_attribute(files.fd_path(dirfd, name), "origin")
         return None if value is None else Origin.decode(value)
 
-    def _node(self, origin: Origin, index: int, entry: os.stat_result) -> Node:
-        real = (index, entry.st_dev, entry.st_ino)
-        kind = stat.S_IFMT(entry.st_mode)
-        ino = self.nodes.collided(real) or self.identity.number(origin)
-        node = self.nodes.find(ino)
-        if node is not None:
-            if node.real == real and node.kind == kind:
-                return node
-            ino = self.identity.spare_number()
-            self.nodes.record_collision(real, ino)
-        node = Node(ino, kind, origin, real)
-        self.nodes.add(node)
-        return node
-
     def node_of(self, parent: Node, name: bytes) -> Node:
         """The node of a name that must exist; ENOENT."""
         return self.adopt(parent, name, self.resolve_existing(parent, name))
@@ -258,7 +251,8 @@ class Stack:
         """The node of an entry just made in the writable branch: it is no copy and merges with nothing."""
         dirfd = self.upper(parent).fd
         entry = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-        node = self._node(self.identity.origin(self.branches[0], dirfd, name, entry), 0, entry)
+        source = self.identity.source(0, dirfd, name, entry)
+        node, _ = self.nodes.of_file(source.number(entry.st_ino), source, entry)
         if stat.S_ISDIR(entry.st_mode):
             node.layers = (0,)
         else:
@@ -270,9 +264,9 @@ class Stack:
     def adopt_unnamed(self, parent: Node, fd: int) -> Node:
         """The node of a file just made without a name in the writable branch's part of `parent`."""
         entry = os.fstat(fd)
-        origin = self.identity.origin(self.branches[0], self.upper(parent).fd, b".", entry)
+        source = self.identity.source(0, self.upper(parent).fd, b".", entry)
         held = os.dup(fd)
-        node = self._node(origin, 0, entry)
+        node, _ = self.nodes.of_file(source.number(entry.st_ino), source, entry)
         node.branch = 0
         node.orphan_fd = held
         self._hold(node)
@@ -294,24 +288,20 @@ class Stack:
         for node in self._held.nodes:
             self.unreference(node, 1)
 
-    def renumber(self, node: Node) -> int:
-        """Give the node a fresh number, if it has none yet; its number."""
-        if node.number == node.ino:
-            self.nodes.renumber(node, self.identity.spare_number())
-        return node.number
-
     def unreference(self, node: Node, count: int) -> None:
         """Take references off a node. With the last it leaves the table and lets go of its names' directories."""
         node.lookups -= count
+        if node.lookups > 0:
+            return
         unreferenced = [node]
         while unreferenced:
             node = unreferenced.pop()
             if self.nodes.drop(node):
                 self._release(node)
-                for parent, _ in node.names:
+                for parent, name in node.names:
+                    node.remove_name(parent, name)
                     parent.lookups -= 1
                     unreferenced.append(parent)
-                node.names.clear()
 
     def _release(self, node: Node) -> None:
         """Close the descriptors of a node that leaves the table."""
