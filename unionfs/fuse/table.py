@@ -15,8 +15,8 @@ from unionfs.fuse import abi
 class Row(NamedTuple):
     """One opcode. `reply` is the structure its answer begins with; None: nothing, or plain bytes.
 
-    `answers`: whether the kernel waits for an answer. Where it does not none is sent, although INTERRUPT could have one
-    (EAGAIN: deliver it again).
+    `answers`: whether the kernel waits for an answer. Where it does not, none is to be sent; INTERRUPT may have EAGAIN,
+    and then comes again (fuse_dev_do_write).
     """
 
     opcode: int
