@@ -1,4 +1,4 @@
-"""`unionfs mount | umount`: words to a plan, a plan to a server, and one line when it cannot be.
+"""`unionfs mount | umount | info`: words to a plan, a plan to a server, and one line when it cannot be.
 
 Exit codes: 0; 1, refused or failed; 2, the command line makes no sense. trio and pyfuse3 are imported by a server only.
 """
@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="unionfs", description="A union of directories, in the layout of AUFS.", allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="mount|umount")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="mount|umount|info")
     mount = verbs.add_parser(
         "mount",
         help="mount a union; returns when it answers",
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     mount.add_argument("--debug", action="store_true", help="log every refused request")
     umount = verbs.add_parser("umount", help="unmount; returns when the server has ended", allow_abbrev=False)
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    info = verbs.add_parser("info", help="say how a mount is served, without using it", allow_abbrev=False)
+    info.add_argument("mountpoint", metavar="MOUNTPOINT")
+    info.add_argument("--json", action="store_true", help="an object of JSON, for programs")
     return parser
 
 
@@ -98,6 +101,19 @@ def _umount(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _info(arguments: argparse.Namespace) -> int:
+    from unionfs.transport import info
+
+    facts = info.ask(arguments.mountpoint)
+    if arguments.json:
+        import json
+
+        print(json.dumps(facts, indent=2))
+    else:
+        print(info.text(facts, arguments.mountpoint), end="")
+    return 0
+
+
 def _sentence(error: OSError) -> str:
     name = error.filename
     if name is None or isinstance(name, int):  # a descriptor says nothing to the reader
@@ -108,7 +124,7 @@ def _sentence(error: OSError) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        return (_mount if arguments.verb == "mount" else _umount)(arguments)
+        return {"mount": _mount, "umount": _umount, "info": _info}[arguments.verb](arguments)
     except OSError as error:
         print(f"unionfs: {_sentence(error)}", file=sys.stderr)
         return 1

@@ -5,7 +5,8 @@
     session      pyfuse3 and trio: read requests until the last user is gone
     interrupt    what pyfuse3's blocking read needs
     background   the server as a process of its own, its readiness and its log
-    control      how others find a mount's server
+    control      how others find a mount's server, and ask it
+    info         what it answers, and how that is shown
     unmount      take a mount away and wait for its server
 
 Only `session` imports trio and pyfuse3.

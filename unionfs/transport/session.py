@@ -15,6 +15,7 @@ import logging
 import os
 import resource
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import pyfuse3
@@ -22,7 +23,7 @@ import trio
 
 from unionfs.linux.mounts import MountPoint, mounted_at, mountinfo
 from unionfs.serve.pyfuse import UnionOperations
-from unionfs.transport import control, device
+from unionfs.transport import control, device, info
 from unionfs.transport.interrupt import Interrupts
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
@@ -42,12 +43,13 @@ def serve(
     allow_other: bool,
     ready: Callable[[], None],
     volatile: bool = False,
+    reason: str = "the direct transport was not tried",
 ) -> None:
     """Mount the union of `branches` (top first; closed at the end) at `mountpoint` (absolute, resolved) and serve it;
     return when it is unmounted.
 
-    `ready` is called once, from the main thread, when the mount has answered its first request. Raises OSError when
-    the union or the mount is refused.
+    `ready` is called once, from the main thread, when the mount has answered its first request. `reason` is why this
+    transport was chosen, for `unionfs info`. Raises OSError when the union or the mount is refused.
     """
     os.umask(0)  # modes are what the caller asked for
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -58,14 +60,39 @@ def serve(
     gc.freeze()
     gc.set_threshold(20_000, 1_000_000, 1_000_000)
     fs = UnionFs(branches, volatile=volatile)
+    started = time.time()
+
+    def facts() -> info.Facts:
+        nodes, open_files = fs.counts()
+        return {
+            "transport": {"name": "pyfuse3", "reason": reason},
+            "protocol": None,
+            "flags": [],
+            "missing": [],
+            "passthrough": {"enabled": False, "reason": "pyfuse3 has none"},
+            "posix": True,
+            "spin_us": 0,
+            "branches": info.branch_facts(branches),
+            "nodes": nodes,
+            "open_files": open_files,
+            "requests": None,
+            "started": started,
+            "pid": os.getpid(),
+        }
+
     try:
-        trio.run(_session, fs, mountpoint, flags, allow_other, ready)
+        trio.run(_session, fs, mountpoint, flags, allow_other, ready, facts)
     finally:
         fs.close()
 
 
 async def _session(
-    fs: UnionFs, mountpoint: str, flags: Collection[str], allow_other: bool, ready: Callable[[], None]
+    fs: UnionFs,
+    mountpoint: str,
+    flags: Collection[str],
+    allow_other: bool,
+    ready: Callable[[], None],
+    facts: control.Facts,
 ) -> None:
     interrupts = Interrupts()
     # Before the mount: a signal between the two would leave it without a server.
@@ -79,7 +106,7 @@ async def _session(
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_on_signal, signals, mount, interrupts)
-                    nursery.start_soon(_announce, mount, ready, interrupts)
+                    nursery.start_soon(_announce, mount, ready, interrupts, facts)
                     try:
                         await pyfuse3.main(max_tasks=_REQUESTS_AT_ONCE)
                     except* ConnectionAbortedError:
@@ -92,8 +119,10 @@ async def _session(
             _detach_all(mount.device)
 
 
-async def _announce(mount: MountPoint, ready: Callable[[], None], interrupts: Interrupts) -> None:
-    """Wait until the mount answers, say so, and be found by those who unmount it."""
+async def _announce(
+    mount: MountPoint, ready: Callable[[], None], interrupts: Interrupts, facts: control.Facts
+) -> None:
+    """Wait until the mount answers, say so, and be found by those who unmount it or ask about it."""
     with interrupts:
         await trio.to_thread.run_sync(os.stat, mount.target)
     try:
@@ -107,11 +136,26 @@ async def _announce(mount: MountPoint, ready: Callable[[], None], interrupts: In
         return
     try:
         listener = trio.socket.from_stdlib_socket(announcement.socket)
-        while True:
-            connection, _ = await listener.accept()
-            connection.close()  # who connects wants to know the process (SO_PEERCRED)
+        async with trio.open_nursery() as nursery:
+            while True:
+                connection, _ = await listener.accept()
+                nursery.start_soon(_attend, connection, facts)
     finally:
         announcement.withdraw()
+
+
+async def _attend(connection: trio.socket.SocketType, facts: control.Facts) -> None:
+    """control.serve_one(), for trio."""
+    with connection, trio.move_on_after(control.PATIENCE_SECONDS), contextlib.suppress(OSError):
+        request = b""
+        while not control.is_complete(request):
+            part = await connection.recv(64)
+            if not part:
+                break
+            request += part
+        said = memoryview(control.answer(request, facts))
+        while said:
+            said = said[await connection.send(said) :]
 
 
 async def _end_on_signal(signals: AsyncIterator[int], mount: MountPoint, interrupts: Interrupts) -> None:

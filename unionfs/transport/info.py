@@ -1,0 +1,148 @@
+"""`unionfs info`: what the server of a mount says of itself. Imports neither trio nor pyfuse3.
+
+Asking sends no request to the mount, so that its counts show what others did: it is found by its mount id, and the
+server is asked by its control socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from typing import TypedDict, cast
+
+from unionfs.linux.mounts import MountPoint, mountinfo
+from unionfs.transport import control, device
+from unionfs.union.branch import Branch
+
+
+class TransportFacts(TypedDict):
+    name: str
+    reason: str
+
+
+class PassthroughFacts(TypedDict):
+    enabled: bool
+    reason: str
+
+
+class BranchFacts(TypedDict):
+    path: str
+    permission: str
+    guarded: bool  # the kernel itself refuses to write there: see union.branch
+
+
+class Facts(TypedDict):
+    """What `unionfs info --json` prints. Branches have the top first."""
+
+    transport: TransportFacts
+    protocol: str | None  # "7.45"; None: libfuse agreed on it
+    flags: list[str]  # of FUSE_INIT, agreed on
+    missing: list[str]  # wished for, and not offered by the kernel
+    passthrough: PassthroughFacts
+    posix: bool
+    spin_us: int
+    branches: list[BranchFacts]
+    nodes: int
+    open_files: int
+    requests: dict[str, int] | None  # by opcode; None: not counted
+    started: float  # seconds since the epoch
+    pid: int  # as the server sees it
+
+
+def branch_facts(branches: Sequence[Branch]) -> list[BranchFacts]:
+    return [{"path": os.fsdecode(b.path), "permission": b.permission, "guarded": b.guarded} for b in branches]
+
+
+def ask(mountpoint: str) -> Facts:
+    """The facts of the union mounted at `mountpoint`.
+
+    Raises OSError(errno, what is wrong, mountpoint): ENOENT and others for the path; EINVAL, no union is mounted
+    there; ENOTCONN, its server has died or is out of reach; ETIMEDOUT, it does not answer; EPROTO, it cannot.
+    """
+    point = _find(mountpoint)
+    if point is None or point.fstype != device.FSTYPE:
+        raise OSError(errno.EINVAL, "no union is mounted there", mountpoint)
+    try:
+        said = control.ask(point.device, control.INFO)
+    except TimeoutError:
+        raise OSError(errno.ETIMEDOUT, "its server does not answer", mountpoint) from None
+    if said is None:
+        raise OSError(
+            errno.ENOTCONN,
+            "its server cannot be reached: it has died, or it is another user's or has another /run",
+            mountpoint,
+        )
+    import json
+
+    facts = json.loads(said)
+    if "error" in facts:
+        raise OSError(errno.EPROTO, facts["error"], mountpoint)
+    return cast(Facts, facts)
+
+
+def _find(path: str) -> MountPoint | None:
+    """The mount whose root is `path`. O_PATH does not tell a file system that its root is opened (open(2))."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fields:
+            mount_id = next(int(line.split()[1]) for line in fields if line.startswith("mnt_id:"))
+        target = os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+    return next((p for p in mountinfo() if p.mount_id == mount_id and p.target == target), None)
+
+
+def text(facts: Facts, mountpoint: str) -> str:
+    """The facts for a reader: lines of `Name: value`, lists going on below."""
+    posix = "yes" if facts["posix"] else "no: who has a lower file open for reading does not see a later change"
+    rows: list[tuple[str, Sequence[str]]] = [
+        ("Mount point", [_printable(mountpoint)]),
+        ("Server", [f"process {facts['pid']}, up {_duration(time.time() - facts['started'])}"]),
+        ("Transport", [_because(facts["transport"]["name"], facts["transport"]["reason"])]),
+        ("Protocol", [f"{facts['protocol'] or 'as libfuse agreed on'}, Linux {os.uname().release}"]),
+        ("Agreed on", [", ".join(facts["flags"])]),
+        ("Not offered", [", ".join(facts["missing"])]),
+        ("Passthrough", [_because("yes" if facts["passthrough"]["enabled"] else "no", facts["passthrough"]["reason"])]),
+        ("Strict POSIX", [posix]),
+        ("Spin", [f"{facts['spin_us']} microseconds" if facts["spin_us"] else "off"]),
+        ("Branches", [_branch(branch) for branch in facts["branches"]]),
+        ("Nodes", [str(facts["nodes"])]),
+        ("Open files", [str(facts["open_files"])]),
+        ("Requests", _requests(facts["requests"])),
+    ]
+    lines = []
+    for name, values in rows:
+        for at, value in enumerate(values):
+            if value:
+                lines.append(f"{'' if at else name + ':':14}{value}\n")
+    return "".join(lines)
+
+
+def _because(word: str, reason: str) -> str:
+    return f"{word}: {reason}" if reason else word
+
+
+def _branch(branch: BranchFacts) -> str:
+    return f"{branch['permission']}  {_printable(branch['path'])}{' (guarded)' if branch['guarded'] else ''}"
+
+
+def _requests(counts: dict[str, int] | None) -> list[str]:
+    if counts is None:
+        return ["not counted by this transport"]
+    answered = sorted(((count, name) for name, count in counts.items() if count), reverse=True)
+    width = max((len(str(count)) for count, _ in answered), default=0)
+    return [f"{count:{width}}  {name}" for count, name in answered] or ["none"]
+
+
+def _printable(path: str) -> str:
+    return path if path.isprintable() else ascii(path)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [f"{number} {unit}" for number, unit in ((days, "d"), (hours, "h"), (minutes, "min")) if number]
+    return " ".join([*parts[:2], f"{seconds} s"] if len(parts) < 2 else parts[:2])
