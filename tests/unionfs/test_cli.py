@@ -47,7 +47,7 @@ def refused(*arguments: str, code: int = 1, prefix: Sequence[str] = ()) -> str:
     assert said.endswith("\n")
     assert os.listdir("up") == []
     assert os.listdir("low") == ["file"]
-    assert all(point.fstype != "fuse.unionfs" for point in mounts.mountinfo())
+    assert not [p.target for p in mounts.mountinfo() if p.fstype == "fuse.unionfs" and p.target.startswith(os.getcwd())]
     return said
 
 
@@ -173,6 +173,9 @@ def test_unreadable_branch_of_a_user(nobodys: Path) -> None:
         (["mount", "low:up=wr", "mnt"], ["'wr'", "rw, ro, rr"]),
         (["mount", "low=ro:up=ro", "mnt", "-o", "rw"], ["no branch is writable", "=rw"]),
         (["umount"], ["MOUNTPOINT"]),
+        (["info"], ["MOUNTPOINT"]),
+        (["mount", "low:up", "mnt", "-o", "transport=fuse"], ["transport=fuse", "auto, direct or pyfuse3"]),
+        (["mount", "low:up", "mnt", "-o", "spin=1s"], ["spin=1s", "microseconds"]),
     ],
 )
 def test_wrong_words(arguments: list[str], words: list[str]) -> None:
@@ -242,6 +245,9 @@ def test_mounted_already(mount_union: Callable[..., Union]) -> None:
 def test_no_union_there() -> None:
     for where in ("mnt", "absent", "low/file"):
         assert "no union is mounted there" in refused("umount", where)
+    for where in ("mnt", "low/file", "low"):
+        assert "no union is mounted there" in refused("info", where)
+    assert refused("info", "absent") == "unionfs: absent: No such file or directory\n"
 
 
 # A /dev of its own, in a mount namespace of its own.
@@ -275,7 +281,7 @@ def test_not_root(nobodys: Path) -> None:
             assert "user_allow_other" in refused("mount", "low:up", "mnt", "-o", "allow_other", prefix=prefix)
     nowhere = ["env", "PATH=/nonexistent", shutil.which("setpriv") or "setpriv", *AS_NOBODY[1:]]
     assert "fusermount3 is not installed" in refused("mount", "low:up", "mnt", prefix=nowhere)
-    script = 'set -e; "$@" mount low:up mnt; echo new > mnt/made; grep " fuse.unionfs " /proc/mounts; "$@" umount mnt'
+    script = 'set -e; "$@" mount low:up mnt; echo new > mnt/made; grep " $PWD/mnt fuse.unionfs " /proc/mounts; "$@" umount mnt'
     done = subprocess.run(
         [*prefix, "sh", "-c", script, "sh", *UNIONFS], capture_output=True, text=True, timeout=30, check=False
     )
