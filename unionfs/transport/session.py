@@ -10,10 +10,8 @@ are done, so that nothing they wrote is lost; a second signal ends the session u
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
-import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -21,9 +19,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 import pyfuse3
 import trio
 
-from unionfs.linux.mounts import MountPoint, mounted_at, mountinfo
+from unionfs.linux.mounts import MountPoint, mounted_at
 from unionfs.serve.pyfuse import UnionOperations
-from unionfs.transport import control, device, info
+from unionfs.transport import control, device, info, serving
 from unionfs.transport.interrupt import Interrupts
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
@@ -51,14 +49,7 @@ def serve(
     `ready` is called once, from the main thread, when the mount has answered its first request. `reason` is why this
     transport was chosen, for `unionfs info`. Raises OSError when the union or the mount is refused.
     """
-    os.umask(0)  # modes are what the caller asked for
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # Requests make no reference cycles, and a full collection over some hundred thousand nodes stops everybody for
-    # 150 ms: only what is young is searched.
-    gc.freeze()
-    gc.set_threshold(20_000, 1_000_000, 1_000_000)
+    serving.prepare_process()
     fs = UnionFs(branches, volatile=volatile)
     started = time.time()
 
@@ -116,7 +107,7 @@ async def _session(
             finally:
                 pyfuse3.close(unmount=False)
         finally:
-            _detach_all(mount.device)
+            serving.detach(mount.device)
 
 
 async def _announce(
@@ -163,35 +154,8 @@ async def _end_on_signal(signals: AsyncIterator[int], mount: MountPoint, interru
         _log.info("%s: %s", mount.target, signal.Signals(number).name)
         # In a thread: unmounting writes dirty mapped pages back, which is work for us.
         with interrupts:
-            await trio.to_thread.run_sync(_unmount, mount.device)
+            await trio.to_thread.run_sync(serving.unmount, mount.device)
         break
     async for number in signals:
         _log.warning("%s: %s again: ending under its users", mount.target, signal.Signals(number).name)
         pyfuse3.terminate()
-
-
-def _unmount(dev: str) -> None:
-    places = _places(dev)
-    if not places:
-        _log.warning("covered by another mount or held by another namespace: served until it is unmounted there")
-    for point in places:
-        try:
-            device.detach(point.target)
-        except OSError as error:
-            _log.warning("%s: %s: detached; served until its last user is done", point.target, error.strerror)
-            with contextlib.suppress(OSError):
-                device.detach(point.target, lazy=True)
-
-
-def _detach_all(dev: str) -> None:
-    """After the session: a mount that nobody serves must not stay. Usually there is none left."""
-    for point in _places(dev):
-        with contextlib.suppress(OSError):  # unmounted by somebody else meanwhile
-            device.detach(point.target, lazy=True)
-
-
-def _places(dev: str) -> list[MountPoint]:
-    """Where our mount can be unmounted: it may have been moved or bound, or lie under another mount."""
-    points = mountinfo()
-    top = {point.target: point.mount_id for point in points}
-    return [p for p in reversed(points) if p.device == dev and top[p.target] == p.mount_id]
