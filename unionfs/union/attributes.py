@@ -10,7 +10,7 @@ from typing import NamedTuple
 from unionfs.union import copyup, place, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
-from unionfs.union.stack import Stack
+from unionfs.union.stack import Found, Stack
 
 
 class Attr(NamedTuple):
@@ -33,9 +33,22 @@ def of_entry(stack: Stack, node: Node, entry: os.stat_result) -> Attr:
     A directory's link count is 1, "not counted" (find(1) and btrfs agree on that): counting the subdirectories of a
     merged one would cost a status of every entry.
     """
-    if node.is_directory:
-        return Attr(node.ino, 1, entry, node.number)
-    return Attr(node.ino, place.links(stack, node, entry), entry, node.number)
+    if node.seldom is None:
+        return Attr(node.ino, 1 if node.kind == stat.S_IFDIR else entry.st_nlink, entry, node.ino)
+    return Attr(node.ino, 1 if node.is_directory else place.links(stack, node, entry), entry, node.number)
+
+
+def counted(stack: Stack, parent: Node, name: bytes, found: Found) -> Attr:
+    """The attributes of a name just resolved; they count one lookup of its node."""
+    node = stack.node_at(parent, name, found)
+    node.lookups += 1
+    try:
+        if node.branch == found.branch or found.layers:
+            return of_entry(stack, node, found.entry)
+        return getattr_(stack, node)
+    except BaseException:
+        stack.unreference(node, 1)
+        raise
 
 
 def setattr_(

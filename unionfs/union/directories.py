@@ -32,13 +32,23 @@ _NAMES_A_MISS = 16
 _LARGEST_SET = 1 << 16
 
 
+class _Kept:
+    """How many names are in the sets of one DirectoryCache."""
+
+    __slots__ = ("names",)
+
+    def __init__(self) -> None:
+        self.names = 0
+
+
 class BranchDirectory:
     """One directory of one branch. `fd` is O_RDONLY|O_DIRECTORY."""
 
-    __slots__ = ("_missed", "_names", "_whiteouts", "fd")
+    __slots__ = ("_kept", "_missed", "_names", "_whiteouts", "fd")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, kept: _Kept) -> None:
         self.fd = fd
+        self._kept = kept
         self._names: set[bytes] | None = None
         self._whiteouts = False
         self._missed = 0
@@ -50,7 +60,10 @@ class BranchDirectory:
             return None
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except FileNotFoundError:
+        except OSError as error:
+            # Too long is the whiteout of a name that has hardly room itself.
+            if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                raise
             self._miss()
             return None
 
@@ -78,6 +91,12 @@ class BranchDirectory:
     def _keep(self, names: set[bytes]) -> None:
         self._names = names
         self._whiteouts = any(map(whiteout.is_reserved, names))
+        self._kept.names += len(names)
+
+    def drop_names(self) -> None:
+        if self._names is not None:
+            self._kept.names -= len(self._names)
+            self._names = None
 
     def scan(self) -> Iterator[bytes]:
         """Every name, whiteouts and markers included, not `.` and `..`, without keeping them in memory."""
@@ -100,20 +119,22 @@ class BranchDirectory:
         return all(map(whiteout.is_reserved, self.scan()))
 
     def add(self, name: bytes) -> None:
-        if self._names is not None:
+        if self._names is not None and name not in self._names:
             self._names.add(name)
-            if len(self._names) > _LARGEST_SET:
-                self._names = None
-                self._missed = _LARGEST_SET
+            self._kept.names += 1
             self._whiteouts = self._whiteouts or whiteout.is_reserved(name)
+            if len(self._names) > _LARGEST_SET:
+                self.drop_names()
+                self._missed = _LARGEST_SET
 
     def discard(self, name: bytes) -> None:
-        if self._names is not None:
+        if self._names is not None and name in self._names:
             self._names.discard(name)
+            self._kept.names -= 1
 
-    @property
-    def weight(self) -> int:
-        return 1 + (len(self._names) if self._names is not None else 0)
+    def close(self) -> None:
+        self.drop_names()
+        os.close(self.fd)
 
 
 class DirectoryCache:
@@ -124,12 +145,11 @@ class DirectoryCache:
 
     def __init__(self, branches: list[Branch], *, most_directories: int, most_names: int) -> None:
         self._branches = branches
-        self._roots = [BranchDirectory(branch.fd) for branch in branches]
+        self._kept = _Kept()
+        self._roots = [BranchDirectory(branch.fd, self._kept) for branch in branches]
         self._cached: OrderedDict[tuple[int, int], BranchDirectory] = OrderedDict()
         self._most_directories = most_directories
         self._most_names = most_names
-        self._opened = 0
-        self._weigh_at = 256
 
     def root(self, branch: int) -> BranchDirectory:
         return self._roots[branch]
@@ -142,10 +162,10 @@ class DirectoryCache:
                 fail(errno.ENOENT)
             return self._roots[branch]
         key = (node.ino, branch)
-        found = self._cached.get(key)
-        if found is not None:
-            self._cached.move_to_end(key)
-            return found
+        cached = self._cached
+        if key in cached:
+            cached.move_to_end(key)
+            return cached[key]
         return self._open(node, branch)
 
     def _open(self, node: Node, branch: int) -> BranchDirectory:
@@ -161,22 +181,18 @@ class DirectoryCache:
             fd = files.openat2(start.fd, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
         else:
             fd = _open_long(start.fd, [step.name for step in reversed(steps)])
-        directory = BranchDirectory(fd)
+        directory = BranchDirectory(fd, self._kept)
         self._cached[(node.ino, branch)] = directory
-        self._opened += 1
         return directory
 
+    @property
+    def overfull(self) -> bool:
+        return len(self._cached) > self._most_directories or self._kept.names > self._most_names
+
     def trim(self) -> None:
-        """Close the least recently used until the budget holds. Name sets are weighed now and then: they are filled
-        after they are cached, and counting them all is not free."""
-        names = 0
-        if self._opened >= self._weigh_at:
-            self._weigh_at = self._opened + 256
-            names = sum(directory.weight for directory in self._cached.values())
-        while len(self._cached) > self._most_directories or names > self._most_names:
-            _, oldest = self._cached.popitem(last=False)
-            names -= oldest.weight
-            os.close(oldest.fd)
+        """Close the least recently used until the budget holds."""
+        while self._cached and self.overfull:
+            self._cached.popitem(last=False)[1].close()
 
     def forget(self, node: Node) -> None:
         """Close what is cached of a directory that leaves the node table or was removed."""
@@ -185,11 +201,11 @@ class DirectoryCache:
         for branch in range(len(self._branches)):
             directory = self._cached.pop((node.ino, branch), None)
             if directory is not None:
-                os.close(directory.fd)
+                directory.close()
 
     def close(self) -> None:
         while self._cached:
-            os.close(self._cached.popitem()[1].fd)
+            self._cached.popitem()[1].close()
 
 
 def _open_long(start: int, names: list[bytes]) -> int:

@@ -22,6 +22,8 @@ from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 from unionfs.union.waiting import Waiting
 
+_DOTS = (b".", b"..")
+
 
 class UnionFs:
     def __init__(
@@ -75,23 +77,19 @@ class UnionFs:
 
     def lookup(self, parent: int, name: bytes) -> Attr | None:
         """The entry `name`, or None. `.` and `..` work on any directory that the table knows."""
-        with self._stack.operation():
-            directory = self._stack.nodes.get(parent)
-            if name == b".":
-                return self._counted(directory)
-            if name == b"..":
-                return self._counted(directory.parent or directory)
+        stack = self._stack
+        with self._lock:
+            directory = stack.nodes.get(parent)
+            if name in _DOTS:
+                return self._counted(directory if name == b"." else directory.parent or directory)
             if len(name) > 255:
                 fail(errno.ENAMETOOLONG)
-            found = self._stack.resolve(directory, name)
+            found = stack.resolve(directory, name)
             if found is None:
                 return None
-            node = self._stack.adopt(directory, name, found)
-            if node.branch == found.branch or node.is_directory:
-                attr = attributes.of_entry(self._stack, node, found.entry)
-            else:
-                attr = attributes.getattr_(self._stack, node)
-            node.lookups += 1
+            attr = attributes.counted(stack, directory, name, found)
+            if stack.directories.overfull:
+                stack.directories.trim()
             return attr
 
     def _counted(self, node: Node) -> Attr:

@@ -67,8 +67,9 @@ class Source:
 
 
 class Identity:
-    """Maps branch files and origins to inode numbers. Sources are added when a branch turns out to hold more file
-    systems; guarded by Stack.lock.
+    """Maps branch files and origins to inode numbers; guarded by Stack.lock.
+
+    `sources` has those of each branch, by device. It grows when a branch turns out to hold more file systems.
 
     `_copies` has the inodes of the writable branch that can be copies, or is None if any can: the branch was not empty
     when it was mounted. Nobody but the union makes files in it meanwhile.
@@ -86,21 +87,22 @@ class Identity:
                 fsid = branch.fsid ^ branch.device if branch.fsid in self._indexes else branch.fsid
                 self._fsids[branch.device] = fsid
                 self._indexes[fsid] = len(self._indexes)
-        self._sources: list[dict[int, Source]] = [{} for _ in branches]
+        self.sources: list[dict[int, Source]] = [{} for _ in branches]
         for index, branch in enumerate(branches):
             self._add_source(index, branch.device)
 
     def _add_source(self, branch: int, device: int) -> Source:
         fsid = self._fsids[device]
         source = Source(branch, device, fsid, self._branches[branch].root_inode, self._indexes.get(fsid))
-        self._sources[branch][device] = source
+        self.sources[branch][device] = source
         return source
 
     def source(self, branch: int, dirfd: int, name: bytes, entry: os.stat_result) -> Source:
         """Of the branch file `name` in `dirfd`, with the status `entry`."""
-        source = self._sources[branch].get(entry.st_dev)
-        if source is not None:
-            return source
+        return self.sources[branch].get(entry.st_dev) or self.new_source(branch, dirfd, name, entry)
+
+    def new_source(self, branch: int, dirfd: int, name: bytes, entry: os.stat_result) -> Source:
+        """The same for the first file of its device."""
         if entry.st_dev not in self._fsids:
             # A btrfs subvolume, or a file system mounted inside the branch.
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
@@ -112,7 +114,7 @@ class Identity:
 
     def writable_source(self, device: int) -> Source:
         """Of a file in the writable branch's work area."""
-        source = self._sources[0].get(device)
+        source = self.sources[0].get(device)
         if source is None:
             self._fsids.setdefault(device, self._branches[0].fsid)
             source = self._add_source(0, device)

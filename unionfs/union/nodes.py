@@ -31,7 +31,7 @@ _KINDS = {
     kind: kind
     for kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
 }
-_FORMAT = 0o170000
+_FORMAT = 0o170000  # S_IFMT
 
 # Bytes of the table for each node in it, 100 at most unless it was larger once; then it is made anew, for a dict gives
 # nothing back by itself.
@@ -131,11 +131,11 @@ class Node:
 
     def add_name(self, parent: Node, name: bytes) -> bool:
         """Note the name that was resolved last; True if it is a new one."""
+        if self.parent is parent and self.name == name:
+            return False
         if self.parent is None:
             self.parent, self.name = parent, name
             return True
-        if self.parent is parent and self.name == name:
-            return False
         several = self.several_names or {(self.parent, self.name): None}
         known = several.pop((parent, name), self)
         several[parent, name] = None

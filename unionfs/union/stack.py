@@ -19,13 +19,15 @@ from unionfs.union import identity, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory, DirectoryCache
 from unionfs.union.errors import fail
-from unionfs.union.identity import Identity, Origin
+from unionfs.union.identity import Identity, Origin, Source
 from unionfs.union.nodes import Node, NodeTable
 from unionfs.union.pseudolink import PseudoLinks
 from unionfs.union.waiting import Waiting
 
 # Names kept in memory over all cached directories: about 100 bytes each.
-_MOST_NAMES = 1_000_000
+_MOST_NAMES = 1 << 18
+
+_FORMAT = 0o170000  # S_IFMT
 
 
 class Found(NamedTuple):
@@ -131,29 +133,37 @@ class Stack:
         branch's entry and whiteout."""
         if name.startswith(whiteout.PREFIX):
             return None
-        top: tuple[int, os.stat_result] | None = None
-        layers: list[int] = []
-        last = parent.layers[-1:]
-        for index in parent.layers:
-            if below and index == 0:
-                continue
+        layers = parent.layers[1:] if below and parent.layers[:1] == (0,) else parent.layers
+        for index in layers:
             directory = self.directories.get(parent, index)
             entry = directory.stat(name)
             if entry is not None:
-                if whiteout.is_overlay_whiteout(entry):
-                    break
-                if not stat.S_ISDIR(entry.st_mode):
-                    if top is None:
-                        return Found(index, entry, ())
-                    break
-                if top is None:
-                    top = (index, entry)
-                elif whiteout.is_opaque(self.directories.get(parent, layers[-1]).fd, name):
-                    break
-                layers.append(index)
-            if index not in last and directory.hides(name):
+                kind = entry.st_mode & _FORMAT
+                if kind == stat.S_IFDIR:
+                    return self._merged(parent, name, index, entry)
+                if kind == stat.S_IFCHR and whiteout.is_overlay_whiteout(entry):
+                    return None
+                return Found(index, entry, ())
+            if index != layers[-1] and directory.hides(name):
+                return None
+        return None
+
+    def _merged(self, parent: Node, name: bytes, top: int, entry: os.stat_result) -> Found:
+        """The directory `name`, found in the branch `top`, with those below that shine through."""
+        merged = [top]
+        directory = self.directories.get(parent, top)
+        for index in parent.layers[parent.layers.index(top) + 1 :]:
+            if directory.hides(name):
                 break
-        return None if top is None else Found(*top, tuple(layers))
+            directory = self.directories.get(parent, index)
+            lower = directory.stat(name)
+            if lower is not None:
+                if not stat.S_ISDIR(lower.st_mode):
+                    break
+                if whiteout.is_opaque(self.directories.get(parent, merged[-1]).fd, name):
+                    break
+                merged.append(index)
+        return Found(top, entry, tuple(merged))
 
     def resolve_existing(self, parent: Node, name: bytes) -> Found:
         found = self.resolve(parent, name)
@@ -185,38 +195,47 @@ class Stack:
         return node
 
     def node_at(self, parent: Node, name: bytes, found: Found) -> Node:
-        """The node of a name just resolved, which the caller references at once.
-
-        A hard link whose file was copied up under another name leads to the copy.
-        """
+        """The node of a name just resolved, which the caller references at once."""
         index, entry, layers = found
-        dirfd = self.directories.get(parent, index).fd
-        source = self.identity.source(index, dirfd, name, entry)
-        origin: Origin | None = None
-        link: bytes | None = None
+        source = self.identity.sources[index].get(entry.st_dev)
+        if source is None:
+            source = self.identity.new_source(index, self.directories.get(parent, index).fd, name, entry)
         hard_linked = not layers and entry.st_nlink > 1
-        if self.identity.may_be_copy(entry.st_ino) if index == 0 else hard_linked and self.pseudo_links.any_in(index):
-            origin = self._recorded_origin(dirfd, name, index)
-        if hard_linked and self.pseudo_links:
-            own = origin or source.origin(entry.st_ino)
-            link = self.pseudo_links.key_of(own, index, entry)
-            copy = self.pseudo_links.find(own, above=index)
-            if copy is not None:
-                index, link, entry = copy
-                source = self.identity.source(index, self.pseudo_links.fd(index), link, entry)
-                origin = own
-        number = source.number(entry.st_ino) if origin is None else self.identity.number(origin)
-        node, new = self.nodes.of_file(number, source, entry)
-        if new:
-            if origin is not None:
-                node.origin_of_copy = origin
-            if not layers:
+        if (index == 0 and self.identity.may_be_copy(entry.st_ino)) or (hard_linked and self.pseudo_links):
+            node = self._copy_at(parent, name, found, source)
+        else:
+            node, new = self.nodes.of_file(source.number(entry.st_ino), source, entry)
+            if new and not layers:
                 node.branch = index
-                if link is not None:
-                    node.pseudo_link = link
         if layers:
             node.layers = parent.layers if layers == parent.layers else layers
         self.give_name(node, parent, name)
+        return node
+
+    def _copy_at(self, parent: Node, name: bytes, found: Found, source: Source) -> Node:
+        """The node of what may be a copy, or a hard link whose file was copied up under another name."""
+        index, entry, layers = found
+        recorded: Origin | None = None
+        link: bytes | None = None
+        if index == 0 or self.pseudo_links.any_in(index):
+            path = files.fd_path(self.directories.get(parent, index).fd, name)
+            value = self.branches[index].read_attribute(path, "origin")
+            recorded = None if value is None else Origin.decode(value)
+        if not layers and entry.st_nlink > 1 and self.pseudo_links:
+            origin = recorded or source.origin(entry.st_ino)
+            link = self.pseudo_links.key_of(origin, index, entry)
+            copy = self.pseudo_links.find(origin, above=index)
+            if copy is not None:
+                index, link, entry = copy
+                source = self.identity.source(index, self.pseudo_links.fd(index), link, entry)
+                recorded = origin
+        number = source.number(entry.st_ino) if recorded is None else self.identity.number(recorded)
+        node, new = self.nodes.of_file(number, source, entry)
+        if new:
+            node.origin_of_copy = recorded
+            if not layers:
+                node.branch = index
+                node.pseudo_link = link
         return node
 
     def give_name(self, node: Node, parent: Node, name: bytes) -> None:
@@ -237,11 +256,6 @@ class Stack:
         neither drop its nodes nor make second ones for the same files."""
         node.lookups += 1
         self._held.nodes.append(node)
-
-    def _recorded_origin(self, dirfd: int, name: bytes, index: int) -> Origin | None:
-        """What the copy-up of this file wrote down, if it is a copy."""
-        value = self.branches[index].read_attribute(files.fd_path(dirfd, name), "origin")
-        return None if value is None else Origin.decode(value)
 
     def node_of(self, parent: Node, name: bytes) -> Node:
         """The node of a name that must exist; ENOENT."""
