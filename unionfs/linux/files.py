@@ -152,3 +152,13 @@ def fd_path(fd: int, name: bytes = b"") -> bytes:
 def link_fd(fd: int, dst_dirfd: int, dst: bytes) -> None:
     """Give the unnamed file `fd` (O_TMPFILE) the name `dst`. EEXIST if the name is taken. See open(2), O_TMPFILE."""
     os.link(fd_path(fd), dst, dst_dir_fd=dst_dirfd, follow_symlinks=True)
+
+
+def is_cached(fd: int, offset: int) -> bool:
+    """Whether the byte at `offset` can be read without waiting for a disk (preadv2(2), RWF_NOWAIT): a hint for the rest
+    of a read. A file system that cannot tell gives False."""
+    try:
+        os.preadv(fd, (bytearray(1),), offset, os.RWF_NOWAIT)
+    except OSError:
+        return False  # EAGAIN, EOPNOTSUPP
+    return True

@@ -7,8 +7,8 @@ class Waiting:
     """This one wants to know nothing; a transport has its own. Called by the thread that does the work."""
 
     def begins(self) -> None:
-        """Work that takes long begins, or a wait for another's: others should be served meanwhile. Called with
-        Stack.lock held, once or more in one operation."""
+        """Work that takes long begins, or a wait for another's: others should be served meanwhile. Called once
+        or more in one operation, with Stack.lock held or not."""
 
     def check(self) -> None:
         """Raise InterruptedError (EINTR) if the caller was interrupted. Called between steps that can be undone."""
