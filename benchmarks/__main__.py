@@ -69,19 +69,20 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write facts, results and samples there")
     parser.add_argument("--work", metavar="DIR", default="/var/tmp", help="on the disk to measure [%(default)s]")
     parser.add_argument(
-        "--backing", choices=BACKINGS, default="work",
-        help="the file system of DIR, or a tmpfs mounted below it for the run, or first one and then the other",
+        "--backing", choices=BACKINGS,
+        help="the file system of DIR (default), or a tmpfs mounted below it for the run, or both in turn",
     )
     parser.add_argument(
         "--targets", action="store_true",
         help="say which targets are met. Without other words, measures what has targets, on both file systems",
     )
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/results/NAME.json and NAME.md")
-    if argv is None:
-        argv = sys.argv[1:]
-    if "--targets" in argv:
-        parser.set_defaults(questions=targets.QUESTIONS, drivers=TARGETED, backing="both")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.targets:
+        options.drivers = options.drivers or list(TARGETED)
+        options.questions = options.questions or list(targets.QUESTIONS)
+    options.backing = options.backing or ("both" if options.targets else "work")
+    return options
 
 
 def _positive(text: str) -> int:

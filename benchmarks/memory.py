@@ -52,6 +52,9 @@ def resident(pid: int) -> int:
 
 def run(unions: Sequence[Union], work: str, rounds: int, *, quick: bool = False) -> Iterator[Sample]:
     """Raises OSError and drivers.errors.DriverError as the unions do, and subprocess.CalledProcessError."""
+    unions = [union for union in unions if union.has_server]
+    if not unions:
+        return
     files = QUICK_FILES if quick else FILES
     with ExitStack() as held:
         place = held.enter_context(tempfile.TemporaryDirectory(prefix="memory-", dir=work))
@@ -62,8 +65,7 @@ def run(unions: Sequence[Union], work: str, rounds: int, *, quick: bool = False)
         servers = []
         for union in unions:
             tree = held.enter_context(replace(union, work=place).over(lower))
-            if tree.server.pid is not None:
-                servers.append((union.name, tree.path, tree.server.pid))
+            servers.append((union.name, tree.path, tree.server_pid()))
         idle = {name: resident(pid) for name, _, pid in servers}
         inodes = files + files // PER_DIRECTORY
         _walk([path for _, path, _ in servers], inodes + 1)

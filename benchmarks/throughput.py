@@ -1,6 +1,6 @@
 """How fast does data go through?
 
-Measured on one file of 256 MiB, as seconds a MiB (shown as MiB/s), through a system call a block into one buffer:
+Measured on one file of 128 MiB, as seconds a MiB (shown as MiB/s), through a system call a block into one buffer:
   sequential write           of a new file in the upper directory, 1 MiB blocks, from open to the end of close
   sequential read, cold      of the lower file, 1 MiB blocks: the union was just mounted, and the lower file's pages
                              dropped (posix_fadvise), so the disk is in it; tmpfs is the disk itself, and keeps them
@@ -28,7 +28,7 @@ from benchmarks.unions import Mounted, Union, lower_directory
 MiB = 1 << 20
 BLOCK = MiB
 PAGE = 4096
-SIZE, QUICK_SIZE = 256 * MiB, 16 * MiB
+SIZE, QUICK_SIZE = 128 * MiB, 16 * MiB
 READS = 4096
 
 

@@ -29,7 +29,7 @@ from unionfs.transport import control
 
 
 class Server(Protocol):
-    """Who answers for one mount. `pid` is None where that is the kernel."""
+    """Who answers for one mount. `pid` is None where that is the kernel, or nobody yet."""
 
     @property
     def pid(self) -> int | None: ...
@@ -50,13 +50,10 @@ class Mounts:
 
     @property
     def pid(self) -> int | None:
-        """Raises OSError when the server of a FUSE mount cannot be found."""
-        if self._mount.type != "unionfs":
-            return None
         device = os.stat(self._target).st_dev
         server = control.find(f"{os.major(device)}:{os.minor(device)}")
         if server is None:
-            raise OSError(f"no server of {self._target} can be found")
+            return None
         server.close()
         return server.pid
 
@@ -78,7 +75,14 @@ class Mounted:
 
     path: str
     remount: Callable[[], None]  # what the union itself remembered is forgotten
-    server: Server
+    _server: Server
+
+    def server_pid(self) -> int:
+        """The process id of the server; another one after a remount. Raises OSError where there is none."""
+        pid = self._server.pid
+        if pid is None:
+            raise OSError(f"no process serves {self.path}")
+        return pid
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,10 @@ class Union:
     @property
     def copies_up(self) -> bool:
         return self.name != "mergerfs"
+
+    @property
+    def has_server(self) -> bool:
+        return self.name != "overlay2"
 
     @contextmanager
     def over(self, lower: str) -> Iterator[Mounted]:

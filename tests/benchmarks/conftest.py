@@ -1,4 +1,4 @@
-"""The drivers of this project as subjects, one directory each; a driver that cannot work here skips with its reason."""
+"""The drivers as subjects, and the unions, one directory each; what cannot work here skips with its reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import UNIONS
 from benchmarks.subjects import Driver
+from benchmarks.unions import Union
 from drivers.registry import NAMES, probe
 
 
@@ -18,3 +20,13 @@ def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if not found.works:
         pytest.skip(f"{name}: {found.reason}")
     return Driver(name, str(work))
+
+
+@pytest.fixture(params=[name for name in UNIONS if ":" not in name])
+def union(request: pytest.FixtureRequest, tmp_path: Path) -> Union:
+    work = tmp_path / "union"
+    work.mkdir()
+    found = Union(request.param, str(work))
+    if reason := found.why_not():
+        pytest.skip(f"{found.name}: {reason}")
+    return found

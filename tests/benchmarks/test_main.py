@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from benchmarks import copyup, lookup
+from benchmarks import copyup, facts, lookup
 
 ROOT = Path(__file__).parents[2]
 
 COMMAND = [sys.executable, "-m", "benchmarks"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+def run(*arguments: str, env: Mapping[str, str] = os.environ) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.mark.needs("overlay")
@@ -31,16 +35,50 @@ def test_a_quick_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (0, "")
     assert list(work.iterdir()) == []
     read = json.loads(document.read_text())
-    assert read["facts"]["kernel"] and read["unavailable"] == {}
-    measures = {(row["subject"], row["measure"]): row for row in read["results"]}
+    (only,) = read["runs"]
+    assert read["facts"]["kernel"] and only["unavailable"] == {}
+    assert only["backing"] == facts.filesystem(str(tmp_path))
+    measures = {(row["subject"], row["measure"]): row for row in only["results"]}
     expected = {f"{change}, {size}" for change in copyup.CHANGES for size in copyup.QUICK} | {"new layer"}
     kinds = ["new layer", "hit", "hit again", "miss", *(["cold walk"] if lookup.can_drop_caches() else [])]
     expected |= {f"{kind}, {depth} deep" for kind in kinds for depth in lookup.QUICK}
-    assert set(measures) == {(subject, measure) for subject in ("vfs", "overlay2") for measure in expected}
-    assert all(row["rounds"] == 2 and row["minimum"] > 0 for row in measures.values())
+    assert {measure for subject, measure in measures if subject == "vfs"} == expected
+    assert {measure for subject, measure in measures if subject == "overlay2"} > expected
+    questions = {row["question"] for row in only["results"]}
+    assert questions == {"copyup", "lookup", "throughput", "metadata", "walk", "workloads", "pagecache"}
+    assert all(row["minimum"] > 0 for row in measures.values())
     assert all(row["ratio"] == 1.0 for (subject, _), row in measures.items() if subject == "overlay2")
-    assert len(read["samples"]) == 2 * len(measures)
     assert "first write, 4 KiB" in done.stdout and "copyup" in done.stdout
+
+
+@pytest.mark.needs("overlay", "tmpfs-xattr", "fuse")
+def test_targets_are_judged_on_both_file_systems(tmp_path: Path) -> None:
+    chosen = ("--driver", "overlay2", "--driver", "fuse-aufs", "--question", "walk", "--question", "metadata")
+    done = run("--targets", "--quick", "--rounds", "1", *chosen, "--work", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+    judged = done.stdout[done.stdout.index("Median of") :]
+    for backing in ("tmpfs", facts.filesystem(str(tmp_path))):
+        assert f"On {backing}:" in judged
+    assert judged.count("| walk: cold random lstat | - |") == 2
+    assert "workloads" not in judged
+
+
+@pytest.mark.needs("overlay")
+def test_a_question_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
+    bin_directory, work = tmp_path / "bin", tmp_path / "work"
+    bin_directory.mkdir()
+    work.mkdir()
+    (bin_directory / "tar").write_text("#!/bin/sh\nexit 7\n")
+    (bin_directory / "tar").chmod(0o755)
+    chosen = ("--driver", "overlay2", "--question", "workloads", "--question", "metadata", "--quick", "--rounds", "1")
+    path = f"{bin_directory}:{os.environ['PATH']}"
+    done = run(*chosen, "--work", str(work), env={**os.environ, "PATH": path})
+    assert done.returncode == 1
+    assert done.stderr.startswith("benchmarks: workloads on ") and "exit status 7" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "git clone" in done.stdout and "mkdir + rmdir" in done.stdout
+    assert list(work.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,15 @@ def test_durations_have_three_digits(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.1234, "s", "123 ms"), (1 / 2048, "s/MiB", "2048 MiB/s"), (823.4, "B", "823 B"), (3 << 19, "B", "1.5 MiB"),
+     (1.004, "copies", "1.00 copies")],
+)  # fmt: skip
+def test_quantities_are_in_their_unit(value: float, unit: str, text: str) -> None:
+    assert report.quantity(value, unit) == text
+
+
+@pytest.mark.parametrize(
     ("ratio", "text"), [(None, ""), (0.001, "<0.01x"), (0.5, "0.50x"), (12.34, "12.3x"), (123.4, "123x")]
 )
 def test_ratios_have_three_digits_at_most(ratio: float | None, text: str) -> None:
@@ -70,11 +79,13 @@ def test_the_table_puts_the_baseline_first_and_marks_what_was_not_measured() -> 
 
 def test_the_document_keeps_every_sample() -> None:
     taken = samples("overlay2", 1.0, 2.0)
-    document = report.document({"kernel": "6.1"}, report.rows(taken), taken, {"vfs": "has no room"})
+    document = report.document({"kernel": "6.1"}, [report.Run("ext4", taken, {"vfs": "has no room"})])
     read = json.loads(json.dumps(document))
-    assert read["facts"] == {"kernel": "6.1"} and read["unavailable"] == {"vfs": "has no room"}
-    assert [sample["seconds"] for sample in read["samples"]] == [1.0, 2.0]
-    assert read["results"][0]["median"] == 1.5 and read["results"][0]["ratio"] == 1.0
+    assert read["facts"] == {"kernel": "6.1"}
+    (run,) = read["runs"]
+    assert run["backing"] == "ext4" and run["unavailable"] == {"vfs": "has no room"}
+    assert [(sample["value"], sample["unit"]) for sample in run["samples"]] == [(1.0, "s"), (2.0, "s")]
+    assert run["results"][0]["median"] == 1.5 and run["results"][0]["ratio"] == 1.0
 
 
 def test_every_item_is_timed_once() -> None:
