@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _mount(arguments: argparse.Namespace) -> int:
     from unionfs import options
-    from unionfs.transport import background, branches
+    from unionfs.transport import background, branches, serve
 
     spec = arguments.spec
     if spec == "none" and arguments.options:
@@ -78,18 +78,13 @@ def _mount(arguments: argparse.Namespace) -> int:
         raise OSError(error.errno, f"the log cannot be written ({error.strerror})", arguments.log) from None
     background.log_to(handler, debug=arguments.debug)
 
-    def serve(ready: Callable[[], None]) -> None:
-        opened = branches.open_branches(plan)
-        from unionfs.transport import session  # after the checks: it takes a tenth of a second
-
-        session.serve(
-            opened, mountpoint, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile, ready=ready
-        )
+    def serve_it(ready: Callable[[], None]) -> None:
+        serve.serve(plan, mountpoint, ready)
 
     if arguments.foreground:
-        serve(lambda: None)
+        serve_it(lambda: None)
     else:
-        background.start(serve, handler, mountpoint)
+        background.start(serve_it, handler, mountpoint)
     logging.shutdown()
     return 0
 

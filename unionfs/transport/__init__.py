@@ -2,8 +2,12 @@
 
     branches     paths to open branches, and why one is refused
     device       /dev/fuse on a mount point, and off again
+    serve        which of the two transports serves a mount
+    direct       one that speaks to /dev/fuse itself, its main thread
+    workers      ... and the threads that read requests and write answers
     session      pyfuse3 and trio: read requests until the last user is gone
     interrupt    what pyfuse3's blocking read needs
+    serving      what both do around their own work
     background   the server as a process of its own, its readiness and its log
     control      how others find a mount's server, and ask it
     info         what it answers, and how that is shown
