@@ -121,7 +121,7 @@ class Listings:
             fail(errno.ENOTDIR)
         if cookie == 0:
             self._windows.pop(node, None)
-        return [(b".", node, 1), (b"..", node.parent or node, 2)][cookie : min(most, 2)] if cookie < 2 else []
+        return [(b".", node, 1), (b"..", node.parent or node, 2)][cookie:][:most] if cookie < 2 else []
 
     def _names(self, node: Node, after: int, most: int) -> list[bytes]:
         """Up to `most` names whose hashes come after `after`: what may be entries; none at the end."""
