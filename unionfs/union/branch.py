@@ -137,7 +137,8 @@ def _open_guarded(path: bytes) -> int | None:
         whole = consts.AT_EMPTY_PATH | consts.AT_RECURSIVE
         # A copy of a shared mount is one of its peers, and would get what is mounted there.
         mounts.mount_setattr(tree, b"", whole, attr_set=consts.MOUNT_ATTR_RDONLY, propagation=consts.MS_PRIVATE)
-        # Apart: in a user namespace it may be locked (mount_namespaces(7)).
+        # A read-only mount notes no access, but without this tries to at each read (touch_atime(), fs/inode.c). Apart,
+        # because a user namespace may have it locked (mount_namespaces(7)).
         with contextlib.suppress(PermissionError):
             mounts.mount_setattr(
                 tree, b"", whole, attr_set=consts.MOUNT_ATTR_NOATIME, attr_clr=consts.MOUNT_ATTR__ATIME
