@@ -101,7 +101,7 @@ def test_it_is_in_no_mount_table(low: Path) -> None:
 
 
 def test_it_gets_no_later_mount(low: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even one made while the branch is being opened, which a copy of a shared mount would get."""
+    """Not even one made while the branch is being opened."""
     set_attributes = mounts.mount_setattr
 
     def set_attributes_and_mount(dirfd: int, path: bytes, flags: int, **wish: int) -> None:

@@ -135,7 +135,7 @@ def _open_guarded(path: bytes) -> int | None:
         return None  # opening it plainly tells what is wrong with the path itself
     try:
         whole = consts.AT_EMPTY_PATH | consts.AT_RECURSIVE
-        # A copy of a shared mount is one of its peers, and would get what is mounted there.
+        # A copy of a shared mount is one of its peers. Detached trees get nothing from their peers, but for Linux 6.15.
         mounts.mount_setattr(tree, b"", whole, attr_set=consts.MOUNT_ATTR_RDONLY, propagation=consts.MS_PRIVATE)
         # A read-only mount notes no access, but without this tries to at each read (touch_atime(), fs/inode.c). Apart,
         # because a user namespace may have it locked (mount_namespaces(7)).
