@@ -1,7 +1,8 @@
 """New names: files, directories, links. A name appears complete (owner, mode, ACL) or not at all.
 
-The branch's own file system does the inheriting, of default ACLs and of the group in a set-group-ID directory: a file
-is made unnamed in its directory, other kinds in a staging directory that carries the parent's default ACL.
+The branch's own file system does the inheriting, of default ACLs and of the group in a set-group-ID directory. Where
+what it makes belongs to the caller at once, one call makes the entry in place. Else a file is made unnamed in its
+directory, other kinds in a staging directory that carries the parent's default ACL.
 Where a whiteout of the name exists the entry is made first and the whiteout dropped afterwards.
 """
 
@@ -12,6 +13,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from unionfs.linux import consts, files
 from unionfs.union import copyup, place, whiteout
@@ -58,16 +60,28 @@ def free_name(stack: Stack, parent: Node, name: bytes) -> None:
         whiteout.convert(stack.branches[0], directory, name)
 
 
-def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int) -> tuple[Node, int]:
+class New(NamedTuple):
+    """The node of what was made, held by the operation, and its status."""
+
+    node: Node
+    entry: os.stat_result
+
+
+def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int) -> tuple[New, int]:
     """A new regular file and a descriptor on it, open for reading and writing."""
     new_name(stack, parent, name)
     directory = stack.upper(parent)
-    fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory.fd)
+    at_once = _is_callers(mode, uid, gid)
+    if at_once:
+        fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory.fd)
+    else:
+        fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory.fd)
     try:
-        _own(Place(fd, b""), directory, uid, gid, mode)
-        files.link_fd(fd, directory.fd, name)
+        if not at_once:
+            _own(Place(fd, b""), directory, uid, gid, mode)
+            files.link_fd(fd, directory.fd, name)
         appeared(directory, name)
-        return stack.adopt_new(parent, name), fd
+        return _adopted(stack, parent, name, os.fstat(fd)), fd
     except BaseException:
         os.close(fd)
         raise
@@ -91,35 +105,37 @@ def tmpfile(stack: Stack, parent: Node, mode: int, uid: int, gid: int) -> tuple[
         raise
 
 
-def mknod(stack: Stack, parent: Node, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Node:
+def mknod(stack: Stack, parent: Node, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> New:
     """A fifo, socket, device or empty file. A character device 0:0 is refused (EPERM): it is overlayfs's whiteout."""
     if stat.S_ISCHR(mode) and rdev == 0:
         fail(errno.EPERM, name, "a character device 0:0 would be a whiteout")
     new_name(stack, parent, name)
-    return _staged(stack, parent, name, uid, gid, mode, lambda fd, new: os.mknod(new, mode, rdev, dir_fd=fd))
+    return _made(stack, parent, name, uid, gid, mode, lambda fd, new: os.mknod(new, mode, rdev, dir_fd=fd))
 
 
-def symlink(stack: Stack, parent: Node, name: bytes, target: bytes, uid: int, gid: int) -> Node:
+def symlink(stack: Stack, parent: Node, name: bytes, target: bytes, uid: int, gid: int) -> New:
     new_name(stack, parent, name)
-    return _staged(
+    return _made(
         stack, parent, name, uid, gid, stat.S_IFLNK | 0o777, lambda fd, new: os.symlink(target, new, dir_fd=fd)
     )
 
 
-def mkdir(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int) -> Node:
+def mkdir(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int) -> New:
     """A new directory; opaque where a whiteout hid something below, which must not shine through once it is gone."""
     new_name(stack, parent, name)
+    mode = stat.S_IFDIR | mode & 0o7777
+    if stack.upper(parent).hides(name):
+        return _made(stack, parent, name, uid, gid, mode, lambda fd, new: _make_opaque(fd, new, mode), staged=True)
+    return _made(stack, parent, name, uid, gid, mode, lambda fd, new: os.mkdir(new, mode & 0o7777, dir_fd=fd))
 
-    def make(fd: int, new: bytes) -> None:
-        os.mkdir(new, mode & 0o7777, dir_fd=fd)
-        if whiteout.of(name) in stack.upper(parent):
-            made = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            try:
-                whiteout.mark_opaque(made)
-            finally:
-                os.close(made)
 
-    return _staged(stack, parent, name, uid, gid, stat.S_IFDIR | mode & 0o7777, make)
+def _make_opaque(dirfd: int, name: bytes, mode: int) -> None:
+    os.mkdir(name, mode & 0o7777, dir_fd=dirfd)
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+    try:
+        whiteout.mark_opaque(fd)
+    finally:
+        os.close(fd)
 
 
 def link(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
@@ -140,10 +156,46 @@ def link(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
     stack.give_name(node, parent, name)
 
 
-def _staged(
-    stack: Stack, parent: Node, name: bytes, uid: int, gid: int, mode: int, make: Callable[[int, bytes], None]
-) -> Node:
+def _is_callers(mode: int, uid: int, gid: int) -> bool:
+    """Whether an entry that this process makes in place belongs to the caller, with the mode that was asked for: the
+    group is his or the one that a set-group-ID parent hands down, and set-ID bits are not left to chance."""
+    return uid == os.geteuid() and gid == os.getegid() and not mode & _SPECIAL_BITS
+
+
+def _made(
+    stack: Stack,
+    parent: Node,
+    name: bytes,
+    uid: int,
+    gid: int,
+    mode: int,
+    make: Callable[[int, bytes], None],
+    *,
+    staged: bool = False,
+) -> New:
+    """What `make(directory's descriptor, name)` makes, in place if that is complete at once and not to be `staged`."""
     directory = stack.upper(parent)
+    if not staged and _is_callers(mode, uid, gid):
+        make(directory.fd, name)
+    else:
+        _make_staged(stack, directory, name, uid, gid, mode, make)
+    appeared(directory, name)
+    return _adopted(stack, parent, name, os.stat(name, dir_fd=directory.fd, follow_symlinks=False))
+
+
+def _adopted(stack: Stack, parent: Node, name: bytes, entry: os.stat_result) -> New:
+    return New(stack.adopt_new(parent, name, entry), entry)
+
+
+def _make_staged(
+    stack: Stack,
+    directory: BranchDirectory,
+    name: bytes,
+    uid: int,
+    gid: int,
+    mode: int,
+    make: Callable[[int, bytes], None],
+) -> None:
     branch = stack.branches[0]
     new = branch.work_name()
     with _staging(stack, directory) as staging:
@@ -154,8 +206,6 @@ def _staged(
         except BaseException:
             branch.discard_work(new)
             raise
-    appeared(directory, name)
-    return stack.adopt_new(parent, name)
 
 
 @contextlib.contextmanager
@@ -203,7 +253,8 @@ def appeared(directory: BranchDirectory, name: bytes) -> None:
     """Note a new entry of the writable branch and drop the whiteout that it hides."""
     directory.add(name)
     try:
-        whiteout.drop(directory, name)
+        if directory.hides(name):
+            whiteout.drop(directory, name)
     except OSError:
         pass  # the entry hides it: a stale whiteout does no harm, and a failing disk must not undo the creation
 

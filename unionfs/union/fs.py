@@ -97,6 +97,10 @@ class UnionFs:
         node.lookups += 1
         return attr
 
+    def _new(self, new: create.New) -> Attr:
+        new.node.lookups += 1
+        return attributes.of_entry(self._stack, new.node, new.entry)
+
     def renumber(self, number: int) -> int:
         """Give a node a fresh number, if it has none yet, and return it. The old one stays good until the node leaves
         the table: the kernel takes what it is told about the fresh one for another file, with the same st_ino."""
@@ -118,15 +122,15 @@ class UnionFs:
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Attr:
         with self._stack.operation():
-            return self._counted(create.mknod(self._stack, self._stack.nodes.get(parent), name, mode, rdev, uid, gid))
+            return self._new(create.mknod(self._stack, self._stack.nodes.get(parent), name, mode, rdev, uid, gid))
 
     def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Attr:
         with self._stack.operation():
-            return self._counted(create.mkdir(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid))
+            return self._new(create.mkdir(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid))
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attr:
         with self._stack.operation():
-            return self._counted(create.symlink(self._stack, self._stack.nodes.get(parent), name, target, uid, gid))
+            return self._new(create.symlink(self._stack, self._stack.nodes.get(parent), name, target, uid, gid))
 
     def link(self, ino: int, new_parent: int, new_name: bytes) -> Attr:
         with self._stack.operation():
@@ -225,13 +229,8 @@ class UnionFs:
     def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
         """A new file, open for reading and writing: (handle, attributes)."""
         with self._stack.operation():
-            node, fd = create.create(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid)
-            try:
-                attr = self._counted(node)
-            except BaseException:
-                os.close(fd)
-                raise
-            return self._handles.add(node, fd, os.O_RDWR), attr
+            new, fd = create.create(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid)
+            return self._handles.add(new.node, fd, os.O_RDWR), self._new(new)
 
     def read(self, fh: int, offset: int, size: int) -> bytes:
         """At most `size` bytes, fewer at the end of the file only."""

@@ -5,10 +5,8 @@ A Place is used at once and not kept: the next change of the node, or the next e
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from unionfs.linux import files
@@ -120,19 +118,28 @@ def links(stack: Stack, node: Node, entry: os.stat_result) -> int:
     return stack.pseudo_links.count(node.branch, node.pseudo_link, entry.st_nlink)
 
 
-@contextlib.contextmanager
-def outliving(stack: Stack, node: Node) -> Iterator[None]:
+class outliving:
     """Hold on to a file by descriptor while its last known name goes; where the removal fails nothing has changed.
 
     The kernel may still use the file, and its inode number must not go to another file while it is in the table.
     """
-    if len(node.names) > 1 or node.orphan_fd >= 0:
-        yield
-        return
-    fd = of(stack, node).open(os.O_PATH)
-    try:
-        yield
-    except BaseException:
-        os.close(fd)
-        raise
-    node.orphan_fd = fd
+
+    __slots__ = ("_fd", "_node", "_stack")
+
+    def __init__(self, stack: Stack, node: Node) -> None:
+        self._stack = stack
+        self._node = node
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        node = self._node
+        if node.seldom is None or not (node.several_names or node.orphan_fd >= 0):
+            self._fd = of(self._stack, node).open(os.O_PATH)
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._fd < 0:
+            return
+        if kind is None:
+            self._node.orphan_fd = self._fd
+        else:
+            os.close(self._fd)

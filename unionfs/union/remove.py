@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
 
 from unionfs.union import copyup, create, place, whiteout
 from unionfs.union.directories import BranchDirectory
@@ -19,15 +18,17 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> None:
     stack.require_writable()
     create.check_reserved(name)
     while True:
-        node = stack.node_of(parent, name)
-        if node.is_directory:
+        found = stack.resolve_existing(parent, name)
+        if found.is_directory:
             fail(errno.EISDIR, name)
+        node = stack.adopt(parent, name, found)
         if not counts_its_names(stack, node):
             break
     copyup.copy_up_directory(stack, parent)
     directory = stack.upper(parent)
     with losing_name(stack, node, parent, name):
-        upper = name in directory  # asked before the whiteout: no answer then means that nothing has happened
+        # Also where losing_name made it just now. Asked before the whiteout: no answer means that nothing has happened.
+        upper = found.branch == 0 or name in directory
         hide(stack, parent, name, directory)
         if upper:
             os.unlink(name, dir_fd=directory.fd)
@@ -41,6 +42,8 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
     node = stack.node_of(parent, name)
     if not node.is_directory:
         fail(errno.ENOTDIR, name)
+    if node.layers == (0,) and not must_hide(stack, parent, name) and _remove_bare(stack, node, parent, name):
+        return
     if not stack.is_empty(node):
         fail(errno.ENOTEMPTY, name)
     # It may be in use as a working directory, and changed: that must not be the lower one.
@@ -63,6 +66,22 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
             branch.discard_work(removed)
 
 
+def _remove_bare(stack: Stack, node: Node, parent: Node, name: bytes) -> bool:
+    """Remove a directory that is in the writable branch alone, if nothing at all is in it: the kernel knows, and we
+    need not look."""
+    directory = stack.upper(parent)
+    try:
+        with place.outliving(stack, node):
+            os.rmdir(name, dir_fd=directory.fd)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False  # or there are only whiteouts in it
+        raise
+    directory.discard(name)
+    directory_is_gone(stack, node)
+    return True
+
+
 def counts_its_names(stack: Stack, node: Node) -> bool:
     """Copy up a lower file that has several names before one of them goes: the copy is where the link count is kept
     (overlayfs does the same with index=on, ovl_nlink_start()). True if the lock may have been let go of."""
@@ -73,32 +92,54 @@ def counts_its_names(stack: Stack, node: Node) -> bool:
 
 def hide(stack: Stack, parent: Node, name: bytes, directory: BranchDirectory, *, always: bool = False) -> bool:
     """Whiteout `name` if a lower branch would show it, or `always`; True if one was made."""
-    if whiteout.of(name) in directory or not (always or stack.resolve(parent, name, below=True)):
+    if not (always or must_hide(stack, parent, name)) or directory.hides(name):
         return False
     whiteout.create(stack.branches[0], directory, name)
     return True
 
 
-@contextlib.contextmanager
-def losing_name(stack: Stack, node: Node, parent: Node, name: bytes) -> Iterator[None]:
+def must_hide(stack: Stack, parent: Node, name: bytes) -> bool:
+    """Whether a lower branch would show `name`."""
+    return parent.layers != (0,) and stack.resolve(parent, name, below=True) is not None
+
+
+class losing_name:
     """Around the removal of one name of a file: its bytes outlive the last name, and for a pseudo-linked file the
     count follows and the key goes with the last name.
 
     A name that only the key stands for becomes an entry first: its removal then takes name and count in one step.
     """
-    key = node.pseudo_link if node.branch == 0 else None
-    if key is not None:
-        copyup.own_name(stack, node, parent, name)
-        stack.pseudo_links.follow_links(key)
-        # Unknown is not the last: other names may be served by the key alone.
-        last = stack.pseudo_links.recorded(0, key, place.of(stack, node).stat().st_nlink) == 1
-    with place.outliving(stack, node):
-        yield
-    stack.take_name(node, parent, name)
-    if key is not None and last:
-        node.pseudo_link = None
-        with contextlib.suppress(OSError):  # the name is gone; the next mount sweeps a key that is left
-            stack.pseudo_links.remove(key)
+
+    __slots__ = ("_last_key", "_name", "_node", "_outliving", "_parent", "_stack")
+
+    def __init__(self, stack: Stack, node: Node, parent: Node, name: bytes) -> None:
+        self._stack = stack
+        self._node = node
+        self._parent = parent
+        self._name = name
+        self._outliving = place.outliving(stack, node)
+        self._last_key: bytes | None = None
+
+    def __enter__(self) -> None:
+        stack, node = self._stack, self._node
+        key = node.pseudo_link if node.branch == 0 else None
+        if key is not None:
+            copyup.own_name(stack, node, self._parent, self._name)
+            stack.pseudo_links.follow_links(key)
+            # Unknown is not the last: other names may be served by the key alone.
+            if stack.pseudo_links.recorded(0, key, place.of(stack, node).stat().st_nlink) == 1:
+                self._last_key = key
+        self._outliving.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._outliving.__exit__(kind, *error)
+        if kind is not None:
+            return
+        self._stack.take_name(self._node, self._parent, self._name)
+        if self._last_key is not None:
+            self._node.pseudo_link = None
+            with contextlib.suppress(OSError):  # the name is gone; the next mount sweeps a key that is left
+                self._stack.pseudo_links.remove(self._last_key)
 
 
 def directory_is_gone(stack: Stack, node: Node) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 
 from unionfs.linux import consts, files
@@ -54,7 +55,8 @@ def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: 
     _own_name(stack, source, parent, name)
     if target is None:
         create.free_name(stack, new_parent, new_name)
-    copyup.copy_up_directory(stack, new_parent)
+    else:
+        copyup.copy_up_directory(stack, new_parent)
     if target is not None and exchange:
         _own_name(stack, target, new_parent, new_name)
         _exchange(stack, source, (parent, name), target, (new_parent, new_name))
@@ -95,7 +97,7 @@ def _prepare_target(stack: Stack, target: Node, exchange: bool) -> bool:
 
 
 def _own_name(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
-    if not node.is_directory:
+    if node.pseudo_link is not None:
         copyup.own_name(stack, node, parent, name)
 
 
@@ -165,7 +167,7 @@ def _move(
     directory, into = stack.upper(parent), stack.upper(new_parent)
     hidden = remove.hide(stack, parent, name, directory, always=whiteout_always)
     try:
-        files.renameat2(directory.fd, name, into.fd, new_name)
+        os.rename(name, new_name, src_dir_fd=directory.fd, dst_dir_fd=into.fd)
     except OSError:
         if hidden:
             with contextlib.suppress(OSError):  # unseen beside the source

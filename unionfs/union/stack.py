@@ -261,10 +261,9 @@ class Stack:
         """The node of a name that must exist; ENOENT."""
         return self.adopt(parent, name, self.resolve_existing(parent, name))
 
-    def adopt_new(self, parent: Node, name: bytes) -> Node:
+    def adopt_new(self, parent: Node, name: bytes, entry: os.stat_result) -> Node:
         """The node of an entry just made in the writable branch: it is no copy and merges with nothing."""
         dirfd = self.upper(parent).fd
-        entry = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
         source = self.identity.source(0, dirfd, name, entry)
         node, _ = self.nodes.of_file(source.number(entry.st_ino), source, entry)
         if stat.S_ISDIR(entry.st_mode):
