@@ -101,7 +101,7 @@ def parse(message: memoryview) -> Request:
         data = message[stop:end]
         end = stop
     if count:
-        names = bytes(message[start:end]).split(b"\0")
+        names = message[start:end].tobytes().split(b"\0")
         if names.pop() or len(names) != count:
             _refuse(opcode, unique, errno.EIO, answers, f"should have {count} name(s), each ending in NUL")
     else:
