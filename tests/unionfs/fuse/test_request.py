@@ -123,6 +123,11 @@ def test_a_count_that_lies_about_the_data(count: int) -> None:
             assert refused(message(row.opcode, row.request.pack(*fields) + bytes(32))).code == errno.EIO
 
 
+def test_a_count_beyond_the_message_does_not_count_from_its_end() -> None:
+    """53 bytes and a value of 56: three before the first byte is not three before the last."""
+    assert refused(message(abi.FUSE_SETXATTR, pack("<II", 56, 0) + b"a\0xyz")).code == errno.EIO
+
+
 @pytest.mark.parametrize("opcode", [0, 7, 19, 54, abi.CUSE_INIT, 1 << 20, 26 << 24, 0xFFFFFFFF])
 def test_an_unknown_opcode_is_answered_with_enosys(opcode: int) -> None:
     error = refused(message(opcode, bytes(24)))
