@@ -10,5 +10,5 @@
 
 Imports nothing of ours but itself. Everything is a pure function or belongs to one request: any thread may call it.
 Spoken are 7.31 (Linux 5.4) to 7.45 (Linux 6.18). An older kernel is refused at INIT, so no structure of an older ABI
-occurs. Integers are little endian, as on every machine this has been run on; INIT of a big-endian kernel is refused.
+occurs. Integers are little endian; a big-endian machine is not served.
 """
