@@ -20,8 +20,9 @@ backing file that is to be opened for writing there is refused with EROFS.
 Set-ID bits. The kernel leaves it to us to clear them on a write (FUSE_HANDLE_KILLPRIV_V2: without it every write asks
 for security.capability first) and a write that passes us by cannot. So a file that has them is opened for writing
 through us if nobody has it open yet; and files of the writable branch are lent without CAP_FSETID, so that the branch's
-file system clears bits that were set later, on anybody's write. `may_lose_bits` says whose attributes then cannot be
-kept.
+file system clears bits that were set later, on anybody's write. Nor do we see what is written through a map, for which
+a file must be open for reading and writing, and which may outlive the descriptor. `attributes_valid` says for how long
+the kernel may then keep attributes.
 
 Backing files are kept for a while after the last close: the next open costs no system call.
 """
@@ -31,7 +32,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -40,7 +41,14 @@ from unionfs.union.fs import UnionFs
 
 # Files that nobody has open and whose backing file is kept; each pins an inode of its branch.
 _MOST_IDLE = 4096
+
+# Seconds for which the kernel may keep attributes. The mount is the only writer of its branches (udba=none); a map that
+# outlives its descriptor is the only writer that nobody knows of.
+FOREVER = 1 << 30
+_PERHAPS_MAPPED = 1
+
 _WRITES = os.O_WRONLY | os.O_RDWR
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 class Lender(Protocol):
@@ -71,18 +79,21 @@ _THROUGH_US_AFRESH = Opened(0, 0)
 
 
 class _Use:
-    """How the open files of one number do their I/O: by `backing_id` in `branch`, or through us if that is 0."""
+    """How the open files of one number do their I/O: by `backing_id` in `branch`, or through us if that is 0.
+    `mappable`: it was open for reading and writing."""
 
-    __slots__ = ("backing_id", "branch", "opens")
+    __slots__ = ("backing_id", "branch", "mappable", "opens")
 
     def __init__(self, backing_id: int, branch: int) -> None:
         self.backing_id = backing_id
         self.branch = branch
+        self.mappable = False
         self.opens = 0
 
 
 class Passthrough:
-    """Guarded by `_lock`, which is outside of Stack.lock: `_uses`, by number, of all that are open or kept.
+    """Guarded by `_lock`, which is outside of Stack.lock: `_uses`, by number, of all that are open or kept, and
+    `_numbers`, by handle, of all that are open.
 
     Invariant: `_idle` holds exactly the numbers whose use has no open file; each has a backing id.
     """
@@ -95,15 +106,17 @@ class Passthrough:
         self._forget_attributes = forget_attributes
         self._lock = threading.Lock()
         self._uses: dict[int, _Use] = {}
+        self._numbers: dict[int, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._refused: dict[int, int] = {}  # number -> the process that was sent to look up again
 
-    def open(self, number: int, fh: int, flags: int, pid: int) -> Opened:
-        """How the file just opened as `fh` under `number` is read and written. Raises Outdated."""
+    def open(self, number: int, fh: int, flags: int, pid: int, *, mode: int | None = None) -> Opened:
+        """How the file just opened as `fh` under `number` is read and written; `mode` is its st_mode, if known.
+        Raises Outdated."""
         with self._lock:
             use = self._uses.get(number)
             if self._fs.current(number) != number:
-                return self._open_outdated(number, use, flags, pid)
+                return self._open_outdated(number, fh, use, flags, pid)
             if self._refused:
                 self._refused = {old: who for old, who in self._refused.items() if who != pid}
             if use is not None and use.branch != self._fs.branch_of(fh):
@@ -115,21 +128,24 @@ class Passthrough:
                 if use.backing_id:
                     self._forget(number)
                     use = None
-            if use is not None and not use.opens and flags & _WRITES and _has_set_id(self._fs, number):
+            if use is not None and not use.opens and flags & _WRITES and self._has_set_id(number, mode):
                 self._forget(number)
                 use = None
             if use is None:
-                use = self._begin(number, fh, flags)
+                use = self._begin(number, fh, flags, mode)
             elif not use.opens:
                 del self._idle[number]
             use.opens += 1
-            if use.backing_id:
-                if flags & _WRITES and use.opens > 1 and _has_set_id(self._fs, number):
+            self._numbers[fh] = number
+            if not use.backing_id:
+                return _THROUGH_US if use.opens > 1 or not self._upper(use.branch) else _THROUGH_US_AFRESH
+            if flags & os.O_RDWR or (use.opens > 1 and flags & _WRITES and self._has_set_id(number, mode)):
+                use.mappable = use.mappable or bool(flags & os.O_RDWR)
+                if mode is None:
                     self._forget_attributes(number)
-                return Opened(FOPEN_PASSTHROUGH, use.backing_id)
-            return _THROUGH_US if use.opens > 1 or not self._upper(use.branch) else _THROUGH_US_AFRESH
+            return Opened(FOPEN_PASSTHROUGH, use.backing_id)
 
-    def _open_outdated(self, number: int, use: _Use | None, flags: int, pid: int) -> Opened:
+    def _open_outdated(self, number: int, fh: int, use: _Use | None, flags: int, pid: int) -> Opened:
         if self._refused.get(number) != pid:
             self._refused[number] = pid
             raise Outdated
@@ -137,28 +153,36 @@ class Passthrough:
         if use is None or not use.opens or flags & (_WRITES | os.O_TRUNC):
             raise Outdated
         use.opens += 1
+        self._numbers[fh] = number
         return Opened(FOPEN_PASSTHROUGH, use.backing_id)
 
     def _upper(self, branch: int) -> bool:
         return branch == 0 and self._fs.writable
 
-    def _begin(self, number: int, fh: int, flags: int) -> _Use:
+    def _begin(self, number: int, fh: int, flags: int, mode: int | None) -> _Use:
         fd, branch = self._fs.descriptor(fh)
         upper = self._upper(branch)
         backing_id = 0
         if upper or not self._strict:
             writes = upper and flags & _WRITES
-            if not writes or not _set_id(os.fstat(fd).st_mode):
+            if not (writes and self._has_set_id(number, mode)):
                 try:
                     backing_id = self._lender.lend(fd, writable=upper)
+                    self._fs.close_descriptor(fh)
                 except OSError:
                     pass  # a file system that cannot be lent: stacked too deep, or without read_iter
         use = self._uses[number] = _Use(backing_id, branch)
         return use
 
-    def close(self, number: int) -> None:
-        """One open file of `number` is closed."""
+    def _has_set_id(self, number: int, mode: int | None) -> bool:
+        if mode is None:
+            mode = self._fs.getattr(number).st.st_mode
+        return bool(mode & _SET_ID)
+
+    def close(self, fh: int) -> None:
+        """The open file `fh` is closed."""
         with self._lock:
+            number = self._numbers.pop(fh)
             use = self._uses[number]
             use.opens -= 1
             if use.opens:
@@ -172,7 +196,8 @@ class Passthrough:
 
     def forget(self, number: int) -> None:
         """The kernel has dropped the inode: what is kept for the next open would only hold the file's space."""
-        if number in self._uses:  # unlocked: a number that is being opened is not being forgotten
+        # Unlocked: a number that is being opened is not being forgotten.
+        if number in self._uses or number in self._refused:
             with self._lock:
                 self._refused.pop(number, None)
                 if number in self._idle:
@@ -189,10 +214,15 @@ class Passthrough:
         if current != number:
             self._forget_attributes(current)
 
-    def may_lose_bits(self, number: int) -> bool:
-        """Whether writes pass us by that take set-ID bits off this file."""
+    def attributes_valid(self, number: int, mode: int) -> int:
+        """For how many seconds the kernel may keep the attributes of a file with this st_mode: not at all while writes
+        that we do not see may change them."""
         use = self._uses.get(number)
-        return use is not None and use.opens > 0 and use.backing_id != 0
+        if use is None or not use.backing_id:
+            return FOREVER
+        if use.opens and (use.mappable or mode & _SET_ID):
+            return 0
+        return _PERHAPS_MAPPED if use.mappable else FOREVER
 
     @property
     def statistics(self) -> dict[str, int]:
@@ -204,14 +234,8 @@ class Passthrough:
     def check_invariants(self) -> None:
         """AssertionError if the state contradicts itself; for tests."""
         with self._lock:
+            opens = Counter(self._numbers.values())
             for number, use in self._uses.items():
+                assert use.opens == opens[number], number
                 assert (use.opens == 0) == (number in self._idle), number
                 assert use.opens or use.backing_id, number
-
-
-def _has_set_id(fs: UnionFs, number: int) -> bool:
-    return _set_id(fs.getattr(number).st.st_mode)
-
-
-def _set_id(mode: int) -> bool:
-    return bool(mode & (stat.S_ISUID | stat.S_ISGID))

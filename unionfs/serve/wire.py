@@ -11,30 +11,33 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unionfs.fuse import abi, reply
+from unionfs.fuse import abi, reply, table
 from unionfs.fuse.dirents import DirectoryReply
 from unionfs.fuse.init import Agreement
 from unionfs.fuse.request import Malformed, Request, parse
 from unionfs.fuse.table import ROWS
 from unionfs.linux import consts
-from unionfs.serve.passthrough import Opened, Outdated, Passthrough
+from unionfs.serve.passthrough import FOREVER, Opened, Outdated, Passthrough
 from unionfs.union.attributes import Attr
 from unionfs.union.fs import UnionFs
 
 _log = logging.getLogger(__name__)
 
-# The mount is the only writer of its branches (udba=none), so the kernel may keep what it was told. Seconds.
-FOREVER = 1 << 30
-
 Reply = bytes | Sequence[bytes]
 
 _DEFAULT_ACL = b"system.posix_acl_default"
 _THROUGH_US = Opened(abi.FOPEN_KEEP_CACHE, 0)
+
+# How many of a request's names are entries of a directory. TMPFILE's is "/" (fs/dcache.c, d_alloc_anon).
+_ENTRY_NAMES = {
+    abi.FUSE_LOOKUP: 1, abi.FUSE_SYMLINK: 1, abi.FUSE_MKNOD: 1, abi.FUSE_MKDIR: 1, abi.FUSE_UNLINK: 1,
+    abi.FUSE_RMDIR: 1, abi.FUSE_RENAME: 2, abi.FUSE_RENAME2: 2, abi.FUSE_LINK: 1, abi.FUSE_CREATE: 1,
+}  # fmt: skip
+_NO_NAMES = frozenset({b"", b".", b".."})
 
 # What an entry takes in a listing, with a name of usual length: a batch of so many bytes fills the buffer, or nearly.
 _ENTRY_BYTES = 40
@@ -62,6 +65,7 @@ class WireOperations:
         self.passthrough: Passthrough | None = None
         self.agreed: Agreement | None = None
         self.counts = [0] * len(ROWS)
+        self._longest = 0
         self._operations: list[Callable[[Request], Reply | None] | None] = [
             None if row is None else getattr(self, row.name.lower(), None) for row in ROWS
         ]
@@ -77,31 +81,35 @@ class WireOperations:
         self.counts[opcode] += 1
         operation = self._operations[opcode]
         try:
+            if opcode in _ENTRY_NAMES:
+                _check_names(request)
             if operation is None:
-                return reply.error(request.unique, errno.ENOSYS)
+                return self._failed(request, errno.ENOSYS, "not implemented")
             return operation(request)
         except OSError as error:
-            if error.errno:
-                return self._failed(request, error.errno, error)
-            return self._failed(request, errno.EIO, error)
+            return self._failed(request, error.errno or errno.EIO, error)
         except Outdated:
             return reply.error(request.unique, errno.ESTALE)
+        except OverflowError as error:  # an offset or a time that no system call takes
+            return self._failed(request, errno.EINVAL, error)
         except Exception as error:
+            _log.exception("%s failed in an unforeseen way; the caller gets EIO", table.name(opcode))
             return self._failed(request, errno.EIO, error)
 
-    def _failed(self, request: Request, code: int, error: Exception) -> Reply | None:
+    def _failed(self, request: Request, code: int, why: object) -> Reply | None:
         row = ROWS[request.opcode]
         assert row is not None
-        if not isinstance(error, OSError):
-            _log.error("%s failed in an unforeseen way; the caller gets EIO", row.name, exc_info=error)
-        elif _log.isEnabledFor(logging.DEBUG):
-            _log.debug("%s: %s", row.name, error)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s: %s", row.name, why)
         return reply.error(request.unique, code) if row.answers else None
 
     # The session.
 
     def init(self, r: Request) -> Reply:
+        if self.agreed is not None and not self.agreed.again:
+            raise OSError(errno.EPROTO, "INIT, a second time")
         self.agreed = self._init(r.fields)
+        self._longest = self.agreed.max_write
         self.passthrough = self._make_passthrough(self.agreed)
         return reply.init(r.unique, self.agreed.reply)
 
@@ -122,13 +130,13 @@ class WireOperations:
         return reply.entry(r.unique, number, ino, nlink, st, FOREVER, self._attr_valid(number, attr))
 
     def _attr_valid(self, number: int, attr: Attr) -> int:
-        """How long the kernel may keep the attributes. Not at all where writes that we do not see change them: under
-        an outdated number, or by taking set-ID bits."""
+        """For how many seconds the kernel may keep the attributes. Not at all under an outdated number: they change
+        under the other."""
         if number != attr.number:
             return 0
-        if attr.st.st_mode & (stat.S_ISUID | stat.S_ISGID) and self.passthrough is not None:
-            return 0 if self.passthrough.may_lose_bits(number) else FOREVER
-        return FOREVER
+        if self.passthrough is None:
+            return FOREVER
+        return self.passthrough.attributes_valid(number, attr.st.st_mode)
 
     def lookup(self, r: Request) -> Reply:
         attr = self._fs.lookup(r.nodeid, r.names[0])
@@ -278,14 +286,14 @@ class WireOperations:
         flags, open_flags = r.fields
         kill = bool(open_flags & abi.FUSE_OPEN_KILL_SUIDGID)
         fh = self._fs.open(r.nodeid, flags, lazily=self.passthrough is not None, kill_privileges=kill)
-        opened = self._opened(r, r.nodeid, fh, flags)
+        opened = self._opened(r, r.nodeid, fh, flags, None)
         return reply.opened(r.unique, fh, *opened)
 
-    def _opened(self, r: Request, number: int, fh: int, flags: int) -> Opened:
+    def _opened(self, r: Request, number: int, fh: int, flags: int, mode: int | None) -> Opened:
         if self.passthrough is None:
             return _THROUGH_US
         try:
-            return self.passthrough.open(number, fh, flags, r.pid)
+            return self.passthrough.open(number, fh, flags, r.pid, mode=mode)
         except BaseException:
             self._fs.release(fh)
             raise
@@ -302,19 +310,20 @@ class WireOperations:
 
     def _created(self, r: Request, flags: int, fh: int, attr: Attr) -> Reply:
         ino, nlink, st, number = attr
-        opened = self._opened(r, number, fh, flags)
+        opened = self._opened(r, number, fh, flags, st.st_mode)
         valid = self._attr_valid(number, attr)
         return reply.created(r.unique, number, ino, nlink, st, FOREVER, valid, fh, *opened)
 
     def release(self, r: Request) -> Reply:
-        self._fs.release(r.fields[0])
+        fh = r.fields[0]
+        self._fs.release(fh)
         if self.passthrough is not None:
-            self.passthrough.close(r.nodeid)
+            self.passthrough.close(fh)
         return reply.ok(r.unique)
 
     def read(self, r: Request) -> Reply:
         fh, offset, size = r.fields[:3]
-        data = self._fs.read(fh, offset, size)
+        data = self._fs.read(fh, offset, min(size, self._longest))
         return reply.data_header(r.unique, len(data)), data
 
     def write(self, r: Request) -> Reply:
@@ -353,6 +362,7 @@ class WireOperations:
 
     def readdir(self, r: Request) -> Reply:
         _, offset, size = r.fields[:3]
+        size = min(size, self._longest)
         listing = DirectoryReply(r.unique, size)
         for name, ino, mode, following in self._fs.list(r.nodeid, offset, size // _ENTRY_BYTES):
             if not listing.add(name, ino, mode, following):
@@ -361,6 +371,7 @@ class WireOperations:
 
     def readdirplus(self, r: Request) -> Reply:
         _, offset, size = r.fields[:3]
+        size = min(size, self._longest)
         listing = DirectoryReply(r.unique, size)
         add_plus = listing.add_plus
         unsent: list[tuple[bytes, int]] = []
@@ -377,6 +388,13 @@ class WireOperations:
     def fsyncdir(self, r: Request) -> Reply:
         self._fs.fsyncdir(r.nodeid, bool(r.fields[1] & abi.FUSE_FSYNC_FDATASYNC))
         return reply.ok(r.unique)
+
+
+def _check_names(r: Request) -> None:
+    """EINVAL for what would lead elsewhere. The kernel sends no such name; `.` and `..` it looks up for an export."""
+    for name in r.names[: _ENTRY_NAMES[r.opcode]]:
+        if b"/" in name or (name in _NO_NAMES and (r.opcode != abi.FUSE_LOOKUP or not name)):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
 
 
 def _time(valid: int, given: int, given_now: int, now: int, seconds: int, nanoseconds: int) -> int | None:

@@ -34,7 +34,7 @@ from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
 
 _MAX_WRITE = 1 << 20
-_WISH = Wish(
+WISH = Wish(
     flags=(
         abi.FUSE_ASYNC_READ | abi.FUSE_ATOMIC_O_TRUNC | abi.FUSE_EXPORT_SUPPORT | abi.FUSE_BIG_WRITES
         | abi.FUSE_DONT_MASK | abi.FUSE_HAS_IOCTL_DIR | abi.FUSE_DO_READDIRPLUS | abi.FUSE_READDIRPLUS_AUTO
@@ -133,7 +133,7 @@ class _Connection:
 
     def _negotiate(self, fields: tuple[Any, ...]) -> Agreement:
         try:
-            return init.negotiate(fields, _WISH)
+            return init.negotiate(fields, WISH)
         except Refused as refused:
             self.refused = refused
             self.workers.stop()
