@@ -257,3 +257,32 @@ def test_no_backing_file_is_left(union: Union) -> None:
     os.unlink(name(union, "big"))
     os.sync()
     assert os.statvfs(union.path).f_bfree >= free - (1 << 23) // os.statvfs(union.path).f_frsize
+
+
+def test_what_a_map_writes_shows_in_the_times(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
+    union = mount_union("low", "up", options=("transport=direct",))
+    path = name(union)
+    Path(path).write_bytes(OLD)
+    os.utime(path, (1, 1))
+    assert os.stat(path).st_mtime == 1
+    with opened(path, os.O_RDWR) as fd, mmap.mmap(fd, len(OLD)) as view:
+        os.utime(path, (1, 1))
+        assert os.stat(path).st_mtime == 1
+        view[:5] = NEW
+        assert os.stat(path).st_mtime == os.stat(tmp_path / "up" / "file").st_mtime != 1
+
+
+def test_an_open_file_costs_the_server_no_descriptor(union: Union) -> None:
+    server = info.ask(union.path)["pid"]
+    for number in range(100):
+        Path(name(union, str(number))).write_text("text")
+    before = len(os.listdir(f"/proc/{server}/fd"))
+    with contextlib.ExitStack() as at_end:
+        for number in range(100):
+            at_end.enter_context(opened(name(union, str(number)), os.O_RDWR))
+        fd = at_end.enter_context(opened(name(union, "0"), os.O_RDWR))
+        assert len(os.listdir(f"/proc/{server}/fd")) < before + 50
+        os.fsync(fd)
+        os.posix_fallocate(fd, 0, 8192)
+        assert os.lseek(fd, 0, os.SEEK_DATA) == 0
+        assert os.fstat(fd).st_size == 8192

@@ -226,6 +226,11 @@ class UnionFs:
             self._handles.refresh(handle)
             return handle.fd, handle.branch
 
+    def close_descriptor(self, fh: int) -> None:
+        """Give up the handle's descriptor until it is needed again: somebody else does the I/O."""
+        with self._lock:
+            self._handles.close_descriptor(self._handles.file(fh))
+
     def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
         """A new file, open for reading and writing: (handle, attributes)."""
         with self._stack.operation():

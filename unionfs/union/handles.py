@@ -85,6 +85,11 @@ class Handles:
                 handle.outdated.append(handle.fd)
             handle.fd, handle.branch = fd, handle.node.branch
 
+    def close_descriptor(self, handle: OpenFile) -> None:
+        if handle.fd >= 0:
+            os.close(handle.fd)
+            handle.fd = -1
+
     def release(self, number: int) -> None:
         handle = self._files.pop(number, None)
         if handle is None:
