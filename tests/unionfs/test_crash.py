@@ -49,8 +49,21 @@ def open_to_write(path: str) -> None:
     os.close(os.open(path, os.O_RDWR))
 
 
-def create(path: str) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
+def create(path: str, mode: int = 0o640) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+
+
+def for_another(path: str, make: Callable[[int], object]) -> None:
+    """`make` in the directory `path`, whose owner is another user, as that user."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    os.setegid(5)
+    os.seteuid(os.fstat(fd).st_uid)
+    try:
+        make(fd)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.close(fd)
 
 
 SCENARIOS = {
@@ -63,9 +76,15 @@ SCENARIOS = {
     "setxattr": Scenario({}, lambda m: os.setxattr(f"{m}/d", "user.a", b"1")),
     "truncate": Scenario({}, lambda m: os.truncate(f"{m}/f", 0)),
     "create": Scenario({}, lambda m: create(f"{m}/d/n")),
+    "create for another": Scenario({}, lambda m: for_another(
+        f"{m}/d", lambda fd: os.close(os.open("n", os.O_CREAT | os.O_WRONLY, 0o640, dir_fd=fd)))),
+    "create with a set-ID bit": Scenario({}, lambda m: create(f"{m}/n", 0o4750)),
     "create over a whiteout": Scenario({".wh.g": ""}, lambda m: create(f"{m}/g")),
     "mkdir": Scenario({}, lambda m: os.mkdir(f"{m}/n")),
+    "mkdir for another": Scenario({}, lambda m: for_another(f"{m}/d", lambda fd: os.mkdir("n", dir_fd=fd))),
     "mkdir over a whiteout": Scenario({".wh.d": ""}, lambda m: os.mkdir(f"{m}/d", 0o700)),
+    "symlink for another": Scenario({}, lambda m: for_another(f"{m}/d", lambda fd: os.symlink("t", "n", dir_fd=fd))),
+    "mknod over a whiteout": Scenario({".wh.d": ""}, lambda m: os.mkfifo(f"{m}/d")),
     "symlink over a whiteout": Scenario({".wh.d": ""}, lambda m: os.symlink("t", f"{m}/d")),
     "link a lower file": Scenario({}, lambda m: os.link(f"{m}/g", f"{m}/d/n")),
     "link a lower hard link": Scenario({}, lambda m: os.link(f"{m}/h1", f"{m}/n")),
@@ -73,9 +92,12 @@ SCENARIOS = {
     "unlink a lower file": Scenario({}, lambda m: os.unlink(f"{m}/d/x")),
     "unlink a copied-up file": Scenario({"g": "up"}, lambda m: os.unlink(f"{m}/g")),
     "unlink a lower hard link": Scenario({}, lambda m: os.unlink(f"{m}/h1")),
+    "rmdir of a new directory": Scenario({"n": {}}, lambda m: os.rmdir(f"{m}/n")),
     "rmdir of a lower directory": Scenario({}, lambda m: os.rmdir(f"{m}/e")),
     "rmdir of a merged directory": Scenario({"d": {".wh.x": "", ".wh.sub": ""}}, lambda m: os.rmdir(f"{m}/d")),
     "rename a lower file": Scenario({}, lambda m: os.rename(f"{m}/f", f"{m}/e/n")),
+    "rename leaving a whiteout": Scenario({"n": "up"},
+                                          lambda m: rename2(f"{m}/n", f"{m}/o", consts.RENAME_WHITEOUT)),
     "rename over a lower file": Scenario({"n": "up"}, lambda m: os.rename(f"{m}/n", f"{m}/g")),
     "rename a lower file over a copied-up one": Scenario({"g": "up"}, lambda m: os.rename(f"{m}/f", f"{m}/g")),
     "rename a file over a whiteout": Scenario({".wh.d": ""}, lambda m: os.rename(f"{m}/g", f"{m}/d")),

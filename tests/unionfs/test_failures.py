@@ -37,10 +37,21 @@ LOWER: Tree = {
     "f": "F", "g": HardLink("f"), "l": Symlink("x"), "m": HardLink("l"),
     "both": {"y": "y"}, "t": {"old": "x"}, "empty": {}, "gone": {"x": ""}, "h": {"i": HardLink("../f")},
 }  # fmt: skip
-UPPER: Tree = {"u": "U", "t": {".wh.old": ""}, ".wh.gone": "", "both": {}}
+UPPER: Tree = {"u": "U", "t": {".wh.old": ""}, ".wh.gone": "", "both": {}, "w": {}}
 
 Held = dict[str, int]
 HELD = ["d", "d/a", "d/s", "d/p", "d/e", "d/e/z", "h/i", "f", "g", "t", "u", "both", "both/y", "empty", "l", "m"]
+
+
+
+def name_an_unnamed_file(fs: UnionFs, at: Held) -> None:
+    fh, attr = fs.tmpfile(at["d"], 0o600, 5, 6)
+    try:
+        fs.link(attr.ino, at["d"], b"new")
+    finally:
+        fs.release(fh)
+        fs.forget([(attr.ino, 1)])
+
 
 OPERATIONS: dict[str, Callable[[UnionFs, Held], object]] = {
     "write": lambda fs, at: write(fs, at["d/a"], b"W"),
@@ -54,16 +65,26 @@ OPERATIONS: dict[str, Callable[[UnionFs, Held], object]] = {
     "unlink a hard link": lambda fs, at: fs.unlink(ROOT, b"g"),
     "unlink in the upper": lambda fs, at: fs.unlink(ROOT, b"u"),
     "rmdir": lambda fs, at: fs.rmdir(ROOT, b"empty"),
+    "rmdir in the upper": lambda fs, at: fs.rmdir(ROOT, b"w"),
     "rmdir with whiteouts": lambda fs, at: fs.rmdir(ROOT, b"t"),
     "mkdir over a whiteout": lambda fs, at: fs.mkdir(ROOT, b"gone", 0o755, 5, 6),
     "create over a whiteout": lambda fs, at: create(fs, ROOT, b"gone"),
+    "create for another": lambda fs, at: fs.release(fs.create(at["d"], b"new", 0o644, 5, 6)[0]),
+    "create with a set-ID bit": lambda fs, at: fs.release(fs.create(at["d"], b"new", 0o2640, 0, 0)[0]),
+    "name an unnamed file": name_an_unnamed_file,
+    "mkdir": lambda fs, at: fs.mkdir(at["both"], b"new", 0o755, 0, 0),
+    "mkdir for another": lambda fs, at: fs.mkdir(at["both"], b"new", 0o755, 5, 6),
+    "mknod at once": lambda fs, at: fs.mknod(ROOT, b"gone", 0o10644, 0, 0, 0),
     "mknod": lambda fs, at: fs.mknod(at["d"], b"new", 0o10644, 0, 5, 6),
+    "symlink at once": lambda fs, at: fs.symlink(ROOT, b"gone", b"x", 0, 0),
     "symlink": lambda fs, at: fs.symlink(at["d"], b"new", b"x", 5, 6),
     "link a hard link": lambda fs, at: fs.link(at["f"], at["d"], b"new"),
     "link": lambda fs, at: fs.link(at["d/a"], at["both"], b"new"),
     "rename a directory": lambda fs, at: fs.rename(ROOT, b"d", at["both"], b"d"),
     "rename an empty directory over an emptied one": lambda fs, at: fs.rename(ROOT, b"empty", ROOT, b"t"),
     "rename an empty directory over a whiteout": lambda fs, at: fs.rename(ROOT, b"empty", ROOT, b"gone"),
+    "rename in the upper": lambda fs, at: fs.rename(ROOT, b"u", at["both"], b"new"),
+    "rename leaving a whiteout": lambda fs, at: fs.rename(ROOT, b"u", ROOT, b"new", consts.RENAME_WHITEOUT),
     "rename over an upper file": lambda fs, at: fs.rename(at["d"], b"a", ROOT, b"u"),
     "rename over a hard link": lambda fs, at: fs.rename(ROOT, b"u", ROOT, b"f"),
     "rename a hard link": lambda fs, at: fs.rename(ROOT, b"f", ROOT, b"u"),
@@ -74,6 +95,8 @@ OPERATIONS: dict[str, Callable[[UnionFs, Held], object]] = {
 ANSWERING = {
     "truncate", "chown a symlink", "chown a hard-linked symlink", "chmod a fifo", "chmod a directory",
     "mkdir over a whiteout", "create over a whiteout", "mknod", "symlink", "link a hard link", "link",
+    "create for another", "create with a set-ID bit", "name an unnamed file", "mkdir", "mkdir for another",
+    "mknod at once", "symlink at once",
 }  # fmt: skip
 LOOKING = {"stat", "fstat", "getxattr"}
 

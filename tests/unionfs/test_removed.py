@@ -71,3 +71,18 @@ def test_a_removed_working_directory(mount_union: Callable[..., Union], tmp_path
     finally:
         os.close(fd)
     assert_same(before, read(str(tmp_path / "low")), "of the lower branch")
+
+
+@pytest.mark.needs("root", "trusted-xattr")
+@pytest.mark.parametrize("below", ["a file", "a directory"])
+def test_what_a_bare_directory_hid(tmp_path: Path, below: str) -> None:
+    """A directory with nothing in it, not even a marker, may still lie over something."""
+    build(str(tmp_path / "low"), {"d": "low" if below == "a file" else {"x": "low"}})
+    build(str(tmp_path / "up"), {"d": Dir({}, xattrs={} if below == "a file" else {"trusted.overlay.opaque": b"y"})})
+    with union(tmp_path) as fs:
+        assert listing(fs, walk(fs, "d")) == []
+        fs.rmdir(ROOT, b"d")
+        assert listing(fs) == []
+        fs.check_invariants()
+    with union(tmp_path) as fs:
+        assert listing(fs) == []
