@@ -141,6 +141,10 @@ class Identity:
         if self._copies is not None:
             self._copies.add(inode)
 
+    @property
+    def all_may_be_copies(self) -> bool:
+        return self._copies is None
+
     def may_be_copy(self, inode: int) -> bool:
         return self._copies is None or inode in self._copies
 

@@ -177,6 +177,11 @@ class NodeTable:
     def __iter__(self) -> Iterator[Node]:
         return (node for number, node in self._nodes.items() if number == node.ino)
 
+    @property
+    def any_collided(self) -> bool:
+        """Whether a file has another number than its own, for that was taken."""
+        return bool(self._collided)
+
     def get(self, number: int) -> Node:
         """The node, by its st_ino or its fresh number, or ESTALE: the kernel never names one it was not given."""
         try:

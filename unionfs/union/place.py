@@ -99,6 +99,9 @@ def of(stack: Stack, node: Node) -> Place:
         if parent is None:
             return Place(stack.branches[node.layers[0]].fd, b".")
         return Place(stack.directories.get(parent, node.layers[0]).fd, node.name)
+    parent, name = node.parent, node.name
+    if node.seldom is None and parent is not None and node.branch in parent.layers:
+        return Place(stack.directories.get(parent, node.branch).fd, name)  # as below, for one name
     for parent, name in reversed(node.names):
         if node.branch in parent.layers:
             directory = stack.directories.get(parent, node.branch)

@@ -83,6 +83,7 @@ class Stack:
         self.waiting = waiting
         self.lock = threading.Lock()
         self._held = _Held()
+        self._operation = _Operation(self)
         self.settled = threading.Condition(self.lock)  # a copy-up finished or failed
         self.identity = Identity(self.branches)
         self.pseudo_links = PseudoLinks(self.branches)
@@ -110,7 +111,7 @@ class Stack:
 
     def operation(self) -> _Operation:
         """The lock, for one operation: the nodes it adopts stay in the table until its end, whatever way it ends."""
-        return _Operation(self)
+        return self._operation
 
     @contextlib.contextmanager
     def unlocked(self) -> Iterator[None]:
