@@ -50,7 +50,7 @@ def test_what_a_reader_sees(monkeypatch: pytest.MonkeyPatch) -> None:
         "Server:       process 4242, up 2 h 6 min\n"
         "Transport:    direct: the kernel has all that it needs\n"
         f"Protocol:     7.45, Linux {os.uname().release}\n"
-        "Agreed on:    FUSE_PASSTHROUGH, FUSE_POSIX_ACL\n"
+        "Agreed on:    passthrough, posix_acl\n"
         "Passthrough:  yes\n"
         "Strict POSIX: no: who has a lower file open for reading does not see a later change\n"
         "Spin:         200 microseconds\n"
@@ -74,7 +74,7 @@ def test_what_is_not_so_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {
         "Server:       process 4242, up 59 s",
         f"Protocol:     as libfuse agreed on, Linux {os.uname().release}",
-        "Not offered:  FUSE_PASSTHROUGH",
+        "Not offered:  passthrough",
         "Passthrough:  no: Linux before 6.9",
         "Strict POSIX: yes",
         "Spin:         off",

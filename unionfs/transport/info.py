@@ -102,8 +102,8 @@ def text(facts: Facts, mountpoint: str) -> str:
         ("Server", [f"process {facts['pid']}, up {_duration(time.time() - facts['started'])}"]),
         ("Transport", [_because(facts["transport"]["name"], facts["transport"]["reason"])]),
         ("Protocol", [f"{facts['protocol'] or 'as libfuse agreed on'}, Linux {os.uname().release}"]),
-        ("Agreed on", [", ".join(facts["flags"])]),
-        ("Not offered", [", ".join(facts["missing"])]),
+        ("Agreed on", [_flags(facts["flags"])]),
+        ("Not offered", [_flags(facts["missing"])]),
         ("Passthrough", [_because("yes" if facts["passthrough"]["enabled"] else "no", facts["passthrough"]["reason"])]),
         ("Strict POSIX", [posix]),
         ("Spin", [f"{facts['spin_us']} microseconds" if facts["spin_us"] else "off"]),
@@ -124,6 +124,10 @@ def _because(word: str, reason: str) -> str:
     return f"{word}: {reason}" if reason else word
 
 
+def _flags(names: Sequence[str]) -> str:
+    return ", ".join(name.removeprefix("FUSE_").lower() for name in names)
+
+
 def _branch(branch: BranchFacts) -> str:
     return f"{branch['permission']}  {_printable(branch['path'])}{' (guarded)' if branch['guarded'] else ''}"
 
@@ -131,9 +135,9 @@ def _branch(branch: BranchFacts) -> str:
 def _requests(counts: dict[str, int] | None) -> list[str]:
     if counts is None:
         return ["not counted by this transport"]
-    answered = sorted(((count, name) for name, count in counts.items() if count), reverse=True)
-    width = max((len(str(count)) for count, _ in answered), default=0)
-    return [f"{count:{width}}  {name}" for count, name in answered] or ["none"]
+    asked = sorted((-count, name) for name, count in counts.items() if count)
+    width = max((len(str(-count)) for count, _ in asked), default=0)
+    return [f"{-count:{width}}  {name}" for count, name in asked] or ["none"]
 
 
 def _printable(path: str) -> str:
