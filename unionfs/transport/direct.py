@@ -21,15 +21,16 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from unionfs.fuse import abi, init, reply, table
+from unionfs.fuse import abi, init, reply, table, wiretext
 from unionfs.fuse.init import Agreement, Refused, Wish
+from unionfs.fuse.request import Malformed, parse
 from unionfs.linux import consts, fusedev
 from unionfs.linux.mounts import MountPoint, mounted_at
 from unionfs.linux.processes import WithoutCapability
 from unionfs.serve.passthrough import Passthrough
 from unionfs.serve.wire import WireOperations
 from unionfs.transport import control, device, info, serving
-from unionfs.transport.workers import Workers
+from unionfs.transport.workers import Answer, Workers
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
 
@@ -105,7 +106,8 @@ def serve(
                 "pid": os.getpid(),
             }
 
-        workers.start(fd, connection.operations.answer)
+        answer = connection.operations.answer
+        workers.start(fd, _told(answer) if _log.isEnabledFor(logging.DEBUG) else answer)
         try:
             _attend(connection, mount, signals, ready, facts)
         finally:
@@ -174,6 +176,24 @@ class _Connection:
     def passthrough_facts(self) -> info.PassthroughFacts:
         enabled = self.operations.passthrough is not None and not self.cannot_lend
         return {"enabled": enabled, "reason": self.cannot_lend}
+
+
+def _told(answer: Answer) -> Answer:
+    """The same with every message in the log (`unionfs mount --debug`)."""
+
+    def telling(message: memoryview) -> bytes | Sequence[bytes] | None:
+        _log.debug("%s", wiretext.rx(message))
+        said = answer(message)
+        if said is not None:
+            whole = said if isinstance(said, bytes) else b"".join(said)
+            try:
+                request = parse(message)
+            except Malformed:
+                request = None
+            _log.debug("%s", wiretext.tx(whole, request))
+        return said
+
+    return telling
 
 
 @contextlib.contextmanager
