@@ -40,8 +40,8 @@ def check_name(name: bytes) -> None:
         fail(errno.ENAMETOOLONG, name)
 
 
-def new_name(stack: Stack, parent: Node, name: bytes) -> None:
-    """Make ready for a new `name`: the checks, and the directory in the writable branch. EROFS, EPERM, ENAMETOOLONG,
+def new_name(stack: Stack, parent: Node, name: bytes) -> BranchDirectory:
+    """The directory in the writable branch, ready for a new `name`: checked, and free. EROFS, EPERM, ENAMETOOLONG,
     ENOENT (the directory was removed), EEXIST."""
     stack.require_writable()
     check_name(name)
@@ -49,15 +49,16 @@ def new_name(stack: Stack, parent: Node, name: bytes) -> None:
         fail(errno.ENOENT, name)
     if stack.resolve(parent, name) is not None:
         fail(errno.EEXIST, name)
-    free_name(stack, parent, name)
+    return free_name(stack, parent, name)
 
 
-def free_name(stack: Stack, parent: Node, name: bytes) -> None:
+def free_name(stack: Stack, parent: Node, name: bytes) -> BranchDirectory:
     """Give `parent` its part in the writable branch, with nothing in it at `name`, which the union does not show."""
     copyup.copy_up_directory(stack, parent)
     directory = stack.upper(parent)
     if name in directory:
         whiteout.convert(stack.branches[0], directory, name)
+    return directory
 
 
 class New(NamedTuple):
@@ -69,8 +70,7 @@ class New(NamedTuple):
 
 def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int) -> tuple[New, int]:
     """A new regular file and a descriptor on it, open for reading and writing."""
-    new_name(stack, parent, name)
-    directory = stack.upper(parent)
+    directory = new_name(stack, parent, name)
     at_once = _is_callers(mode, uid, gid)
     if at_once:
         fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory.fd)
@@ -109,28 +109,32 @@ def mknod(stack: Stack, parent: Node, name: bytes, mode: int, rdev: int, uid: in
     """A fifo, socket, device or empty file. A character device 0:0 is refused (EPERM): it is overlayfs's whiteout."""
     if stat.S_ISCHR(mode) and rdev == 0:
         fail(errno.EPERM, name, "a character device 0:0 would be a whiteout")
-    new_name(stack, parent, name)
-    return _made(stack, parent, name, uid, gid, mode, lambda fd, new: os.mknod(new, mode, rdev, dir_fd=fd))
+    directory = new_name(stack, parent, name)
+    return _made(stack, parent, directory, name, uid, gid, mode, lambda fd, new: os.mknod(new, mode, rdev, dir_fd=fd))
 
 
 def symlink(stack: Stack, parent: Node, name: bytes, target: bytes, uid: int, gid: int) -> New:
-    new_name(stack, parent, name)
+    directory = new_name(stack, parent, name)
     return _made(
-        stack, parent, name, uid, gid, stat.S_IFLNK | 0o777, lambda fd, new: os.symlink(target, new, dir_fd=fd)
-    )
+        stack, parent, directory, name, uid, gid, stat.S_IFLNK | 0o777,
+        lambda fd, new: os.symlink(target, new, dir_fd=fd),
+    )  # fmt: skip
 
 
 def mkdir(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int) -> New:
     """A new directory; opaque where a whiteout hid something below, which must not shine through once it is gone."""
-    new_name(stack, parent, name)
-    mode = stat.S_IFDIR | mode & 0o7777
-    if stack.upper(parent).hides(name):
-        return _made(stack, parent, name, uid, gid, mode, lambda fd, new: _make_opaque(fd, new, mode), staged=True)
-    return _made(stack, parent, name, uid, gid, mode, lambda fd, new: os.mkdir(new, mode & 0o7777, dir_fd=fd))
+    directory = new_name(stack, parent, name)
+    bits = mode & 0o7777
+    mode = stat.S_IFDIR | bits
+    if not directory.hides(name):
+        return _made(stack, parent, directory, name, uid, gid, mode, lambda fd, new: os.mkdir(new, bits, dir_fd=fd))
+    return _made(
+        stack, parent, directory, name, uid, gid, mode, lambda fd, new: _make_opaque(fd, new, bits), staged=True
+    )
 
 
 def _make_opaque(dirfd: int, name: bytes, mode: int) -> None:
-    os.mkdir(name, mode & 0o7777, dir_fd=dirfd)
+    os.mkdir(name, mode, dir_fd=dirfd)
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
     try:
         whiteout.mark_opaque(fd)
@@ -141,13 +145,12 @@ def _make_opaque(dirfd: int, name: bytes, mode: int) -> None:
 def link(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
     """Another name for a file. ENOENT when its last name is gone."""
     while True:
-        new_name(stack, parent, name)
+        directory = new_name(stack, parent, name)
         if not copyup.copy_up(stack, node):
             break
     if node.pseudo_link is not None:
         stack.pseudo_links.follow_links(node.pseudo_link)
     source = place.of(stack, node)
-    directory = stack.upper(parent)
     if source.name:
         os.link(source.name, name, src_dir_fd=source.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
     else:
@@ -165,6 +168,7 @@ def _is_callers(mode: int, uid: int, gid: int) -> bool:
 def _made(
     stack: Stack,
     parent: Node,
+    directory: BranchDirectory,
     name: bytes,
     uid: int,
     gid: int,
@@ -174,7 +178,6 @@ def _made(
     staged: bool = False,
 ) -> New:
     """What `make(directory's descriptor, name)` makes, in place if that is complete at once and not to be `staged`."""
-    directory = stack.upper(parent)
     if not staged and _is_callers(mode, uid, gid):
         make(directory.fd, name)
     else:

@@ -103,21 +103,19 @@ def must_hide(stack: Stack, parent: Node, name: bytes) -> bool:
     return parent.layers != (0,) and stack.resolve(parent, name, below=True) is not None
 
 
-class losing_name:
+class losing_name(place.outliving):
     """Around the removal of one name of a file: its bytes outlive the last name, and for a pseudo-linked file the
     count follows and the key goes with the last name.
 
     A name that only the key stands for becomes an entry first: its removal then takes name and count in one step.
     """
 
-    __slots__ = ("_last_key", "_name", "_node", "_outliving", "_parent", "_stack")
+    __slots__ = ("_last_key", "_name", "_parent")
 
     def __init__(self, stack: Stack, node: Node, parent: Node, name: bytes) -> None:
-        self._stack = stack
-        self._node = node
+        super().__init__(stack, node)
         self._parent = parent
         self._name = name
-        self._outliving = place.outliving(stack, node)
         self._last_key: bytes | None = None
 
     def __enter__(self) -> None:
@@ -129,10 +127,10 @@ class losing_name:
             # Unknown is not the last: other names may be served by the key alone.
             if stack.pseudo_links.recorded(0, key, place.of(stack, node).stat().st_nlink) == 1:
                 self._last_key = key
-        self._outliving.__enter__()
+        super().__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._outliving.__exit__(kind, *error)
+        super().__exit__(kind, *error)
         if kind is not None:
             return
         self._stack.take_name(self._node, self._parent, self._name)

@@ -264,8 +264,9 @@ class Stack:
 
     def adopt_new(self, parent: Node, name: bytes, entry: os.stat_result) -> Node:
         """The node of an entry just made in the writable branch: it is no copy and merges with nothing."""
-        dirfd = self.upper(parent).fd
-        source = self.identity.source(0, dirfd, name, entry)
+        source = self.identity.sources[0].get(entry.st_dev)
+        if source is None:
+            source = self.identity.new_source(0, self.upper(parent).fd, name, entry)
         node, _ = self.nodes.of_file(source.number(entry.st_ino), source, entry)
         if stat.S_ISDIR(entry.st_mode):
             node.layers = (0,)
