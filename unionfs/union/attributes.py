@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
 from unionfs.union import copyup, place, whiteout
@@ -23,6 +25,10 @@ class Attr(NamedTuple):
     number: int
 
 
+# As Attr(*fields), without a call of Python.
+_attr: Callable[[tuple[int, int, os.stat_result, int]], Attr] = functools.partial(tuple.__new__, Attr)
+
+
 def getattr_(stack: Stack, node: Node) -> Attr:
     return of_entry(stack, node, place.of(stack, node).stat())
 
@@ -34,7 +40,7 @@ def of_entry(stack: Stack, node: Node, entry: os.stat_result) -> Attr:
     merged one would cost a status of every entry.
     """
     if node.seldom is None:
-        return Attr(node.ino, 1 if node.kind == stat.S_IFDIR else entry.st_nlink, entry, node.ino)
+        return _attr((node.ino, 1 if node.kind == stat.S_IFDIR else entry.st_nlink, entry, node.ino))
     return Attr(node.ino, 1 if node.is_directory else place.links(stack, node, entry), entry, node.number)
 
 

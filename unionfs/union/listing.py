@@ -49,6 +49,7 @@ _LAST = (1 << 63) - 1
 _SHIFT = 2
 _FIRST = (1 << 61) + 3
 
+_FORMAT = 0o170000  # S_IFMT
 _FILE = stat.S_IFREG >> 12
 _LINK = stat.S_IFLNK >> 12
 
@@ -116,7 +117,6 @@ class Listings:
         """The same with attributes; every entry but `.` and `..` counts one lookup of its node. An error is raised for
         the first entry only: what was counted must reach the kernel, whose next request then meets the error again."""
         stack = self._stack
-        resolve, counted = stack.resolve, attributes.counted
         entries: list[EntryPlus] = [
             (name, attributes.getattr_(stack, shown), following)
             for name, shown, following in self._dots(node, cookie, most)
@@ -124,15 +124,44 @@ class Listings:
         after = _hash_at(cookie)
         try:
             while len(entries) < most and (window := self._window(node, after)):
-                for name in window.following(after, most - len(entries)):
-                    after = hash(name)
-                    found = resolve(node, name)
-                    if found is not None:
-                        entries.append((name, counted(stack, node, name, found), (after >> _SHIFT) + _FIRST))
+                names = window.following(after, most - len(entries))
+                self._add_plus(node, names, entries)
+                after = hash(names[-1])
         except OSError:
             if not entries:
                 raise
         return entries
+
+    def _add_plus(self, node: Node, names: list[bytes], entries: list[EntryPlus]) -> None:
+        """Here a walk of a tree spends its time: so files with one name and a number of their own, most of all, do not
+        go through `resolve` and `counted`, which do the same in twice the time."""
+        stack = self._stack
+        source = self._plain(node)
+        directory = None if source is None else stack.directories.get(node, source.branch)
+        for name in names:
+            cookie = (hash(name) >> _SHIFT) + _FIRST
+            if source is not None and directory is not None:
+                entry = directory.stat(name)
+                if entry is None:
+                    continue
+                inode = entry.st_ino
+                if (
+                    entry.st_nlink == 1
+                    and entry.st_mode & _FORMAT == stat.S_IFREG
+                    and entry.st_dev == source.device
+                    and (source.branch or not stack.identity.may_be_copy(inode))
+                ):
+                    file, new = stack.nodes.of_file(source.number(inode), source, entry)
+                    file.lookups += 1
+                    if new:
+                        file.branch = source.branch
+                    if file.parent is not node or file.name != name:
+                        stack.give_name(file, node, name)
+                    entries.append((name, attributes.of_entry(stack, file, entry), cookie))
+                    continue
+            found = stack.resolve(node, name)
+            if found is not None:
+                entries.append((name, attributes.counted(stack, node, name, found), cookie))
 
     def _dots(self, node: Node, cookie: int, most: int) -> list[tuple[bytes, Node, int]]:
         if not node.is_directory:
