@@ -122,6 +122,8 @@ def test_an_immutable_copy_over_a_lower_file(base: Path) -> None:
             with fails(errno.EPERM):
                 attempt()
             assert content(fs, walk(fs, "f")) == b"UPPER"
+            assert "f" in os.listdir(base / "up")
+            assert ".wh.f" not in os.listdir(base / "up")
     with union(base) as fs:
         assert content(fs, walk(fs, "f")) == b"UPPER"
 

@@ -29,10 +29,10 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> None:
     with losing_name(stack, node, parent, name):
         # Also where losing_name made it just now. Asked before the whiteout: no answer means that nothing has happened.
         upper = found.branch == 0 or name in directory
-        hide(stack, parent, name, directory)
-        if upper:
-            os.unlink(name, dir_fd=directory.fd)
-            directory.discard(name)
+        with hiding(stack, parent, name, directory):
+            if upper:
+                os.unlink(name, dir_fd=directory.fd)
+                directory.discard(name)
 
 
 def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
@@ -50,8 +50,7 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
     copyup.copy_up_directory(stack, node)
     directory = stack.upper(parent)
     removed: bytes | None = None
-    with place.outliving(stack, node):
-        hide(stack, parent, name, directory)
+    with place.outliving(stack, node), hiding(stack, parent, name, directory):
         if not stack.upper(node).names:
             os.rmdir(name, dir_fd=directory.fd)
         else:
@@ -90,12 +89,31 @@ def counts_its_names(stack: Stack, node: Node) -> bool:
     return copyup.copy_up(stack, node)
 
 
-def hide(stack: Stack, parent: Node, name: bytes, directory: BranchDirectory, *, always: bool = False) -> bool:
-    """Whiteout `name` if a lower branch would show it, or `always`; True if one was made."""
-    if not (always or must_hide(stack, parent, name)) or directory.hides(name):
-        return False
-    whiteout.create(stack.branches[0], directory, name)
-    return True
+class hiding:
+    """Around the step that takes an entry out of `directory`: if a lower branch would show the name then, or `always`,
+    a whiteout is made first. It is not seen beside the entry; where the step fails it goes again."""
+
+    __slots__ = ("_always", "_directory", "_made", "_name", "_parent", "_stack")
+
+    def __init__(
+        self, stack: Stack, parent: Node, name: bytes, directory: BranchDirectory, *, always: bool = False
+    ) -> None:
+        self._stack = stack
+        self._parent = parent
+        self._name = name
+        self._directory = directory
+        self._always = always
+        self._made = False
+
+    def __enter__(self) -> None:
+        if (self._always or must_hide(self._stack, self._parent, self._name)) and not self._directory.hides(self._name):
+            whiteout.create(self._stack.branches[0], self._directory, self._name)
+            self._made = True
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._made and kind is not None and issubclass(kind, OSError):
+            with contextlib.suppress(OSError):
+                whiteout.drop(self._directory, self._name)
 
 
 def must_hide(stack: Stack, parent: Node, name: bytes) -> bool:

@@ -165,14 +165,8 @@ def _move(
     parent, name = source_name
     new_parent, new_name = target_name
     directory, into = stack.upper(parent), stack.upper(new_parent)
-    hidden = remove.hide(stack, parent, name, directory, always=whiteout_always)
-    try:
+    with remove.hiding(stack, parent, name, directory, always=whiteout_always):
         os.rename(name, new_name, src_dir_fd=directory.fd, dst_dir_fd=into.fd)
-    except OSError:
-        if hidden:
-            with contextlib.suppress(OSError):  # unseen beside the source
-                whiteout.drop(directory, name)
-        raise
     directory.discard(name)
     create.appeared(into, new_name)
 
