@@ -12,7 +12,7 @@ pytest.register_assert_rewrite("tests.contracts", "tests.mounting", "tests.trees
 
 from tests import leaks  # noqa: E402
 from tests.capabilities import missing  # noqa: E402
-from tests.mounting import Union  # noqa: E402
+from tests.mounting import TRANSPORTS, Union  # noqa: E402
 
 leaks.isolate()
 
@@ -40,8 +40,16 @@ def leaves_nothing_behind(request: pytest.FixtureRequest, tmp_path_factory: pyte
         pytest.fail("\n".join([f"{request.node.name} left behind:", *left]), pytrace=False)
 
 
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Tests that mount a union run on each. One that has nothing to gain from that says
+    `@pytest.mark.parametrize("transport", ["auto"])`, or which one it is about."""
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture
-def mount_union(tmp_path: Path) -> Iterator[Callable[..., Union]]:
+def mount_union(tmp_path: Path, transport: str) -> Iterator[Callable[..., Union]]:
     """`mount_union("lower", "upper")` mounts directories below tmp_path, bottom to top (made if missing).
 
     What is mounted is unmounted after the test, and the server's log searched for exceptions.
@@ -53,7 +61,7 @@ def mount_union(tmp_path: Path) -> Iterator[Callable[..., Union]]:
         paths = [os.path.join(tmp_path, branch) for branch in branches]
         for path in paths:
             os.makedirs(path.removesuffix("=ro").removesuffix("=rw").removesuffix("=rr"), exist_ok=True)
-        union = Union(str(home), paths, options)
+        union = Union(str(home), paths, options, transport=transport)
         unions.append(union)
         return union.mount()
 

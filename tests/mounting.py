@@ -9,18 +9,23 @@ from collections.abc import Sequence
 
 from unionfs.linux import consts, mounts
 
+TRANSPORTS = ("direct", "pyfuse3")
+
 _DEADLINE = 30  # seconds; a mount or an unmount that takes longer hangs
 
 
 class Union:
-    """`branches` are directories, bottom to top; the last is writable. `path` is the mount point.
+    """`branches` are directories, bottom to top; the last is writable. `path` is the mount point. `transport` is the
+    option; what `options` say comes later and counts.
 
     The server's log is kept over remounts; `unmount` fails when an unknown exception was logged in it.
     """
 
-    def __init__(self, directory: str, branches: Sequence[str], options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: str, branches: Sequence[str], options: Sequence[str] = (), *, transport: str = "auto"
+    ) -> None:
         self.branches = [os.fspath(branch) for branch in branches]
-        self.options = list(options)
+        self.options = [f"transport={transport}", *options]
         self.path = os.path.join(directory, "mnt")
         self.log = os.path.join(directory, "server.log")
         os.makedirs(self.path, exist_ok=True)

@@ -206,9 +206,10 @@ def test_writable_branch_without_xattrs(tmpfs_at: Callable[..., None]) -> None:
 
 
 @pytest.mark.needs("fuse")
+@pytest.mark.parametrize("transport", ["pyfuse3"])
 def test_writable_branch_without_unnamed_files(mount_union: Callable[..., Union], tmp_path: Path) -> None:
     """A union through pyfuse3 has no O_TMPFILE."""
-    inner = mount_union("inner-low", "inner-up", options=("transport=pyfuse3",))
+    inner = mount_union("inner-low", "inner-up")
     status, said = run("mount", f"low:{inner.path}", "up")
     assert status == 1
     assert "O_TMPFILE" in said
@@ -223,6 +224,7 @@ def test_writable_branch_on_a_read_only_file_system(tmpfs_at: Callable[..., None
 
 
 @pytest.mark.needs("fuse")
+@pytest.mark.parametrize("transport", ["auto"])
 def test_a_branch_that_another_union_writes_to(mount_union: Callable[..., Union], tmp_path: Path) -> None:
     union = mount_union("other-low", "other-up")
     os.mkdir("elsewhere")
@@ -236,6 +238,7 @@ def test_a_branch_that_another_union_writes_to(mount_union: Callable[..., Union]
 
 
 @pytest.mark.needs("fuse")
+@pytest.mark.parametrize("transport", ["auto"])
 def test_mounted_already(mount_union: Callable[..., Union]) -> None:
     union = mount_union("low2", "up2")
     status, said = run("mount", "low:up", union.path)

@@ -98,7 +98,9 @@ DEPTH = max(len(branches) for branches, _ in MERGES.values())
 
 
 @pytest.fixture(scope="module", params=["writable", "read-only"])
-def merged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def merged(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, transport: str
+) -> Iterator[str]:
     """One mount with a directory a case; a case of fewer branches than others takes the top ones."""
     home = str(tmp_path_factory.mktemp("merged"))
     paths = [build(f"{home}/branch{index}", {}) for index in range(DEPTH)]
@@ -106,7 +108,8 @@ def merged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         for path, tree in zip(paths[DEPTH - len(branches) :], branches, strict=True):
             build(f"{path}/{name}", tree)
     before = [read(path) for path in paths[:-1]]
-    union = Union(home, [f"{path}=ro" for path in paths] if request.param == "read-only" else paths).mount()
+    branches = [f"{path}=ro" for path in paths] if request.param == "read-only" else paths
+    union = Union(home, branches, transport=transport).mount()
     try:
         yield union.path
     finally:
@@ -258,14 +261,14 @@ class Changed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def changed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changed]:
+def changed(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[Changed]:
     """One mount in which every change was made, in a directory of its own; then a new mount."""
     home = str(tmp_path_factory.mktemp("changed"))
     for name, (upper, _, _, _) in CHANGES.items():
         build(f"{home}/low/{name}", LOWER)
         build(f"{home}/up/{name}", upper)
     before = read(f"{home}/low")
-    union = Union(home, [f"{home}/low", f"{home}/up"]).mount()
+    union = Union(home, [f"{home}/low", f"{home}/up"], transport=transport).mount()
     failures: dict[str, BaseException] = {}
     try:
         for name, (_, run, shown, _) in CHANGES.items():

@@ -17,7 +17,7 @@ import pytest
 from tests.mounting import Union
 from unionfs.transport import info
 
-pytestmark = pytest.mark.needs("fuse", "passthrough")
+pytestmark = [pytest.mark.needs("fuse", "passthrough"), pytest.mark.parametrize("transport", ["direct"])]
 
 OLD, NEW = b"lower" * 1000, b"UPPER"
 
@@ -35,7 +35,7 @@ def union(tmp_path: Path, mount_union: Callable[..., Union], strict: bool) -> It
         (low / name).write_bytes(OLD)
     os.link(low / "file", low / "second-name")
     os.chmod(low / "file", 0o644)
-    found = mount_union("low", "up", options=("transport=direct", *(["posix"] if strict else [])))
+    found = mount_union("low", "up", options=("posix",) if strict else ())
     yield found
     assert (low / "file").read_bytes() == OLD, "the lower layer was written to"
     assert (low / "other").read_bytes() == OLD
@@ -211,7 +211,7 @@ def test_warm_trees_are_served_by_the_kernel_alone(tmp_path: Path, mount_union: 
         for file in range(20):
             (tmp_path / "low" / str(directory) / str(file)).write_text("text")
         os.symlink("0", tmp_path / "low" / str(directory) / "link")
-    union = mount_union("low", "up", options=("transport=direct",))
+    union = mount_union("low", "up")
     tour = ["find", union.path, "-printf", "%p %s %m %l\\n"]
     first = subprocess.run(tour, capture_output=True, check=True).stdout
     subprocess.run(["stat", f"{union.path}/no-such-name"], capture_output=True, check=False)
@@ -227,7 +227,7 @@ def test_warm_trees_are_served_by_the_kernel_alone(tmp_path: Path, mount_union: 
 
 def test_set_user_id_goes_with_a_write_by_another(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
     """Whether it was set before the file was opened or since, and whoever writes."""
-    union = mount_union("low", "up", options=("transport=direct",))
+    union = mount_union("low", "up")
     path = name(union)
     Path(path).write_bytes(OLD)
     write_as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", "echo", "changed"]
@@ -260,7 +260,7 @@ def test_no_backing_file_is_left(union: Union) -> None:
 
 
 def test_what_a_map_writes_shows_in_the_times(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
-    union = mount_union("low", "up", options=("transport=direct",))
+    union = mount_union("low", "up")
     path = name(union)
     Path(path).write_bytes(OLD)
     os.utime(path, (1, 1))

@@ -78,6 +78,7 @@ def test_a_file_name_that_is_no_utf8(store: ImageStore, archive: Archive) -> Non
 
 
 @pytest.mark.needs("fuse")
+@pytest.mark.parametrize("transport", ["pyfuse3"])
 def test_a_file_system_without_unnamed_files(mount_union: Callable[..., Union], archive: Archive) -> None:
     store = ImageStore(f"{mount_union('lower', 'upper').path}/images")
     with pytest.raises(ImageError, match=r"has no unnamed files \(O_TMPFILE\); choose another --root"):
