@@ -163,6 +163,11 @@ def keep_few_directories(fs: UnionFs, most: int) -> None:
     fs._stack.directories._most_directories = most
 
 
+def remembered_names(fs: UnionFs) -> int:
+    """How many names of branch directories are in memory."""
+    return fs._stack.directories._kept.names
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 

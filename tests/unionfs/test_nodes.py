@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -224,3 +226,64 @@ def test_a_directory_removed_and_made_again_is_another(tmp_path: Path) -> None:
         fs.setattr(old, mode=0o700)
         assert fs.getattr(new).st.st_mode & 0o777 == 0o755
         fs.check_invariants()
+
+
+def test_a_fresh_number_is_the_same_file(tmp_path: Path) -> None:
+    """With the same st_ino. The old one stays good, and lookups are taken back by either."""
+    build(str(tmp_path / "low"), {"f": "F", "g": "G"})
+    with union(tmp_path) as fs:
+        file, other = walk(fs, "f"), walk(fs, "g")
+        assert fs.current(file) == file
+        fresh = fs.renumber(file)
+        assert fresh not in (file, other, fs.renumber(other))
+        assert fs.renumber(file) == fs.renumber(fresh) == fs.current(file) == fs.current(fresh) == fresh
+        attr = fs.lookup(ROOT, b"f")
+        assert attr is not None
+        assert (attr.ino, attr.number) == (file, fresh)
+        assert fs.getattr(file) == fs.getattr(fresh) == attr
+        assert {name: ino for name, ino, *_ in fs.list(ROOT, 0, 9)[2:]} == {b"f": file, b"g": other}
+        write(fs, fresh, b"new")
+        assert content(fs, file) == b"new"
+        assert known(fs) == 3
+        fs.check_invariants()
+        fs.forget([(file, 1), (fresh, 1), (fs.current(other), 1)])
+        assert known(fs) == 1
+        for number in (file, fresh):
+            with fails(errno.ESTALE):
+                fs.getattr(number)
+        attr = fs.lookup(ROOT, b"f")
+        assert attr is not None
+        assert attr.number == attr.ino == file
+
+
+def test_a_directory_goes_by_its_fresh_number(tmp_path: Path) -> None:
+    build(str(tmp_path / "low"), {"d": {"f": "F"}})
+    with union(tmp_path) as fs:
+        directory = walk(fs, "d")
+        fresh = fs.renumber(directory)
+        create(fs, fresh, b"new")
+        assert listing(fs, fresh) == listing(fs, directory) == [b"f", b"new"]
+        assert [ino for _, ino, *_ in fs.list(fresh, 0, 1)] == [directory]
+        fs.rename(fresh, b"f", ROOT, b"f")
+        assert walk(fs, "d") == directory
+        fs.check_invariants()
+
+
+def test_nodes_are_small_and_give_their_memory_back(tmp_path: Path) -> None:
+    count = 10_000
+    (tmp_path / "low" / "d").mkdir(parents=True)
+    for number in range(count):
+        os.mknod(tmp_path / "low" / "d" / f"file-{number:05}")
+    with union(tmp_path) as fs:
+        directory = walk(fs, "d")
+        fs.lookup(directory, b"file-00000")
+        tracemalloc.start()
+        try:
+            for number in range(1, count):
+                fs.lookup(directory, b"file-%05d" % number)
+            assert tracemalloc.get_traced_memory()[0] < 300 * count
+            fs.forget([(node.number, node.lookups) for node in fs._stack.nodes if not node.is_directory])
+            assert known(fs) == 2
+            assert tracemalloc.get_traced_memory()[0] < 30 * count
+        finally:
+            tracemalloc.stop()

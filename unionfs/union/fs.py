@@ -85,9 +85,7 @@ class UnionFs:
             if len(name) > 255:
                 fail(errno.ENAMETOOLONG)
             found = stack.resolve(directory, name)
-            if found is None:
-                return None
-            attr = attributes.counted(stack, directory, name, found)
+            attr = None if found is None else attributes.counted(stack, directory, name, found)
             if stack.directories.overfull:
                 stack.directories.trim()
             return attr

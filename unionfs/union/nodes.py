@@ -36,7 +36,7 @@ _FORMAT = 0o170000  # S_IFMT
 # Bytes of the table for each node in it, 100 at most unless it was larger once; then it is made anew, for a dict gives
 # nothing back by itself.
 _SPARSE = 800
-_SMALL = 1 << 20
+_SMALL = 1 << 16
 
 
 class _Seldom(Generic[T]):
