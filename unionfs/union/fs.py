@@ -116,7 +116,7 @@ class UnionFs:
             for number, count in counts:
                 node = self._stack.nodes.find(number)
                 if node is not None:
-                    self._stack.unreference(node, count)
+                    self._stack.unreference(node, node.forgettable(count))
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Attr:
         with self._stack.operation():

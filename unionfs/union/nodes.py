@@ -85,8 +85,11 @@ class Node:
     orphan_fd    descriptor that keeps the bytes of a file without a known name (unlinked, still referenced), or -1.
     lookups  references: the kernel's lookups, the operations that hold it, the names in it.
     copying  a copy-up of its data is under way without the lock.
+    inside   of a directory: how many of its lookups are names in it, which the kernel's FORGET cannot take.
     seldom   the fields that few have, by name; None for most.
     """
+
+    inside: int  # a slot of Directory
 
     __slots__ = ("branch", "ino", "inode", "kind", "layers", "lookups", "name", "parent", "seldom", "source")
 
@@ -109,6 +112,11 @@ class Node:
     pseudo_link = _Seldom[bytes | None](None)
     orphan_fd = _Seldom(-1)
     copying = _Seldom(False)
+
+    def forgettable(self, count: int) -> int:
+        """So many of `count` lookups can be the kernel's. It counts rightly; if it did not, what is known by its place
+        in this directory would lose it."""
+        return min(count, self.lookups - self.inside) if self.kind == stat.S_IFDIR else count
 
     @property
     def is_directory(self) -> bool:
@@ -163,6 +171,14 @@ class Node:
         return f"<node {self.ino} {oct(self.kind)} {self.name!r}>"
 
 
+class Directory(Node):
+    __slots__ = ("inside",)
+
+    def __init__(self, ino: int, source: Source, entry: os.stat_result) -> None:
+        super().__init__(ino, source, entry)
+        self.inside = 0
+
+
 class NodeTable:
     def __init__(self, root: Node, identity_: Identity) -> None:
         self.root = root
@@ -203,7 +219,8 @@ class NodeTable:
                 return node, False
             ino = self._identity.spare_number()
             self._collided[source.branch, source.device, entry.st_ino] = ino
-        node = self._nodes[ino] = Node(ino, source, entry)
+        new = Directory if entry.st_mode & _FORMAT == stat.S_IFDIR else Node
+        node = self._nodes[ino] = new(ino, source, entry)
         return node, True
 
     def renumber(self, node: Node) -> int:

@@ -110,8 +110,11 @@ def _exchange(
         stack.upper(source_name[0]).fd, source_name[1], stack.upper(target_name[0]).fd, target_name[1],
         consts.RENAME_EXCHANGE,
     )  # fmt: skip
-    _moved(stack, source, source_name, target_name)
-    _moved(stack, target, target_name, source_name)
+    # Both before either loses its old one: no directory is without a name in between.
+    stack.give_name(source, *target_name)
+    stack.give_name(target, *source_name)
+    stack.take_name(source, *source_name)
+    stack.take_name(target, *target_name)
 
 
 def _replace(
@@ -136,7 +139,8 @@ def _replace(
     else:
         with remove.losing_name(stack, target, new_parent, new_name):
             _move(stack, source_name, target_name, whiteout_always)
-    _moved(stack, source, source_name, target_name)
+    stack.give_name(source, *target_name)
+    stack.take_name(source, *source_name)
 
 
 @contextlib.contextmanager
@@ -180,9 +184,4 @@ def _hide_below(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
             with times.kept(directory.fd):
                 whiteout.mark_opaque(directory.fd)
             directory.add(whiteout.OPAQUE)
-
-
-def _moved(stack: Stack, node: Node, old: tuple[Node, bytes], new: tuple[Node, bytes]) -> None:
-    stack.give_name(node, *new)
-    stack.take_name(node, *old)
 

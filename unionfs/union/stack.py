@@ -20,7 +20,7 @@ from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory, DirectoryCache
 from unionfs.union.errors import fail
 from unionfs.union.identity import Identity, Origin, Source
-from unionfs.union.nodes import Node, NodeTable
+from unionfs.union.nodes import Directory, Node, NodeTable
 from unionfs.union.pseudolink import PseudoLinks
 from unionfs.union.waiting import Waiting
 
@@ -100,7 +100,7 @@ class Stack:
     def _root(self) -> Node:
         fd = self.branches[0].fd
         entry = os.fstat(fd)
-        root = Node(identity.ROOT, self.identity.source(0, fd, b".", entry), entry)
+        root = Directory(identity.ROOT, self.identity.source(0, fd, b".", entry), entry)
         layers = []
         for index, branch in enumerate(self.branches):
             layers.append(index)
@@ -243,6 +243,7 @@ class Stack:
         """Note a name of a node; a file that was held by descriptor for want of one has one again."""
         if node.add_name(parent, name):
             parent.lookups += 1
+            parent.inside += 1  # type: ignore[misc]
         if node.seldom is not None and node.orphan_fd >= 0:
             os.close(node.orphan_fd)
             node.orphan_fd = -1
@@ -250,6 +251,7 @@ class Stack:
     def take_name(self, node: Node, parent: Node, name: bytes) -> None:
         """A name of a node is gone."""
         if node.remove_name(parent, name):
+            parent.inside -= 1  # type: ignore[misc]
             self.unreference(parent, 1)
 
     def _hold(self, node: Node) -> None:
@@ -316,6 +318,7 @@ class Stack:
                 for parent, name in node.names:
                     node.remove_name(parent, name)
                     parent.lookups -= 1
+                    parent.inside -= 1  # type: ignore[misc]
                     unreferenced.append(parent)
 
     def _release(self, node: Node) -> None:
