@@ -267,13 +267,13 @@ class WireOperations:
 
     def ioctl(self, r: Request) -> Reply:
         """The flags of chattr(1) and xfs_io(8). The VFS itself answers FICLONE and never asks (fs/ioctl.c)."""
-        fs, command, data = self._fs, r.fields[2], bytes(r.data)
-        if command == consts.FS_IOC_GETFLAGS:
+        fs, command, data, room = self._fs, r.fields[2], bytes(r.data), r.fields[5]
+        if command == consts.FS_IOC_GETFLAGS and room >= 4:
             return reply.ioctl(r.unique, 0, fs.get_flags(r.nodeid).to_bytes(4, "little"))
         if command == consts.FS_IOC_SETFLAGS and len(data) >= 4:
             fs.set_flags(r.nodeid, int.from_bytes(data[:4], "little"))
             return reply.ioctl(r.unique, 0, b"")
-        if command == consts.FS_IOC_FSGETXATTR:
+        if command == consts.FS_IOC_FSGETXATTR and room >= 28:  # sizeof(struct fsxattr)
             return reply.ioctl(r.unique, 0, fs.get_fsxattr(r.nodeid))
         if command == consts.FS_IOC_FSSETXATTR:
             fs.set_fsxattr(r.nodeid, data)
