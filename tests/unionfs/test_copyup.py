@@ -166,8 +166,12 @@ def test_hard_links_stay_one_file(mount_union: Callable[..., Union], tmp_path: P
     assert not os.path.isdir(links) or os.listdir(links) == [], "a pseudo-link outlives its file's names"
 
 
-def test_a_descriptor_and_a_map_from_before_see_later_writes(union: Union) -> None:
-    path = f"{union.path}/file"
+def test_a_descriptor_and_a_map_from_before_see_later_writes(
+    mount_union: Callable[..., Union], tmp_path: Path
+) -> None:
+    """Without `posix` the direct transport decides otherwise: test_passthrough.py."""
+    build(str(tmp_path / "low"), LOWER)
+    path = f"{mount_union('low', 'up', options=('posix',)).path}/file"
     with (
         opened(path, os.O_RDONLY) as fd,
         mmap.mmap(fd, 4000, mmap.MAP_SHARED, mmap.PROT_READ) as view,

@@ -134,7 +134,9 @@ def test_exchange_directories(union: Union) -> None:
     assert os.listdir(f"{union.path}/f/s/t") == []
 
 
-def test_open_files_and_directories_move_along(union: Union) -> None:
+def test_open_files_and_directories_move_along(mount_union: Callable[..., Union], tmp_path: Path) -> None:
+    build(str(tmp_path / "low"), LOWER)
+    union = mount_union("low", "up", options=("posix",))  # a reader from before the copy-up is to see what is written
     with (
         opened(f"{union.path}/d/s/x", os.O_RDONLY) as reader,
         opened(f"{union.path}/d/s", os.O_RDONLY | os.O_DIRECTORY) as directory,
