@@ -171,11 +171,25 @@ def test_a_fresh_listing_is_fresh(tmp_path: Path) -> None:
     files(tmp_path / "low" / "d", 3)
     with union(tmp_path) as fs:
         directory = walk(fs, "d")
-        halfway = fs.list(directory, 0, 3)[-1][-1]
-        fs.unlink(directory, b"file1")
-        create(fs, directory, b"new")
-        assert b"file1" not in [name for name, *_ in fs.list(directory, halfway, 10)], "it is gone, and was not shown"
-        assert listing(fs, directory) == [b"file0", b"file2", b"new"]
+        for turn in range(3):
+            assert len(fs.list(directory, 0, 3)) == 3, "and not the rest"
+            fs.unlink(directory, b"file%d" % turn)
+            create(fs, directory, b"new%d" % turn)
+            there = {b"file%d" % number for number in range(turn + 1, 3)} | {b"new%d" % n for n in range(turn + 1)}
+            assert {name for name, *_ in fs.list(directory, 0, 9)[2:]} == there
+
+
+def test_a_number_that_another_file_has(tmp_path: Path) -> None:
+    """Layers made with `cp -al` share inodes: the second of the two has a number that no directory entry tells."""
+    build(str(tmp_path), {"top": {"t": {"x": "X"}}, "bottom": {"b": {"y": HardLink("../../top/t/x"), "z": ""}}})
+    with union(tmp_path, "top", "bottom") as fs:
+        first = walk(fs, "t/x")
+        numbers = {name: ino for name, ino, *_ in fs.list(walk(fs, "b"), 0, 9)}
+        assert numbers[b"y"] != first
+        second = walk(fs, "b/y")
+        numbers = {name: ino for name, ino, *_ in fs.list(walk(fs, "b"), 0, 9)}
+        assert numbers[b"y"] == second
+        assert numbers[b"z"] == walk(fs, "b/z")
 
 
 def test_removed_and_other_things(tmp_path: Path) -> None:

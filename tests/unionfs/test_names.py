@@ -47,6 +47,19 @@ def test_more_names_than_the_budget(tmp_path: Path) -> None:
             assert remembered_names(fs) <= 100
 
 
+def test_a_directory_that_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directories, "_LARGEST_SET", 128)
+    with union(tmp_path) as fs:
+        remembered = []
+        for number in range(300):
+            create(fs, ROOT, b"%d" % number)
+            remembered.append(remembered_names(fs))
+        assert max(remembered) > 100
+        assert remembered[-1] == 0
+        for number in range(310):
+            assert (fs.lookup(ROOT, b"%d" % number) is not None) == (number < 300)
+
+
 @pytest.mark.parametrize("largest", [4, 1 << 16], ids=["hardly any remembered", "all remembered"])
 def test_they_are_true_whatever_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
     """Names come and go in a merged directory; what is found and what is listed is what should be there."""

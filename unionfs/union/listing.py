@@ -18,7 +18,7 @@ import bisect
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from operator import attrgetter
 
@@ -57,7 +57,8 @@ _name_of = attrgetter("name")
 
 
 class _Window:
-    """The names whose hashes are larger than `after` and not larger than `last`, in order.
+    """The names whose hashes are larger than `after` and not larger than `last`, in order. Names that are whited
+    out are among them: `Stack.resolve` tells.
 
     `hints` has, once it has been asked for, the inode number and the type of the names whose own directory entry says
     so reliably, packed; see `Listings._hints`.
@@ -244,20 +245,19 @@ class Listings:
         many have come; of a directory that is read in several chunks the lock is let go of in between."""
         last = _LAST
         found: list[bytes] = []
-        hidden: set[bytes] = set()
-        for index in node.layers:
-            above = frozenset(hidden)
+        layers = node.layers
+        for index in layers:
+            if node.layers != layers:
+                break
             for chunk in self._chunks(node, index):
-                reserved = [name for name in chunk if name.startswith(whiteout.PREFIX)]
-                if reserved:
-                    hidden.update(_between(after, last, (name.removeprefix(whiteout.PREFIX) for name in reserved)))
-                    chunk = [name for name in chunk if not name.startswith(whiteout.PREFIX)]
-                found += [name for name in chunk if after < hash(name) <= last and name not in above]
-                while len(found) + len(hidden) > _MOST_NAMES:
+                found += _between(after, last, chunk)
+                while len(found) > _MOST_NAMES:
                     last = (after + last) // 2
                     found = _between(after, last, found)
-                    hidden = set(_between(after, last, hidden))
-        if len(node.layers) > 1:
+        if node.layers != layers:
+            # Changed meanwhile: what was lower when the writable branch was read may be there now.
+            return self._read(node, after)
+        if len(layers) > 1:
             found = list(dict.fromkeys(found))
         found.sort(key=hash)
         return _Window(after, last, found)
@@ -300,5 +300,5 @@ def _read_hints(fd: int) -> dict[bytes, int]:
     return hints
 
 
-def _between(after: int, last: int, names: Iterable[bytes]) -> list[bytes]:
-    return [name for name in names if after < hash(name) <= last]
+def _between(after: int, last: int, names: list[bytes]) -> list[bytes]:
+    return [name for name in names if after < hash(name) <= last and not name.startswith(whiteout.PREFIX)]
