@@ -11,7 +11,8 @@ whole of it for the layers above; the other modules are functions over one `stac
     stack       the state of one union, and the merge of one name over the branches
     place       where a node's bytes are now
     copyup      making a node's bytes live in the writable branch
-    create, remove, rename, attributes, handles    the operations
+    create, remove, rename, attributes, inode_flags, handles, listing    the operations
+    extents     ranges of open files: allocation, holes, copies
     fs          UnionFs: takes the lock and delegates
 
 Locks, outermost first:
@@ -20,8 +21,8 @@ Locks, outermost first:
                    functions of the other modules are called with it held. It is not reentrant on purpose:
                    `copyup` is the one place that lets go of it (data copy, fsync), so a caller of `copyup.copy_up` or
                    `copyup.complete` looks its names up again afterwards.
-    2. none        reads, writes and fsyncs of open files take no lock at all: a descriptor in a handle stays open
-                   until release, and release comes after the last request on it (fs/fuse/file.c).
+    2. none        reads, writes and fsyncs of open files, and `extents`, take no lock at all: a descriptor in a handle
+                   stays open until release, and release comes after the last request on it (fs/fuse/file.c).
 
 Order on disk: every change of several steps is ordered so that each prefix is the old tree or the new one. It rests
 on one rule of lookup, that a whiteout hides what is below its branch and not the entry beside it: a whiteout made
