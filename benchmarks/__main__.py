@@ -31,6 +31,7 @@ from benchmarks import (
     walk,
     workloads,
 )
+from benchmarks.isolation import isolate
 from benchmarks.subjects import Driver, Subject, split_name
 from benchmarks.timing import Sample
 from benchmarks.unions import Union
@@ -195,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # SIGTERM must unwind the context managers, which unmount, as SIGINT does by itself.
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        if os.geteuid() == 0:  # others can mount nothing, and are told so
+            isolate(options.work)
         with tempfile.TemporaryDirectory(prefix="fuse-aufs-benchmark-", dir=options.work) as work:
             return measure(options, work)
     except (OSError, DriverError) as error:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from benchmarks.timing import Sample, per_operation, rotated
 from benchmarks.unions import Mounted, Union, lower_directory
 
-FILES, QUICK_FILES = 500, 50
+FILES, QUICK_FILES = 400, 50
 DATA = bytes(1000)
 
 

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from benchmarks import copyup, facts, lookup
+from tests.mounting import Union
+from unionfs.linux import mounts
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,3 +111,18 @@ def test_a_signal_ends_it_and_leaves_nothing(tmp_path: Path, number: signal.Sign
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (status, ""), out + err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.needs("fuse")
+def test_a_run_does_not_hold_what_others_have_mounted(mount_union: Callable[..., Union], tmp_path: Path) -> None:
+    union = mount_union("lower", "upper")
+    script = f"from benchmarks import isolation; isolation.isolate({str(tmp_path)!r}); print(flush=True); input()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "\n"
+        assert mounts.mounted_at(union.path) is not None
+        assert union.path not in {point.target for point in mounts.mountinfo(process.pid)}
+        union.unmount()  # which waits for the server's end
+        process.stdin.write("\n")
+    assert process.returncode == 0
