@@ -5,6 +5,7 @@
     serve        which of the two transports serves a mount
     direct       one that speaks to /dev/fuse itself, its main thread
     workers      ... and the threads that read requests and write answers
+    companion    what keeps client and server on one of two processors
     session      pyfuse3 and trio: read requests until the last user is gone
     interrupt    what pyfuse3's blocking read needs
     serving      what both do around their own work

@@ -4,10 +4,10 @@
     followers   sleep until the leader's request turns slow (union/waiting.py); then one becomes the leader, and the old
                 leader a follower once it has answered
 
-So quick requests are answered by one thread without a hand-over, slow ones hold up nobody, and only one thread at a
-time spins: before the leader sleeps it goes on asking for a while, because a wake-up across processors costs more than
-most requests. It does so only while requests follow each other closely. Each thread has a descriptor of its own
-(FUSE_DEV_IOC_CLONE); what is read from one is answered on it.
+So quick requests are answered by one thread without a hand-over, and slow ones hold up nobody. While requests follow
+each other closely, the leader goes on asking for a while before it sleeps, because a wake-up across processors costs
+more than most requests; only one thread at a time does. On a machine of two processors another process spins instead
+(`companion`). Each thread has a descriptor of its own (FUSE_DEV_IOC_CLONE); what is read from one is answered on it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from unionfs.fuse import abi, reply
 from unionfs.fuse.request import Unintelligible
 from unionfs.linux import fusedev
+from unionfs.transport.companion import Companion
 from unionfs.union.waiting import Waiting
 
 # More threads in slow work would only queue on the same disk.
@@ -30,6 +31,9 @@ _MOST_THREADS = 16
 
 # Beside a longest WRITE: its structure and header, and what the kernel wants to be sure of (FUSE_MIN_READ_BUFFER).
 _MARGIN = 8192
+
+# Pauses so many times as long as the leader may spin for end a succession of requests; shorter ones happen in it.
+_LONG = 20
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +65,9 @@ class Workers(Waiting):
         self._fd = -1
         self._buffer_size = max_write + _MARGIN
         self._spin_ns = spin_us * 1000
+        processors = len(os.sched_getaffinity(0))
+        self._companion = Companion(spin_us) if spin_us and processors == 2 else None
+        self._may_spin = spin_us > 0 and processors > 2
         self._spins = False
         self._me = _Thread()
         self._lock = threading.Lock()
@@ -91,6 +98,8 @@ class Workers(Waiting):
             del self._threads[0]
 
     def close(self) -> None:
+        if self._companion is not None:
+            self._companion.close()
         os.close(self._stop_fd)
         os.close(self.ended_fd)
 
@@ -105,6 +114,8 @@ class Workers(Waiting):
         if not me.leads:
             return
         me.leads = False
+        if self._companion is not None:
+            self._companion.rest()
         with self._lock:
             self._slow[_unique(me.message)] = me.slow = _Slow()
             lonely = not self._idle and len(self._threads) < _MOST_THREADS
@@ -215,7 +226,13 @@ class Workers(Waiting):
                 except OSError:
                     return 0  # `_read` meets it again
         poll.poll()
-        self._spins = clock() - start < self._spin_ns
+        pause = clock() - start
+        self._spins = self._may_spin and pause < self._spin_ns
+        if self._companion is not None:
+            if pause < self._spin_ns:
+                self._companion.turn(_pid(self._me.message))
+            elif pause > _LONG * self._spin_ns:
+                self._companion.rest()
         return 0
 
     def _write(self, fd: int, said: bytes | Sequence[bytes], message: memoryview) -> None:
@@ -243,6 +260,11 @@ class Workers(Waiting):
 def _unique(message: memoryview) -> int:
     unique: int = abi.IN_HEADER.unpack_from(message)[2]
     return unique
+
+
+def _pid(message: memoryview) -> int:
+    pid: int = abi.IN_HEADER.unpack_from(message)[6]
+    return pid
 
 
 def _own_descriptor(fd: int) -> int:

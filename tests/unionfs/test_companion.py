@@ -1,0 +1,106 @@
+"""The process that keeps the second processor awake: there while requests follow each other closely, and never longer
+than its server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.mounting import Union
+from unionfs.transport import companion, info
+from unionfs.transport.companion import Companion
+
+two_processors = pytest.mark.skipif(len(os.sched_getaffinity(0)) != 2, reason="it is for two processors")
+
+
+def until(condition: Callable[[], object]) -> None:
+    """For what no event tells of: what another process does."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def pair() -> Iterator[Companion]:
+    affinity = os.sched_getaffinity(0)
+    found = Companion(spin_us=2000)
+    yield found
+    found.close()
+    os.sched_setaffinity(0, affinity)
+
+
+def awake(pair: Companion) -> None:
+    while pair._page[companion._STATE] != companion._AWAKE:
+        pair.turn(os.getpid())
+
+
+def test_it_starts_with_a_burst_and_sleeps_after_it(pair: Companion) -> None:
+    for _ in range(companion._BURST - 1):
+        pair.turn(os.getpid())
+    assert pair._pid == 0
+    awake(pair)
+    assert os.getpriority(os.PRIO_PROCESS, pair._pid) == 19
+    until(lambda: pair._page[companion._STATE] == companion._ASLEEP)
+    awake(pair)
+
+
+@two_processors
+def test_the_leader_goes_where_its_client_is_and_rests_anywhere(pair: Companion) -> None:
+    everywhere = os.sched_getaffinity(0)
+    awake(pair)
+    for _ in range(2 * companion._LOOK + 1):
+        pair.turn(os.getpid())
+    here = os.sched_getaffinity(0)
+    assert len(here) == 1
+    assert os.sched_getaffinity(pair._pid) == everywhere - here
+    pair.rest()
+    assert os.sched_getaffinity(0) == everywhere
+
+
+def test_two_clients_in_turns_are_not_followed(pair: Companion) -> None:
+    everywhere = os.sched_getaffinity(0)
+    awake(pair)
+    for turn in range(8):
+        for _ in range(companion._LOOK):
+            pair.turn(1 + turn % 2)
+    assert os.sched_getaffinity(0) == everywhere
+
+
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/children") as file:
+            found += map(int, file.read().split())
+    return found
+
+
+@two_processors
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("end", ["umount", "kill"])
+def test_it_ends_with_its_server(mount_union: Callable[..., Union], end: str) -> None:
+    union = mount_union("low", "up", options=("transport=direct", "spin=10000"))
+    server = info.ask(union.path)["pid"]
+    numbers = iter(range(1 << 30))
+    until(lambda: children(server) or os.path.exists(f"{union.path}/absent{next(numbers)}"))
+    helper = os.pidfd_open(children(server)[0])
+    try:
+        if end == "kill":
+            os.kill(server, signal.SIGKILL)
+        union.unmount()
+        with pytest.raises(ProcessLookupError):
+            until(lambda: signal.pidfd_send_signal(helper, 0))  # type: ignore[func-returns-value]
+    finally:
+        os.close(helper)
+
+
+@pytest.mark.needs("fuse")
+def test_none_is_started_where_the_leader_may_not_spin(mount_union: Callable[..., Union]) -> None:
+    union = mount_union("low", "up", options=("transport=direct", "spin=0"))
+    for number in range(1000):
+        os.path.exists(f"{union.path}/absent{number}")
+    assert children(info.ask(union.path)["pid"]) == []
