@@ -17,6 +17,7 @@ from tests.unionfs.inprocess import ROOT, content, create, opened, union, walk, 
 from unionfs.linux import files, mounts
 from unionfs.linux.consts import (
     FS_APPEND_FL,
+    FS_CASEFOLD_FL,
     FS_IMMUTABLE_FL,
     FS_NOATIME_FL,
     FS_NODUMP_FL,
@@ -215,6 +216,14 @@ def test_what_has_no_flags(base: Path) -> None:
                 with fails(errno.ENOTTY):
                     attempt(walk(fs, name))
     assert sorted(os.listdir(base / "up")) == [], "nothing was copied up"
+
+
+def test_names_stay_bytes(base: Path) -> None:
+    with union(base) as fs:
+        directory = walk(fs, "d")
+        with fails(errno.EOPNOTSUPP):
+            fs.set_flags(directory, fs.get_flags(directory) | FS_CASEFOLD_FL)
+    assert os.listdir(base / "up") == [], "it was copied up before it was refused"
 
 
 def test_a_read_only_union(base: Path) -> None:

@@ -339,14 +339,13 @@ class UnionFs:
         self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, length: int, flags: int = 0
     ) -> int:
         """copy_file_range(2): bytes copied; see `extents.copy`."""
-        self._begins(length)
         fd_in, fd_out = self._current_fd(fh_in), self._current_fd(fh_out)
+        self._begins(min(length, os.fstat(fd_in).st_size - offset_in))  # cp(1) asks for all that there may be
         return extents.copy(fd_in, offset_in, fd_out, offset_out, length, flags)
 
     def _begins(self, length: int) -> None:
         if length > extents.QUICK:
-            with self._lock:
-                self._stack.waiting.begins()
+            self._stack.waiting.begins()
 
     def syncfs(self) -> None:
         """syncfs(2) of the writable branch; a union without one has nothing to save."""

@@ -41,8 +41,13 @@ def get(stack: Stack, node: Node) -> int:
 
 
 def set_(stack: Stack, node: Node, flags: int) -> None:
-    """A lower file is copied up first, without the lock. EROFS, EPERM (the server may not), EOPNOTSUPP, ENOTTY."""
+    """A lower file is copied up first, without the lock. EROFS, EPERM (the server may not), EOPNOTSUPP, ENOTTY.
+
+    FS_CASEFOLD_FL is refused (EOPNOTSUPP): the union tells names apart by their bytes.
+    """
     shown = get(stack, node)
+    if flags & ~shown & consts.FS_CASEFOLD_FL:
+        fail(errno.EOPNOTSUPP)
     copied = copyup.copy_up(stack, node)
     with _opened(stack, node) as fd:
         files.set_flags(fd, _for_copy(files.get_flags(fd), shown, flags, _PORTABLE) if copied else flags)
