@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import Union
+from tests.mounting import TRANSPORTS, Union
 from unionfs.linux import consts, mounts
 
 pytestmark = pytest.mark.needs("root")
@@ -284,12 +285,33 @@ def test_not_root(nobodys: Path) -> None:
             assert "user_allow_other" in refused("mount", "low:up", "mnt", "-o", "allow_other", prefix=prefix)
     nowhere = ["env", "PATH=/nonexistent", shutil.which("setpriv") or "setpriv", *AS_NOBODY[1:]]
     assert "fusermount3 is not installed" in refused("mount", "low:up", "mnt", prefix=nowhere)
-    script = 'set -e; "$@" mount low:up mnt; echo new > mnt/made; grep " $PWD/mnt fuse" /proc/mounts; "$@" umount mnt'
+
+
+@pytest.mark.needs("fuse", "program:unshare", "program:setpriv", "program:fusermount3")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_users_mount(nobodys: Path, transport: str) -> None:
+    """By the descriptor that fusermount3 hands over. The kernel takes no files from users, and info says so."""
+    os.mkdir("run")
+    for path in ("run", "low/file"):
+        os.chown(path, 65534, 65534)
+    prefix = [*bare_dev("mknod -m 666 /dev/fuse c 10 229 && "), *AS_NOBODY, "env", f"XDG_RUNTIME_DIR={nobodys}/run"]
+    script = (
+        f'set -e; "$@" mount -o transport={transport} low:up mnt; "$@" info --json mnt; "$@" info mnt >&2;'
+        ' echo new >mnt/made; mv mnt/made mnt/moved; echo more >>mnt/file; cat mnt/moved mnt/file;'
+        ' grep " $PWD/mnt fuse" /proc/mounts; "$@" umount mnt; ls run/fuse-aufs/mounts'
+    )
     done = subprocess.run(
         [*prefix, "sh", "-c", script, "sh", *UNIONFS], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "nosuid,nodev" in done.stdout
-    assert "allow_other" not in done.stdout
-    assert (nobodys / "up" / "made").read_text() == "new\n"
-    assert (nobodys / "up" / "made").stat().st_uid == 65534
+    facts, end = json.JSONDecoder().raw_decode(done.stdout)
+    assert facts["transport"]["name"] == transport
+    assert not facts["passthrough"]["enabled"]
+    new, changed, mount, *sockets = done.stdout[end:].split("\n")[1:-1]
+    assert (new, changed) == ("new", "contentmore")
+    assert "nosuid,nodev" in mount
+    assert "allow_other" not in mount
+    assert sockets == []
+    assert "Passthrough:  no: " + ("it takes CAP_SYS_ADMIN" if transport == "direct" else "") in done.stderr
+    assert (nobodys / "up" / "moved").read_text() == "new\n"
+    assert (nobodys / "up" / "moved").stat().st_uid == 65534

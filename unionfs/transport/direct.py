@@ -49,6 +49,8 @@ WISH = Wish(
     max_stack_depth=1,
 )  # fmt: skip
 
+_WITHOUT_CAPABILITY = "it takes CAP_SYS_ADMIN"
+
 _log = logging.getLogger(__name__)
 
 
@@ -155,7 +157,7 @@ class _Connection:
                 return fusedev.backing_open(self._fd, fd)
         except OSError as error:
             self.cannot_lend = {
-                errno.EPERM: "it takes CAP_SYS_ADMIN",
+                errno.EPERM: _WITHOUT_CAPABILITY,
                 errno.ELOOP: "a branch is itself on a stacked file system",
             }.get(error.errno or 0, f"the kernel refuses a file ({error.strerror})")
             raise
@@ -174,6 +176,14 @@ class _Connection:
         return True
 
     def passthrough_facts(self) -> info.PassthroughFacts:
+        """Before the first file is opened, too: what may not be lent at all is refused before the file is looked at
+        (fs/fuse/backing.c, fuse_backing_open)."""
+        if self.operations.passthrough is not None and not self.cannot_lend:
+            try:
+                fusedev.backing_open(self._fd, -1)
+            except OSError as error:
+                if error.errno == errno.EPERM:
+                    self.cannot_lend = _WITHOUT_CAPABILITY
         enabled = self.operations.passthrough is not None and not self.cannot_lend
         return {"enabled": enabled, "reason": self.cannot_lend}
 
