@@ -28,7 +28,7 @@ from unionfs.union.attributes import Attr
 from unionfs.union.errors import fail
 from unionfs.union.identity import Source
 from unionfs.union.nodes import Node
-from unionfs.union.stack import Stack
+from unionfs.union.stack import Found, Stack
 
 # (name, inode number, file type as in st_mode, next cookie)
 Entry = tuple[bytes, int, int, int]
@@ -98,8 +98,9 @@ class Listings:
         source = self._plain(node)
         while len(entries) < most and (window := self._window(node, after)):
             hints = {} if source is None else self._hints(node, window)
-            for name in window.following(after, most - len(entries)):
-                after = hash(name)
+            names = window.following(after, most - len(entries))
+            after = hash(names[-1])
+            for name in names:
                 number = 0
                 if source is not None and (hint := hints.get(name)) is not None:
                     number = self._number(source, hint >> 4)
@@ -111,16 +112,16 @@ class Listings:
                     shown = stack.node_at(node, name, found)
                     number, kind = shown.ino, shown.kind
                     stack.unreference(shown, 0)
-                entries.append((name, number, kind, (after >> _SHIFT) + _FIRST))
+                entries.append((name, number, kind, _cookie(name)))
+        if not entries:
+            self._drop(node)
         return entries
 
     def entries_plus(self, node: Node, cookie: int, most: int) -> list[EntryPlus]:
         """The same with attributes; every entry but `.` and `..` counts one lookup of its node. An error is raised for
         the first entry only: what was counted must reach the kernel, whose next request then meets the error again."""
-        stack = self._stack
         entries: list[EntryPlus] = [
-            (name, attributes.getattr_(stack, shown), following)
-            for name, shown, following in self._dots(node, cookie, most)
+            (name, self._directory(shown), following) for name, shown, following in self._dots(node, cookie, most)
         ]
         after = _hash_at(cookie)
         try:
@@ -131,38 +132,44 @@ class Listings:
         except OSError:
             if not entries:
                 raise
+        if not entries:
+            self._drop(node)
         return entries
 
     def _add_plus(self, node: Node, names: list[bytes], entries: list[EntryPlus]) -> None:
-        """Here a walk of a tree spends its time: so files with one name and a number of their own, most of all, do not
-        go through `resolve` and `counted`, which do the same in twice the time."""
+        """Here a walk of a tree spends its time: so in a directory of one branch nothing is to be resolved, and files
+        with one name and a number of their own, most of all, do not go through `counted`, which does the same slower.
+        """
         stack = self._stack
-        source = self._plain(node)
-        directory = None if source is None else stack.directories.get(node, source.branch)
+        source = node.source
+        directory = stack.directories.get(node, source.branch) if node.layers == (source.branch,) else None
         for name in names:
-            cookie = (hash(name) >> _SHIFT) + _FIRST
-            if source is not None and directory is not None:
+            if directory is None:
+                found = stack.resolve(node, name)
+            else:
                 entry = directory.stat(name)
                 if entry is None:
                     continue
-                inode = entry.st_ino
+                kind = entry.st_mode & _FORMAT
                 if (
-                    entry.st_nlink == 1
-                    and entry.st_mode & _FORMAT == stat.S_IFREG
+                    kind == stat.S_IFREG
+                    and entry.st_nlink == 1
                     and entry.st_dev == source.device
-                    and (source.branch or not stack.identity.may_be_copy(inode))
+                    and (source.branch or not stack.identity.may_be_copy(entry.st_ino))
                 ):
-                    file, new = stack.nodes.of_file(source.number(inode), source, entry)
+                    file, new = stack.nodes.of_file(source.number(entry.st_ino), source, entry)
                     file.lookups += 1
                     if new:
                         file.branch = source.branch
                     if file.parent is not node or file.name != name:
                         stack.give_name(file, node, name)
-                    entries.append((name, attributes.of_entry(stack, file, entry), cookie))
+                    entries.append((name, attributes.of_entry(stack, file, entry), _cookie(name)))
                     continue
-            found = stack.resolve(node, name)
+                if kind == stat.S_IFCHR and whiteout.is_overlay_whiteout(entry):
+                    continue
+                found = Found(source.branch, entry, node.layers if kind == stat.S_IFDIR else ())
             if found is not None:
-                entries.append((name, attributes.counted(stack, node, name, found), cookie))
+                entries.append((name, attributes.counted(stack, node, name, found), _cookie(name)))
 
     def _dots(self, node: Node, cookie: int, most: int) -> list[tuple[bytes, Node, int]]:
         if not node.is_directory:
@@ -170,6 +177,13 @@ class Listings:
         if cookie == 0:
             self._drop(node)
         return [(b".", node, 1), (b"..", node.parent or node, 2)][cookie:][:most] if cookie < 2 else []
+
+    def _directory(self, node: Node) -> Attr:
+        """The attributes of a directory, by its descriptor where it has one: it will be needed anyway."""
+        if not node.layers:
+            return attributes.getattr_(self._stack, node)
+        entry = os.fstat(self._stack.directories.get(node, node.layers[0]).fd)
+        return attributes.of_entry(self._stack, node, entry)
 
     def _window(self, node: Node, after: int) -> _Window | None:
         """The window in which the names after `after` begin; None at the end."""
@@ -185,7 +199,6 @@ class Listings:
             if window.names and after < hash(window.names[-1]):
                 return window
             after = window.last
-        self._drop(node)
         return None
 
     # Numbers and types without a status.
@@ -193,13 +206,11 @@ class Listings:
     def _plain(self, node: Node) -> Source | None:
         """The source of all files in a directory, if it is one branch's and nothing can be a copy unknown to us."""
         stack = self._stack
-        if len(node.layers) != 1 or stack.nodes.any_collided:
+        index = node.source.branch
+        if node.layers != (index,) or stack.nodes.any_collided:
             return None
-        index = node.layers[0]
-        if stack.pseudo_links.any_in(index) if index else stack.identity.all_may_be_copies:
-            return None
-        device = os.fstat(stack.directories.get(node, index).fd).st_dev
-        return stack.identity.sources[index].get(device)
+        unknown = stack.pseudo_links.any_in(index) if index else stack.identity.all_may_be_copies
+        return None if unknown else node.source
 
     def _hints(self, node: Node, window: _Window) -> dict[bytes, int]:
         """Of the files and symbolic links in a window, as inode number and type in four bits. Not of directories, where
@@ -282,6 +293,10 @@ class Listings:
     def close(self) -> None:
         self._windows.clear()
         self._weight = 0
+
+
+def _cookie(name: bytes) -> int:
+    return (hash(name) >> _SHIFT) + _FIRST
 
 
 def _hash_at(cookie: int) -> int:
