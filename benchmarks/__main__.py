@@ -67,6 +67,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=_positive, help="default: 5, with --quick 2")
     parser.add_argument("--quick", action="store_true", help="small files and shallow stacks: seconds, not minutes")
+    parser.add_argument(
+        "--processors", type=_positive, metavar="N",
+        help="run clients and servers on N processors only. With one, no request wakes another processor, which is"
+        " most of a request's time on an idle machine and next to nothing on a busy one",
+    )
     parser.add_argument("--json", metavar="FILE", help="write facts, results and samples there")
     parser.add_argument("--work", metavar="DIR", default="/var/tmp", help="on the disk to measure [%(default)s]")
     parser.add_argument(
@@ -195,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     # SIGTERM must unwind the context managers, which unmount, as SIGINT does by itself.
     signal.signal(signal.SIGTERM, _terminate)
+    if options.processors:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.processors])  # servers inherit it
     try:
         if os.geteuid() == 0:  # others can mount nothing, and are told so
             isolate(options.work)

@@ -67,6 +67,15 @@ def test_targets_are_judged_on_both_file_systems(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("overlay")
+def test_a_run_may_be_kept_to_one_processor(tmp_path: Path) -> None:
+    document = tmp_path / "result.json"
+    chosen = ("--driver", "overlay2", "--question", "metadata", "--quick", "--processors", "1")
+    done = run(*chosen, "--work", str(tmp_path), "--json", str(document))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(document.read_text())["facts"]["cores"] == 1
+
+
+@pytest.mark.needs("overlay")
 def test_a_question_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
     bin_directory, work = tmp_path / "bin", tmp_path / "work"
     bin_directory.mkdir()
