@@ -165,7 +165,7 @@ class Passthrough:
         backing_id = 0
         if upper or not self._strict:
             writes = upper and flags & _WRITES
-            if not (writes and self._has_set_id(number, mode)):
+            if not (writes and (os.fstat(fd).st_mode if mode is None else mode) & _SET_ID):
                 try:
                     backing_id = self._lender.lend(fd, writable=upper)
                     self._fs.close_descriptor(fh)

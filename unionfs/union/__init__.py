@@ -10,6 +10,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     nodes       the table of files the kernel knows
     stack       the state of one union, and the merge of one name over the branches
     place       where a node's bytes are now
+    copydata    the bytes of one file into another
     copyup      making a node's bytes live in the writable branch
     create, remove, rename, attributes, inode_flags, handles, listing    the operations
     extents     ranges of open files: allocation, holes, copies

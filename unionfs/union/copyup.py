@@ -7,14 +7,15 @@ data is copied once: the first marks the node, lets go of the lock and copies; t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 from unionfs.linux import files
-from unionfs.union import place, times, whiteout
+from unionfs.union import copydata, place, times, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
 from unionfs.union.identity import Origin
@@ -22,11 +23,9 @@ from unionfs.union.nodes import Node
 from unionfs.union.place import Place
 from unionfs.union.stack import Stack
 
-_CHUNK = 1 << 23
 # Bytes that are copied while others wait: for fewer, letting somebody else serve them costs more.
 _QUICK = 1 << 17
-# A file system that cannot do it this way; the next way is tried.
-_UNABLE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM})
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 def is_upper(node: Node) -> bool:
@@ -85,7 +84,7 @@ def _copy_up_one_directory(stack: Stack, node: Node) -> None:
     name = branch.work_name()
     try:
         os.mkdir(name, 0o700, dir_fd=branch.work_fd)
-        _copy_attributes(branch, source, Place(branch.work_fd, name), node.origin)
+        _copy_attributes_by_name(branch, source, Place(branch.work_fd, name), node.origin)
         entry = os.stat(name, dir_fd=branch.work_fd, follow_symlinks=False)
         _place(stack, node, branch.work_fd, name)
     except BaseException:
@@ -109,7 +108,7 @@ def _copy_up_special(stack: Stack, node: Node) -> None:
             os.symlink(os.readlink(b"", dir_fd=source), name, dir_fd=copy.fd)
         else:
             os.mknod(name, stat.S_IFMT(entry.st_mode) | 0o600, entry.st_rdev, dir_fd=copy.fd)
-        _copy_attributes(branch, source, copy, node.origin)
+        _copy_attributes_by_name(branch, source, copy, node.origin)
         made = copy.stat()
         if not node.names:
             _become_orphan(node, copy.open(os.O_PATH))
@@ -130,18 +129,18 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
     copy = -1
     try:
         entry = os.fstat(source)
-        copy = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=branch.work_fd)
+        mode = stat.S_IMODE(entry.st_mode) & 0o777
+        copy = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=branch.work_fd)
         made = os.fstat(copy)
         length = entry.st_size if size is None else min(size, entry.st_size)
         if length > _QUICK or (length and not stack.volatile and branch.durable):
             stack.waiting.begins()
         with stack.unlocked():
             if length:
-                _copy_data(source, copy, length, whole=length == entry.st_size, check=stack.waiting.check)
-            _copy_attributes(branch, source, Place(copy, b""), node.origin)
-            if size is not None and size <= entry.st_size:
-                # The link into place is what truncates.
-                os.utime(copy, ns=(entry.st_atime_ns, time.time_ns()))
+                copydata.copy(source, entry, copy, made.st_dev, length, stack.waiting.check)
+            # A truncated file was modified now: the link into place is what truncates.
+            modified = time.time_ns() if size is not None and size <= entry.st_size else entry.st_mtime_ns
+            _copy_attributes(branch, source, entry, copy, made, node.origin, modified)
             if length and not stack.volatile and branch.durable:
                 # Before the name: after a power cut a name without its data would hide the lower file.
                 os.fsync(copy)
@@ -263,24 +262,35 @@ def _place(stack: Stack, node: Node, work_fd: int, work_name: bytes) -> None:
     directory.add(node.name)
 
 
-def _copy_attributes(branch: Branch, source: int, copy: Place, origin: Origin) -> None:
-    """Owner, extended attributes (ACLs and capabilities are among them), mode and times, and the origin.
+def _copy_attributes(
+    branch: Branch, source: int, entry: os.stat_result, copy: int, made: os.stat_result, origin: Origin, modified: int
+) -> None:
+    """Owner, extended attributes (ACLs and capabilities are among them), mode and times, and the origin, from the open
+    file `source` with the status `entry` to `copy`, which was `made` with its permission bits.
 
     The order matters: writing clears capabilities, so the data comes before; chown(2) clears them and set-user-ID,
     so both come after it.
     """
+    owned = (made.st_uid, made.st_gid) == (entry.st_uid, entry.st_gid)
+    if not owned:
+        os.chown(copy, entry.st_uid, entry.st_gid)
+    for name, value in _attributes_to_copy(source):
+        with _unless_unsupported():
+            os.setxattr(copy, name, value)
+    mode = stat.S_IMODE(entry.st_mode)
+    if not owned or mode != stat.S_IMODE(made.st_mode) or mode & _SET_ID:
+        os.chmod(copy, mode)
+    os.setxattr(copy, branch.attribute("origin"), origin.encode())
+    os.utime(copy, ns=(entry.st_atime_ns, modified))
+
+
+def _copy_attributes_by_name(branch: Branch, source: int, copy: Place, origin: Origin) -> None:
+    """The same for other kinds of files, from an O_PATH descriptor to an entry of the work area."""
     entry = os.fstat(source)
     copy.chown(entry.st_uid, entry.st_gid)
-    source_path = files.fd_path(source)
-    for name in Place(source, b"").listxattr():
-        if whiteout.is_private_attribute(os.fsencode(name)):
-            continue
-        try:
-            copy.setxattr(name, os.getxattr(source_path, name))
-        except OSError as error:
-            # The branch's file system has no such namespace (an ACL on one without them, say).
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENODATA):
-                raise
+    for name, value in _attributes_to_copy(files.fd_path(source)):
+        with _unless_unsupported():
+            copy.setxattr(name, value)
     if not stat.S_ISLNK(entry.st_mode):
         copy.chmod(stat.S_IMODE(entry.st_mode))
     try:
@@ -292,48 +302,26 @@ def _copy_attributes(branch: Branch, source: int, copy: Place, origin: Origin) -
     copy.utime(entry.st_atime_ns, entry.st_mtime_ns)
 
 
-def _copy_data(source: int, copy: int, length: int, *, whole: bool, check: Callable[[], None]) -> None:
-    """Copy `length` bytes, sharing extents where the file system can, and keeping holes. `check` may stop it."""
-    if whole:
-        try:
-            files.ficlone(copy, source)
-            return
-        except OSError as error:
-            if error.errno not in _UNABLE:
-                raise
-    os.truncate(copy, length)
-    offset = 0
-    while offset < length:
-        try:
-            start = os.lseek(source, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                break  # a hole to the end
-            start = offset  # no SEEK_DATA here
-        try:
-            end = os.lseek(source, start, os.SEEK_HOLE)
-        except OSError:
-            end = length
-        _copy_range(source, copy, start, min(end, length), check)
-        offset = end
+def _attributes_to_copy(source: int | bytes) -> list[tuple[str, bytes]]:
+    try:
+        names = os.listxattr(source)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return []  # a file system that has none at all
+        raise
+    return [
+        (name, os.getxattr(source, name)) for name in names if not whiteout.is_private_attribute(os.fsencode(name))
+    ]
 
 
-def _copy_range(source: int, copy: int, start: int, end: int, check: Callable[[], None]) -> None:
-    while start < end:
-        check()
-        try:
-            count = os.copy_file_range(source, copy, min(end - start, _CHUNK), start, start)
-        except OSError as error:
-            if error.errno not in _UNABLE:
-                raise
-            data = os.pread(source, min(end - start, _CHUNK), start)
-            count = len(data)
-            written = 0
-            while written < count:
-                written += os.pwrite(copy, data[written:], start + written)
-        if count == 0:
-            return  # the source shrank under us
-        start += count
+@contextlib.contextmanager
+def _unless_unsupported() -> Iterator[None]:
+    """The branch's file system may have no such namespace (an ACL on one without them, say)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENODATA):
+            raise
 
 
 def flush_directory(fd: int) -> None:
