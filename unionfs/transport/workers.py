@@ -69,6 +69,7 @@ class Workers(Waiting):
         self._companion = Companion(spin_us) if spin_us and processors == 2 else None
         self._may_spin = spin_us > 0 and processors > 2
         self._spins = False
+        self._takes_turns = False  # with a client that asks again only when it has its answer
         self._me = _Thread()
         self._lock = threading.Lock()
         self._baton = threading.Lock()
@@ -196,13 +197,13 @@ class Workers(Waiting):
 
     def _read(self, fd: int, buffers: tuple[bytearray], poll: select.poll) -> int:
         """The length of the next message; -1 when there will be none."""
+        none_yet = self._takes_turns
         while not self._ending:
             try:
-                return os.readv(fd, buffers)
+                if not none_yet:
+                    return os.readv(fd, buffers)
             except BlockingIOError:
-                count = self._await(fd, buffers, poll)
-                if count:
-                    return count
+                pass
             except OSError as error:
                 if error.errno == errno.ENOENT:
                     continue  # the request was taken back between the poll and the read
@@ -210,6 +211,10 @@ class Workers(Waiting):
                     self._end()  # unmounted, or aborted
                     return -1
                 raise
+            none_yet = False
+            count = self._await(fd, buffers, poll)
+            if count:
+                return count
         return -1
 
     def _await(self, fd: int, buffers: tuple[bytearray], poll: select.poll) -> int:
@@ -229,7 +234,8 @@ class Workers(Waiting):
         pause = clock() - start
         self._spins = self._may_spin and pause < self._spin_ns
         if self._companion is not None:
-            if pause < self._spin_ns:
+            self._takes_turns = pause < self._spin_ns
+            if self._takes_turns:
                 self._companion.turn(_pid(self._me.message))
             elif pause > _LONG * self._spin_ns:
                 self._companion.rest()
