@@ -8,7 +8,6 @@ Documentation/filesystems/overlayfs.rst).
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import NamedTuple
 
@@ -150,5 +149,7 @@ class Identity:
 
 
 def _digest(fsid: int, inode: int) -> int:
+    import hashlib  # it loads OpenSSL: 5 ms that every mount would pay
+
     digest = hashlib.blake2b(b"%x.%x" % (fsid, inode), digest_size=8).digest()
     return int.from_bytes(digest, "little") | _HASHED
