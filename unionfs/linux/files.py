@@ -154,11 +154,13 @@ def link_fd(fd: int, dst_dirfd: int, dst: bytes) -> None:
     os.link(fd_path(fd), dst, dst_dir_fd=dst_dirfd, follow_symlinks=True)
 
 
-def is_cached(fd: int, offset: int) -> bool:
-    """Whether the byte at `offset` can be read without waiting for a disk (preadv2(2), RWF_NOWAIT): a hint for the rest
-    of a read. A file system that cannot tell gives False."""
+def waits_for_disk(fd: int, offset: int) -> bool:
+    """Whether to read the byte at `offset` would be to wait for a disk (preadv2(2), RWF_NOWAIT): a hint for the rest of
+    a read. Of a file system that cannot tell (tmpfs is one), no."""
     try:
         os.preadv(fd, (bytearray(1),), offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
     except OSError:
-        return False  # EAGAIN, EOPNOTSUPP
-    return True
+        return False  # EOPNOTSUPP; or the read itself will tell
+    return False

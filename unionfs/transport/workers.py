@@ -66,7 +66,7 @@ class Workers(Waiting):
         self._buffer_size = max_write + _MARGIN
         self._spin_ns = spin_us * 1000
         processors = len(os.sched_getaffinity(0))
-        self._companion = Companion(spin_us) if spin_us and processors == 2 else None
+        self._companion = _companion(spin_us) if spin_us and processors == 2 else None
         self._may_spin = spin_us > 0 and processors > 2
         self._spins = False
         self._takes_turns = False  # with a client that asks again only when it has its answer
@@ -266,6 +266,13 @@ class Workers(Waiting):
 def _unique(message: memoryview) -> int:
     unique: int = abi.IN_HEADER.unpack_from(message)[2]
     return unique
+
+
+def _companion(spin_us: int) -> Companion | None:
+    try:
+        return Companion(spin_us)
+    except OSError:
+        return None  # no process to be had
 
 
 def _pid(message: memoryview) -> int:

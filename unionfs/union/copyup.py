@@ -23,8 +23,8 @@ from unionfs.union.nodes import Node
 from unionfs.union.place import Place
 from unionfs.union.stack import Stack
 
-# Bytes that are copied while others wait: for fewer, letting somebody else serve them costs more.
-_QUICK = 1 << 17
+# Bytes that are copied from memory to memory while others wait: for fewer, letting somebody else serve them costs more.
+_QUICK = 1 << 22
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -133,7 +133,8 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
         copy = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=branch.work_fd)
         made = os.fstat(copy)
         length = entry.st_size if size is None else min(size, entry.st_size)
-        if length > _QUICK or (length and not stack.volatile and branch.durable):
+        syncs = length > 0 and branch.durable and not stack.volatile
+        if syncs or length > _QUICK or (length and files.waits_for_disk(source, 0)):
             stack.waiting.begins()
         with stack.unlocked():
             if length:
@@ -141,7 +142,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
             # A truncated file was modified now: the link into place is what truncates.
             modified = time.time_ns() if size is not None and size <= entry.st_size else entry.st_mtime_ns
             _copy_attributes(branch, source, entry, copy, made, node.origin, modified)
-            if length and not stack.volatile and branch.durable:
+            if syncs:
                 # Before the name: after a power cut a name without its data would hide the lower file.
                 os.fsync(copy)
         if not node.names:

@@ -86,8 +86,7 @@ class UnionFs:
                 fail(errno.ENAMETOOLONG)
             found = stack.resolve(directory, name)
             attr = None if found is None else attributes.counted(stack, directory, name, found)
-            if stack.directories.overfull:
-                stack.directories.trim()
+            stack.directories.trim()
             return attr
 
     def _counted(self, node: Node) -> Attr:
@@ -238,7 +237,7 @@ class UnionFs:
     def read(self, fh: int, offset: int, size: int) -> bytes:
         """At most `size` bytes, fewer at the end of the file only."""
         fd = self._current_fd(fh)
-        if not files.is_cached(fd, offset):
+        if files.waits_for_disk(fd, offset):
             self._stack.waiting.begins()
         return os.pread(fd, size, offset)
 
@@ -274,14 +273,18 @@ class UnionFs:
     def list(self, ino: int, cookie: int, most: int) -> Sequence[Entry]:
         """At most `most` entries behind `cookie` as (name, inode number, file type, next cookie), `.` and `..` first of
         all; none at the end. No lookups are counted."""
-        with self._stack.operation():
-            return self._listings.entries(self._stack.nodes.get(ino), cookie, most)
+        with self._lock:
+            entries = self._listings.entries(self._stack.nodes.get(ino), cookie, most)
+            self._stack.directories.trim()
+            return entries
 
     def list_plus(self, ino: int, cookie: int, most: int) -> Sequence[EntryPlus]:
         """The same as (name, attributes, next cookie). Each entry but `.` and `..` counts one lookup: `forget` those
         that are not sent."""
-        with self._stack.operation():
-            return self._listings.entries_plus(self._stack.nodes.get(ino), cookie, most)
+        with self._lock:
+            entries = self._listings.entries_plus(self._stack.nodes.get(ino), cookie, most)
+            self._stack.directories.trim()
+            return entries
 
     def fsyncdir(self, ino: int, datasync: bool) -> None:
         """fsync(2) of the directory's part in the writable branch; a directory without one has nothing to save."""
