@@ -187,13 +187,9 @@ class DirectoryCache:
         self._cached[(node.ino, branch)] = directory
         return directory
 
-    @property
-    def overfull(self) -> bool:
-        return len(self._cached) > self._most_directories or self._kept.names > self._most_names
-
     def trim(self) -> None:
         """Close the least recently used until the budget holds."""
-        while self._cached and self.overfull:
+        while len(self._cached) > self._most_directories or (self._kept.names > self._most_names and self._cached):
             self._cached.popitem(last=False)[1].close()
 
     def forget(self, node: Node) -> None:

@@ -185,7 +185,12 @@ class Stack:
         return list(seen)
 
     def is_empty(self, node: Node) -> bool:
-        return not any(self.resolve(node, name) for name in self.names(node))
+        return not any(
+            self.resolve(node, name)
+            for index in node.layers
+            for name in self.directories.get(node, index).scan()
+            if not name.startswith(whiteout.PREFIX)
+        )
 
     # From a name to its node.
 
