@@ -232,7 +232,7 @@ def test_set_user_id_goes_with_a_write_by_another(tmp_path: Path, mount_union: C
     Path(path).write_bytes(OLD)
     write_as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", "echo", "changed"]
     os.chmod(path, 0o6777)
-    with opened(path, os.O_WRONLY) as fd:
+    with opened(path, os.O_RDONLY), opened(path, os.O_WRONLY) as fd:
         os.write(fd, b"by root")
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o6777, "root may keep them"
         subprocess.run(write_as_nobody, stdout=fd, check=True)

@@ -18,11 +18,11 @@ A lower file is safe from all of this whatever the kernel does: its branch is a 
 backing file that is to be opened for writing there is refused with EROFS.
 
 Set-ID bits. The kernel leaves it to us to clear them on a write (FUSE_HANDLE_KILLPRIV_V2: without it every write asks
-for security.capability first) and a write that passes us by cannot. So a file that has them is opened for writing
-through us if nobody has it open yet; and files of the writable branch are lent without CAP_FSETID, so that the branch's
-file system clears bits that were set later, on anybody's write. Nor do we see what is written through a map, for which
-a file must be open for reading and writing, and which may outlive the descriptor. `attributes_valid` says for how long
-the kernel may then keep attributes.
+for security.capability first) and a write that passes us by cannot. So a file of the writable branch that has them is
+read and written through us if nobody has it open yet; and files of that branch are lent without CAP_FSETID, so that
+its file system clears bits that were set later, on anybody's write, root's too. Nor do we see what is written through a
+map, for which a file must be open for reading and writing, and which may outlive the descriptor. `attributes_valid`
+says for how long the kernel may then keep attributes.
 
 Backing files are kept for a while after the last close: the next open costs no system call.
 """
@@ -132,7 +132,7 @@ class Passthrough:
                 self._forget(number)
                 use = None
             if use is None:
-                use = self._begin(number, fh, flags, mode)
+                use = self._begin(number, fh, mode)
             elif not use.opens:
                 del self._idle[number]
             use.opens += 1
@@ -159,18 +159,17 @@ class Passthrough:
     def _upper(self, branch: int) -> bool:
         return branch == 0 and self._fs.writable
 
-    def _begin(self, number: int, fh: int, flags: int, mode: int | None) -> _Use:
+    def _begin(self, number: int, fh: int, mode: int | None) -> _Use:
         fd, branch = self._fs.descriptor(fh)
         upper = self._upper(branch)
         backing_id = 0
-        if upper or not self._strict:
-            writes = upper and flags & _WRITES
-            if not (writes and (os.fstat(fd).st_mode if mode is None else mode) & _SET_ID):
-                try:
-                    backing_id = self._lender.lend(fd, writable=upper)
-                    self._fs.close_descriptor(fh)
-                except OSError:
-                    pass  # a file system that cannot be lent: stacked too deep, or without read_iter
+        through_us = (os.fstat(fd).st_mode if mode is None else mode) & _SET_ID if upper else self._strict
+        if not through_us:
+            try:
+                backing_id = self._lender.lend(fd, writable=upper)
+                self._fs.close_descriptor(fh)
+            except OSError:
+                pass  # a file system that cannot be lent: stacked too deep, or without read_iter
         use = self._uses[number] = _Use(backing_id, branch)
         return use
 
