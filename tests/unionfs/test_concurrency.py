@@ -17,6 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,8 @@ from tests.unionfs.inprocess import (
     walk,
     write,
 )
-from unionfs.linux import consts, files
+from unionfs.linux import consts
+from unionfs.union import copydata
 from unionfs.union.fs import UnionFs
 
 pytestmark = [pytest.mark.needs("root", "trusted-xattr")]
@@ -207,16 +209,16 @@ def test_one_file_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     is lost with a second one."""
     build(str(tmp_path / "low"), {"f": "-" * 8, "g": HardLink("f")})
     copies: list[int] = []
-    real = files.ficlone
+    real = copydata.copy
 
-    def copy_when_all_are_here(copy: int, source: int) -> None:
-        copies.append(copy)
+    def copy_when_all_are_here(source: int, *others: Any) -> None:
+        copies.append(source)
         deadline = time.monotonic() + 30
         while waiting_for_copies(fs) < 7 and len(copies) == 1 and time.monotonic() < deadline:
             time.sleep(0.001)  # a condition's waiters can only be counted
-        real(copy, source)
+        real(source, *others)
 
-    monkeypatch.setattr(files, "ficlone", copy_when_all_are_here)
+    monkeypatch.setattr(copydata, "copy", copy_when_all_are_here)
     with union(tmp_path) as fs:
         inode = walk(fs, "f")
         threads = [threading.Thread(target=write, args=(fs, inode, b"%d" % number, number)) for number in range(8)]

@@ -9,13 +9,14 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.contracts.posix.case import fails
 from tests.trees import HardLink, build
 from tests.unionfs.inprocess import ROOT, content, create, known, listing, remove_deep, snapshot, union, walk, write
-from unionfs.linux import files
+from unionfs.union import copydata
 from unionfs.union.fs import UnionFs
 
 pytestmark = [pytest.mark.needs("root", "trusted-xattr")]
@@ -149,14 +150,14 @@ def test_a_file_keeps_the_number_it_got_in_a_collision(tmp_path: Path) -> None:
 def copying(fs: UnionFs, monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> Iterator[None]:
     """Run `action` in a thread; the block runs when it is about to copy data, which goes on after the block."""
     reached, go_on = threading.Event(), threading.Event()
-    real = files.ficlone
+    real = copydata.copy
 
-    def wait(copy: int, source: int) -> None:
+    def wait(*arguments: Any) -> None:
         reached.set()
         assert go_on.wait(30)
-        real(copy, source)
+        real(*arguments)
 
-    monkeypatch.setattr(files, "ficlone", wait)
+    monkeypatch.setattr(copydata, "copy", wait)
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -169,7 +170,7 @@ def copying(fs: UnionFs, monkeypatch: pytest.MonkeyPatch, action: Callable[[], N
     thread.start()
     try:
         assert reached.wait(30)
-        monkeypatch.setattr(files, "ficlone", real)
+        monkeypatch.setattr(copydata, "copy", real)
         yield
     finally:
         go_on.set()
