@@ -2,7 +2,9 @@
 
 Two trees of 4,000 files each, one with 100 files a directory and one with 4. Measured per file:
   cold walk             listing the tree with lstat(2) of every entry; the union was just mounted
-  warm walk             the same once more
+  second walk           the same once more: with the first listing the kernel forgets a directory's access time, and any
+                        FUSE server is asked for its attributes again
+  warm walk             the same a third time, and from then on
 and per name, in the tree with 100 files a directory, of which the union knows nothing but that it was just mounted:
   cold random lstat     half of the files, in no order
   missing name          names that no layer has, spread over the directories, asked for the first time
@@ -61,7 +63,7 @@ def _once(tree: Mounted, files: int) -> Iterator[tuple[str, float]]:
     """One round on one union: each measure with its seconds a name."""
     for per_directory in PER_DIRECTORY:
         path = os.path.join(tree.path, str(per_directory))
-        for state in ("cold", "warm"):
+        for state in ("cold", "second", "warm"):
             yield f"{state} walk, {per_directory} files a directory", seconds(partial(walk, path)) / files
     tree.remount()
     order = random.Random(3)

@@ -23,7 +23,8 @@ MEASURES = {
         "unlink", "mkdir + rmdir", "unlink, lower",
     },
     "walk": {
-        "cold walk, 100 files a directory", "warm walk, 100 files a directory", "cold walk, 4 files a directory",
+        "cold walk, 100 files a directory", "second walk, 100 files a directory", "warm walk, 100 files a directory",
+        "cold walk, 4 files a directory", "second walk, 4 files a directory",
         "warm walk, 4 files a directory", "cold random lstat", "missing name", "missing name, again",
     },
     "workloads": {"git clone + status + checkout", "git clone", "git status", "git checkout", "tar x", "cc"},
