@@ -103,7 +103,7 @@ LOOKING = {"stat", "fstat", "getxattr"}
 OS_CALLS = [
     "access", "chmod", "chown", "copy_file_range", "dup", "fchmod", "fstat", "fsync", "ftruncate", "getxattr", "link",
     "listdir", "listxattr", "lseek", "mkdir", "mknod", "open", "pread", "pwrite", "readlink", "removexattr", "rename",
-    "rmdir", "setxattr", "stat", "symlink", "truncate", "unlink", "utime",
+    "rmdir", "scandir", "setxattr", "stat", "symlink", "truncate", "unlink", "utime",
 ]  # fmt: skip
 FILES_CALLS = ["openat2", "renameat2", "ficlone", "link_fd"]
 
