@@ -20,8 +20,8 @@ Locks, outermost first:
 
     1. Stack.lock  guards everything reachable from a Stack except the bytes of open files. `UnionFs` takes it; the
                    functions of the other modules are called with it held. It is not reentrant on purpose:
-                   `copyup` is the one place that lets go of it (data copy, fsync), so a caller of `copyup.copy_up` or
-                   `copyup.complete` looks its names up again afterwards.
+                   `copyup` lets go of it (data copy, fsync), so a caller of `copyup.copy_up` or `copyup.complete`
+                   looks its names up again afterwards; `listing` does while it reads a large directory.
     2. none        reads, writes and fsyncs of open files, and `extents`, take no lock at all: a descriptor in a handle
                    stays open until release, and release comes after the last request on it (fs/fuse/file.c).
 
