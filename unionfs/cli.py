@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     mount.add_argument("-o", dest="options", action="append", default=[], metavar="OPTION[,…]")
     mount.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground, log to stderr")
     mount.add_argument("--log", metavar="FILE", help="log to FILE instead of syslog")
-    mount.add_argument("--debug", action="store_true", help="log every refused request")
+    mount.add_argument("--debug", action="store_true", help="log every request and its answer (pyfuse3: those refused)")
     umount = verbs.add_parser("umount", help="unmount; returns when the server has ended", allow_abbrev=False)
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
     info = verbs.add_parser("info", help="say how a mount is served, without using it", allow_abbrev=False)
