@@ -80,15 +80,16 @@ _THROUGH_US_AFRESH = Opened(0, 0)
 
 class _Use:
     """How the open files of one number do their I/O: by `backing_id` in `branch`, or through us if that is 0.
-    `mappable`: it was open for reading and writing."""
+    `mappable`: it was open for reading and writing. `set_id`: it got set-ID bits since it was lent."""
 
-    __slots__ = ("backing_id", "branch", "mappable", "opens")
+    __slots__ = ("backing_id", "branch", "mappable", "opens", "set_id")
 
     def __init__(self, backing_id: int, branch: int) -> None:
         self.backing_id = backing_id
         self.branch = branch
         self.mappable = False
         self.opens = 0
+        self.set_id = False
 
 
 class Passthrough:
@@ -128,9 +129,6 @@ class Passthrough:
                 if use.backing_id:
                     self._forget(number)
                     use = None
-            if use is not None and not use.opens and flags & _WRITES and self._has_set_id(number, mode):
-                self._forget(number)
-                use = None
             if use is None:
                 use = self._begin(number, fh, mode)
             elif not use.opens:
@@ -139,7 +137,7 @@ class Passthrough:
             self._numbers[fh] = number
             if not use.backing_id:
                 return _THROUGH_US if use.opens > 1 or not self._upper(use.branch) else _THROUGH_US_AFRESH
-            if flags & os.O_RDWR or (use.opens > 1 and flags & _WRITES and self._has_set_id(number, mode)):
+            if flags & os.O_RDWR or (flags & _WRITES and use.set_id):
                 use.mappable = use.mappable or bool(flags & os.O_RDWR)
                 if mode is None:
                     self._forget_attributes(number)
@@ -173,11 +171,6 @@ class Passthrough:
         use = self._uses[number] = _Use(backing_id, branch)
         return use
 
-    def _has_set_id(self, number: int, mode: int | None) -> bool:
-        if mode is None:
-            mode = self._fs.getattr(number).st.st_mode
-        return bool(mode & _SET_ID)
-
     def close(self, fh: int) -> None:
         """The open file `fh` is closed."""
         with self._lock:
@@ -190,7 +183,9 @@ class Passthrough:
                 del self._uses[number]
                 return
             self._idle[number] = None
-            if len(self._idle) > _MOST_IDLE:
+            if use.set_id:
+                self._forget(number)
+            elif len(self._idle) > _MOST_IDLE:
                 self._forget(next(iter(self._idle)))
 
     def forget(self, number: int) -> None:
@@ -206,12 +201,19 @@ class Passthrough:
         self._idle.pop(number, None)
         self._lender.take_back(self._uses.pop(number).backing_id)
 
-    def changed(self, number: int) -> None:
-        """The attributes were changed under `number`. What the kernel knows under an outdated one it does not keep, but
-        of the node's other number it does."""
+    def changed(self, number: int, mode: int = 0) -> None:
+        """The attributes were changed under `number`, also the mode if one is given. What the kernel knows under an
+        outdated one it does not keep, but of the node's other number it does."""
         current = self._fs.current(number)
         if current != number:
             self._forget_attributes(current)
+        if mode & _SET_ID:
+            with self._lock:
+                use = self._uses.get(current)
+                if use is not None and use.backing_id:
+                    use.set_id = True
+                    if not use.opens:
+                        self._forget(current)
 
     def attributes_valid(self, number: int, mode: int) -> int:
         """For how many seconds the kernel may keep the attributes of a file with this st_mode: not at all while writes

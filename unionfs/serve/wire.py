@@ -224,12 +224,12 @@ class WireOperations:
             mtime_ns=_time(valid, abi.FATTR_MTIME, abi.FATTR_MTIME_NOW, now, mtime, mtimensec),
             kill_privileges=bool(valid & abi.FATTR_KILL_SUIDGID),
         )
-        self._changed(r)
+        self._changed(r, mode if valid & abi.FATTR_MODE else 0)
         return self._attr(r, attr)
 
-    def _changed(self, r: Request) -> None:
+    def _changed(self, r: Request, mode: int = 0) -> None:
         if self.passthrough is not None:
-            self.passthrough.changed(r.nodeid)
+            self.passthrough.changed(r.nodeid, mode)
 
     def statx(self, r: Request) -> Reply:
         number = r.nodeid
