@@ -140,8 +140,9 @@ def backing(kind: str, work: str) -> Iterator[str]:
 def measure(options: argparse.Namespace, work: str) -> int:
     names = options.drivers or [*NAMES, *TRANSPORTS[1:], *peers.installed()]
     machine = facts.gather([name for name in names if name in peers.COMMANDS])
-    print(", ".join(f"{fact} {value}" for fact, value in machine.items()), flush=True)
     rounds = options.rounds or (2 if options.quick else 5)
+    machine |= {"rounds": rounds, "sizes": "quick" if options.quick else "full"}
+    print(", ".join(f"{fact} {value}" for fact, value in machine.items()), flush=True)
     questions = list(options.questions or QUESTIONS)
     runs: list[report.Run] = []
     failures = 0
@@ -152,7 +153,7 @@ def measure(options: argparse.Namespace, work: str) -> int:
             failures += measure_on(run, directory, names, questions, rounds, quick=options.quick)
         if ONCE in questions:
             questions.remove(ONCE)
-    print(f"\nMedian of {rounds} rounds, ± half the interquartile range, and the ratio to {report.BASELINE}.")
+    print(f"\nMedian of {rounds} rounds (fewer of long work), ± half the interquartile range, and the ratio to {report.BASELINE}.")
     if options.targets:
         for run in runs:
             print(f"\nOn {run.backing}:\n\n{targets.markdown(targets.judged(report.rows(run.samples)))}")

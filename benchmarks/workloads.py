@@ -7,8 +7,7 @@
                                   in the second of two directories. Sources and headers are in the lower layer
 
 The repository and the archive lie outside the union, on the same file system and in the page cache; what the programs
-write goes to the upper directory. Nothing is on the network. A third of the rounds of the small measures: these are
-long, and their ratios are steadier.
+write goes to the upper directory. Nothing is on the network. These are long, so they take a third of the rounds.
 """
 
 from __future__ import annotations
