@@ -153,7 +153,8 @@ def measure(options: argparse.Namespace, work: str) -> int:
             failures += measure_on(run, directory, names, questions, rounds, quick=options.quick)
         if ONCE in questions:
             questions.remove(ONCE)
-    print(f"\nMedian of {rounds} rounds (fewer where long), ± half the interquartile range; ratio to {report.BASELINE}.")
+    print(f"\nMedian of {rounds} rounds (fewer of long work), ± half the interquartile range,", end=" ")
+    print(f"and the ratio to {report.BASELINE}.")
     if options.targets:
         for run in runs:
             print(f"\nOn {run.backing}:\n\n{targets.markdown(targets.judged(report.rows(run.samples)))}")
