@@ -7,6 +7,7 @@ is (system call, N) and killing happens before the Nth call takes effect.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -43,15 +44,17 @@ class Point(NamedTuple):
 class Server:
     """A union of `lower` and `upper`, served by a child of this process until `stop` or a kill."""
 
-    def __init__(self, lower: str, upper: str, path: str, log: str) -> None:
-        from unionfs.transport import session  # before the fork: it takes a tenth of a second, once
+    def __init__(self, lower: str, upper: str, path: str, log: str, *, transport: str) -> None:
+        from unionfs.transport import direct, session  # before the fork: it takes a tenth of a second, once
 
         self.path = path
         self.log = log
         reader, writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(session.serve, lower, upper, path, log, writer)
+            # Without its companion the direct transport makes the same calls each time.
+            serve = {"direct": functools.partial(direct.serve, spin_us=0), "pyfuse3": session.serve}[transport]
+            _serve(serve, lower, upper, path, log, writer)
         os.close(writer)
         with open(reader, "rb") as ready:
             answer = ready.read(1)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.faults import Point, Server, Trace
+from tests.mounting import TRANSPORTS
 from tests.trees import Dir, File, Found, HardLink, Symlink, Tree, build, diff, read
 from unionfs.linux import consts, files
 
@@ -115,6 +116,16 @@ SCENARIOS = {
 }
 
 
+# The calls are the union's; what a transport adds is who makes them, and what is under way beside. So all scenarios on
+# the one with more threads, and one of each kind on the other.
+GROUNDS = [("direct", name) for name in SCENARIOS] + [
+    ("pyfuse3", name)
+    for name in ("copy-up with its directories", "setxattr", "create over a whiteout", "mkdir over a whiteout",
+                 "link a lower hard link", "unlink a lower file", "rmdir of a merged directory",
+                 "rename a lower file", "rename a merged directory over an empty one", "exchange files")
+]  # fmt: skip
+
+
 class State(NamedTuple):
     tree: dict[str, Found]
     numbers: dict[str, int]
@@ -123,9 +134,10 @@ class State(NamedTuple):
 class Ground:
     """The branches of a scenario, made anew for each run, and servers over them."""
 
-    def __init__(self, home: str, scenario: Scenario) -> None:
+    def __init__(self, home: str, scenario: Scenario, transport: str) -> None:
         self.home = home
         self.scenario = scenario
+        self.transport = transport
         self.path = os.path.join(home, "mnt")
         self.trace = os.path.join(home, "trace")
         self.server: Server | None = None
@@ -142,7 +154,8 @@ class Ground:
         return self.serve()
 
     def serve(self) -> Server:
-        self.server = Server(f"{self.home}/low", f"{self.home}/up", self.path, f"{self.home}/log")
+        home = self.home
+        self.server = Server(f"{home}/low", f"{home}/up", self.path, f"{home}/log", transport=self.transport)
         return self.server
 
     def state(self) -> State:
@@ -187,9 +200,10 @@ def explain(what: str, point: Point, before: State, after: State, found: State) 
     return "\n".join(lines)
 
 
-@pytest.fixture(params=SCENARIOS)
+@pytest.fixture(params=GROUNDS, ids="-".join)
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    ground = Ground(str(tmp_path), SCENARIOS[request.param])
+    transport, name = request.param
+    ground = Ground(str(tmp_path), SCENARIOS[name], transport)
     yield ground
     ground.close()
 
@@ -250,7 +264,9 @@ def test_each_call_fails(ground: Ground) -> None:
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("ground", ["rename over a lower file"], indirect=True)
+@pytest.mark.parametrize(
+    "ground", [(transport, "rename over a lower file") for transport in TRANSPORTS], indirect=True, ids="-".join
+)
 def test_killed_while_unlinked_files_are_open(ground: Ground) -> None:
     """What lived on only because it was open is gone with the server, and leaves nothing behind."""
     server = ground.prepare()

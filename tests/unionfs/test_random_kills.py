@@ -25,15 +25,17 @@ CHANGES = ("write", "truncate", "chmod", "chown", "mkdir", "rmdir", "unlink", "l
 class Victim:
     """A union of two branches, its server, and how often that was killed."""
 
-    def __init__(self, home: str) -> None:
+    def __init__(self, home: str, transport: str) -> None:
         self.home = home
+        self.transport = transport
         self.path = f"{home}/mnt"
         self.kills = 0
         os.mkdir(self.path)
         self.server = self._serve()
 
     def _serve(self) -> Server:
-        return Server(f"{self.home}/low", f"{self.home}/up", self.path, f"{self.home}/log")
+        home = self.home
+        return Server(f"{home}/low", f"{home}/up", self.path, f"{home}/log", transport=self.transport)
 
     def attempt(self, side: Side, operation: Operation, fault: str) -> tuple[object, bool]:
         """(result, killed): the operation under `fault`; after a kill the union is mounted again."""
@@ -62,8 +64,8 @@ def choice(request: pytest.FixtureRequest, tmp_path: Path) -> Choice:
 
 
 @pytest.fixture
-def victim(choice: Choice, tmp_path: Path) -> Iterator[Victim]:
-    victim = Victim(str(tmp_path))
+def victim(choice: Choice, tmp_path: Path, transport: str) -> Iterator[Victim]:
+    victim = Victim(str(tmp_path), transport)
     yield victim
     victim.server.dispose()
 
