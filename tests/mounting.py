@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 
 from unionfs.linux import consts, mounts
+from unionfs.transport import control
 
 TRANSPORTS = ("direct", "pyfuse3")
 
@@ -70,6 +73,25 @@ class Union:
             finally:
                 if self.mounted:
                     mounts.umount2(self.path, consts.MNT_DETACH)
+
+
+def server_of(path: str) -> control.Server:
+    """The process that serves the union mounted at `path`; to be closed."""
+    point = mounts.mounted_at(os.path.realpath(path))
+    assert point is not None
+    server = control.find(point.device)
+    assert server is not None
+    return server
+
+
+def kill_server(path: str) -> None:
+    """The server of the union mounted at `path` ends without having done anything about it."""
+    server = server_of(path)
+    try:
+        os.kill(server.pid, signal.SIGKILL)
+        select.select([server.pidfd], [], [])
+    finally:
+        server.close()
 
 
 def unionfs(*arguments: str) -> None:

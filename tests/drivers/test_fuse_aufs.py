@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from drivers.errors import InUse
 from drivers.mounts import mount_all, mounted, unmount_all
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
+from tests.mounting import kill_server
 from tests.trees import File
 
 
@@ -97,8 +97,7 @@ class TestFuseAufs(SnapshotterContract):
             (target / "f").write_text("new")
             os.unlink(target / "f")
             (target / "g").write_text("g")
-            [server] = [pid for pid in filter(str.isdecimal, os.listdir("/proc")) if layer in _command(pid)]
-            os.kill(int(server), signal.SIGKILL)
+            kill_server(str(target))
             Path(layer, ".wh..wh.orph", "9").write_text("half of a copy-up")
         finally:
             with contextlib.suppress(OSError):  # ENOTCONN, from the flush of a file whose server is dead
@@ -108,11 +107,3 @@ class TestFuseAufs(SnapshotterContract):
         assert not os.path.exists(f"{layer}/.wh..wh.orph")
         with self.looking(driver, "name") as path:
             trees.assert_tree(path, {"g": "g"})
-
-
-def _command(pid: str) -> str:
-    """The command line of a process; "" for one that has ended."""
-    try:
-        return Path("/proc", pid, "cmdline").read_text(errors="replace")
-    except OSError:
-        return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from drivers.errors import InUse, Unavailable
 from drivers.mounts import Mount, branches, layers_by_append, mount_all, mounted, unmount_all
 from drivers.overlay2 import overlay
 from tests import trees
+from tests.mounting import kill_server
 from unionfs.linux.mounts import mounted_at, mountinfo
 
 pytestmark = pytest.mark.needs("overlay")
@@ -187,18 +187,9 @@ def test_a_unions_server_has_ended_when_it_is_unmounted(layers: list[str], targe
 @pytest.mark.needs("fuse")
 def test_a_union_whose_server_was_killed_is_unmounted(layers: list[str], target: str) -> None:
     mount_all([Mount("unionfs", "unionfs", (branches([(layers[0], "rw"), (layers[1], "ro")]),))], target)
-    [server] = [pid for pid in filter(str.isdecimal, os.listdir("/proc")) if layers[0].replace("\\", "") in _words(pid)]
-    os.kill(int(server), signal.SIGKILL)
+    kill_server(target)
     unmount_all(target)
     assert mounted_at(target) is None
-
-
-def _words(pid: str) -> str:
-    """The command line of a process, unescaped; "" for one that has ended or is a zombie."""
-    try:
-        return Path("/proc", pid, "cmdline").read_text(errors="replace").replace("\\", "").replace("\0", " ")
-    except OSError:
-        return ""
 
 
 @pytest.mark.needs("fuse")

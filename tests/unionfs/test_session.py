@@ -16,21 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import Union, unionfs
+from tests.mounting import Union, server_of, unionfs
 from unionfs.linux import consts, mounts
 from unionfs.transport import control, unmount
 
 pytestmark = pytest.mark.needs("fuse")
 
 PATIENCE_MS = 20_000
-
-
-def server_of(union: Union) -> control.Server:
-    point = mounts.mounted_at(os.path.realpath(union.path))
-    assert point is not None
-    server = control.find(point.device)
-    assert server is not None
-    return server
 
 
 def ended(server: control.Server, within_ms: int = PATIENCE_MS) -> bool:
@@ -60,7 +52,7 @@ def union(mount_union: Callable[..., Union], tmp_path: Path) -> Union:
 
 @pytest.fixture
 def server(union: Union) -> Iterator[control.Server]:
-    found = server_of(union)
+    found = server_of(union.path)
     yield found
     found.close()
 
@@ -170,10 +162,7 @@ def test_the_server_holds_nothing_of_its_caller(tmp_path: Path, transport: str) 
     with os.fdopen(reader, "rb") as pipe:
         assert select.select([pipe], [], [], PATIENCE_MS / 1000)[0], "the server holds a descriptor of its caller's"
         assert pipe.read() == b""
-    point = mounts.mounted_at(os.path.realpath(tmp_path / "mnt"))
-    assert point is not None
-    server = control.find(point.device)
-    assert server is not None
+    server = server_of(str(tmp_path / "mnt"))
     try:
         assert os.readlink(f"/proc/{server.pid}/cwd") == "/"
         assert os.getsid(server.pid) == server.pid
