@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -164,6 +165,33 @@ def test_what_stays_is_seen_once(tmp_path: Path, request: pytest.FixtureRequest,
         assert len(seen) == len(set(seen))
         assert stays <= set(seen)
         assert set(names(fs, directory)[2:]) == set(listing(fs, directory))
+        fs.check_invariants()
+
+
+@pytest.mark.parametrize("moment", range(1, 12))
+def test_copied_up_whole_while_its_names_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_windows: None, moment: int
+) -> None:
+    """The names of a large directory are read without the lock: what was in the lower branch is in the upper then."""
+    there = files(tmp_path / "low" / "d", 60) | files(tmp_path / "up" / "d", 40, "up")
+    with union(tmp_path) as fs:
+        directory = walk(fs, "d")
+        unlocked = fs._stack.unlocked
+        times = 0
+
+        @contextlib.contextmanager
+        def meanwhile() -> Iterator[None]:
+            nonlocal times
+            times += 1
+            with unlocked():
+                if times == moment:
+                    monkeypatch.setattr(fs._stack, "unlocked", unlocked)
+                    fs.rename(ROOT, b"d", ROOT, b"e")
+                yield
+
+        monkeypatch.setattr(fs._stack, "unlocked", meanwhile)
+        assert set(names(fs, directory)[2:]) == there
+        assert listing(fs) == [b"e"]
         fs.check_invariants()
 
 
