@@ -26,8 +26,11 @@ from unionfs.linux import fusedev
 from unionfs.transport.companion import Companion
 from unionfs.union.waiting import Waiting
 
-# More threads in slow work would only queue on the same disk.
-_MOST_THREADS = 16
+# As many requests can be in slow work, less the leader's; then nobody reads the next. They may wait for one disk, or
+# for one copy-up, by the dozen.
+_MOST_THREADS = 256
+# Followers that are kept when a crowd has gone.
+_MOST_IDLE = 8
 
 # Beside a longest WRITE: its structure and header, and what the kernel wants to be sure of (FUSE_MIN_READ_BUFFER).
 _MARGIN = 8192
@@ -74,7 +77,7 @@ class Workers(Waiting):
         self._lock = threading.Lock()
         self._baton = threading.Lock()
         self._idle = 0
-        self._threads: list[threading.Thread] = []
+        self._threads: set[threading.Thread] = set()
         self._slow: dict[int, _Slow] = {}
         self._ending = False
         self._answer: Answer | None = None
@@ -95,8 +98,12 @@ class Workers(Waiting):
     def join(self) -> None:
         """Wait until every thread has ended, after `stop` or the end of the connection."""
         while self._threads:
-            self._threads[0].join()
-            del self._threads[0]
+            with self._lock:
+                threads = list(self._threads)
+            for thread in threads:
+                thread.join()
+            with self._lock:
+                self._threads.difference_update(threads)
 
     def close(self) -> None:
         if self._companion is not None:
@@ -143,7 +150,7 @@ class Workers(Waiting):
     def _more(self) -> None:
         thread = threading.Thread(target=self._work, name="fuse")
         with self._lock:
-            self._threads.append(thread)
+            self._threads.add(thread)
         thread.start()
 
     def _work(self) -> None:
@@ -173,6 +180,9 @@ class Workers(Waiting):
         while True:
             if not me.leads:
                 with self._lock:
+                    if self._idle == _MOST_IDLE:
+                        self._threads.discard(threading.current_thread())
+                        return
                     self._idle += 1
                 self._baton.acquire()
                 me.leads = True

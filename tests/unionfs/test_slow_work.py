@@ -1,0 +1,252 @@
+"""Work that takes long: others are served meanwhile, however much there is of it; who waits for it can be interrupted;
+and a session ends in the midst of it.
+
+The servers here are held at a gate, before the system call that is the slow part of their work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.drivers.children import Child, in_child
+from tests.mounting import Union, server_of
+from tests.unionfs.test_session import ended, wait_until, wait_until_unmounted
+from unionfs.linux import consts, mounts
+from unionfs.serve.pyfuse import _SLOW_AT_ONCE
+from unionfs.transport import info
+
+pytestmark = pytest.mark.needs("fuse")
+
+# Each thread writes a byte to the file GATE, and passes when nobody else has it locked.
+GATED = """
+import fcntl, os, sys
+from unionfs import cli
+
+def gated(call):
+    def pass_the_gate(*arguments, **keywords):
+        with open(os.environ["GATE"], "ab", buffering=0) as gate:
+            gate.write(b"x")
+            fcntl.flock(gate, fcntl.LOCK_SH)
+        return call(*arguments, **keywords)
+    return pass_the_gate
+
+for name in os.environ["GATED"].split():
+    setattr(os, name, gated(getattr(os, name)))
+sys.exit(cli.main())
+"""
+BIG = bytes(range(1, 252)) * (1 << 17)  # 31 MiB: four pieces of a copy
+
+
+class Gate:
+    """Shut until it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open(path, "ab")  # noqa: SIM115
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    @property
+    def waiting(self) -> int:
+        """How many have come to it."""
+        return os.stat(self._path).st_size
+
+    def open(self) -> None:
+        if self._file.closed:
+            return
+        fcntl.flock(self._file, fcntl.LOCK_UN)  # children have the same open file
+        self._file.close()
+
+
+class Gated(Union):
+    """A union whose server passes through a gate on its way into some calls of os."""
+
+    def __init__(self, home: Path, transport: str, *calls: str) -> None:
+        for branch in ("low", "up"):
+            (home / branch).mkdir()
+        super().__init__(str(home), [str(home / "low"), str(home / "up")], transport=transport)
+        self.gate = Gate(home / "gate")
+        self._calls = " ".join(calls)
+
+    def mount(self) -> Gated:
+        environment = {**os.environ, "GATE": f"{os.path.dirname(self.path)}/gate", "GATED": self._calls}
+        subprocess.run([sys.executable, "-c", GATED, *self.command], env=environment, check=True)
+        return self
+
+    def close(self) -> None:
+        self.gate.open()
+        super().close()
+
+
+@pytest.fixture
+def copying(tmp_path: Path, transport: str) -> Iterator[Gated]:
+    """`big` is on a file system that cannot share extents, else there is nothing to wait for."""
+    union = Gated(tmp_path, transport, "copy_file_range")
+    (tmp_path / "low" / "big").write_bytes(BIG)
+    (tmp_path / "low" / "small").write_text("small")
+    with contextlib.closing(union.mount()):
+        yield union
+
+
+@pytest.fixture
+def syncing(tmp_path: Path, transport: str) -> Iterator[Gated]:
+    union = Gated(tmp_path, transport, "fsync")
+    with contextlib.closing(union.mount()):
+        yield union
+
+
+def writer(union: Union) -> Child:
+    """A process that opens `big` for writing: killed by what interrupts it, else 0 when it has written."""
+
+    def write() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with open(f"{union.path}/big", "r+b") as big:
+            big.write(b"NEW")
+
+    return in_child(write)
+
+
+def syncer(union: Union, name: str) -> Child:
+    """A process that writes a file and syncs it; its status is the errno."""
+
+    def sync() -> None:
+        try:
+            fd = os.open(f"{union.path}/{name}", os.O_CREAT | os.O_WRONLY)
+            os.write(fd, b"data")
+            os.fsync(fd)
+        except OSError as error:
+            os._exit(error.errno or 255)
+
+    return in_child(sync)
+
+
+def interrupts(union: Union) -> int:
+    return (info.ask(union.path)["requests"] or {}).get("INTERRUPT", 0)
+
+
+def others_are_served(union: Union) -> None:
+    done = subprocess.run(
+        ["sh", "-c", "ls >/dev/null; echo new >new; cat new; mkdir dir; mv new dir; rm -r dir"],
+        cwd=union.path, capture_output=True, text=True, timeout=20, check=True,
+    )  # fmt: skip
+    assert done.stdout == "new\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_who_is_interrupted_in_a_copy_up_undoes_it(
+    copying: Gated, tmp_path: Path, transport: str, number: signal.Signals
+) -> None:
+    """Over pyfuse3, which knows nothing of interrupts, the copy is completed."""
+    child = writer(copying)
+    wait_until(lambda: copying.gate.waiting == 1)
+    os.kill(child.pid, number)
+    if transport == "direct":
+        wait_until(lambda: interrupts(copying) > 0)
+    others_are_served(copying)
+    copying.gate.open()
+    assert child.wait() == -number
+    copied = os.path.exists(tmp_path / "up" / "big")
+    assert copied == (transport == "pyfuse3")
+    assert Path(copying.path, "big").read_bytes() == BIG
+    assert copying.gate.waiting == (1 if transport == "direct" else 4)
+    again = writer(copying)
+    assert again.wait() == 0
+    assert (tmp_path / "up" / "big").read_bytes() == b"NEW" + BIG[3:]
+    assert (tmp_path / "low" / "big").read_bytes() == BIG
+
+
+@pytest.mark.parametrize("transport", ["direct"])
+def test_who_waits_for_anothers_copy_up_can_be_interrupted(copying: Gated, tmp_path: Path) -> None:
+    first = writer(copying)
+    wait_until(lambda: copying.gate.waiting == 1)
+    before = info.ask(copying.path)["requests"] or {}
+    second = writer(copying)
+    wait_until(lambda: (info.ask(copying.path)["requests"] or {})["OPEN"] > before["OPEN"])
+    os.kill(second.pid, signal.SIGINT)
+    assert second.wait() == -signal.SIGINT
+    assert first.is_running()
+    copying.gate.open()
+    assert first.wait() == 0
+    assert (tmp_path / "up" / "big").read_bytes() == b"NEW" + BIG[3:]
+
+
+@pytest.mark.parametrize("transport", ["direct"])
+def test_a_copy_up_that_is_interrupted_is_made_by_the_next(copying: Gated, tmp_path: Path) -> None:
+    first = writer(copying)
+    wait_until(lambda: copying.gate.waiting == 1)
+    second = writer(copying)
+    wait_until(lambda: (info.ask(copying.path)["requests"] or {})["OPEN"] == 2)
+    os.kill(first.pid, signal.SIGKILL)
+    wait_until(lambda: interrupts(copying) > 0)
+    copying.gate.open()
+    assert first.wait() == -signal.SIGKILL
+    assert second.wait() == 0
+    assert copying.gate.waiting == 1 + 4
+    assert (tmp_path / "up" / "big").read_bytes() == b"NEW" + BIG[3:]
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def test_forty_slow_requests_hold_up_nobody(syncing: Gated, transport: str) -> None:
+    """Over pyfuse3 they are not begun all at once."""
+    server = info.ask(syncing.path)["pid"]
+    children = [syncer(syncing, f"file{number}") for number in range(40)]
+    wait_until(lambda: syncing.gate.waiting == (40 if transport == "direct" else _SLOW_AT_ONCE))
+    others_are_served(syncing)
+    assert threads(server) < 60
+    syncing.gate.open()
+    assert [child.wait() for child in children] == [0] * 40
+    others_are_served(syncing)
+
+
+@pytest.mark.parametrize("transport", ["direct"])
+def test_threads_go_when_the_crowd_has_gone(syncing: Gated) -> None:
+    server = info.ask(syncing.path)["pid"]
+    children = [syncer(syncing, f"file{number}") for number in range(40)]
+    wait_until(lambda: syncing.gate.waiting == 40)
+    syncing.gate.open()
+    assert [child.wait() for child in children] == [0] * 40
+    wait_until(lambda: threads(server) <= 12)
+    others_are_served(syncing)
+
+
+def test_it_ends_under_slow_work(syncing: Gated) -> None:
+    """Told twice to end it does, when what it has begun is done. The callers get their answer, or that there will be
+    none."""
+    server = server_of(syncing.path)
+    with contextlib.closing(server):
+        children = [syncer(syncing, f"file{number}") for number in range(5)]
+        wait_until(lambda: syncing.gate.waiting == 5)
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until_unmounted(syncing)
+        assert not ended(server, 0)
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: "SIGTERM again" in Path(syncing.log).read_text())
+        syncing.gate.open()
+        assert ended(server)
+    assert {child.wait() for child in children} <= {0, errno.ECONNABORTED, errno.ENOTCONN}
+    syncing.check_log()
+
+
+def test_it_is_aborted_under_slow_work(syncing: Gated) -> None:
+    """umount -f: the callers are told at once, the server ends when its work is done."""
+    server = server_of(syncing.path)
+    with contextlib.closing(server):
+        children = [syncer(syncing, f"file{number}") for number in range(5)]
+        wait_until(lambda: syncing.gate.waiting == 5)
+        mounts.umount2(syncing.path, consts.MNT_FORCE | consts.MNT_DETACH)
+        assert {child.wait() for child in children} == {errno.ECONNABORTED}
+        syncing.gate.open()
+        assert ended(server)
+    syncing.check_log()
