@@ -9,12 +9,14 @@ import mmap
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mounting import Union
+from unionfs.linux import consts, mounts
 from unionfs.transport import info
 
 pytestmark = [pytest.mark.needs("fuse", "passthrough"), pytest.mark.parametrize("transport", ["direct"])]
@@ -286,3 +288,86 @@ def test_an_open_file_costs_the_server_no_descriptor(union: Union) -> None:
         os.posix_fallocate(fd, 0, 8192)
         assert os.lseek(fd, 0, os.SEEK_DATA) == 0
         assert os.fstat(fd).st_size == 8192
+
+
+RUN_AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+@pytest.mark.parametrize("opening", ["conv=notrunc", "conv=fsync"])
+def test_a_program_written_by_another_does_not_run_as_its_owner(
+    tmp_path: Path, mount_union: Callable[..., Union], strict: bool, opening: str
+) -> None:
+    """The kernel itself must learn that the set-user-ID bit went with the write: execve(2) goes by what it knows."""
+    union = mount_union("low", "up", options=("transport=direct", *(["posix"] if strict else [])))
+    program = name(union, "id")
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        os.chmod(directory, 0o755)
+    Path(program).write_bytes(Path("/usr/bin/id").read_bytes())
+    os.chmod(program, 0o4777)
+    assert subprocess.run([*RUN_AS_NOBODY, program, "-u"], capture_output=True, text=True).stdout == "0\n"
+    copy = ["dd", "if=/usr/bin/id", f"of={program}", "bs=1M", opening, "status=none"]
+    subprocess.run([*RUN_AS_NOBODY, *copy], check=True)
+    assert subprocess.run([*RUN_AS_NOBODY, program, "-u"], capture_output=True, text=True).stdout == "65534\n"
+
+
+def test_set_id_goes_with_whatever_changes_the_data(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
+    union = mount_union("low", "up", options=("transport=direct",))
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        os.chmod(directory, 0o755)
+    Path(name(union, "source")).write_bytes(OLD)
+    copy = "import os, sys; os.copy_file_range(os.open(sys.argv[1][:-4] + 'source', 0), os.open(sys.argv[1], 1), 9)"
+    changes = {"allocate": ["fallocate", "-p", "-l", "4096"], "copy": [sys.executable, "-c", copy]}
+    for change, command in changes.items():
+        path = name(union, "file")
+        Path(path).write_bytes(OLD)
+        os.chmod(path, 0o6777)
+        subprocess.run([*RUN_AS_NOBODY, *command, path], check=True)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o777, change
+
+
+def test_a_file_mounted_elsewhere_stays_open_to_all(union: Union, tmp_path: Path, strict: bool) -> None:
+    """Nothing is looked up on the way to it, so it keeps its old number for ever."""
+    target = tmp_path / "target"
+    target.write_text("")
+    mounts.mount(name(union), str(target), None, consts.MS_BIND)
+    try:
+        with opened(target, os.O_RDONLY) as reader:
+            with opened(name(union), os.O_WRONLY | os.O_APPEND) as writer:
+                os.write(writer, NEW)
+            assert os.pread(reader, 5, len(OLD)) == (NEW if strict else b"")
+        assert target.read_bytes() == OLD + NEW
+        with opened(target, os.O_WRONLY | os.O_APPEND) as writer:
+            os.write(writer, NEW)
+            assert Path(name(union)).read_bytes() == OLD + NEW + NEW
+            assert os.stat(name(union)).st_size == os.stat(target).st_size == len(OLD) + 10
+    finally:
+        mounts.umount2(str(target))
+
+
+def test_link_counts_under_both_numbers(union: Union, tmp_path: Path) -> None:
+    path, second = name(union), name(union, "second-name")
+    os.stat(second)
+    with opened(path, os.O_RDONLY), opened(path, os.O_WRONLY) as writer:
+        os.write(writer, NEW)
+    assert (os.stat(path).st_nlink, os.stat(second).st_nlink) == (2, 2)
+    os.unlink(second)
+    counted = subprocess.run(["stat", "-c", "%h", path], capture_output=True, text=True, check=True).stdout
+    assert counted == "1\n"
+
+
+@pytest.mark.needs("program:chattr")
+def test_an_append_only_file_is_only_appended_to(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
+    union = mount_union("low", "up", options=("transport=direct",))
+    path = name(union)
+    Path(path).write_bytes(OLD)
+    subprocess.run(["chattr", "+a", path], check=True)
+    try:
+        assert Path(path).read_bytes() == OLD
+        for _ in range(2):
+            with pytest.raises(PermissionError), opened(path, os.O_WRONLY):
+                pass
+            with opened(path, os.O_WRONLY | os.O_APPEND) as fd:
+                os.write(fd, NEW)
+        assert Path(path).read_bytes() == OLD + NEW + NEW
+    finally:
+        subprocess.run(["chattr", "-a", path], check=True)

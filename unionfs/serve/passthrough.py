@@ -13,6 +13,10 @@ of before a copy-up is given for an open after it, goes to the wrong file. So:
                               with the lower file: what is written from then on they do not see.
     a second time ESTALE      the path leads to an open file itself (/proc/PID/fd), there is nothing to look up: opening
                               it for reading gets what that file has, for writing ESTALE.
+    an old number, no open    as any number: some paths lead to it for ever (a bind mount of the file). The data is one,
+    file                      in one page cache; what goes through us then goes by no cache, for there would be two.
+
+Of a node with two numbers the kernel keeps no attributes under either: it would change one and not the other.
 
 A lower file is safe from all of this whatever the kernel does: its branch is a read-only mount (union/branch.py), and a
 backing file that is to be opened for writing there is refused with EROFS.
@@ -36,7 +40,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from unionfs.fuse.abi import FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH
+from unionfs.fuse.abi import FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH
 from unionfs.union.fs import UnionFs
 
 # Files that nobody has open and whose backing file is kept; each pins an inode of its branch.
@@ -49,6 +53,8 @@ _PERHAPS_MAPPED = 1
 
 _WRITES = os.O_WRONLY | os.O_RDWR
 _SET_ID = stat.S_ISUID | stat.S_ISGID
+# What the branch's file system is to say yes to when somebody opens a file: it may be append-only or immutable.
+_CHECKED = os.O_ACCMODE | os.O_APPEND
 
 
 class Lender(Protocol):
@@ -72,6 +78,8 @@ class Outdated(Exception):
     """The number has open files that are not where the file is now: ESTALE, and another number."""
 
 
+# Of a node with two numbers.
+_THROUGH_US_UNCACHED = Opened(FOPEN_DIRECT_IO, 0)
 # The data survives a copy-up, and nobody else writes to the branches.
 _THROUGH_US = Opened(FOPEN_KEEP_CACHE, 0)
 # The kernel may have written to it by a backing file since its cache was filled.
@@ -112,30 +120,29 @@ class Passthrough:
         self._refused: dict[int, int] = {}  # number -> the process that was sent to look up again
 
     def open(self, number: int, fh: int, flags: int, pid: int, *, mode: int | None = None) -> Opened:
-        """How the file just opened as `fh` under `number` is read and written; `mode` is its st_mode, if known.
-        Raises Outdated."""
+        """How the file just opened as `fh` under `number` is read and written; `mode` is its st_mode, if it was just
+        made. Raises Outdated, and OSError where the branch's file system refuses to open it (chattr +a, +i)."""
         with self._lock:
             use = self._uses.get(number)
-            if self._fs.current(number) != number:
-                return self._open_outdated(number, fh, use, flags, pid)
+            if use is not None and use.backing_id and use.branch != self._fs.branch_of(fh):
+                if use.opens:
+                    return self._open_moved(number, fh, use, flags, pid)
+                self._forget(number)
+                use = None
             if self._refused:
                 self._refused = {old: who for old, who in self._refused.items() if who != pid}
-            if use is not None and use.branch != self._fs.branch_of(fh):
-                if use.opens and use.backing_id:
-                    self._fs.renumber(number)
-                    self._forget_attributes(number)
-                    self._refused[number] = pid
-                    raise Outdated
-                if use.backing_id:
-                    self._forget(number)
-                    use = None
             if use is None:
-                use = self._begin(number, fh, mode)
-            elif not use.opens:
-                del self._idle[number]
+                use = self._begin(number, fh, flags, mode)
+            else:
+                if flags & _WRITES and use.backing_id:
+                    os.close(self._fs.open_again(fh, flags & _CHECKED)[0])
+                if not use.opens:
+                    del self._idle[number]
             use.opens += 1
             self._numbers[fh] = number
             if not use.backing_id:
+                if self._fs.has_two_numbers(number):
+                    return _THROUGH_US_UNCACHED
                 return _THROUGH_US if use.opens > 1 or not self._upper(use.branch) else _THROUGH_US_AFRESH
             if flags & os.O_RDWR or (flags & _WRITES and use.set_id):
                 use.mappable = use.mappable or bool(flags & os.O_RDWR)
@@ -143,12 +150,16 @@ class Passthrough:
                     self._forget_attributes(number)
             return Opened(FOPEN_PASSTHROUGH, use.backing_id)
 
-    def _open_outdated(self, number: int, fh: int, use: _Use | None, flags: int, pid: int) -> Opened:
+    def _open_moved(self, number: int, fh: int, use: _Use, flags: int, pid: int) -> Opened:
+        """The file was copied up under its open files."""
         if self._refused.get(number) != pid:
+            if not self._fs.has_two_numbers(number):
+                self._fs.renumber(number)
+                self._forget_attributes(number)
             self._refused[number] = pid
             raise Outdated
         del self._refused[number]
-        if use is None or not use.opens or flags & (_WRITES | os.O_TRUNC):
+        if flags & (_WRITES | os.O_TRUNC):
             raise Outdated
         use.opens += 1
         self._numbers[fh] = number
@@ -157,17 +168,24 @@ class Passthrough:
     def _upper(self, branch: int) -> bool:
         return branch == 0 and self._fs.writable
 
-    def _begin(self, number: int, fh: int, mode: int | None) -> _Use:
-        fd, branch = self._fs.descriptor(fh)
-        upper = self._upper(branch)
-        backing_id = 0
-        through_us = (os.fstat(fd).st_mode if mode is None else mode) & _SET_ID if upper else self._strict
-        if not through_us:
-            try:
-                backing_id = self._lender.lend(fd, writable=upper)
-                self._fs.close_descriptor(fh)
-            except OSError:
-                pass  # a file system that cannot be lent: stacked too deep, or without read_iter
+    def _begin(self, number: int, fh: int, flags: int, mode: int | None) -> _Use:
+        if mode is None:
+            fd, branch = self._fs.open_again(fh, flags & _CHECKED)
+        else:
+            fd, branch = self._fs.descriptor(fh)
+        try:
+            upper = self._upper(branch)
+            backing_id = 0
+            if not ((os.fstat(fd).st_mode if mode is None else mode) & _SET_ID if upper else self._strict):
+                try:
+                    backing_id = self._lender.lend(fd, writable=upper)
+                except OSError:
+                    pass  # a file system that cannot be lent: stacked too deep, or without read_iter
+        finally:
+            if mode is None:
+                os.close(fd)
+        if backing_id and mode is not None:
+            self._fs.close_descriptor(fh)
         use = self._uses[number] = _Use(backing_id, branch)
         return use
 
@@ -201,19 +219,14 @@ class Passthrough:
         self._idle.pop(number, None)
         self._lender.take_back(self._uses.pop(number).backing_id)
 
-    def changed(self, number: int, mode: int = 0) -> None:
-        """The attributes were changed under `number`, also the mode if one is given. What the kernel knows under an
-        outdated one it does not keep, but of the node's other number it does."""
-        current = self._fs.current(number)
-        if current != number:
-            self._forget_attributes(current)
-        if mode & _SET_ID:
-            with self._lock:
-                use = self._uses.get(current)
-                if use is not None and use.backing_id:
-                    use.set_id = True
-                    if not use.opens:
-                        self._forget(current)
+    def got_set_id(self, number: int) -> None:
+        """The file has set-ID bits from now on."""
+        with self._lock:
+            use = self._uses.get(number)
+            if use is not None and use.backing_id:
+                use.set_id = True
+                if not use.opens:
+                    self._forget(number)
 
     def attributes_valid(self, number: int, mode: int) -> int:
         """For how many seconds the kernel may keep the attributes of a file with this st_mode: not at all while writes

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 Reply = bytes | Sequence[bytes]
 
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 _DEFAULT_ACL = b"system.posix_acl_default"
 _THROUGH_US = Opened(abi.FOPEN_KEEP_CACHE, 0)
 
@@ -55,13 +57,16 @@ class WireOperations:
         init: Callable[[tuple[Any, ...]], Agreement],
         passthrough: Callable[[Agreement], Passthrough | None] = lambda agreement: None,
         interrupt: Callable[[int], bool] = lambda unique: True,
+        forget_attributes: Callable[[int], None] = lambda number: None,
     ) -> None:
         """`init` negotiates, from the fields of INIT. `passthrough` makes the keeper of backing files once it is known
-        whether the kernel can. `interrupt` wakes the request with a number; False if there is none yet."""
+        whether the kernel can. `interrupt` wakes the request with a number; False if there is none yet.
+        `forget_attributes` makes the kernel ask for a node's attributes again."""
         self._fs = fs
         self._init = init
         self._make_passthrough = passthrough
         self._interrupt = interrupt
+        self._forget_attributes = forget_attributes
         self.passthrough: Passthrough | None = None
         self.agreed: Agreement | None = None
         self.counts = [0] * len(ROWS)
@@ -130,9 +135,9 @@ class WireOperations:
         return reply.entry(r.unique, number, ino, nlink, st, FOREVER, self._attr_valid(number, attr))
 
     def _attr_valid(self, number: int, attr: Attr) -> int:
-        """For how many seconds the kernel may keep the attributes. Not at all under an outdated number: they change
+        """For how many seconds the kernel may keep the attributes. Not at all of a node with two numbers: they change
         under the other."""
-        if number != attr.number:
+        if attr.number != attr.ino:
             return 0
         if self.passthrough is None:
             return FOREVER
@@ -224,12 +229,17 @@ class WireOperations:
             mtime_ns=_time(valid, abi.FATTR_MTIME, abi.FATTR_MTIME_NOW, now, mtime, mtimensec),
             kill_privileges=bool(valid & abi.FATTR_KILL_SUIDGID),
         )
-        self._changed(r, mode if valid & abi.FATTR_MODE else 0)
+        if valid & abi.FATTR_MODE and mode & _SET_ID and self.passthrough is not None:
+            for number in {attr.ino, attr.number}:
+                self.passthrough.got_set_id(number)
         return self._attr(r, attr)
 
-    def _changed(self, r: Request, mode: int = 0) -> None:
-        if self.passthrough is not None:
-            self.passthrough.changed(r.nodeid, mode)
+    def _kill_privileges(self, number: int) -> None:
+        """Take set-ID bits away because the file is changed by somebody who may not keep them. The kernel takes what it
+        knows of the mode for good (execve(2) goes by it) until it is told."""
+        self._fs.kill_privileges(number)
+        for known in {number, self._fs.current(number)}:
+            self._forget_attributes(known)
 
     def statx(self, r: Request) -> Reply:
         number = r.nodeid
@@ -248,7 +258,6 @@ class WireOperations:
 
     def setxattr(self, r: Request) -> Reply:
         self._fs.setxattr(r.nodeid, r.names[0], bytes(r.data), r.fields[1])
-        self._changed(r)
         return reply.ok(r.unique)
 
     def getxattr(self, r: Request) -> Reply:
@@ -262,7 +271,6 @@ class WireOperations:
 
     def removexattr(self, r: Request) -> Reply:
         self._fs.removexattr(r.nodeid, r.names[0])
-        self._changed(r)
         return reply.ok(r.unique)
 
     def ioctl(self, r: Request) -> Reply:
@@ -284,8 +292,9 @@ class WireOperations:
 
     def open(self, r: Request) -> Reply:
         flags, open_flags = r.fields
-        kill = bool(open_flags & abi.FUSE_OPEN_KILL_SUIDGID)
-        fh = self._fs.open(r.nodeid, flags, lazily=self.passthrough is not None, kill_privileges=kill)
+        fh = self._fs.open(r.nodeid, flags, lazily=self.passthrough is not None)
+        if open_flags & abi.FUSE_OPEN_KILL_SUIDGID:
+            self._kill_privileges(r.nodeid)
         opened = self._opened(r, r.nodeid, fh, flags, None)
         return reply.opened(r.unique, fh, *opened)
 
@@ -328,8 +337,9 @@ class WireOperations:
 
     def write(self, r: Request) -> Reply:
         fh, offset, _, write_flags, *_ = r.fields
-        kill = bool(write_flags & abi.FUSE_WRITE_KILL_SUIDGID)
-        return reply.written(r.unique, self._fs.write(fh, offset, r.data, kill_privileges=kill))
+        if write_flags & abi.FUSE_WRITE_KILL_SUIDGID:
+            self._kill_privileges(r.nodeid)
+        return reply.written(r.unique, self._fs.write(fh, offset, r.data))
 
     def fsync(self, r: Request) -> Reply:
         self._fs.fsync(r.fields[0], bool(r.fields[1] & abi.FUSE_FSYNC_FDATASYNC))
@@ -337,6 +347,8 @@ class WireOperations:
 
     def fallocate(self, r: Request) -> Reply:
         fh, offset, length, mode = r.fields
+        if r.uid:
+            self._kill_privileges(r.nodeid)  # unlike WRITE it does not say who may keep them
         self._fs.fallocate(fh, mode, offset, length)
         return reply.ok(r.unique)
 
@@ -351,7 +363,9 @@ class WireOperations:
         return reply.copied(r.unique, self._copy(r))
 
     def _copy(self, r: Request) -> int:
-        fh_in, offset_in, _, fh_out, offset_out, length, flags = r.fields
+        fh_in, offset_in, node_out, fh_out, offset_out, length, flags = r.fields
+        if r.uid:
+            self._kill_privileges(node_out)
         return self._fs.copy_file_range(fh_in, offset_in, fh_out, offset_out, length, flags)
 
     def syncfs(self, r: Request) -> Reply:

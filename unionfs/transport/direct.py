@@ -132,8 +132,9 @@ class _Connection:
         self._fd = fd
         self._without_fsetid = WithoutCapability(consts.CAP_FSETID)
         self.operations = WireOperations(
-            fs, init=self._negotiate, passthrough=self._passthrough, interrupt=self._interrupt
-        )
+            fs, init=self._negotiate, passthrough=self._passthrough, interrupt=self._interrupt,
+            forget_attributes=self._forget_attributes,
+        )  # fmt: skip
 
     def _negotiate(self, fields: tuple[Any, ...]) -> Agreement:
         try:

@@ -104,6 +104,12 @@ class UnionFs:
         with self._lock:
             return self._stack.nodes.renumber(self._stack.nodes.get(number))
 
+    def has_two_numbers(self, number: int) -> bool:
+        """Whether the node was renumbered."""
+        with self._lock:
+            node = self._stack.nodes.get(number)
+            return node.number != node.ino
+
     def current(self, number: int) -> int:
         """What the kernel is to call the node."""
         with self._lock:
@@ -205,12 +211,10 @@ class UnionFs:
 
     # Open files.
 
-    def open(self, ino: int, flags: int, *, lazily: bool = False, kill_privileges: bool = False) -> int:
-        """A handle. `lazily`: for a kernel that will do the I/O itself, no descriptor is opened before it is needed.
-        `kill_privileges`: with O_TRUNC, by somebody who may not keep set-ID bits."""
+    def open(self, ino: int, flags: int, *, lazily: bool = False) -> int:
+        """A handle. `lazily`: for a kernel that will do the I/O itself, no descriptor is opened before it is needed."""
         with self._stack.operation():
-            node = self._stack.nodes.get(ino)
-            return self._handles.open(node, flags, lazily=lazily, kill_privileges=kill_privileges)
+            return self._handles.open(self._stack.nodes.get(ino), flags, lazily=lazily)
 
     def branch_of(self, fh: int) -> int:
         """The index of the branch that holds the file's bytes now."""
@@ -222,6 +226,13 @@ class UnionFs:
         with self._stack.operation():
             self._handles.refresh(handle)
             return handle.fd, handle.branch
+
+    def open_again(self, fh: int, flags: int) -> tuple[int, int]:
+        """A new descriptor on the handle's file where it is now, and the index of that branch. The branch's file system
+        may refuse."""
+        node = self._handles.file(fh).node
+        with self._stack.operation():
+            return place.of(self._stack, node).open(flags), node.branch
 
     def close_descriptor(self, fh: int) -> None:
         """Give up the handle's descriptor until it is needed again: somebody else does the I/O."""
@@ -248,13 +259,13 @@ class UnionFs:
                 self._handles.refresh(handle)
         return handle.fd
 
-    def write(self, fh: int, offset: int, data: bytes | memoryview, *, kill_privileges: bool = False) -> int:
-        """`kill_privileges`: the writer may not keep set-ID bits (FUSE_WRITE_KILL_SUIDGID)."""
-        fd = self._current_fd(fh)
-        if kill_privileges:
-            with self._stack.operation():
-                attributes.kill_privileges(self._stack, self._handles.file(fh).node)
-        return os.pwrite(fd, data, offset)
+    def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
+        return os.pwrite(self._current_fd(fh), data, offset)
+
+    def kill_privileges(self, ino: int) -> None:
+        """Take the set-ID bits off a regular file, as a change by somebody without CAP_FSETID does."""
+        with self._stack.operation():
+            attributes.kill_privileges(self._stack, self._stack.nodes.get(ino))
 
     def fsync(self, fh: int, datasync: bool) -> None:
         fd = self._current_fd(fh)

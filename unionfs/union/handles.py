@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from unionfs.union import attributes, copyup, place
+from unionfs.union import copyup, place
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
@@ -48,18 +48,16 @@ class Handles:
         self._last += 1
         return self._last
 
-    def open(self, node: Node, flags: int, *, lazily: bool = False, kill_privileges: bool = False) -> int:
+    def open(self, node: Node, flags: int, *, lazily: bool = False) -> int:
         """Open a regular file. For writing, a lower file is copied up first; with O_TRUNC none of its data.
 
-        `lazily`: without a descriptor as long as nobody needs one. `kill_privileges`: with O_TRUNC, take set-ID bits.
+        `lazily`: without a descriptor as long as nobody needs one.
         """
         if node.kind != stat.S_IFREG:
             fail(errno.EISDIR if node.is_directory else errno.ENXIO)
         truncate = flags & os.O_TRUNC
         if truncate or flags & os.O_ACCMODE != os.O_RDONLY:
             copyup.copy_up(self._stack, node, size=0 if truncate else None)
-        if truncate and kill_privileges:
-            attributes.kill_privileges(self._stack, node)
         fd = -1
         if truncate or not lazily:
             fd = place.of(self._stack, node).open(flags & (_KEPT | os.O_TRUNC))
