@@ -134,6 +134,16 @@ def join_new_session_keyring() -> None:
     _keyctl(consts.KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
+def is_dying(tid: int) -> bool:
+    """Whether a thread has a SIGKILL pending, as those of a process that a signal ends have, or is gone (proc(5))."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as fields:
+            pending = [int(line.split()[1], 16) for line in fields if line.startswith((b"SigPnd:", b"ShdPnd:"))]
+    except OSError:
+        return True
+    return any(signals >> signal.SIGKILL - 1 & 1 for signals in pending)
+
+
 class WithoutCapability:
     """`with` this, the calling thread does not have `capability` effectively. All threads that use one object must have
     the same sets, those of its maker: the words are prepared once, because this is on the path of every open."""

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from unionfs.fuse import abi, reply
 from unionfs.fuse.request import Unintelligible
 from unionfs.linux import fusedev
+from unionfs.linux.processes import is_dying
 from unionfs.transport.companion import Companion
 from unionfs.union.waiting import Waiting
 
@@ -37,6 +38,9 @@ _MARGIN = 8192
 
 # Pauses so many times as long as the leader may spin for end a succession of requests; shorter ones happen in it.
 _LONG = 20
+
+# How often a wait that was interrupted looks whether its caller is being killed.
+_GLANCE_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +90,7 @@ class Workers(Waiting):
 
     def start(self, fd: int, answer: Answer) -> None:
         """Serve the connection `fd`, which must stay open until `join` has returned."""
+        os.set_blocking(fd, False)
         self._fd = fd
         self._answer = answer
         self._more()
@@ -132,12 +137,19 @@ class Workers(Waiting):
             self._more()
 
     def check(self) -> None:
-        slow = self._me.slow
-        if slow is not None and slow.interrupted:
+        """INTERRUPT comes for every signal, and no program expects EINTR of chmod(2) or rename(2), nor would one with a
+        timer ever see a copy-up done: only who is being killed, or has lost the connection, gives up."""
+        me = self._me
+        if self._ending or (me.slow is not None and me.slow.interrupted and _caller_is_dying(me.message)):
             raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
+    def patience(self) -> float | None:
+        """For a SIGKILL after another signal there is no second INTERRUPT."""
+        slow = self._me.slow
+        return _GLANCE_SECONDS if slow is not None and slow.interrupted else None
+
     def interrupt(self, unique: int) -> bool:
-        """Let `check` raise in the request `unique`; False if that is not among the slow ones."""
+        """Let `check` look at the caller of the request `unique`; False if that is not among the slow ones."""
         with self._lock:
             slow = self._slow.get(unique)
         if slow is None:
@@ -151,13 +163,19 @@ class Workers(Waiting):
         thread = threading.Thread(target=self._work, name="fuse")
         with self._lock:
             self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            # No thread to be had: this one reads again when it has answered.
+            with self._lock:
+                self._threads.discard(thread)
+            _log.warning("no further thread can be started; others wait for the slow work of this one")
 
     def _work(self) -> None:
         fd = -1
         try:
             fd = _own_descriptor(self._fd)
-            self._serve(fd)
+            self._serve(fd if fd >= 0 else self._fd)
         except Exception:
             _log.critical("a thread that serves requests has failed; the session ends", exc_info=True)
             self._end()
@@ -278,6 +296,11 @@ def _unique(message: memoryview) -> int:
     return unique
 
 
+def _caller_is_dying(message: memoryview) -> bool:
+    pid = _pid(message)
+    return pid != 0 and is_dying(pid)  # 0: in another pid namespace
+
+
 def _companion(spin_us: int) -> Companion | None:
     try:
         return Companion(spin_us)
@@ -291,9 +314,11 @@ def _pid(message: memoryview) -> int:
 
 
 def _own_descriptor(fd: int) -> int:
+    """A clone, or -1: /dev/fuse cannot be opened (by a user, in a container), or there is no descriptor to be had. Then
+    threads share the one there is: an answer must go where its request came from."""
     try:
         clone = fusedev.clone(fd)
     except OSError:
-        clone = os.dup(fd)  # /dev/fuse cannot be opened (a user's mount, by fusermount3, in a container)
+        return -1
     os.set_blocking(clone, False)
     return clone

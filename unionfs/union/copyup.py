@@ -50,7 +50,7 @@ def copy_up(stack: Stack, node: Node, *, size: int | None = None) -> bool:
         return False
     while node.copying:
         stack.waiting.begins()
-        stack.settled.wait()
+        stack.settled.wait(stack.waiting.patience())
         stack.waiting.check()
     if node.branch != 0:
         node.copying = True

@@ -11,4 +11,9 @@ class Waiting:
         or more in one operation, with Stack.lock held or not."""
 
     def check(self) -> None:
-        """Raise InterruptedError (EINTR) if the caller was interrupted. Called between steps that can be undone."""
+        """Raise InterruptedError (EINTR) if nobody waits for this operation any more. Called between steps that can be
+        undone."""
+
+    def patience(self) -> float | None:
+        """How many seconds to wait for another's work before the next `check`; None: until it is done."""
+        return None
