@@ -293,19 +293,19 @@ class WireOperations:
     def open(self, r: Request) -> Reply:
         flags, open_flags = r.fields
         fh = self._fs.open(r.nodeid, flags, lazily=self.passthrough is not None)
-        if open_flags & abi.FUSE_OPEN_KILL_SUIDGID:
-            self._kill_privileges(r.nodeid)
-        opened = self._opened(r, r.nodeid, fh, flags, None)
+        try:
+            if open_flags & abi.FUSE_OPEN_KILL_SUIDGID:
+                self._kill_privileges(r.nodeid)
+            opened = self._opened(r, r.nodeid, fh, flags, None)
+        except BaseException:
+            self._fs.release(fh)
+            raise
         return reply.opened(r.unique, fh, *opened)
 
     def _opened(self, r: Request, number: int, fh: int, flags: int, mode: int | None) -> Opened:
         if self.passthrough is None:
             return _THROUGH_US
-        try:
-            return self.passthrough.open(number, fh, flags, r.pid, mode=mode)
-        except BaseException:
-            self._fs.release(fh)
-            raise
+        return self.passthrough.open(number, fh, flags, r.pid, mode=mode)
 
     def create(self, r: Request) -> Reply:
         flags, mode, umask, _ = r.fields
@@ -319,7 +319,12 @@ class WireOperations:
 
     def _created(self, r: Request, flags: int, fh: int, attr: Attr) -> Reply:
         ino, nlink, st, number = attr
-        opened = self._opened(r, number, fh, flags, st.st_mode)
+        try:
+            opened = self._opened(r, number, fh, flags, st.st_mode)
+        except BaseException:
+            self._fs.release(fh)
+            self._fs.forget([(number, 1)])
+            raise
         valid = self._attr_valid(number, attr)
         return reply.created(r.unique, number, ino, nlink, st, FOREVER, valid, fh, *opened)
 

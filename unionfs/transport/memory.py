@@ -57,7 +57,9 @@ class MemoryTransport:
         self.posix = posix
         self.lent = Lent()
         self.forgotten: list[int] = []
-        self.operations = WireOperations(fs, init=_negotiate, passthrough=self._passthrough)
+        self.operations = WireOperations(
+            fs, init=_negotiate, passthrough=self._passthrough, forget_attributes=self.forgotten.append
+        )
         self._unique = 0
         fields = (7, abi.FUSE_KERNEL_MINOR_VERSION, 1 << 20, offers & 0xFFFFFFFF, offers >> 32)
         said = self.ask(abi.FUSE_INIT, 0, abi.INIT_IN.pack(*fields))

@@ -98,7 +98,10 @@ def setattr_(
 
 def kill_privileges(stack: Stack, node: Node) -> None:
     """Take the set-ID bits off a regular file of the writable branch, as a write by somebody without CAP_FSETID does:
-    set-group-ID only where the group may execute (setattr_should_drop_suidgid(), fs/attr.c)."""
+    set-group-ID only where the group may execute (setattr_should_drop_suidgid(), fs/attr.c). Any other is left as it
+    is: nobody can have written to it."""
+    if node.kind != stat.S_IFREG or node.branch != 0 or not stack.writable:
+        return
     here = place.of(stack, node)
     mode = stat.S_IMODE(here.stat().st_mode)
     kept = mode & ~stat.S_ISUID
