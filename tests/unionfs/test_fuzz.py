@@ -14,6 +14,8 @@ import errno
 import logging
 import os
 import random
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +134,37 @@ def one_round(base: Path, seed: int, count: int, complaints: list[str]) -> None:
         assert not diff(before, read(str(base / "low"))), "a lower branch was written to"
 
 
+def round_of_threads(base: Path, seed: int, count: int, complaints: list[str]) -> None:
+    """Valid requests of four kernels at once. Each node's lookups are the sum of theirs."""
+    problems: list[str] = []
+    with branches(base), union(base) as fs:
+        before = read(str(base / "low"))
+        transport = MemoryTransport(fs, posix=seed % 2 == 0)
+        kernels = [Kernel(random.Random(seed * 10 + number)) for number in range(4)]
+
+        def work(kernel: Kernel) -> None:
+            message = b""
+            try:
+                for _ in range(count):
+                    message = kernel.request()
+                    send(transport, kernel, message)
+                message = b""
+                let_go(transport, kernel)
+            except Exception as error:
+                problems.append(f"{error!r} by {message.hex(' ', 4)}")
+
+        threads = [threading.Thread(target=work, args=(kernel,)) for kernel in kernels]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not problems + complaints, "\n".join(problems + complaints)
+        look(transport)
+        assert known(fs) == 1, "a node that nobody knows is left in the table"
+        assert not transport.lent.files, "backing files are left"
+        assert not diff(before, read(str(base / "low"))), "a lower branch was written to"
+
+
 def look(transport: MemoryTransport) -> None:
     transport.fs.check_invariants()
     passthrough = transport.operations.passthrough
@@ -153,3 +186,13 @@ def let_go(transport: MemoryTransport, kernel: Kernel) -> None:
 def test_any_request(tmp_path: Path, complaints: list[str]) -> None:
     for seed in range(FIRST, FIRST + max(1, REQUESTS // A_ROUND)):
         one_round(tmp_path, seed, min(A_ROUND, REQUESTS), complaints)
+
+
+def test_any_request_beside_others(tmp_path: Path, complaints: list[str]) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for seed in range(FIRST, FIRST + max(4, REQUESTS // 50 // A_ROUND)):
+            round_of_threads(tmp_path, seed, A_ROUND // 8, complaints)
+    finally:
+        sys.setswitchinterval(interval)
