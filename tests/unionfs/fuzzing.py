@@ -27,9 +27,9 @@ HOSTILE_NAMES = (
     b".wh.", b"x" * 251, b"x" * 252, b"x" * 255, b"x" * 300, b"a\0b", b"\0",
 )  # fmt: skip
 _XATTRS = (
-    b"user.a", b"user.a", b"user.a", b"trusted.b", b"trusted.b", b"security.capability", b"system.posix_acl_access",
-    b"system.posix_acl_default", b"trusted.unionfs.origin", b"trusted.overlay.opaque", b"user.unionfs.nlink", b"user.",
-    b"nonsense",
+    b"user.a", b"user.a", b"user.a", b"trusted.b", b"trusted.b", b"system.posix_acl_access",
+    b"system.posix_acl_default", b"trusted.unionfs.origin", b"trusted.overlay.opaque", b"user.unionfs.nlink",
+    b"user.", b"nonsense",
 )  # fmt: skip
 _KINDS = (stat.S_IFREG, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _OPEN_FLAGS = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_TRUNC, os.O_WRONLY | os.O_APPEND)
@@ -125,7 +125,7 @@ class Kernel:
         if opcode == abi.FUSE_SYMLINK and number:
             return self.random.choice((b"a", b"../dir", b"/", b"y" * 4000))
         if opcode in _OF_ATTRIBUTES:
-            return self.random.choice(_XATTRS)
+            return self.random.choice(_XATTRS if opcode == abi.FUSE_SETXATTR else (*_XATTRS, b"security.capability"))
         return b"/" if opcode == abi.FUSE_TMPFILE else self.random.choice(NAMES)
 
     def _data(self, row: Row) -> bytes:

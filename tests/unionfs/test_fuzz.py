@@ -23,11 +23,12 @@ import pytest
 
 from tests.trees import Dir, File, HardLink, Special, Symlink, Tree, build, diff, read
 from tests.unionfs.fuzzing import Kernel, mutated, sane
-from tests.unionfs.inprocess import known, union
+from tests.unionfs.inprocess import Seen, differences, known, snapshot, union
 from unionfs.fuse import abi
 from unionfs.fuse.request import Malformed, Request, Unintelligible, parse
 from unionfs.linux import consts, mounts
 from unionfs.transport.memory import EVERYTHING, MemoryTransport
+from unionfs.union.fs import UnionFs
 
 pytestmark = pytest.mark.needs("tmpfs-xattr", "trusted-xattr")
 
@@ -44,6 +45,7 @@ LOWER: Tree = {
     "dir": {"a": b"a", "b": {"deep": {"c": b"c"}}, "fifo": Special(mode=0o644), "hard": HardLink("../lower")},
     "gone": {"a": b""},
 }
+MIDDLE: Tree = {"both": b"between", "dir": {"b": {"deep": {".wh.c": b""}}, "e": b"e"}, "gone": b"", ".wh.set": b""}
 UPPER: Tree = {"both": b"above", "dir": {".wh.a": b"", "d": b"d"}, ".wh.gone": b"", "e": Dir({}, mode=0o2775)}
 
 
@@ -75,7 +77,8 @@ def branches(base: Path) -> Iterator[Path]:
     """A small tmpfs, which takes with it whatever flags its files got; and a disk that is soon full."""
     mounts.mount("fuzz", str(base), "tmpfs", 0, "size=8m,nr_inodes=3000")
     try:
-        build(str(base / "low"), LOWER)
+        build(str(base / "low" / "0"), LOWER)
+        build(str(base / "low" / "1"), MIDDLE)
         build(str(base / "up"), UPPER)
         yield base
     finally:
@@ -103,41 +106,61 @@ def send(transport: MemoryTransport, kernel: Kernel, message: bytes) -> None:
 
 
 def one_round(base: Path, seed: int, count: int, complaints: list[str]) -> None:
-    pick = random.Random(seed)
-    with branches(base), union(base, upper=None if seed % 8 == 7 else "up") as fs:
+    merged = ("low/1", "low/0") if seed % 2 else ("low/0",)
+    upper = None if seed % 8 == 7 else "up"
+    with branches(base):
         before = read(str(base / "low"))
-        offers = EVERYTHING if seed % 4 else EVERYTHING & ~abi.FUSE_PASSTHROUGH
-        transport = MemoryTransport(fs, posix=seed % 3 == 0, offers=offers)
-        transport.lent.refuses = errno.EPERM if seed % 16 == 5 else 0
-        kernel = Kernel(pick)
-        message = b""
-        try:
-            for number in range(count):
-                message = kernel.request()
-                if pick.random() < 0.4:
-                    message = mutated(message, pick)
-                send(transport, kernel, message)
-                assert not complaints, "\n".join(complaints)
-                if number % LOOK_EVERY == LOOK_EVERY - 1:
-                    look(transport)
-            message = b""
-            let_go(transport, kernel)
-            look(transport)
-            assert not complaints, "\n".join(complaints)
-        except Exception as error:
-            hashes = os.environ.get("PYTHONHASHSEED", "random")
-            named = f"FUZZ_SEED={seed} PYTHONHASHSEED={hashes}"
-            raise AssertionError(f"{named}: {error!r} by {message.hex(' ', 4)}") from error
-        assert known(fs) == 1, "a node that nobody knows is left in the table"
-        assert not transport.lent.files, "backing files are left"
-        assert fs.counts()[1] == 0
+        with union(base, *merged, upper=upper) as fs:
+            offers = EVERYTHING if seed % 4 else EVERYTHING & ~abi.FUSE_PASSTHROUGH
+            transport = MemoryTransport(fs, posix=seed % 3 == 0, offers=offers)
+            transport.lent.refuses = errno.EPERM if seed % 16 == 5 else 0
+            requests(transport, seed, count, complaints)
+            assert known(fs) == 1, "a node that nobody knows is left in the table"
+            assert not transport.lent.files, "backing files are left"
+            assert fs.counts()[1] == 0
+            shown = tree(fs)
         assert not diff(before, read(str(base / "low"))), "a lower branch was written to"
+        with union(base, *merged, upper=upper) as again:
+            changed = differences(shown, tree(again))
+            assert not changed, f"FUZZ_SEED={seed}: a remount changed {changed}"
+
+
+def tree(fs: UnionFs) -> dict[str, Seen]:
+    try:
+        return snapshot(fs)
+    except OSError as error:
+        # security.capability can be set to what cannot be read then (security/commoncap.c).
+        assert error.errno == errno.EINVAL
+        return {}
+
+
+def requests(transport: MemoryTransport, seed: int, count: int, complaints: list[str]) -> None:
+    pick = random.Random(seed)
+    kernel = Kernel(pick)
+    message = b""
+    try:
+        for number in range(count):
+            message = kernel.request()
+            if pick.random() < 0.4:
+                message = mutated(message, pick)
+            send(transport, kernel, message)
+            assert not complaints, "\n".join(complaints)
+            if number % LOOK_EVERY == LOOK_EVERY - 1:
+                look(transport)
+        message = b""
+        let_go(transport, kernel)
+        look(transport)
+        assert not complaints, "\n".join(complaints)
+    except Exception as error:
+        hashes = os.environ.get("PYTHONHASHSEED", "random")
+        named = f"FUZZ_SEED={seed} PYTHONHASHSEED={hashes}"
+        raise AssertionError(f"{named}: {error!r} by {message.hex(' ', 4)}") from error
 
 
 def round_of_threads(base: Path, seed: int, count: int, complaints: list[str]) -> None:
     """Valid requests of four kernels at once. Each node's lookups are the sum of theirs."""
     problems: list[str] = []
-    with branches(base), union(base) as fs:
+    with branches(base), union(base, "low/1", "low/0") as fs:
         before = read(str(base / "low"))
         transport = MemoryTransport(fs, posix=seed % 2 == 0)
         kernels = [Kernel(random.Random(seed * 10 + number)) for number in range(4)]
