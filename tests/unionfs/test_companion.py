@@ -84,9 +84,10 @@ def children(pid: int) -> list[int]:
 
 @two_processors
 @pytest.mark.needs("fuse")
+@pytest.mark.parametrize("transport", ["direct"])
 @pytest.mark.parametrize("end", ["umount", "kill"])
 def test_it_ends_with_its_server(mount_union: Callable[..., Union], end: str) -> None:
-    union = mount_union("low", "up", options=("transport=direct", "spin=10000"))
+    union = mount_union("low", "up", options=("spin=10000",))
     server = info.ask(union.path)["pid"]
     helper = os.pidfd_open(children(server)[0])
     try:
@@ -100,6 +101,7 @@ def test_it_ends_with_its_server(mount_union: Callable[..., Union], end: str) ->
 
 
 @pytest.mark.needs("fuse")
+@pytest.mark.parametrize("transport", ["direct"])
 def test_none_is_started_where_the_leader_may_not_spin(mount_union: Callable[..., Union]) -> None:
-    union = mount_union("low", "up", options=("transport=direct", "spin=0"))
+    union = mount_union("low", "up", options=("spin=0",))
     assert children(info.ask(union.path)["pid"]) == []
