@@ -371,3 +371,34 @@ def test_an_append_only_file_is_only_appended_to(tmp_path: Path, mount_union: Ca
         assert Path(path).read_bytes() == OLD + NEW + NEW
     finally:
         subprocess.run(["chattr", "-a", path], check=True)
+
+
+def test_a_copy_of_an_old_descriptor_is_what_it_reads(union: Union, tmp_path: Path, strict: bool) -> None:
+    """By copy_file_range(2) and with SEEK_DATA, for which the kernel asks us."""
+    with opened(name(union), os.O_RDONLY) as reader:
+        with opened(name(union), os.O_WRONLY) as writer:
+            os.pwrite(writer, NEW, 0)
+            os.ftruncate(writer, 1 << 20)
+        expected = os.pread(reader, 1 << 20, 0)
+        assert expected == (NEW + OLD[5:] + bytes((1 << 20) - len(OLD)) if strict else OLD)
+        with opened(name(union, "copy"), os.O_CREAT | os.O_WRONLY) as copy:
+            while os.copy_file_range(reader, copy, 1 << 20):
+                pass
+        assert Path(name(union, "copy")).read_bytes() == expected
+        cp = ["cp", "--sparse=auto", f"/proc/self/fd/{reader}", name(union, "by-cp")]
+        subprocess.run(cp, pass_fds=[reader], check=True)
+        assert Path(name(union, "by-cp")).read_bytes()[: len(OLD)] == expected[: len(OLD)]
+
+
+@pytest.mark.needs("program:setfacl")
+def test_an_acl_by_an_outsider_takes_set_group_id(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
+    union = mount_union("low", "up", options=("transport=direct",))
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        os.chmod(directory, 0o755)
+    path = name(union)
+    Path(path).write_bytes(OLD)
+    for group, kept in ((0, False), (65534, True)):
+        os.chown(path, 65534, group)
+        os.chmod(path, 0o2755)
+        subprocess.run([*RUN_AS_NOBODY, "setfacl", "-m", "u:1:r", path], check=True)
+        assert bool(os.stat(path).st_mode & stat.S_ISGID) == kept

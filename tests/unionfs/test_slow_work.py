@@ -7,13 +7,16 @@ The servers here are held at a gate, before the system call that is the slow par
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -172,6 +175,7 @@ def test_who_waits_for_anothers_copy_up_can_be_interrupted(copying: Gated, tmp_p
     second = writer(copying)
     wait_until(lambda: (info.ask(copying.path)["requests"] or {})["OPEN"] > before["OPEN"])
     os.kill(second.pid, signal.SIGINT)
+    wait_until(lambda: not second.is_running())
     assert second.wait() == -signal.SIGINT
     assert first.is_running()
     copying.gate.open()
@@ -250,3 +254,75 @@ def test_it_is_aborted_under_slow_work(syncing: Gated) -> None:
         syncing.gate.open()
         assert ended(server)
     syncing.check_log()
+
+
+def test_a_signal_with_a_handler_ends_no_copy_up(mount_union: Callable[..., Union], tmp_path: Path) -> None:
+    """As on any file system: open(2) of a file, chmod(2) and rename(2) know no EINTR. INTERRUPT comes all the same."""
+    (tmp_path / "low").mkdir()
+    (tmp_path / "low" / "big").write_bytes(BIG)
+    union = mount_union("low", "up")
+    signals = []
+    before = signal.signal(signal.SIGALRM, lambda *_: signals.append(1))
+    opened = ctypes.CDLL(None, use_errno=True).open  # os.open would try again (PEP 475)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        fd = opened(os.fsencode(f"{union.path}/big"), os.O_WRONLY)
+        code = ctypes.get_errno()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert fd >= 0, os.strerror(code)
+    os.close(fd)
+    assert (tmp_path / "up" / "big").read_bytes() == BIG
+
+
+@pytest.mark.parametrize("transport", ["direct"])
+def test_a_second_sigterm_lets_nobody_wait(syncing: Gated) -> None:
+    """The others' requests fail at once, although the slow work, which cannot be given up, goes on."""
+    slow = syncer(syncing, "slow")
+    wait_until(lambda: syncing.gate.waiting == 1)
+    server = server_of(syncing.path)
+    absent = (f"absent{number}" for number in itertools.count())  # the kernel would not ask for one twice
+    try:
+        directory = os.open(syncing.path, os.O_RDONLY)
+        try:
+            os.kill(server.pid, signal.SIGTERM)
+            wait_until_unmounted(syncing)
+            os.kill(server.pid, signal.SIGTERM)
+            wait_until(lambda: fails(directory, next(absent)))
+            assert not ended(server, 0)
+            syncing.gate.open()
+            assert ended(server)
+        finally:
+            os.close(directory)
+    finally:
+        server.close()
+    assert slow.wait() != 0
+
+
+def fails(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        assert error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+        return True
+    return False
+
+
+def test_a_server_without_descriptors_serves_on(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
+    """Neither a thread nor an operation that gets none ends the mount."""
+    (tmp_path / "low" / "tree").mkdir(parents=True)
+    for number in range(100):
+        (tmp_path / "low" / "tree" / str(number)).write_text("lower")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    union = mount_union("low", "up")
+    server = info.ask(union.path)["pid"]
+    resource.prlimit(server, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{server}/fd")), before[1]))
+    with contextlib.suppress(OSError):  # refused or not
+        os.rename(f"{union.path}/tree", f"{union.path}/moved")
+    resource.prlimit(server, resource.RLIMIT_NOFILE, before)
+    if not os.path.lexists(f"{union.path}/moved"):
+        os.rename(f"{union.path}/tree", f"{union.path}/moved")
+    assert len(os.listdir(f"{union.path}/moved")) == 100

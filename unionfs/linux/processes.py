@@ -139,9 +139,20 @@ def is_dying(tid: int) -> bool:
     try:
         with open(f"/proc/{tid}/status", "rb") as fields:
             pending = [int(line.split()[1], 16) for line in fields if line.startswith((b"SigPnd:", b"ShdPnd:"))]
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
+    except OSError:
+        return False  # not for us to see
     return any(signals >> signal.SIGKILL - 1 & 1 for signals in pending)
+
+
+def groups(tid: int) -> set[int]:
+    """The supplementary groups of a thread (proc(5), /proc/PID/status); none that can be seen of one that is gone."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as fields:
+            return next({int(gid) for gid in line.split()[1:]} for line in fields if line.startswith(b"Groups:"))
+    except OSError:
+        return set()
 
 
 class WithoutCapability:

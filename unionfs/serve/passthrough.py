@@ -138,6 +138,8 @@ class Passthrough:
                     os.close(self._fs.open_again(fh, flags & _CHECKED)[0])
                 if not use.opens:
                     del self._idle[number]
+            if not use.backing_id:
+                self._open_now(number, fh, use)
             use.opens += 1
             self._numbers[fh] = number
             if not use.backing_id:
@@ -149,6 +151,15 @@ class Passthrough:
                 if mode is None:
                     self._forget_attributes(number)
             return Opened(FOPEN_PASSTHROUGH, use.backing_id)
+
+    def _open_now(self, number: int, fh: int, use: _Use) -> None:
+        """What goes through us gets its descriptor at once: later the file's mode may forbid it."""
+        try:
+            self._fs.descriptor(fh)
+        except OSError:
+            if not use.opens:
+                del self._uses[number]
+            raise
 
     def _open_moved(self, number: int, fh: int, use: _Use, flags: int, pid: int) -> Opened:
         """The file was copied up under its open files."""
@@ -205,6 +216,12 @@ class Passthrough:
                 self._forget(number)
             elif len(self._idle) > _MOST_IDLE:
                 self._forget(next(iter(self._idle)))
+
+    def is_outdated(self, fh: int) -> bool:
+        """Whether the kernel reads this open file elsewhere than where it is now."""
+        with self._lock:
+            use = self._uses.get(self._numbers.get(fh, 0))
+            return use is not None and use.backing_id != 0 and use.branch != self._fs.branch_of(fh)
 
     def forget(self, number: int) -> None:
         """The kernel has dropped the inode: what is kept for the next open would only hold the file's space."""

@@ -21,7 +21,7 @@ from unionfs.fuse.dirents import DirectoryReply
 from unionfs.fuse.init import Agreement
 from unionfs.fuse.request import Malformed, Request, parse
 from unionfs.fuse.table import ROWS
-from unionfs.linux import consts
+from unionfs.linux import consts, processes
 from unionfs.serve.passthrough import FOREVER, Opened, Outdated, Passthrough
 from unionfs.union.attributes import Attr
 from unionfs.union.fs import UnionFs
@@ -32,6 +32,7 @@ Reply = bytes | Sequence[bytes]
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _DEFAULT_ACL = b"system.posix_acl_default"
+_ACCESS_ACL = b"system.posix_acl_access"
 _THROUGH_US = Opened(abi.FOPEN_KEEP_CACHE, 0)
 
 # How many of a request's names are entries of a directory. TMPFILE's is "/" (fs/dcache.c, d_alloc_anon).
@@ -237,9 +238,9 @@ class WireOperations:
     def _kill_privileges(self, number: int) -> None:
         """Take set-ID bits away because the file is changed by somebody who may not keep them. The kernel takes what it
         knows of the mode for good (execve(2) goes by it) until it is told."""
-        self._fs.kill_privileges(number)
-        for known in {number, self._fs.current(number)}:
-            self._forget_attributes(known)
+        if self._fs.kill_privileges(number):
+            for known in {number, self._fs.current(number)}:
+                self._forget_attributes(known)
 
     def statx(self, r: Request) -> Reply:
         number = r.nodeid
@@ -258,7 +259,17 @@ class WireOperations:
 
     def setxattr(self, r: Request) -> Reply:
         self._fs.setxattr(r.nodeid, r.names[0], bytes(r.data), r.fields[1])
+        if r.uid and r.names[0] == _ACCESS_ACL:
+            self._check_set_group_id(r)
         return reply.ok(r.unique)
+
+    def _check_set_group_id(self, r: Request) -> None:
+        """An ACL set by somebody outside the file's group takes set-group-ID (posix_acl_update_mode(), fs/posix_acl.c).
+        """
+        attr = self._fs.getattr(r.nodeid)
+        mode = attr.st.st_mode
+        if mode & stat.S_ISGID and attr.st.st_gid != r.gid and attr.st.st_gid not in processes.groups(r.pid):
+            self._fs.setattr(r.nodeid, mode=stat.S_IMODE(mode) & ~stat.S_ISGID)
 
     def getxattr(self, r: Request) -> Reply:
         return _sized(r, self._fs.getxattr(r.nodeid, r.names[0]))
@@ -359,6 +370,8 @@ class WireOperations:
 
     def lseek(self, r: Request) -> Reply:
         fh, offset, whence = r.fields
+        if self._is_outdated(fh):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as where there is no SEEK_DATA
         return reply.offset(r.unique, self._fs.lseek(fh, offset, whence))
 
     def copy_file_range(self, r: Request) -> Reply:
@@ -371,7 +384,12 @@ class WireOperations:
         fh_in, offset_in, node_out, fh_out, offset_out, length, flags = r.fields
         if r.uid:
             self._kill_privileges(node_out)
+        if self._is_outdated(fh_in):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))  # then the kernel copies what the file has
         return self._fs.copy_file_range(fh_in, offset_in, fh_out, offset_out, length, flags)
+
+    def _is_outdated(self, fh: int) -> bool:
+        return self.passthrough is not None and self.passthrough.is_outdated(fh)
 
     def syncfs(self, r: Request) -> Reply:
         self._fs.syncfs()

@@ -74,7 +74,10 @@ class Companion:
         """The next request is not close: the leader may be woken anywhere."""
         if self._here is not None:
             self._here = None
-            os.sched_setaffinity(0, self._processors)
+            try:
+                os.sched_setaffinity(0, self._processors)
+            except OSError:
+                pass  # our cpuset was changed, which has set it as well
 
     def _follow(self, client: int) -> None:
         """Two looks in a row at one client, and the leader goes where that is; not where several are busy."""
@@ -94,7 +97,10 @@ class Companion:
     def close(self) -> None:
         """Return when the process has ended."""
         os.close(self._writer)
-        os.waitpid(self._pid, 0)
+        try:
+            os.waitpid(self._pid, 0)
+        except ChildProcessError:
+            pass  # whoever started us ignores SIGCHLD: the kernel has collected it
         self._page.close()
 
 

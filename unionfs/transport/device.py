@@ -53,12 +53,10 @@ def attach(mountpoint: str, flags: Collection[str], allow_other: bool) -> int:
     return _fusermount(mountpoint, flags, allow_other)
 
 
-def detach(mountpoint: str, *, lazy: bool = False, force: bool = False) -> None:
-    """Take the topmost mount at `mountpoint` away. EBUSY when it is in use and not `lazy`. With `force`, which is
-    root's, the connection is aborted."""
+def detach(mountpoint: str, *, lazy: bool = False) -> None:
+    """Take the topmost mount at `mountpoint` away. EBUSY when it is in use and not `lazy`."""
     if os.geteuid() == 0:
-        flags = (consts.MNT_DETACH if lazy else 0) | (consts.MNT_FORCE if force else 0)
-        mounts.umount2(mountpoint, consts.UMOUNT_NOFOLLOW | flags)
+        mounts.umount2(mountpoint, consts.UMOUNT_NOFOLLOW | (consts.MNT_DETACH if lazy else 0))
     else:
         reason = _run_fusermount(["-u", "-q", *(["-z"] if lazy else []), "--", mountpoint])
         if reason:

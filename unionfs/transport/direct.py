@@ -251,7 +251,7 @@ def _attend(
                 name = signal.Signals(number).name
                 if unmounting:
                     _log.warning("%s: %s again: ending under its users", mount.target, name)
-                    serving.abort(mount.device)
+                    connection.workers.abandon()
                     return
                 _log.info("%s: %s", mount.target, name)
                 # In a thread: it waits for pages to be written, and may be told to hurry.

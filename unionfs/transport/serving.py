@@ -41,18 +41,6 @@ def unmount(dev: str) -> None:
                 device.detach(point.target, lazy=True)
 
 
-def abort(dev: str) -> None:
-    """End the connection under its users: their requests, and all later ones, fail."""
-    minor = dev.partition(":")[2]
-    try:
-        with open(f"/sys/fs/fuse/connections/{minor}/abort", "w") as control:
-            control.write("1")
-    except OSError:  # fusectl is not mounted
-        for point in _places(dev):
-            with contextlib.suppress(OSError):  # held by something else: it ends with this process
-                device.detach(point.target, lazy=True, force=True)
-
-
 def detach(dev: str) -> None:
     """After the session: a mount that nobody serves must not stay. Usually there is none left."""
     for point in _places(dev):

@@ -65,7 +65,8 @@ class _Thread(threading.local):
 
 
 class Workers(Waiting):
-    """Guarded by `_lock`: `_threads`, `_idle` (how many wait for `_baton`), `_slow`. `_baton` is held by the leader."""
+    """Guarded by `_lock`: `_threads`, `_clones`, `_idle` (how many wait for `_baton`), `_slow`. The leader holds
+    `_baton`."""
 
     def __init__(self, *, max_write: int, spin_us: int) -> None:
         """`spin_us` bounds the leader's asking before it sleeps, 0 for none."""
@@ -85,6 +86,7 @@ class Workers(Waiting):
         self._slow: dict[int, _Slow] = {}
         self._ending = False
         self._answer: Answer | None = None
+        self._clones: set[int] = set()
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.ended_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable when the connection has ended
 
@@ -99,6 +101,18 @@ class Workers(Waiting):
         """Read no more requests; those that are being answered still are."""
         self._ending = True
         os.eventfd_write(self._stop_fd, 1)
+
+    def abandon(self) -> None:
+        """Let go of the connection under its users, whatever slow work is in flight: with its last descriptor the
+        kernel aborts it. The numbers stay, on /dev/null, for the threads that still have an answer to write."""
+        self.stop()
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            with self._lock:
+                for fd in (self._fd, *self._clones):
+                    os.dup2(null, fd, inheritable=False)
+        finally:
+            os.close(null)
 
     def join(self) -> None:
         """Wait until every thread has ended, after `stop` or the end of the connection."""
@@ -175,6 +189,9 @@ class Workers(Waiting):
         fd = -1
         try:
             fd = _own_descriptor(self._fd)
+            if fd >= 0:
+                with self._lock:
+                    self._clones.add(fd)
             self._serve(fd if fd >= 0 else self._fd)
         except Exception:
             _log.critical("a thread that serves requests has failed; the session ends", exc_info=True)
@@ -184,6 +201,8 @@ class Workers(Waiting):
                 self._me.leads = False
                 self._baton.release()
             if fd >= 0:
+                with self._lock:
+                    self._clones.discard(fd)
                 os.close(fd)
 
     def _serve(self, fd: int) -> None:
@@ -229,7 +248,7 @@ class Workers(Waiting):
         while not self._ending:
             try:
                 if not none_yet:
-                    return os.readv(fd, buffers)
+                    return os.readv(fd, buffers) or -1  # 0: abandoned
             except BlockingIOError:
                 pass
             except OSError as error:

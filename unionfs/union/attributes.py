@@ -96,19 +96,18 @@ def setattr_(
     return of_entry(stack, node, here.stat())
 
 
-def kill_privileges(stack: Stack, node: Node) -> None:
+def kill_privileges(stack: Stack, node: Node) -> bool:
     """Take the set-ID bits off a regular file of the writable branch, as a write by somebody without CAP_FSETID does:
-    set-group-ID only where the group may execute (setattr_should_drop_suidgid(), fs/attr.c). Any other is left as it
-    is: nobody can have written to it."""
-    if node.kind != stat.S_IFREG or node.branch != 0 or not stack.writable:
-        return
+    set-group-ID only where the group may execute (setattr_should_drop_suidgid(), fs/attr.c). False if it had none."""
     here = place.of(stack, node)
     mode = stat.S_IMODE(here.stat().st_mode)
     kept = mode & ~stat.S_ISUID
     if mode & stat.S_IXGRP:
         kept &= ~stat.S_ISGID
-    if kept != mode:
-        here.chmod(kept)
+    if kept == mode:
+        return False
+    here.chmod(kept)
+    return True
 
 
 def getxattr(stack: Stack, node: Node, name: bytes) -> bytes:

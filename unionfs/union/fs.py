@@ -262,10 +262,11 @@ class UnionFs:
     def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
         return os.pwrite(self._current_fd(fh), data, offset)
 
-    def kill_privileges(self, ino: int) -> None:
-        """Take the set-ID bits off a regular file, as a change by somebody without CAP_FSETID does."""
+    def kill_privileges(self, ino: int) -> bool:
+        """Take the set-ID bits off a regular file, as a change by somebody without CAP_FSETID does; False if it had
+        none."""
         with self._stack.operation():
-            attributes.kill_privileges(self._stack, self._stack.nodes.get(ino))
+            return attributes.kill_privileges(self._stack, self._stack.nodes.get(ino))
 
     def fsync(self, fh: int, datasync: bool) -> None:
         fd = self._current_fd(fh)
