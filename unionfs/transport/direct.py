@@ -121,7 +121,7 @@ def serve(
 
 class _Connection:
     """What the kernel and we agreed on, and the files lent to it. `refused` and `agreed` are set by the thread that
-    answers INIT; `cannot_lend` by those that open files; the rest is immutable."""
+    answers INIT; `cannot_lend` (why a file was refused) and `has_lent` by those that open files; the rest is immutable."""
 
     def __init__(self, fs: UnionFs, workers: Workers, fd: int, *, strict: bool) -> None:
         self.fs = fs
@@ -129,6 +129,7 @@ class _Connection:
         self.strict = strict
         self.refused: Refused | None = None
         self.cannot_lend = ""
+        self.has_lent = False
         self._fd = fd
         self._without_fsetid = WithoutCapability(consts.CAP_FSETID)
         self.operations = WireOperations(
@@ -152,16 +153,19 @@ class _Connection:
 
     def lend(self, fd: int, *, writable: bool) -> int:
         try:
-            if not writable:
-                return fusedev.backing_open(self._fd, fd)
-            with self._without_fsetid:
-                return fusedev.backing_open(self._fd, fd)
+            if writable:
+                with self._without_fsetid:
+                    backing_id = fusedev.backing_open(self._fd, fd)
+            else:
+                backing_id = fusedev.backing_open(self._fd, fd)
         except OSError as error:
             self.cannot_lend = {
                 errno.EPERM: _WITHOUT_CAPABILITY,
                 errno.ELOOP: "a branch is itself on a stacked file system",
             }.get(error.errno or 0, f"the kernel refuses a file ({error.strerror})")
             raise
+        self.has_lent = True
+        return backing_id
 
     def take_back(self, backing_id: int) -> None:
         fusedev.backing_close(self._fd, backing_id)
@@ -185,7 +189,7 @@ class _Connection:
             except OSError as error:
                 if error.errno == errno.EPERM:
                     self.cannot_lend = _WITHOUT_CAPABILITY
-        enabled = self.operations.passthrough is not None and not self.cannot_lend
+        enabled = self.operations.passthrough is not None and (self.has_lent or not self.cannot_lend)
         return {"enabled": enabled, "reason": self.cannot_lend}
 
 
