@@ -121,7 +121,8 @@ def serve(
 
 class _Connection:
     """What the kernel and we agreed on, and the files lent to it. `refused` and `agreed` are set by the thread that
-    answers INIT; `cannot_lend` (why a file was refused) and `has_lent` by those that open files; the rest is immutable."""
+    answers INIT; `cannot_lend` (why a file was refused) and `has_lent` by those that open files; the rest is
+    immutable."""
 
     def __init__(self, fs: UnionFs, workers: Workers, fd: int, *, strict: bool) -> None:
         self.fs = fs
