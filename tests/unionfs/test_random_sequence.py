@@ -12,7 +12,7 @@ import random
 import stat
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -308,18 +308,43 @@ class Choice:
         return tree
 
 
-def add_hard_links(root: str, choice: Choice) -> None:
-    """Join some names of one branch by hard links."""
+def add_hard_links(root: str, choice: Choice, above: Sequence[str] = ()) -> None:
+    """Join some names of one branch by hard links; none that branches `above` hide, which count in st_nlink all the
+    same."""
     found = [path for path, entry in read(root).items() if stat.S_ISREG(entry.type) and ".wh." not in path]
     for path in choice.random.sample(found, min(3, len(found))):
         beside = os.path.join(root, os.path.dirname(path), choice.random.choice(NAMES))
         whiteout = os.path.join(os.path.dirname(beside), f".wh.{os.path.basename(beside)}")
-        if not os.path.lexists(beside) and not os.path.lexists(whiteout):
+        if os.path.lexists(beside) or os.path.lexists(whiteout):
+            continue
+        if not any(hidden(name, above) for name in (path, os.path.relpath(beside, root))):
             os.link(os.path.join(root, path), beside)
+
+
+def hidden(path: str, above: Sequence[str]) -> bool:
+    """Whether a name of a branch is not seen for what is in branches above it."""
+    parts = path.split("/")
+    for root in above:
+        for depth, name in enumerate(parts):
+            directory = os.path.join(root, *parts[:depth])
+            entry = os.path.join(directory, name)
+            markers = (f"{directory}/.wh.{name}", f"{directory}/.wh..wh..opq")
+            last = depth == len(parts) - 1
+            if any(map(os.path.lexists, markers)) or (os.path.lexists(entry) and (last or not os.path.isdir(entry))):
+                return True
+    return False
 
 
 def numbers(root: str) -> dict[str, int]:
     return {path: os.lstat(os.path.join(root, path)).st_ino for path in read(root)}
+
+
+def build_branches(home: Path, choice: Choice) -> None:
+    branches = [str(home / name) for name in ("low0", "low1", "up")]
+    for branch in branches:
+        build(branch, choice.tree(whiteouts=branch != branches[0]))
+    for number, branch in enumerate(branches):
+        add_hard_links(branch, choice, branches[number + 1 :])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -327,11 +352,9 @@ def test_same_as_a_plain_directory(
     mount_union: Callable[..., Union], transport: str, tmp_path: Path, seed: int
 ) -> None:
     choice = Choice(seed, str(tmp_path / "plain"), sets_id=transport == "pyfuse3")
-    for branch in ("low0", "low1", "up"):
-        build(str(tmp_path / branch), choice.tree(whiteouts=branch != "low0"))
-        add_hard_links(str(tmp_path / branch), choice)
+    build_branches(tmp_path, choice)
     lower = [read(str(tmp_path / branch)) for branch in ("low0", "low1")]
-    # Without `posix`, who has a lower file open for reading goes on with it after a copy-up (test_hammer.py is without).
+    # Without it who has a lower file open for reading goes on with that after a copy-up; test_hammer.py is without.
     union = mount_union("low0", "low1", "up", options=("posix",))
     mount, plain = Side(union.path), Side(str(tmp_path / "plain"))
     subprocess.run(["cp", "-a", union.path, plain.root], check=True)
@@ -377,9 +400,7 @@ def test_six_threads_at_once(mount_union: Callable[..., Union], tmp_path: Path) 
     """Threads that work on the same few names meet only the errors of racing; then a remount changes nothing."""
     seed, threads, operations = 7, 6, 250
     choice = Choice(seed, str(tmp_path / "mnt"))
-    for branch in ("low0", "low1", "up"):
-        build(str(tmp_path / branch), choice.tree(whiteouts=branch != "low0"))
-        add_hard_links(str(tmp_path / branch), choice)
+    build_branches(tmp_path, choice)
     union = mount_union("low0", "low1", "up")
     problems: list[str] = []
 
