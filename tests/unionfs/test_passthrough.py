@@ -402,3 +402,29 @@ def test_an_acl_by_an_outsider_takes_set_group_id(tmp_path: Path, mount_union: C
         os.chmod(path, 0o2755)
         subprocess.run([*RUN_AS_NOBODY, "setfacl", "-m", "u:1:r", path], check=True)
         assert bool(os.stat(path).st_mode & stat.S_ISGID) == kept
+
+
+@pytest.mark.needs("program:git")
+def test_a_warm_git_status_asks_for_what_git_opens(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
+    """Its own files: each is opened, and its access time is unknown to the kernel since it was read the last time."""
+    union = mount_union("low", "up", options=("transport=direct",))
+    tree = os.path.join(union.path, "tree")
+    os.mkdir(tree)
+    for number in range(50):
+        Path(tree, str(number)).write_text("text")
+        os.utime(os.path.join(tree, str(number)), (1, 1))
+    nothing = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", **nothing}
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", tree, *words], env=environment, capture_output=True, check=True)
+
+    git("init")
+    git("add", ".")
+    for _ in range(3):
+        git("status")
+    before = requests(union)
+    git("status")
+    done = since(before, requests(union))
+    assert set(done) <= {"OPEN", "RELEASE", "GETATTR"}
+    assert done.get("GETATTR", 0) <= done["OPEN"] < 50
