@@ -20,6 +20,7 @@ from tests.trees import Found, diff, read
 from tests.unionfs.test_random_sequence import RACES, Choice, Doing, Operation, Side, describe
 
 GONE = ("ENOTCONN", "ECONNABORTED")
+SEED = 1000 * int(os.environ.get("HAMMER_SEED", "1"))
 # EAGAIN: a fifo that somebody else has opened and not written to.
 EXPECTED = RACES | {"EAGAIN"}
 RECORD = 64
@@ -104,8 +105,8 @@ class Hammer:
         self.durable = f"{home}/mnt/durable{number}"
         self.said = os.open(f"{home}/durable{number}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.records = os.open(f"{home}/mnt/records", os.O_WRONLY | os.O_APPEND)
-        self.own = Choice(1000 + number, self.plain.root)
-        self.any = Choice(2000 + number, self.shared.root)
+        self.own = Choice(SEED + number, self.plain.root, sets_id=False)
+        self.any = Choice(SEED + 100 + number, self.shared.root)
         self.log: list[str] = []
         self.operations = self.recorded = self.synced = 0
 

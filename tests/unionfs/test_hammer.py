@@ -1,7 +1,7 @@
 """Eight processes work on one union at once: what each does alone is as on a plain directory, what all do together
 breaks nothing, nothing is left in the server's hands afterwards, and what was synced outlives the server.
 
-HAMMER_SECONDS=60 makes it last (scripts/nightly).
+HAMMER_SECONDS=60 makes it last, HAMMER_SEED=N makes other choices (scripts/nightly).
 """
 
 from __future__ import annotations
