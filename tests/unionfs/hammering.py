@@ -21,8 +21,6 @@ from tests.unionfs.test_random_sequence import RACES, Choice, Doing, Operation, 
 
 GONE = ("ENOTCONN", "ECONNABORTED")
 SEED = 1000 * int(os.environ.get("HAMMER_SEED", "1"))
-# EAGAIN: a fifo that somebody else has opened and not written to.
-EXPECTED = RACES | {"EAGAIN"}
 RECORD = 64
 
 
@@ -140,7 +138,7 @@ class Hammer:
         found = apply(self.shared, operation)
         if found in GONE:
             raise CutOff
-        if isinstance(found, str) and found in errno.errorcode.values() and found not in EXPECTED:
+        if isinstance(found, str) and found in errno.errorcode.values() and found not in RACES:
             raise AssertionError(f"{operation} -> {found} where all work")
 
     def record(self) -> None:
