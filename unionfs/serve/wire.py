@@ -24,6 +24,7 @@ from unionfs.fuse.table import ROWS
 from unionfs.linux import consts, processes
 from unionfs.serve.passthrough import FOREVER, Opened, Outdated, Passthrough
 from unionfs.union.attributes import Attr
+from unionfs.union.errors import fail
 from unionfs.union.fs import UnionFs
 
 _log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class WireOperations:
 
     def init(self, r: Request) -> Reply:
         if self.agreed is not None and not self.agreed.again:
-            raise OSError(errno.EPROTO, "INIT, a second time")
+            fail(errno.EPROTO, why="INIT, a second time")
         self.agreed = self._init(r.fields)
         self._longest = self.agreed.max_write
         self.passthrough = self._make_passthrough(self.agreed)
@@ -371,7 +372,7 @@ class WireOperations:
     def lseek(self, r: Request) -> Reply:
         fh, offset, whence = r.fields
         if self._is_outdated(fh):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as where there is no SEEK_DATA
+            fail(errno.EINVAL)  # as where there is no SEEK_DATA
         return reply.offset(r.unique, self._fs.lseek(fh, offset, whence))
 
     def copy_file_range(self, r: Request) -> Reply:
@@ -385,7 +386,7 @@ class WireOperations:
         if r.uid:
             self._kill_privileges(node_out)
         if self._is_outdated(fh_in):
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))  # then the kernel copies what the file has
+            fail(errno.EXDEV)  # then the kernel copies what the file has
         return self._fs.copy_file_range(fh_in, offset_in, fh_out, offset_out, length, flags)
 
     def _is_outdated(self, fh: int) -> bool:
@@ -431,7 +432,7 @@ def _check_names(r: Request) -> None:
     """EINVAL for what would lead elsewhere. The kernel sends no such name; `.` and `..` it looks up for an export."""
     for name in r.names[: _ENTRY_NAMES[r.opcode]]:
         if b"/" in name or (name in _NO_NAMES and (r.opcode != abi.FUSE_LOOKUP or not name)):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
+            fail(errno.EINVAL, name)
 
 
 def _time(valid: int, given: int, given_now: int, now: int, seconds: int, nanoseconds: int) -> int | None:

@@ -25,6 +25,7 @@ from unionfs.fuse.request import Unintelligible
 from unionfs.linux import fusedev
 from unionfs.linux.processes import is_dying
 from unionfs.transport.companion import Companion
+from unionfs.union.errors import fail
 from unionfs.union.waiting import Waiting
 
 # As many requests can be in slow work, less the leader's; then nobody reads the next. They may wait for one disk, or
@@ -130,10 +131,6 @@ class Workers(Waiting):
         os.close(self._stop_fd)
         os.close(self.ended_fd)
 
-    @property
-    def threads(self) -> int:
-        return len(self._threads)
-
     # What the union tells.
 
     def begins(self) -> None:
@@ -155,7 +152,7 @@ class Workers(Waiting):
         timer ever see a copy-up done: only who is being killed, or has lost the connection, gives up."""
         me = self._me
         if self._ending or (me.slow is not None and me.slow.interrupted and _caller_is_dying(me.message)):
-            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+            fail(errno.EINTR)
 
     def patience(self) -> float | None:
         """For a SIGKILL after another signal there is no second INTERRUPT."""
