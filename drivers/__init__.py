@@ -4,9 +4,11 @@
     api           the interface and its manual; read this first
     mounts        Mount, the value every driver answers with, and the functions that turn mounts into a tree
     metadata      the store of one driver: the layer graph in sqlite, transactions
+    graph         a Snapshotter as far as it is the graph: what all drivers share
     layout        the directories of one driver: new-X -> id -> rm-id
-    directories   a Snapshotter whose layers are directories; what the three drivers below share
+    directories   a Snapshotter whose layers are directories
     fuse_aufs, overlay2, vfs
+    locks, sizes  file locks with a bound; sizes as options have them
     copytree      a faithful copy of a tree (vfs)
     registry      a driver by its name; whether it works here, in a sentence
     archive/      applying and making layer tars; over any mounts, whichever driver they come from

@@ -111,6 +111,7 @@ class Info:
 
     `parent` is "" where there is none. `created` and `updated` are nanoseconds since the epoch; committing counts as
     the creation of the committed snapshot. `labels` are the caller's notes: the driver keeps them and reads none.
+    `quota` (bytes, 0 for none) and `volatile` are what prepare() was asked for.
     """
 
     name: str
@@ -119,6 +120,8 @@ class Info:
     labels: Mapping[str, str] = field(default_factory=dict)
     created: int = 0
     updated: int = 0
+    quota: int = 0
+    volatile: bool = False
 
 
 class Usage(NamedTuple):
@@ -138,16 +141,39 @@ class Probe(NamedTuple):
     reason: str
 
 
+class Differences(NamedTuple):
+    """A directory that holds what a snapshot changed against its parent, and nothing else.
+
+    `form` says how what is gone is written down: "aufs" (`.wh.NAME`) or "overlay" (character devices 0:0).
+    """
+
+    path: str
+    form: str
+
+
 class Snapshotter(Protocol):
     """One driver on one root directory. See the module's text for the model and the words."""
 
-    def prepare(self, key: str, parent: str = "", *, labels: Mapping[str, str] | None = None) -> list[Mount]:
+    def prepare(
+        self,
+        key: str,
+        parent: str = "",
+        *,
+        labels: Mapping[str, str] | None = None,
+        quota: int = 0,
+        volatile: bool = False,
+    ) -> list[Mount]:
         """Make the active snapshot `key` on `parent`, and give the mounts of its writable tree.
+
+        With a `quota` (bytes) writing more than that, or than the driver rounds it to, fails with EDQUOT or ENOSPC.
+        A `volatile` snapshot need not survive a crash of the machine while it is mounted: the driver may leave out
+        syncing. Once it is committed it is as durable as any other.
 
         The root directory of the tree has the parent's mode, owner and attributes (0755 root:root without a parent).
         Who called it ends the snapshot by commit() or remove(), whatever happens in between.
 
-        Raises AlreadyExists (the key), NotFound (the parent), WrongState (the parent is not committed), InvalidName.
+        Raises AlreadyExists (the key), NotFound (the parent), WrongState (the parent is not committed), InvalidName,
+        NotSupported (a quota, where this driver cannot enforce one).
         When it raises there is no snapshot `key` that was not there before.
         """
 
@@ -161,6 +187,11 @@ class Snapshotter(Protocol):
         """The mounts of the active snapshot or view `key`, as prepare() or view() gave them.
 
         Raises NotFound; WrongState for a committed snapshot (make a view of it).
+        """
+
+    def differences(self, key: str) -> Differences | None:
+        """Where the changes of a snapshot of any kind lie by themselves, or None if they have to be found by comparing
+        its tree with its parent's. They are only to be read, also of a snapshot that is mounted. Raises NotFound.
         """
 
     def commit(self, name: str, key: str, *, labels: Mapping[str, str] | None = None) -> None:

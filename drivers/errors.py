@@ -6,6 +6,8 @@
     ├── InUse           it has children, or something still has it mounted
     ├── WrongState      the snapshot is of a kind that does not allow this, or the driver is closed
     │   └── InvalidName     not a name at all
+    ├── NotSupported    this driver, or the file system below it, cannot do that (a quota, for one)
+    ├── TimedOut        another process held something for longer than anybody should
     └── Unavailable     the driver cannot work here, or its store is damaged; the text is a sentence for the user
 
 Failures of the file system below (ENOSPC, EIO, EDQUOT …) are not wrapped: they arrive as the OSError they are.
@@ -36,6 +38,14 @@ class WrongState(DriverError):
 
 class InvalidName(WrongState):
     """Not a name that a snapshot can have."""
+
+
+class NotSupported(DriverError):
+    """This driver, or what it stands on here, cannot do what was asked for; the text says why."""
+
+
+class TimedOut(DriverError):
+    """Another process held a lock for longer than anybody should; the text says which, and who."""
 
 
 class Unavailable(DriverError):

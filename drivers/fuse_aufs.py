@@ -11,36 +11,43 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from drivers import trees
 from drivers.api import Kind, Probe
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
 from drivers.errors import InUse
+from drivers.graph import Wish
 from drivers.layout import sync_directory
+from drivers.metadata import Record
 from drivers.mounts import Mount, branches
 from unionfs.union import whiteout
 from unionfs.union.branch import Branch
 
+OPTIONS: dict[str, str] = {}
 
-class FuseAufs(DirectorySnapshotter):
+
+class Driver(DirectorySnapshotter):
     """Nothing is mounted as a union that is one directory: a first layer, and a view of it, are binds."""
 
-    def _begin(self, directory: str, kind: Kind, parents: Sequence[str]) -> None:
+    NAME = "fuse-aufs"
+
+    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
         layer = os.path.join(directory, "fs")
-        begin_layer(layer, parents if kind is Kind.ACTIVE else (), whiteout.is_private_attribute)
+        begin_layer(layer, parents if wish.kind is Kind.ACTIVE else (), whiteout.is_private_attribute)
         sync_directory(layer)
 
-    def _tree(self, directory: str, kind: Kind, parents: Sequence[str]) -> list[Mount]:
+    def _tree(self, directory: str, kind: Kind, parents: Sequence[str], *, volatile: bool) -> list[Mount]:
         layer = os.path.join(directory, "fs")
         if not parents:
             return bind(layer, kind)
         if kind is Kind.ACTIVE:
-            return [union([(layer, "rw"), *((path, "rr") for path in parents)])]
+            return [union([(layer, "rw"), *((path, "rr") for path in parents)], volatile=volatile)]
         return bind(parents[0], kind) if len(parents) == 1 else [union([(path, "rr") for path in parents])]
 
-    def _check_idle(self, layer: str) -> None:
+    def _check_idle(self, record: Record) -> None:
         """A union locks its writable branch for as long as its server lives (union/branch)."""
+        layer = self._layer(record)
         fd = os.open(layer, trees.DIRECTORY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,20 +56,21 @@ class FuseAufs(DirectorySnapshotter):
         finally:
             os.close(fd)
 
-    def _settle(self, layer: str) -> None:
+    def _settle(self, record: Record) -> None:
         """Take away the work area, which a server that was killed leaves behind; each mount makes its own."""
         try:
-            trees.delete_path(os.path.join(layer, os.fsdecode(whiteout.WORK_AREA)))
+            trees.delete_path(os.path.join(self._layer(record), os.fsdecode(whiteout.WORK_AREA)))
         except FileNotFoundError:
             pass
 
 
-def union(stack: Sequence[tuple[str, str]]) -> Mount:
+def union(stack: Sequence[tuple[str, str]], *, volatile: bool = False) -> Mount:
     """The Mount of a union of branches (path, permission), top first."""
-    return Mount("unionfs", "unionfs", (branches(stack), *(() if stack[0][1] == "rw" else ("ro",))))
+    words = ("ro",) if stack[0][1] != "rw" else ("volatile",) if volatile else ()
+    return Mount("unionfs", "unionfs", (branches(stack), *words))
 
 
-def probe(directory: str) -> Probe:
+def probe(directory: str, options: Mapping[str, str]) -> Probe:
     """Whether there is FUSE, the packages that serve it, and a file system that a branch can be on."""
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))

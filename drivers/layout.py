@@ -23,7 +23,7 @@ import ctypes
 import fcntl
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from drivers import trees
@@ -64,10 +64,12 @@ class Staging:
 class Layout:
     """The directories below `root`, which is made if missing. Any number of processes may use the same root.
 
-    Thread-safe: holds no state but a descriptor. Raises OSError.
+    `delete(directory descriptor, name)` deletes one with all below it. Thread-safe: holds no state but a descriptor.
+    Raises OSError.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, delete: Callable[[int, str], None] = trees.delete) -> None:
+        self._delete = delete
         self.root = os.path.realpath(root)
         os.makedirs(self.root, 0o700, exist_ok=True)
         os.chmod(self.root, 0o700)  # makedirs obeys the umask, and the directory may have been there
@@ -94,7 +96,7 @@ class Layout:
         finally:
             try:
                 if not staging.published:
-                    trees.delete(self.fd, name)
+                    self._delete(self.fd, name)
             finally:
                 os.close(fd)
 
@@ -145,7 +147,7 @@ class Layout:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between our look at the names and our lock its owner may have published it.
             if self._is_named(name, fd):
-                trees.delete(self.fd, name)
+                self._delete(self.fd, name)
         except BlockingIOError:
             pass
         finally:
@@ -165,6 +167,10 @@ class Layout:
                     failures.append(error)
         if failures:
             raise failures[0]
+
+    def has_snapshots(self) -> bool:
+        """Whether any directory here has the number of a snapshot."""
+        return any(name.isdecimal() for name in self._names())
 
     def _names(self) -> list[str]:
         return os.listdir(self.path)  # not by the descriptor: threads would share its position

@@ -12,21 +12,30 @@ is not used across fork(), since sqlite must not be (sqlite.org/howtocorrupt.htm
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from drivers.api import Info, Kind, Usage
-from drivers.errors import AlreadyExists, DriverError, InUse, InvalidName, NotFound, Unavailable, WrongState
+from drivers.errors import (
+    AlreadyExists,
+    DriverError,
+    InUse,
+    InvalidName,
+    NotFound,
+    TimedOut,
+    Unavailable,
+    WrongState,
+)
+from drivers.locks import lock
 
-VERSION = 1
+VERSION = 2
 # Longer than any write transaction takes, though one waits for the disk in it.
 BUSY_SECONDS = 120.0
 
@@ -44,11 +53,24 @@ _SCHEMA = (
         updated INTEGER NOT NULL,
         inodes  INTEGER,
         size    INTEGER,
+        quota   INTEGER NOT NULL DEFAULT 0,
+        volatile INTEGER NOT NULL DEFAULT 0,
         CHECK (kind = 'committed' OR (inodes IS NULL AND size IS NULL)))""",
     "CREATE INDEX snapshots_by_parent ON snapshots(parent)",
+    "CREATE TABLE options (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
 
-_SELECT = """SELECT s.id, s.name, ifnull(p.name, ''), s.kind, s.labels, s.created, s.updated, s.inodes, s.size
+# What makes a store of an older version one of this version.
+_UPGRADES = {
+    1: (
+        "ALTER TABLE snapshots ADD COLUMN quota INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE snapshots ADD COLUMN volatile INTEGER NOT NULL DEFAULT 0",
+        "CREATE TABLE options (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    ),
+}
+
+_SELECT = """SELECT s.id, s.name, ifnull(p.name, ''), s.kind, s.labels, s.created, s.updated, s.inodes, s.size,
+                    s.quota, s.volatile
              FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent """
 
 # Ids from the snapshot itself down to the one without a parent.
@@ -117,14 +139,17 @@ class Transaction:
             raise WrongState(f"{parent} is {_article(record.info.kind)}; only a committed snapshot can be a parent")
         return [record.id, *self.ancestors(record)]
 
-    def create(self, key: str, parent: str, kind: Kind, labels: Mapping[str, str]) -> int:
+    def create(
+        self, key: str, parent: str, kind: Kind, labels: Mapping[str, str], *, quota: int = 0, volatile: bool = False
+    ) -> int:
         """Add an active snapshot or a view, and give its id. Raises AlreadyExists, and as parent_line()."""
         self.check_free(key)
         line = self.parent_line(parent)
         now = time.time_ns()
         cursor = self._connection.execute(
-            "INSERT INTO snapshots (name, parent, kind, labels, created, updated) VALUES (?, ?, ?, ?, ?, ?)",
-            (key, line[0] if line else None, kind.value, _dump(labels), now, now),
+            """INSERT INTO snapshots (name, parent, kind, labels, created, updated, quota, volatile)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+            (key, line[0] if line else None, kind.value, _dump(labels), now, now, quota, volatile),
         )
         assert cursor.lastrowid is not None
         return cursor.lastrowid
@@ -183,12 +208,29 @@ class Transaction:
 class Store:
     """The sqlite file at `path`, made if missing, of the driver `driver`.
 
-    `schema` are the statements that make the driver's own tables; they run once, when the file is made.
-    Raises Unavailable for a file that is damaged, from a newer version, or another driver's.
+    `schema` are the statements that make the driver's own tables; they run once, when the file is made. `has_content`
+    says whether the driver finds snapshots on its root: a store that would be new then has been lost, and is not made
+    anew, for with it everything on the root would become garbage.
+
+    `options` are the driver's options (registry), which are kept: the store's own `options` are those given here over
+    those that were given before. Those that are `fixed` cannot be changed once there is a store.
+
+    Raises Unavailable for a file that is damaged, lost, from a newer version, or another driver's, and for a change of
+    a fixed option.
     """
 
-    def __init__(self, path: str, driver: str, schema: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str,
+        driver: str,
+        schema: Sequence[str] = (),
+        *,
+        options: Mapping[str, str] | None = None,
+        fixed: Container[str] = (),
+        has_content: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.path = path
+        self.options: dict[str, str] = {}
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -197,29 +239,60 @@ class Store:
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
-                self._prepare(driver, schema)
+                self._prepare(driver, schema, has_content)
+                self._settle_options(options or {}, fixed)
             except BaseException:
                 self._connection.close()
                 raise
 
-    def _prepare(self, driver: str, schema: Sequence[str]) -> None:
+    def _prepare(self, driver: str, schema: Sequence[str], has_content: Callable[[], bool]) -> None:
         assert self._connection is not None
         self._connection.execute("PRAGMA journal_mode = WAL")
         # FULL: in WAL mode NORMAL may lose the last transactions in a power cut (sqlite.org/pragma.html).
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA foreign_keys = ON")
         with self.write() as transaction:
-            version = transaction.execute("PRAGMA user_version")[0][0]
+            [(version,)] = transaction.execute("PRAGMA user_version")
+            assert isinstance(version, int)
             if version == 0:
+                if has_content():
+                    raise Unavailable(
+                        f"{self.path} is missing or empty, but there are layers beside it: restore it from a backup, "
+                        f"or remove {os.path.dirname(self.path)} to begin anew without them"
+                    )
                 for statement in (*_SCHEMA, *schema):
                     transaction.execute(statement)
                 transaction.execute("INSERT INTO store VALUES (?)", (driver,))
+                transaction.execute(f"PRAGMA user_version = {VERSION}")
+            elif version in _UPGRADES:
+                for statement in _UPGRADES[version]:
+                    transaction.execute(statement)
                 transaction.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
                 raise Unavailable(f"{self.path} has format {version}; this version reads {VERSION}")
             owner = transaction.execute("SELECT driver FROM store")[0][0]
             if owner != driver:
                 raise Unavailable(f"{self.path} belongs to the driver {owner}, not {driver}: give each its own root")
+
+    def _settle_options(self, given: Mapping[str, str], fixed: Container[str]) -> None:
+        """Only a change is written: most opens only read."""
+        with self.read() as transaction:
+            saved = {str(name): str(value) for name, value in transaction.execute("SELECT name, value FROM options")}
+            is_new = not transaction.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'") and not saved
+        changed = {name: value for name, value in given.items() if saved.get(name) != value}
+        if changed and not is_new:
+            for name in changed:
+                if name in fixed:
+                    was = f"is {saved[name]}" if name in saved else "has its default"
+                    raise Unavailable(
+                        f"{name} {was} at {os.path.dirname(self.path)} and cannot be changed any more: "
+                        "leave it out, or choose another --root"
+                    )
+        if changed:
+            with self.write() as transaction:
+                for name, value in changed.items():
+                    transaction.execute("INSERT OR REPLACE INTO options VALUES (?, ?)", (name, value))
+        self.options = saved | changed
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -258,7 +331,23 @@ class Store:
         try:
             yield
         except sqlite3.Error as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                raise TimedOut(
+                    f"waited {BUSY_SECONDS:.0f} s for {self.path}, which another process is changing"
+                ) from error
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise self._damaged(str(error)) from error
             raise Unavailable(f"metadata store {self.path}: {error}") from error
+
+    def check_whole(self) -> None:
+        """Raise Unavailable if the file is damaged: before anything is deleted because it has no row in it."""
+        with self.read() as transaction:
+            damage = transaction.execute("PRAGMA quick_check(1)")
+        if damage != [("ok",)]:
+            raise self._damaged(str(damage[0][0]))
+
+    def _damaged(self, how: str) -> Unavailable:
+        return Unavailable(f"{self.path} is damaged ({how}); nothing was changed: restore it from a backup")
 
     def close(self) -> None:
         """Close the file. Twice is fine; the store then says WrongState."""
@@ -293,7 +382,7 @@ def _opening(path: str) -> Iterator[None]:
     except OSError as error:
         raise Unavailable(f"cannot open {directory}: {error.strerror}") from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        lock(fd, directory)
         is_new = not os.path.exists(path)
         yield
         if is_new:
@@ -303,10 +392,10 @@ def _opening(path: str) -> Iterator[None]:
 
 
 def _record(row: Sequence[Value]) -> Record:
-    number, name, parent, kind, labels, created, updated, inodes, size = row
+    number, name, parent, kind, labels, created, updated, inodes, size, quota, volatile = row
     assert isinstance(number, int) and isinstance(labels, str)
-    assert isinstance(created, int) and isinstance(updated, int)
-    info = Info(str(name), str(parent), Kind(kind), json.loads(labels), created, updated)
+    assert isinstance(created, int) and isinstance(updated, int) and isinstance(quota, int)
+    info = Info(str(name), str(parent), Kind(kind), json.loads(labels), created, updated, quota, bool(volatile))
     usage = Usage(inodes, size) if isinstance(inodes, int) and isinstance(size, int) else None
     return Record(number, info, usage)
 

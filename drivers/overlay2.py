@@ -14,10 +14,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from drivers.api import Kind, Probe
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.graph import Wish
 from drivers.layout import sync_directory
 from drivers.mounts import Mount, layers_by_append, overlay_tree
 from unionfs.linux.files import fd_path
@@ -27,30 +28,37 @@ from unionfs.linux.files import fd_path
 FEATURES = ("index=off", "redirect_dir=nofollow", "metacopy=off")
 
 
-class Overlay2(DirectorySnapshotter):
+OPTIONS: dict[str, str] = {}
+
+
+class Driver(DirectorySnapshotter):
     """Nothing is mounted as an overlay that is one directory: a first layer, and a view of it, are binds."""
 
-    def _begin(self, directory: str, kind: Kind, parents: Sequence[str]) -> None:
+    NAME = "overlay2"
+
+    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
         layer, work = os.path.join(directory, "fs"), os.path.join(directory, "work")
-        begin_layer(layer, parents if kind is Kind.ACTIVE else (), _is_private)
+        begin_layer(layer, parents if wish.kind is Kind.ACTIVE else (), _is_private)
         sync_directory(layer)
-        if kind is Kind.ACTIVE and parents:
+        if wish.kind is Kind.ACTIVE and parents:
             os.mkdir(work, 0o700)
             sync_directory(work)
 
-    def _tree(self, directory: str, kind: Kind, parents: Sequence[str]) -> list[Mount]:
+    def _tree(self, directory: str, kind: Kind, parents: Sequence[str], *, volatile: bool) -> list[Mount]:
         layer = os.path.join(directory, "fs")
         if not parents:
             return bind(layer, kind)
         if kind is Kind.ACTIVE:
-            return [overlay(parents, layer, os.path.join(directory, "work"))]
+            return [overlay(parents, layer, os.path.join(directory, "work"), volatile=volatile)]
         return bind(parents[0], kind) if len(parents) == 1 else [overlay(parents)]
 
 
-def overlay(lower: Sequence[str], upper: str = "", work: str = "") -> Mount:
+def overlay(lower: Sequence[str], upper: str = "", work: str = "", *, volatile: bool = False) -> Mount:
     """The Mount of an overlay; `lower` top first. Without `upper` it is read-only, and needs two of them."""
     layers = tuple(f"lowerdir+={path}" for path in lower)
-    top = (f"upperdir={upper}", f"workdir={work}") if upper else ("ro",)
+    top: tuple[str, ...] = (f"upperdir={upper}", f"workdir={work}") if upper else ("ro",)
+    if volatile:
+        top += ("volatile",)
     return Mount("overlay", "overlay", (*layers, *top, *FEATURES))
 
 
@@ -58,7 +66,7 @@ def _is_private(attribute: bytes) -> bool:
     return attribute.startswith((b"trusted.overlay.", b"user.overlay."))
 
 
-def probe(directory: str) -> Probe:
+def probe(directory: str, options: Mapping[str, str]) -> Probe:
     """Mount an overlay in `directory`, detached from any tree, and see whether its differences are native ones."""
     lower, upper, work = (os.path.join(directory, name) for name in ("lower", "upper", "work"))
     for path in (lower, upper, work, f"{lower}/directory", f"{lower}/gone"):

@@ -1,50 +1,70 @@
-"""Drivers by name, and whether each works in a place."""
+"""Drivers by name, their options, and whether each works in a place.
+
+A driver is a module with
+
+    OPTIONS                 its options (`--storage-opt NAME=VALUE`), name -> what it says
+    Driver(root, options)   a GraphSnapshotter on the directory `root`, which it makes if missing
+    probe(directory, options) -> Probe   tries what it needs in a new, empty directory on the file system in question
+
+and is imported when it is first asked for.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Protocol, cast
 
-from drivers import fuse_aufs, overlay2, trees, vfs
-from drivers.api import Probe, Snapshotter
-from drivers.directories import STORE, DirectorySnapshotter
+from drivers import trees
+from drivers.api import Probe
+from drivers.directories import STORE
 from drivers.errors import Unavailable
+from drivers.graph import GraphSnapshotter
 from unionfs.linux.mounts import mountinfo
 
-_DRIVERS = {
-    "fuse-aufs": (fuse_aufs.FuseAufs, fuse_aufs.probe),
-    "overlay2": (overlay2.Overlay2, overlay2.probe),
-    "vfs": (vfs.Vfs, vfs.probe),
+_MODULES = {
+    "fuse-aufs": "drivers.fuse_aufs",
+    "overlay2": "drivers.overlay2",
+    "vfs": "drivers.vfs",
 }
-NAMES = tuple(_DRIVERS)
+NAMES = tuple(_MODULES)
 
 
-def open_driver(name: str, root: str) -> Snapshotter:
+class Module(Protocol):
+    OPTIONS: Mapping[str, str]
+    Driver: Callable[[str, Mapping[str, str]], GraphSnapshotter]
+
+    def probe(self, directory: str, options: Mapping[str, str]) -> Probe: ...
+
+
+def open_driver(name: str, root: str, options: Mapping[str, str] | None = None) -> GraphSnapshotter:
     """The driver `name` on the directory `root`, which is made if missing. To be closed by the caller.
 
-    Raises Unavailable, with a sentence for the user: no such driver, it does not work here, or `root` is another's.
+    `options` are kept with the root, and hold for every later open that does not give others.
+    Raises Unavailable, with a sentence for the user: no such driver or option, it does not work here, or `root` is
+    another's.
     """
-    if name not in _DRIVERS:
-        raise Unavailable(f"there is no storage driver {name!r}; there are {', '.join(NAMES)}")
+    module = _module(name)
+    given = _known(name, module, options or {})
     # A root with a store was found to work when that was made. What has changed since, the first mount will say; asking
     # each time would cost every start of a container a few milliseconds.
     if not os.path.exists(os.path.join(root, STORE)):
-        found = probe(name, root)
+        found = probe(name, root, given)
         if not found.works:
             raise Unavailable(f"storage driver {name} does not work at {root}: {found.reason}")
     try:
-        driver: DirectorySnapshotter = _DRIVERS[name][0](root, name)
+        return module.Driver(root, given)
     except OSError as error:
         raise Unavailable(f"cannot use {root}: {error.strerror}") from error
-    return driver
 
 
-def probe(name: str, root: str) -> Probe:
+def probe(name: str, root: str, options: Mapping[str, str] | None = None) -> Probe:
     """Try what the driver needs, on the file system that `root` is or would be on; leaves nothing there.
 
     Raises Unavailable for a name that no driver has.
     """
-    if name not in _DRIVERS:
-        raise Unavailable(f"there is no storage driver {name!r}; there are {', '.join(NAMES)}")
+    module = _module(name)
     place = os.path.realpath(root)
     while not os.path.isdir(place):
         place = os.path.dirname(place)
@@ -56,12 +76,26 @@ def probe(name: str, root: str) -> Probe:
     except OSError as error:
         return Probe(False, f"cannot write to {place}: {error.strerror}")
     try:
-        works, reason = _DRIVERS[name][1](directory)
+        works, reason = module.probe(directory, options or {})
     except OSError as error:
         return Probe(False, f"cannot be tried at {place}: {error.strerror}")
     finally:
         trees.delete_path(directory)
     return Probe(works, f"{reason}, on {_file_system(place)}" if works else reason)
+
+
+def _module(name: str) -> Module:
+    if name not in _MODULES:
+        raise Unavailable(f"there is no storage driver {name!r}; there are {', '.join(NAMES)}")
+    return cast(Module, import_module(_MODULES[name]))
+
+
+def _known(name: str, module: Module, options: Mapping[str, str]) -> Mapping[str, str]:
+    for option in options:
+        if option not in module.OPTIONS:
+            has = f"it has {', '.join(module.OPTIONS)}" if module.OPTIONS else "it has none of its own"
+            raise Unavailable(f"storage driver {name} has no option {option!r}; {has}")
+    return options
 
 
 def _file_system(path: str) -> str:

@@ -7,22 +7,27 @@ On a file system with reflinks (btrfs, XFS) the copies share their data, and cos
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from drivers.api import Kind, Probe
 from drivers.copytree import copy_tree
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.graph import Wish
 from drivers.layout import sync_directory, sync_file_system
 from drivers.mounts import Mount
 from unionfs.linux.files import ficlone
 
+OPTIONS: dict[str, str] = {}
 
-class Vfs(DirectorySnapshotter):
+
+class Driver(DirectorySnapshotter):
     """`fs` is the whole tree. A view with a parent is the parent's own directory, mounted read-only."""
 
-    def _begin(self, directory: str, kind: Kind, parents: Sequence[str]) -> None:
+    NAME = "vfs"
+
+    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
         layer = os.path.join(directory, "fs")
-        if kind is Kind.ACTIVE and parents:
+        if wish.kind is Kind.ACTIVE and parents:
             copy_tree(parents[0], layer)
             # The copy holds what was durable in the parent: it must not be less so when its row is committed.
             sync_file_system(layer)
@@ -30,13 +35,13 @@ class Vfs(DirectorySnapshotter):
             begin_layer(layer, (), lambda attribute: False)
             sync_directory(layer)
 
-    def _tree(self, directory: str, kind: Kind, parents: Sequence[str]) -> list[Mount]:
+    def _tree(self, directory: str, kind: Kind, parents: Sequence[str], *, volatile: bool) -> list[Mount]:
         if kind is Kind.VIEW and parents:
             return bind(parents[0], kind)
         return bind(os.path.join(directory, "fs"), kind)
 
 
-def probe(directory: str) -> Probe:
+def probe(directory: str, options: Mapping[str, str]) -> Probe:
     """`directory` is on the file system in question, and ours to use."""
     source = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:

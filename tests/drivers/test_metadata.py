@@ -203,7 +203,7 @@ def test_a_file_of_another_driver(store: Store, path: str) -> None:
 def test_a_file_of_a_newer_version(store: Store, path: str) -> None:
     with store.write() as transaction:
         transaction.execute("PRAGMA user_version = 99")
-    with pytest.raises(Unavailable, match="has format 99; this version reads 1"):
+    with pytest.raises(Unavailable, match="has format 99; this version reads 2"):
         Store(path, "test")
 
 

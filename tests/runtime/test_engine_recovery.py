@@ -91,7 +91,7 @@ def test_a_container_killed_from_outside_is_just_one_that_ended(runtime: Runtime
 CREATING = [
     "runtime.engine.state.save",  # a directory, nothing else
     "runtime.engine.containers:ContainerStore._point",  # everything but its name
-    "drivers.directories:DirectorySnapshotter.prepare",  # before the snapshot
+    "drivers.graph:GraphSnapshotter.prepare",  # before the snapshot
     "drivers.layout:Staging.publish",  # in the middle of it
     "runtime.engine.create.save",  # with the snapshot, before the record says so
     "runtime.engine.start:Shim.order",  # before a shim has its orders
@@ -107,7 +107,7 @@ def test_creator_killed(runtime: Runtime, where: str) -> None:
 
 
 REMOVING = [
-    "drivers.directories:DirectorySnapshotter.remove",
+    "drivers.graph:GraphSnapshotter.remove",
     "runtime.engine.containers:ContainerStore.drop",
 ]
 
