@@ -11,6 +11,7 @@ is something to do, what.
     ├── ImageError               1     an archive or reference that cannot become an image
     ├── NoSuchContainer          1
     ├── NameInUse                125
+    ├── RegistryError            125   a registry cannot be reached, refuses, or answers with what it must not
     ├── NetworkError             125   unknown network, or the kernel refused a link, address or rule
     ├── ContainerError           125   a step of making a container failed: the sentence has step and errno text
     │   ├── CommandNotExecutable 126
@@ -76,6 +77,10 @@ class NoSuchContainer(RuntimeFault):
 
 class NameInUse(RuntimeFault):
     """Another container has the wished name."""
+
+
+class RegistryError(RuntimeFault):
+    """A registry cannot be reached, refuses, or answers with what it must not."""
 
 
 class NetworkError(RuntimeFault):

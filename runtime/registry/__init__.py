@@ -1,0 +1,17 @@
+"""Registries: images from and to servers of the OCI distribution API (distribution-spec spec.md), standard library only.
+
+    config         registries.toml: mirrors, plain HTTP, certificate authorities; which endpoints a registry has
+    credentials    auth.json: who we are to a registry
+    failures       how a registry can fail us, and which of it another try may heal
+    retries        other tries, later and later
+    transport      HTTP: connections, TLS, proxies, redirects, time-outs
+    auth           Basic and Bearer (docker's token authentication)
+    client         one repository at one endpoint: manifests, blobs, tags
+    upload         a blob to a repository, in one piece or in chunks
+    workers        several blobs at a time
+    progress       what the user sees meanwhile
+    pull  push     images between a repository and the store
+    login          checking credentials
+
+Imports runtime.images; nothing there imports this.
+"""
