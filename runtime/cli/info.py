@@ -35,7 +35,7 @@ def main(given: Given, settings: Settings) -> int:
         f"State: {settings.paths.state}",
         "Storage drivers:",
         *(
-            f"  {'*' if driver.name == settings.driver else ' '} {driver.name}: "
+            f"  {'*' if driver.name == settings.storage.driver else ' '} {driver.name}: "
             f"{'works' if driver.works else 'does not work'}: {driver.reason}"
             for driver in facts.drivers(store)
         ),

@@ -7,7 +7,7 @@ import sys
 
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
-from runtime.engine import names, options
+from runtime.engine import names, options, storage
 from runtime.engine.options import RunOptions
 from runtime.errors import UsageError
 
@@ -25,6 +25,7 @@ OPTIONS = (
     Option("network", value="NAME", help="bridge, none or host (default bridge)"),
     Option("pids-limit", value="NUMBER", help="how many processes it may have, -1 for no limit"),
     Option("rm", help="remove it when it ends"),
+    Option("storage-opt", value="size=SIZE", help="how much it may write, as in size=10g, where the driver can tell"),
     Option("tty", "t", help="give it a terminal"),
     Option("user", "u", "USER[:GROUP]", "who runs the command, by name or number (default the image's)"),
     Option("volume", "v", "SRC:DST[:ro]", "show the host's SRC in it as DST"),
@@ -43,7 +44,7 @@ def main(given: Given, settings: Settings) -> int:
     from runtime.engine.terminal import window
 
     size = window(1) if wish.terminal else (0, 0)
-    with running(settings.paths, settings.driver, wish, size, debug=settings.debug) as (container, shim):
+    with running(settings.paths, settings.storage, wish, size, debug=settings.debug) as (container, shim):
         if detach:
             print(container.id)
             return 0
@@ -80,4 +81,5 @@ def read(given: Given) -> RunOptions:
         remove=given.flag("rm"),
         terminal=given.flag("tty"),
         stdin=given.flag("interactive"),
+        quota=storage.quota(given.values("storage-opt")),
     )

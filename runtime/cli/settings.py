@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.cli.options import Given, Option
 from runtime.engine.paths import DEFAULT_DRIVER, DEFAULT_ROOT, DEFAULT_STATE, Paths
+from runtime.engine.storage import Storage, pairs
 from runtime.errors import NotPermitted, UsageError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("storage-driver", value="NAME", help=f"the driver to run containers on (default {DEFAULT_DRIVER})"),
+    Option("storage-opt", value="NAME=VALUE", help="an option of the driver, kept with what it stores (see README)"),
     Option("root", value="DIR", help=f"where images and containers are kept (default {DEFAULT_ROOT})"),
     Option("state", value="DIR", help=f"where running containers are kept (default {DEFAULT_STATE})"),
     Option("debug", short="D", help="say more about errors"),
@@ -23,7 +25,7 @@ OPTIONS = (
 
 class Settings(NamedTuple):
     paths: Paths
-    driver: str
+    storage: Storage
     debug: bool
 
     def store(self) -> ContainerStore:
@@ -49,4 +51,6 @@ def settings(given: Given, environ: Mapping[str, str]) -> Settings:
 
     debug = choose("debug", "false").lower() in ("1", "true", "yes")
     paths = Paths.of(choose("root", DEFAULT_ROOT), choose("state", DEFAULT_STATE))
-    return Settings(paths, choose("storage-driver", DEFAULT_DRIVER), debug)
+    given_options = given.values("storage-opt") or environ.get("FUSE_AUFS_STORAGE_OPT", "").split(",")
+    storage = Storage(choose("storage-driver", DEFAULT_DRIVER), pairs(filter(None, given_options)))
+    return Settings(paths, storage, debug)

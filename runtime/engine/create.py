@@ -8,12 +8,12 @@ import time
 from typing import NamedTuple
 
 from drivers.mounts import Mount
-from drivers.registry import open_driver
 from runtime.engine import names, release, spec
 from runtime.engine.containers import Config, Container, ContainerStore
 from runtime.engine.network import open_network
 from runtime.engine.options import RunOptions
 from runtime.engine.state import Status, save
+from runtime.engine.storage import Storage
 from runtime.images.store import ImageStore
 from runtime.images.unpack import unpack
 from runtime.oci.spec import parse
@@ -25,7 +25,7 @@ class Created(NamedTuple):
     mounts: list[Mount]
 
 
-def create(store: ContainerStore, driver_name: str, options: RunOptions) -> Created:
+def create(store: ContainerStore, storage: Storage, options: RunOptions) -> Created:
     """Record the container and prepare its root file system on the image, unpacked for this driver when needed.
 
     Raises RuntimeFault, DriverError or OSError; the container is not there then.
@@ -34,13 +34,13 @@ def create(store: ContainerStore, driver_name: str, options: RunOptions) -> Crea
     images = ImageStore(paths.images)
     image = images.get(options.image)
     open_network(options.network, f"{paths.root}/network")
-    driver = open_driver(driver_name, paths.driver(driver_name))
+    driver = storage.open(paths)
     try:
-        config = configure(store, driver_name, options, image.id, image.config)
+        config = configure(store, storage.driver, options, image.id, image.config)
         parent = unpack(images, image, driver)
         container, lock = store.add(config._replace(parent=parent))
         try:
-            mounts = driver.prepare(container.id, parent)
+            mounts = driver.prepare(container.id, parent, quota=options.quota, volatile=options.remove)
             save(container.directory, container.state().to(Status.CREATED))
         except BaseException:
             release.discard(store, container)

@@ -44,6 +44,7 @@ class RunOptions(NamedTuple):
     remove: bool = False
     terminal: bool = False
     stdin: bool = False
+    quota: int = 0  # bytes that it may write; 0 for no limit
 
 
 def size(text: str) -> int:

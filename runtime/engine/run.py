@@ -9,12 +9,13 @@ from runtime.engine.containers import Container
 from runtime.engine.options import RunOptions
 from runtime.engine.paths import Paths
 from runtime.engine.start import Shim
+from runtime.engine.storage import Storage
 from runtime.errors import ShimLost
 
 
 @contextmanager
 def running(
-    paths: Paths, driver: str, options: RunOptions, window: tuple[int, int], *, debug: bool
+    paths: Paths, storage: Storage, options: RunOptions, window: tuple[int, int], *, debug: bool
 ) -> Iterator[tuple[Container, Shim]]:
     """The container and the line to its shim; leaving the block hangs up, which does not end the container.
 
@@ -29,7 +30,7 @@ def running(
         from runtime.engine.create import create
         from runtime.engine.recover import recovered
 
-        container, lock, mounts = create(recovered(paths), driver, options)
+        container, lock, mounts = create(recovered(paths), storage, options)
         with held():
             shim.order(container, lock, mounts, window)
             shim.started()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from runtime.cli import human, run, settings
 from runtime.cli.options import HelpWanted, Option, describe, parse
+from runtime.engine import storage
 from runtime.engine.options import Volume
 from runtime.errors import UsageError
 
@@ -72,14 +75,14 @@ def test_what_run_makes_of_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUTSIDE", "value")
     line = (
         "--rm -it --name box --hostname host -e A=1 -e OUTSIDE -w /tmp/../srv -v /a:/b:ro --memory 64m --cpus 0.5 "
-        "--pids-limit 9 --network none -u 7:8 image ls -la --rm"
+        "--pids-limit 9 --network none -u 7:8 --storage-opt size=1g image ls -la --rm"
     )
     wish = run.read(parse(line.split(), run.OPTIONS, interspersed=run.INTERSPERSED))
     assert wish._asdict() == {
         "image": "image", "command": ("ls", "-la", "--rm"), "name": "box", "hostname": "host",
         "env": ("A=1", "OUTSIDE=value"), "workdir": "/srv", "user": "7:8", "volumes": (Volume("/a", "/b", True),),
         "memory": 64 << 20, "cpu_quota": 50_000, "pids": 9, "network": "none", "remove": True, "terminal": True,
-        "stdin": True,
+        "stdin": True, "quota": 1 << 30,
     }  # fmt: skip
 
 
@@ -116,3 +119,30 @@ def test_sizes_for_people(count: int, shown: str) -> None:
 )  # fmt: skip
 def test_durations_for_people(seconds: float, shown: str) -> None:
     assert human.span(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["size"], "write NAME=VALUE"),
+        (["size="], "write NAME=VALUE"),
+        (["dm.fs=xfs"], "has the storage option size and not 'dm.fs'"),
+        (["size=1k"], "the smallest size of a container is 1m"),
+        (["size=much"], "invalid size"),
+    ],
+)
+def test_storage_options_of_a_container_that_cannot_be_meant(words: list[str], why: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(why)):
+        storage.quota(words)
+
+
+def test_storage_options_of_a_driver() -> None:
+    table = settings.OPTIONS
+    line = ["--storage-opt", "dm.fs=xfs", "--storage-opt", "dm.basesize=10G", "ps"]
+    assert settings.settings(parse(line, table, interspersed=False), {}).storage.options == {
+        "dm.fs": "xfs", "dm.basesize": "10G",
+    }  # fmt: skip
+    environ = {"FUSE_AUFS_STORAGE_OPT": "dm.fs=ext4,dm.basesize=1G"}
+    assert settings.settings(parse(["ps"], table, interspersed=False), environ).storage.options == {
+        "dm.fs": "ext4", "dm.basesize": "1G",
+    }  # fmt: skip
