@@ -91,11 +91,11 @@ def test_an_option_wins_over_its_variable() -> None:
         return settings.settings(parse(words.split(), settings.OPTIONS, interspersed=False), environ)
 
     assert read("").paths == ("/var/lib/fuse-aufs", "/run/fuse-aufs")
-    assert read("").driver == "fuse-aufs"
+    assert read("").storage.driver == "fuse-aufs"
     assert read("", FUSE_AUFS_ROOT="/r", FUSE_AUFS_STATE="/s").paths == ("/r", "/s")
     assert read("--root /o", FUSE_AUFS_ROOT="/r").paths.root == "/o"
-    assert read("--storage-driver=vfs", FUSE_AUFS_STORAGE_DRIVER="overlay2").driver == "vfs"
-    assert read("", FUSE_AUFS_STORAGE_DRIVER="overlay2", FUSE_AUFS_ROOT="").driver == "overlay2"
+    assert read("--storage-driver=vfs", FUSE_AUFS_STORAGE_DRIVER="overlay2").storage.driver == "vfs"
+    assert read("", FUSE_AUFS_STORAGE_DRIVER="overlay2", FUSE_AUFS_ROOT="").storage.driver == "overlay2"
     assert [read("", FUSE_AUFS_DEBUG=text).debug for text in ("1", "true", "0", "")] == [True, True, False, False]
     assert read("--debug").debug
     with pytest.raises(UsageError, match="--root is empty"):
