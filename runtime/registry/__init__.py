@@ -1,4 +1,4 @@
-"""Registries: images from and to servers of the OCI distribution API (distribution-spec spec.md), standard library only.
+"""Registries: images from and to servers of the OCI distribution API (distribution-spec spec.md).
 
     config         registries.toml: mirrors, plain HTTP, certificate authorities; which endpoints a registry has
     credentials    auth.json: who we are to a registry
@@ -13,5 +13,5 @@
     pull  push     images between a repository and the store
     login          checking credentials
 
-Imports runtime.images; nothing there imports this.
+Standard library only. Imports runtime.images; nothing there imports this.
 """
