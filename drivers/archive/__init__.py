@@ -1,7 +1,9 @@
-"""Tar archives that somebody else made: read, checked, and extracted below one directory.
+"""Tar archives: those that somebody else made read, checked, and extracted below one directory; and ours written.
 
     errors <- limits, headers <- reader <- policy <- walk <- validate, extract
+    acl <- reader, policy
     decompress gives the plain stream that reader takes
+    writer is the way back: entries to bytes; what goes into a layer is drivers.diff's
 
 Nothing here trusts an archive. `headers` and `reader` turn bytes into entries or an ArchiveError; `policy` says what an
 entry may ask for; `walk` resolves names inside the root; `validate` runs all that on a tree in memory, `extract` on the
@@ -13,13 +15,14 @@ What is decided, and why:
   a symbolic link is accepted when the link is relative and stays inside the root (`lib -> usr/lib`), and refused
   otherwise; docker would take such a link as if the root were `/`. No archive made from a directory has such entries.
 - A hard link's target is a name like any other and is never followed through a symbolic link at its end.
-- Devices: the eight that every container has anyway (null, zero, full, random, urandom, tty, console, ptmx) are made,
-  since debootstrap and buildroot archives carry them. Every other one is refused, and 0:0 most of all: it is
-  overlayfs's whiteout. docker makes them all.
+- Devices are made, as docker makes them: a node is a name for a number, and opens nothing by being there. Layers lie in
+  directories that only root can enter, and a container's device cgroup decides what it may open. But character device
+  0:0 is refused: it is overlayfs's whiteout.
 - Owners are the numbers; names of users are not looked up (CVE-2019-14271).
-- Extended attributes: user.* and security.capability are kept; the marks of overlay file systems are refused; the rest,
-  which is the policy of the machine the archive was made on (SELinux labels, IMA, trusted.*), is dropped, and so are
-  POSIX ACLs, which GNU tar writes in words.
+- Extended attributes: user.*, security.capability and POSIX ACLs are kept (raw, as docker writes them, or in words when
+  these say numbers); the marks of overlay file systems are refused; the rest, which is the policy of the machine the
+  archive was made on (SELinux labels, IMA, trusted.*), is dropped.
+- Pages of zeros become holes: archives of layers are written without sparse members.
 - Sparse members are refused (the OCI layer specification advises against them, and they are three formats).
 - `.wh.NAME` and `.wh..wh..opq` are OCI whiteouts for what lay below the root before; other `.wh.` names are refused.
 

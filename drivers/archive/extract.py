@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple, TypeVar
 
 from drivers.archive import policy
@@ -22,6 +22,8 @@ from drivers.archive.walk import Escape, Root, joined
 from unionfs.linux import files
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_PAGE = 4096  # zeros that fill one, where it begins in the file, become a hole
+_ZEROS = bytes(_PAGE)
 _T = TypeVar("_T")
 
 
@@ -72,6 +74,7 @@ class _Extraction:
         self.entries = 0
         self._limits = limits
         self._times: dict[Path, int] = {}
+        self._inheriting: tuple[Path, bool] | None = None  # the last directory asked for, and the answer
 
     def apply(self, entry: Entry, reader: Reader) -> None:
         self.entries += 1
@@ -105,9 +108,10 @@ class _Extraction:
             case Kind.HARDLINK:
                 self._hard_link(entry, where, step.target)  # its attributes are those of the file it links to
             case Kind.DIRECTORY:
-                self._directory(where)
-                self._attributes(entry, where, xattrs)
+                old = not self._directory(where)
+                self._attributes(entry, where, xattrs, old=old)
                 self._times[where] = entry.mtime_ns
+                self._inheriting = None
             case _:
                 self._replace(where, lambda parent, name: _special(entry, parent, name))
                 self._attributes(entry, where, xattrs)
@@ -126,10 +130,13 @@ class _Extraction:
     def _file(self, entry: Entry, where: Path, xattrs: dict[str, bytes], reader: Reader) -> None:
         fd = self._replace(where, lambda parent, name: os.open(name, _NEW, 0o600, dir_fd=parent))
         try:
+            position = written = 0
             for piece in reader.data():
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(fd, view) :]
+                written = _write(fd, piece, position) or written
+                position += len(piece)
+            if written != position:
+                os.ftruncate(fd, position)  # it ends in a hole
+            self._disinherit(fd, where, xattrs)
             # In this order: write(2) and chown(2) take setuid bits and file capabilities away.
             os.fchown(fd, entry.uid, entry.gid)
             os.fchmod(fd, entry.mode)
@@ -152,23 +159,30 @@ class _Extraction:
         finally:
             os.close(fd)
 
-    def _directory(self, where: Path) -> None:
+    def _directory(self, where: Path) -> bool:
+        """Whether it was made; False for one that was there."""
         if not where:
-            return
+            return False
         parent, _ = self.root.directory(where[:-1])
         try:
             os.mkdir(where[-1], 0o700, dir_fd=parent)
         except FileExistsError:
             if stat.S_ISDIR(os.stat(where[-1], dir_fd=parent, follow_symlinks=False).st_mode):
-                return
+                return False
             self._replace(where, lambda parent, name: os.mkdir(name, 0o700, dir_fd=parent))
+        return True
 
-    def _attributes(self, entry: Entry, where: Path, xattrs: dict[str, bytes]) -> None:
+    def _attributes(self, entry: Entry, where: Path, xattrs: dict[str, bytes], *, old: bool = False) -> None:
         """Owner, mode, extended attributes and time of what is not opened for writing, through an O_PATH descriptor:
-        by its name a symbolic link could be followed."""
+        by its name a symbolic link could be followed. An `old` directory loses the attributes that `entry` lacks:
+        image-spec layer.md, "the existing path's attributes MUST be replaced"."""
         fd = self.root.open(where, os.O_PATH | os.O_NOFOLLOW)
         try:
             path = files.fd_path(fd)
+            if old:
+                _remove_xattrs(path, (*os.listxattr(path), *policy.ACLS), xattrs)
+            elif entry.kind is not Kind.SYMLINK:
+                self._disinherit(path, where, xattrs)
             os.chown(path, entry.uid, entry.gid)
             if entry.kind is not Kind.SYMLINK:
                 os.chmod(path, entry.mode)
@@ -177,6 +191,15 @@ class _Extraction:
             os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(fd)
+
+    def _disinherit(self, file: int | bytes, where: Path, xattrs: dict[str, bytes]) -> None:
+        """Take away what something new has of its directory's default ACL: the archive says all that it has."""
+        parent = where[:-1]
+        if self._inheriting is None or self._inheriting[0] != parent:
+            fd, _ = self.root.directory(parent)
+            self._inheriting = parent, _has_default_acl(fd)
+        if self._inheriting[1]:
+            _remove_xattrs(file, policy.ACLS, xattrs)
 
     def date_directories(self) -> None:
         """Set the directories' times, now that nothing is made in them any more."""
@@ -199,4 +222,46 @@ def _special(entry: Entry, parent: int, name: bytes) -> None:
     elif entry.kind is Kind.FIFO:
         os.mkfifo(name, 0o600, dir_fd=parent)
     else:
-        os.mknod(name, stat.S_IFCHR | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)
+        kind = stat.S_IFCHR if entry.kind is Kind.CHAR else stat.S_IFBLK
+        os.mknod(name, kind | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)
+
+
+def _write(fd: int, piece: bytes, position: int) -> int:
+    """Write the pages of `piece`, which belongs at `position`, that are not all zeros; where the last of them ends, 0
+    for none. What is not written is a hole."""
+    last = begin = at = 0
+    while at < len(piece):
+        end = min(at + _PAGE - (position + at) % _PAGE, len(piece))
+        if piece[at:end] == _ZEROS[: end - at]:
+            last = _write_all(fd, piece[begin:at], position + begin) or last
+            begin = end
+        at = end
+    return _write_all(fd, piece[begin:], position + begin) or last
+
+
+def _write_all(fd: int, data: bytes, position: int) -> int:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, position)
+        view, position = view[written:], position + written
+    return position if data else 0
+
+
+def _has_default_acl(fd: int) -> bool:
+    try:
+        return bool(os.getxattr(files.fd_path(fd), "system.posix_acl_default"))
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return False
+        raise
+
+
+def _remove_xattrs(file: int | bytes, names: Iterable[str], but: Container[str]) -> None:
+    """Of a file those of `names` that layers have. Absent ones are fine."""
+    for name in names:
+        if name not in but and policy.is_kept(os.fsencode(name)):
+            try:
+                os.removexattr(file, name)
+            except OSError as error:
+                if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                    raise

@@ -12,9 +12,11 @@ class Limits:
     total: int = 32 << 30  # the uncompressed archive, headers and padding with it
     entries: int = 2_000_000  # members
     path: int = 4095  # a name, or the target of a link: PATH_MAX without its NUL
+    depth: int = 1024  # directories in a name; each entry is looked up from the root
     metadata: int = 1 << 20  # the body of one pax or GNU long-name header
     xattrs: int = 256 << 10  # all extended attributes of one member, names and values
     padding: int = 16 << 20  # zeros behind the end-of-archive mark
+    ratio: int = 1100  # uncompressed bytes a compressed one; deflate cannot go beyond 1032
     memory: int = 256 << 20  # what an xz or zstd stream may make its decompressor allocate
 
 

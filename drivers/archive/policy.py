@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from drivers.archive import acl
 from drivers.archive.errors import shown
 from drivers.archive.limits import Limits
 from drivers.archive.reader import Entry, Kind
@@ -17,8 +18,9 @@ Path = tuple[bytes, ...]  # components below the root, none of them empty, "." o
 _NAME_MAX = 255
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
-# The devices of every container (moby daemon/pkg/oci/defaults.go and devices_linux.go): numbers, not names, matter.
-_DEVICES = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)}
+# What is set of an archive, and read into one (drivers.diff); user.* besides.
+ACLS = ("system.posix_acl_access", "system.posix_acl_default")
+_KEPT = (b"security.capability", *map(os.fsencode, ACLS))
 # Attributes by which a union file system tells whiteouts, opaque directories and redirects. In a layer's directory they
 # would not be data but instructions to overlayfs, fuse-overlayfs or us, for example to show a host directory.
 _MARKS = (b"trusted.overlay.", b"user.overlay.", b"trusted.unionfs.", b"user.unionfs.", b"user.fuseoverlayfs.")
@@ -55,9 +57,8 @@ def admit(entry: Entry, limits: Limits) -> Step:
         raise entry.refuse("its target contains a NUL")
     if entry.kind is Kind.CHAR and (entry.major, entry.minor) == (0, 0):
         raise entry.refuse("it is device 0:0, overlayfs's whiteout; archive the mount and not its upper directory")
-    if entry.kind is Kind.BLOCK or (entry.kind is Kind.CHAR and (entry.major, entry.minor) not in _DEVICES):
-        what = f"{'block' if entry.kind is Kind.BLOCK else 'character'} device {entry.major}:{entry.minor}"
-        raise entry.refuse(f"it is {what}; leave devices out of the archive (tar --exclude='./dev/*')")
+    if entry.kind in (Kind.CHAR, Kind.BLOCK) and not (0 <= entry.major < 1 << 12 and 0 <= entry.minor < 1 << 20):
+        raise entry.refuse(f"it is device {entry.major}:{entry.minor}, a number that Linux does not have")
     return Step(path)
 
 
@@ -73,10 +74,13 @@ def _path(entry: Entry, name: bytes, what: str, limits: Limits) -> Path:
     if b"\0" in name:
         raise entry.refuse(f"its {what} contains a NUL")
     path = tuple(part for part in name.split(b"/") if part not in (b"", b"."))
+    if len(path) > limits.depth:
+        raise entry.refuse(f"its {what} is {len(path)} directories deep, {limits.depth} are allowed")
     for part in path:
         if part == b"..":
             raise entry.refuse(f"its {what}{said} contains '..' and could leave the root; make the archive without it")
-        if len(part) > _NAME_MAX:
+        # A whiteout is no file here: what it hides has to be a possible name.
+        if len(part) > _NAME_MAX + (len(_WHITEOUT) if part is path[-1] and part.startswith(_WHITEOUT) else 0):
             raise entry.refuse(f"a part of its {what} is {len(part)} bytes long, {_NAME_MAX} are allowed")
     if any(part.startswith(_WHITEOUT) for part in path[:-1]):
         raise entry.refuse(f"its {what}{said} goes through a '.wh.' name, which only whiteouts have")
@@ -97,14 +101,26 @@ def _whiteout(entry: Entry, path: Path) -> Step:
     return Step((*path[:-1], hidden), whiteout=True)
 
 
+def is_mark(name: bytes) -> bool:
+    """Whether an extended attribute is a mark of a union file system, and says nothing of the file."""
+    return name.startswith(_MARKS)
+
+
+def is_kept(name: bytes) -> bool:
+    """Whether an extended attribute belongs to a file in a layer, and not to the machine that it was on."""
+    return name in _KEPT or (name.startswith(b"user.") and not is_mark(name))
+
+
 def kept_xattrs(entry: Entry) -> dict[str, bytes]:
     """The extended attributes of `entry` that are set. ArchiveError for a mark of an overlay file system."""
     kept = {}
     for name, value in entry.xattrs.items():
-        if name.startswith(_MARKS):
+        if is_mark(name):
             raise entry.refuse(f"its extended attribute {shown(name)} is a mark of an overlay file system")
-        if name == b"security.capability" or (name.startswith(b"user.") and len(name) > len(b"user.")):
-            if b"\0" in name or len(name) > _NAME_MAX:
+        if is_kept(name):
+            if b"\0" in name or not len(b"user.") < len(name) <= _NAME_MAX:
                 raise entry.refuse(f"its extended attribute {shown(name)} has no possible name")
+            if os.fsdecode(name) in ACLS and not acl.is_valid(value):
+                raise entry.refuse(f"its extended attribute {shown(name)} is no access control list")
             kept[os.fsdecode(name)] = value
     return kept

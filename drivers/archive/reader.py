@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from drivers.archive import headers
+from drivers.archive import acl, headers
 from drivers.archive.errors import ArchiveError, shown
 from drivers.archive.headers import BLOCK, Header
 from drivers.archive.limits import DEFAULT, Limits
 
 CHUNK = 256 << 10
 _GLOBALS = 64
+_ACLS = {
+    b"SCHILY.acl.access": b"system.posix_acl_access",
+    b"SCHILY.acl.default": b"system.posix_acl_default",
+}
 _NOBODY = 0xFFFFFFFF  # (uid_t) -1, which chown(2) takes as "leave it"
 
 
@@ -215,7 +219,7 @@ class Reader:
 
     def _xattrs(self, pax: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Extended attributes by name. star and GNU tar write them raw (with `=` and `%` of the name escaped),
-        libarchive percent-encoded and in base64; where both are there, the raw form wins."""
+        libarchive percent-encoded and in base64; where both are there, the raw form wins. ACLs come raw or in words."""
         found: dict[bytes, bytes] = {}
         for keyword, value in pax.items():
             if keyword.startswith(b"LIBARCHIVE.xattr."):
@@ -227,6 +231,9 @@ class Reader:
             elif keyword.startswith(b"SCHILY.xattr."):
                 name = keyword.removeprefix(b"SCHILY.xattr.").replace(b"%3D", b"=").replace(b"%25", b"%")
                 found[name] = value
+        for keyword, name in _ACLS.items():
+            if keyword in pax and name not in found and (encoded := acl.from_words(pax[keyword])) is not None:
+                found[name] = encoded
         if sum(len(name) + len(value) for name, value in found.items()) > self._limits.xattrs:
             raise ValueError(f"its extended attributes are over the {self._limits.xattrs} bytes that are allowed")
         return found

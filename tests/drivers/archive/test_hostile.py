@@ -86,10 +86,14 @@ def refused(victim: bytes) -> dict[str, tuple[list[bytes], str]]:
         "no target": ([symlink(b"x", b"")], "its target is 0 bytes long"),
         "a long target": ([pax({b"linkpath": b"t" * 5000}), symlink(b"x", b"y")], "5000 bytes long, 1 to 4095"),
         "a long name": ([pax({b"path": b"n/" * 3000}), file(b"x")], "6000 bytes long, 4095 are allowed"),
+        "a deep name": ([file(b"n/" * 1100 + b"x")], "1101 directories deep, 1024 are allowed"),
+        "a whiteout of a long part": ([file(b".wh." + b"n" * 256)], "260 bytes long, 255 are allowed"),
         "a long part": ([pax({b"path": b"n" * 256}), file(b"x")], "256 bytes long, 255 are allowed"),
-        "disk": ([header(b"dev/sda", b"4", major=8)], r"^dev/sda \(byte 0\): it is block device 8:0; leave devices"),
-        "memory": ([header(b"dev/mem", b"3", major=1, minor=1)], "it is character device 1:1"),
-        "block device with a harmless number": ([header(b"dev/null", b"4", major=1, minor=3)], "block device 1:3"),
+        "a device without a number": ([header(b"dev/x", b"3", major=4096, minor=1)], "it is device 4096:1, a number"),
+        "a garbled ACL": (
+            [pax({b"SCHILY.xattr.system.posix_acl_access": b"garbage"}), file(b"f")], "is no access control list"
+        ),
+        "an ACL in garbled words": ([pax({b"SCHILY.acl.access": b"user::r"}), file(b"f")], "list is damaged"),
         "overlay whiteout": ([header(b"etc", b"3")], "it is device 0:0, overlayfs's whiteout"),
         "overlay opaque mark": (
             [pax({b"SCHILY.xattr.trusted.overlay.opaque": b"y"}), directory(b"d/")], "is a mark of an overlay"
@@ -216,19 +220,19 @@ def test_removing_a_tree_does_not_follow_links(root: str, victim: str, unpack: U
     assert os.listdir(f"{root}/o") == []
 
 
-def test_two_thousand_directories_deep(root: str, unpack: Unpack) -> None:
+def test_a_thousand_directories_deep(root: str, unpack: Unpack) -> None:
     """Python's recursion limit is a thousand. The tree is made, and removed again."""
-    unpack(file(b"d/" * 2000 + b"f"))
+    unpack(file(b"d/" * 1023 + b"f"))
     unpack(file(b"d", b"x"))
     assert os.path.isfile(f"{root}/d")
 
 
 def test_a_tree_cannot_grow_deeper_than_a_name(root: str, unpack: Unpack) -> None:
     """By way of links it could; such a tree could not be named any more."""
-    deep = b"d/" * 1500
+    deep = b"dd/" * 1000
     with pytest.raises(ArchiveError, match="File name too long"):
         unpack(directory(deep), symlink(b"link", deep), file(b"link/" + deep + b"f"))
-    unpack(file(b".wh.d"))
+    unpack(file(b".wh.dd"))
     assert os.listdir(root) == ["link"]
 
 
