@@ -12,7 +12,6 @@ import pytest
 from drivers.api import Kind, Snapshotter
 from drivers.errors import AlreadyExists, InUse, InvalidName, NotFound, WrongState
 from drivers.mounts import mounted
-from drivers.registry import open_driver
 from tests import trees
 from tests.contracts.snapshotter.words import Words
 from tests.trees import File
@@ -242,8 +241,7 @@ class Graph(Words):
     def test_usage_leaves_the_parents_out(self, driver: Snapshotter) -> None:
         self.layer(driver, "base", {"big": os.urandom(1 << 20)})
         base = driver.usage("base")
-        assert 1 << 20 <= base.size < 3 << 19
-        assert base.inodes == 2
+        assert 1 << 20 <= base.size < (1 << 20) + self.usage_slack
         with mounted(driver.prepare("key", "base")) as path:
             before = driver.usage("key")
             for name in ("small", "another"):
@@ -253,12 +251,14 @@ class Graph(Words):
                 hole.truncate(1 << 30)
         during = driver.usage("key")
         driver.commit("name", "key")
-        assert driver.usage("name") == during
-        assert 2 << 18 <= during.size - before.size < 3 << 18
-        assert during.inodes - before.inodes == 3
+        assert 2 << 18 <= during.size - before.size < (2 << 18) + self.usage_slack
+        if self.counts_files:
+            assert driver.usage("name") == during
+            assert base.inodes == 2
+            assert during.inodes - before.inodes == 3
 
     def test_close_twice(self, root: str) -> None:
-        driver = open_driver(self.driver_name, root)
+        driver = self.open(root)
         driver.close()
         driver.close()
         for call in (lambda: driver.stat("x"), lambda: driver.prepare("x"), lambda: driver.cleanup()):
@@ -266,19 +266,19 @@ class Graph(Words):
                 call()
 
     def test_everything_is_there_after_reopening(self, root: str) -> None:
-        driver = open_driver(self.driver_name, root)
+        driver = self.open(root)
         self.layer(driver, "base", {"f": "base"})
         with mounted(driver.prepare("key", "base")) as path:
             Path(path, "f").write_text("changed")
         infos = list(driver.walk())
         driver.close()
-        driver = open_driver(self.driver_name, root)
+        driver = self.open(root)
         try:
             assert list(driver.walk()) == infos
             with mounted(driver.mounts("key")) as path:
                 trees.assert_tree(path, {"f": "changed"})
         finally:
-            driver.close()
+            self.close(driver)
 
     def test_the_root_is_closed_to_others(self, driver: Snapshotter, root: str) -> None:
         """CVE-2021-41091: in a directory that others may search, they can run the set-id files of any image."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from drivers.api import Snapshotter
+from drivers.api import Kind, Snapshotter
+from drivers.graph import GraphSnapshotter
 from drivers.mounts import mounted
 from drivers.registry import open_driver, probe
 from tests import trees
@@ -20,30 +21,61 @@ class Words:
     """One driver on a root of its own, and what the cases say with it."""
 
     driver_name: ClassVar[str]
-    # How many layers a tree must be able to have, and how many of them grow by random changes.
+    # What it is opened with; and other values of those that cannot be changed once there is a store.
+    driver_options: ClassVar[Mapping[str, str]] = {}
+    changed_options: ClassVar[Mapping[str, str]] = {}
+
+    # The scale, for drivers to which a layer is dear, and for slow machines: how many layers a tree must be able to
+    # have, how many of them grow by random changes, how many processes or threads race, and for how many turns; and the
+    # layers, files in each and bytes in each of those that are changed in the middle.
     depth: ClassVar[int] = 128
     compared_layers: ClassVar[int] = 12
+    racers: ClassVar[int] = 6
+    turns: ClassVar[int] = 8
+    bulk: ClassVar[tuple[int, int, int]] = (4, 10, 1 << 17)
+
     # Whether a directory that comes from a lower layer can be renamed; the others say EXDEV.
     renames_lower_directories: ClassVar[bool] = True
+    # Whether usage() knows files: devices and datasets know the blocks that they have, the file system's own with them.
+    counts_files: ClassVar[bool] = True
+    usage_slack: ClassVar[int] = 1 << 18
+    # Bytes that a container's size is limited to, in a place where the driver can do that; 0 where it says that it
+    # cannot. Twice as many are written.
+    quota: ClassVar[int] = 0
 
     @pytest.fixture
-    def root(self, tmp_path: Path) -> Iterator[str]:
-        found = probe(self.driver_name, str(tmp_path))
+    def place(self, tmp_path: Path) -> Path:
+        """The directory that the root is in. A driver's class may give it a file system of its own."""
+        return tmp_path
+
+    @pytest.fixture
+    def root(self, place: Path) -> Iterator[str]:
+        found = probe(self.driver_name, str(place), self.driver_options)
         if not found.works:
             pytest.skip(f"{self.driver_name}: {found.reason}")
-        root = str(tmp_path / "driver")
+        root = str(place / "driver")
         yield root
         shutil.rmtree(root, ignore_errors=True)  # copies of whole trees: pytest would keep those of three runs
 
     @pytest.fixture
     def driver(self, root: str) -> Iterator[Snapshotter]:
-        driver = open_driver(self.driver_name, root)
+        driver = self.open(root)
         try:
             yield driver
             driver.cleanup()
-            driver.check_invariants()  # type: ignore[attr-defined]
+            driver.check_invariants()
         finally:
-            driver.close()
+            self.close(driver)
+
+    def open(self, root: str) -> GraphSnapshotter:
+        return open_driver(self.driver_name, root, self.driver_options)
+
+    def close(self, driver: Snapshotter) -> None:
+        """Close it with no snapshot that can be mounted: it then keeps no pool, device or mount."""
+        for info in driver.walk():
+            if info.kind is not Kind.COMMITTED:
+                driver.remove(info.name)
+        driver.close()
 
     @contextmanager
     def writing(self, driver: Snapshotter, name: str, parent: str = "") -> Iterator[str]:
