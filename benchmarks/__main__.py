@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 from benchmarks import (
+    containers,
     copyup,
     facts,
     lookup,
@@ -36,9 +37,9 @@ from benchmarks.subjects import Driver, Subject, split_name
 from benchmarks.timing import Sample
 from benchmarks.unions import Union
 from drivers.errors import DriverError
-from drivers.registry import NAMES, probe
+from drivers.registry import NAMES, options_of, probe
 
-ON_LAYERS = {"copyup": copyup.run, "lookup": lookup.run}  # of the drivers, and stacks of them
+ON_LAYERS = {"copyup": copyup.run, "lookup": lookup.run, "containers": containers.run}  # of the drivers and others
 ON_UNIONS = {
     "throughput": throughput.run, "metadata": metadata.run, "walk": walk.run, "workloads": workloads.run,
     "pagecache": pagecache.run, "memory": memory.run,
@@ -79,6 +80,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the file system of DIR (default), or a tmpfs mounted below it for the run, or both in turn",
     )
     parser.add_argument(
+        "--storage-opt", action="append", default=[], metavar="NAME=VALUE", dest="storage_options",
+        help="an option of a storage driver; may be repeated. It is given to the driver that has it",
+    )
+    parser.add_argument(
         "--targets", action="store_true",
         help="say which targets are met. Without other words, measures what has targets, on both file systems",
     )
@@ -98,7 +103,12 @@ def _positive(text: str) -> int:
     return number
 
 
-def choose(names: Sequence[str], work: str) -> tuple[list[Subject], list[Union], dict[str, str]]:
+Chosen = tuple[list[Subject], list[Union], dict[str, str]]
+
+
+def choose(
+    names: Sequence[str], work: str, storage_options: Mapping[str, str]
+) -> Chosen:
     """Those among `names` that work below `work`, as stacks and as unions, and of the others, why they do not."""
     subjects: list[Subject] = []
     unions: list[Union] = []
@@ -106,20 +116,24 @@ def choose(names: Sequence[str], work: str) -> tuple[list[Subject], list[Union],
     for name in names:
         own = os.path.join(work, name.replace(":", "-"))  # no separator of mount options
         os.mkdir(own)
-        if reason := _why_not(name, own):
+        mine: dict[str, str] = {}
+        if name not in peers.COMMANDS:
+            has = options_of(split_name(name)[0])
+            mine = {option: value for option, value in storage_options.items() if option in has}
+        if reason := _why_not(name, own, mine):
             unavailable[name] = reason
             continue
-        subjects.append(peers.Peer(name, own) if name in peers.COMMANDS else Driver(name, own))
+        subjects.append(peers.Peer(name, own) if name in peers.COMMANDS else Driver(name, own, mine))
         if name in UNIONS:
             unions.append(Union(name, own))
     return subjects, unions, unavailable
 
 
-def _why_not(name: str, work: str) -> str | None:
+def _why_not(name: str, work: str, storage_options: Mapping[str, str]) -> str | None:
     if name in peers.COMMANDS and name not in peers.installed():
         return "is not installed"
     if name not in peers.COMMANDS:
-        result = probe(split_name(name)[0], work)
+        result = probe(split_name(name)[0], work, storage_options)
         if not result.works:
             return result.reason
     return Union(name, work).why_not() if name in UNIONS else None
@@ -144,13 +158,15 @@ def measure(options: argparse.Namespace, work: str) -> int:
     machine |= {"rounds": rounds, "sizes": "quick" if options.quick else "full"}
     print(", ".join(f"{fact} {value}" for fact, value in machine.items()), flush=True)
     questions = list(options.questions or QUESTIONS)
+    storage_options = dict(text.split("=", 1) for text in options.storage_options)
     runs: list[report.Run] = []
     failures = 0
     for kind in BACKINGS[options.backing]:
         with backing(kind, work) as directory:
             run = report.Run(facts.filesystem(directory), [], {})
             runs.append(run)
-            failures += measure_on(run, directory, names, questions, rounds, quick=options.quick)
+            chosen = choose(names, directory, storage_options)
+            failures += measure_on(run, directory, chosen, questions, rounds, quick=options.quick)
         if ONCE in questions:
             questions.remove(ONCE)
     print(f"\nMedian of {rounds} rounds (fewer of long work), ± half the interquartile range,", end=" ")
@@ -166,13 +182,13 @@ def measure(options: argparse.Namespace, work: str) -> int:
 
 
 def measure_on(
-    run: report.Run, work: str, names: Sequence[str], questions: Sequence[str], rounds: int, *, quick: bool
+    run: report.Run, work: str, chosen: Chosen, questions: Sequence[str], rounds: int, *, quick: bool
 ) -> int:
     """Fill `run`, printing each table when it is complete. The number of questions that failed.
 
     What was taken of a question that fails is kept, and the next is asked: a long run is not for nothing.
     """
-    subjects, unions, unavailable = choose(names, work)
+    subjects, unions, unavailable = chosen
     run.unavailable.update(unavailable)
     for name, reason in unavailable.items():
         print(f"{name}: not measured on {run.backing}: {reason}", file=sys.stderr)

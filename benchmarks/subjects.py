@@ -12,9 +12,9 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from drivers.api import Snapshotter
@@ -64,33 +64,39 @@ class Subject(Protocol):
 class Driver:
     """A storage driver, used as the runtime uses it: prepare, fill and commit each layer, prepare and mount the top.
 
-    `name` is the driver's, with `:TRANSPORT` after it for mounts by another transport than the default (split_name).
+    `name` is the driver's, with `:TRANSPORT` after it for mounts by another transport than the default (split_name);
+    `storage_options` are the driver's (drivers.registry).
     `stack` raises drivers.errors.Unavailable where the driver cannot work.
     """
 
     name: str
     work: str  # an existing directory
+    storage_options: Mapping[str, str] = field(default_factory=dict)
     copies_up = True
 
     @contextmanager
-    def stack(self, layers: Sequence[Layer]) -> Iterator[Stack]:
+    def stack(self, layers: Sequence[Layer]) -> Iterator[DriverStack]:
         root = os.path.join(self.work, "driver")
         driver, options = split_name(self.name)
-        snapshotter = open_driver(driver, root)
+        snapshotter = open_driver(driver, root, self.storage_options)
         try:
-            stack = _DriverStack(snapshotter, os.path.join(self.work, "tree"), options)
+            stack = DriverStack(snapshotter, self.work, options)
             stack.commit(layers)
             flush(self.work)
             yield stack
         finally:
+            for info in reversed(list(snapshotter.walk())):
+                snapshotter.remove(info.name)
             snapshotter.close()
             shutil.rmtree(root)
 
 
-class _DriverStack:
-    def __init__(self, snapshotter: Snapshotter, target: str, options: tuple[str, ...]) -> None:
+class DriverStack:
+    """The layers of a driver; it can have several writable trees over them at once, each by a key of its own."""
+
+    def __init__(self, snapshotter: Snapshotter, work: str, options: tuple[str, ...]) -> None:
         self._snapshotter = snapshotter
-        self._target = target
+        self._work = work
         self._options = options  # of a union of ours only
 
     def commit(self, layers: Sequence[Layer]) -> None:
@@ -102,29 +108,30 @@ class _DriverStack:
             self._snapshotter.commit(parent, "filling")
 
     @contextmanager
-    def writable(self, depth: int) -> Iterator[Tree]:
-        os.mkdir(self._target)
+    def writable(self, depth: int, key: str = "top") -> Iterator[Tree]:
+        target = os.path.join(self._work, f"tree-{key}")
+        os.mkdir(target)
 
         def remount() -> None:
-            unmount_all(self._target)
-            self._mount(self._snapshotter.mounts("top"))
+            unmount_all(target)
+            self._mount(self._snapshotter.mounts(key), target)
 
         try:
             start = time.perf_counter()
-            mounts = self._snapshotter.prepare("top", f"layer-{depth}")
+            mounts = self._snapshotter.prepare(key, f"layer-{depth}")
             try:
-                self._mount(mounts)
-                os.stat(self._target)
-                yield Tree(self._target, time.perf_counter() - start, remount)
+                self._mount(mounts, target)
+                os.stat(target)
+                yield Tree(target, time.perf_counter() - start, remount)
             finally:
-                unmount_all(self._target)
-                self._snapshotter.remove("top")
+                unmount_all(target)
+                self._snapshotter.remove(key)
         finally:
-            os.rmdir(self._target)
+            os.rmdir(target)
 
-    def _mount(self, mounts: Sequence[Mount]) -> None:
+    def _mount(self, mounts: Sequence[Mount], target: str) -> None:
         ours = [replace(m, options=(*m.options, *self._options)) if m.type == "unionfs" else m for m in mounts]
-        mount_all(ours, self._target)
+        mount_all(ours, target)
 
 
 def flush(directory: str) -> None:

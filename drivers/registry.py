@@ -84,6 +84,11 @@ def probe(name: str, root: str, options: Mapping[str, str] | None = None) -> Pro
     return Probe(works, f"{reason}, on {_file_system(place)}" if works else reason)
 
 
+def options_of(name: str) -> Mapping[str, str]:
+    """The options of the driver `name`, each with what it says. Raises Unavailable for a name that no driver has."""
+    return _module(name).OPTIONS
+
+
 def _module(name: str) -> Module:
     if name not in _MODULES:
         raise Unavailable(f"there is no storage driver {name!r}; there are {', '.join(NAMES)}")
