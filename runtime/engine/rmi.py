@@ -6,7 +6,8 @@ import os
 
 from drivers.registry import NAMES, open_driver
 from runtime.engine.containers import ContainerStore
-from runtime.images.store import ImageStore, Removed
+from runtime.images.image import Removed
+from runtime.images.store import ImageStore
 from runtime.images.unpack import forget_snapshots
 
 

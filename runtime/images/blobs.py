@@ -1,7 +1,8 @@
 """Content by its digest: <root>/blobs/sha256/HEX, as in an OCI image layout (image-spec image-layout.md).
 
-A blob is written as an unnamed file (O_TMPFILE), made durable, and then given its name: a writer that dies leaves
-nothing, and a name always has the whole content. Giving and taking names is done under the store's lock.
+A blob is written as an unnamed file (O_TMPFILE), or received as a file elsewhere (runtime.images.incoming), made
+durable, and then given its name: a writer that dies leaves nothing here, and a name always has the whole content.
+Giving and taking names is done under the store's lock.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def hex_of(digest: str) -> str:
+    """ValueError when `digest` is none: what a document names is never used as a path unseen (CVE-2014-9358)."""
+    if not _DIGEST.fullmatch(digest):
+        raise ValueError(f"{digest!r} is no sha256 digest")
+    return digest.removeprefix("sha256:")
+
+
 class Blobs:
     """The blobs below `root`, which exists. Holds no descriptor; thread-safe."""
 
@@ -33,10 +41,8 @@ class Blobs:
         os.makedirs(self._directory, 0o700, exist_ok=True)
 
     def path(self, digest: str) -> str:
-        """ValueError when `digest` is none: what a document names is never used as a path unseen (CVE-2014-9358)."""
-        if not _DIGEST.fullmatch(digest):
-            raise ValueError(f"{digest!r} is no sha256 digest")
-        return os.path.join(self._directory, digest.removeprefix("sha256:"))
+        """ValueError."""
+        return os.path.join(self._directory, hex_of(digest))
 
     def open(self, digest: str) -> BinaryIO:
         """FileNotFoundError, ValueError."""
@@ -50,6 +56,9 @@ class Blobs:
             raise ValueError(f"{digest} is damaged")
         return data
 
+    def has(self, digest: str) -> bool:
+        return os.path.exists(self.path(digest))
+
     def size(self, digest: str) -> int:
         return os.stat(self.path(digest)).st_size
 
@@ -62,6 +71,12 @@ class Blobs:
     def writer(self) -> Writer:
         return Writer(self._directory)
 
+    def take(self, path: str, digest: str) -> None:
+        """Give the durable and verified file `path` its name here; it has no other then."""
+        os.rename(path, self.path(digest))
+        if os.path.lexists(path):  # two names of one file: rename(2) does nothing then
+            os.unlink(path)
+
     def sync(self) -> None:
         """Make the names durable."""
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -69,6 +84,11 @@ class Blobs:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each blob by its digest."""
+        with os.scandir(self._directory) as entries:
+            return {f"sha256:{entry.name}": entry.stat().st_size for entry in entries}
 
     def remove_all_but(self, kept: Container[str]) -> None:
         for name in os.listdir(self._directory):
@@ -82,11 +102,10 @@ class Writer:
     def __init__(self, directory: str) -> None:
         self._hash = hashlib.sha256()
         self.size = 0
-        self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        self._directory = directory
         try:
-            self._fd = os.open(b".", os.O_TMPFILE | os.O_WRONLY, 0o600, dir_fd=self._directory_fd)
+            self._fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            os.close(self._directory_fd)
             if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):  # EISDIR: open(2), O_TMPFILE
                 raise ImageError(
                     f"the file system of {directory} has no unnamed files (O_TMPFILE); choose another --root"
@@ -100,7 +119,10 @@ class Writer:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         os.close(self._fd)
-        os.close(self._directory_fd)
+
+    def fileno(self) -> int:
+        """For reading again what was written: the offset is the caller's to set, and at the end to write on."""
+        return self._fd
 
     def write(self, data: bytes) -> None:
         self._hash.update(data)
@@ -120,12 +142,16 @@ class Writer:
     def publish(self) -> str:
         """Give the blob its name, and take the place of one that has it: that one may be damaged."""
         self.sync()
-        name = os.fsencode(self.digest.removeprefix("sha256:"))
+        name = os.fsencode(hex_of(self.digest))
         fresh = name + _FRESH
+        directory_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            link_fd(self._fd, self._directory_fd, fresh)
-        except FileExistsError:  # of a process that died between these two calls
-            os.unlink(fresh, dir_fd=self._directory_fd)
-            link_fd(self._fd, self._directory_fd, fresh)
-        os.rename(fresh, name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
+            try:
+                link_fd(self._fd, directory_fd, fresh)
+            except FileExistsError:  # of a process that died between these two calls
+                os.unlink(fresh, dir_fd=directory_fd)
+                link_fd(self._fd, directory_fd, fresh)
+            os.rename(fresh, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+        finally:
+            os.close(directory_fd)
         return self.digest

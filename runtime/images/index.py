@@ -8,20 +8,23 @@ or nothing. Changed under the store's lock only.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from runtime.errors import ImageError
 from runtime.images import document
 
-_TYPE = "application/vnd.oci.image.index.v1+json"
 _FRESH = ".new"
 _REFERENCE = "org.opencontainers.image.ref.name"
 
+
+
 class Listed(NamedTuple):
-    """An image in the index: the size of its manifest in bytes, and its references, sorted."""
+    """An image in the index: the size of its manifest in bytes, its references, sorted, and the manifest's type."""
 
     size: int
     references: tuple[str, ...]
+    media_type: str = document.MANIFEST
 
 
 # Manifest digest -> image, in the order in which the images came.
@@ -38,7 +41,9 @@ def load(root: str) -> Index:
         for descriptor in descriptors:
             reference = descriptor.get("annotations", {}).get(_REFERENCE)
             found = index[descriptor["digest"]].references if descriptor["digest"] in index else ()
-            index[descriptor["digest"]] = Listed(descriptor["size"], tuple(sorted({*found, reference} - {None})))
+            references = tuple(sorted({*found, reference} - {None}))
+            media_type = descriptor.get("mediaType", document.MANIFEST)
+            index[descriptor["digest"]] = Listed(descriptor["size"], references, media_type)
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -49,11 +54,34 @@ def load(root: str) -> Index:
 def save(root: str, index: Index) -> None:
     """Replace the index."""
     descriptors: list[dict[str, Any]] = []
-    for digest, (size, references) in index.items():
-        plain = document.descriptor(document.MANIFEST, digest, size)
+    for digest, (size, references, media_type) in index.items():
+        plain = document.Descriptor(media_type, digest, size).encoded()
         named = [plain | {"annotations": {_REFERENCE: reference}} for reference in references]
         descriptors += named or [plain]
-    _replace(root, "index.json", {"schemaVersion": 2, "mediaType": _TYPE, "manifests": descriptors})
+    _replace(root, "index.json", {"schemaVersion": 2, "mediaType": document.INDEX, "manifests": descriptors})
+
+
+def holder(index: Index, name: str) -> str | None:
+    """The manifest that has the reference `name`."""
+    return next((manifest for manifest, listed in index.items() if name in listed.references), None)
+
+
+def renamed(index: Index, manifest: str, listed: Listed, names: Iterable[str]) -> Index:
+    """The index with `names` at `manifest`, and at no other; `listed` is what it is entered as if it is new."""
+    fresh = set(names)
+    changed = {other: without(entry, fresh) for other, entry in index.items()}
+    entry = changed.get(manifest, listed)
+    changed[manifest] = entry._replace(references=tuple(sorted({*entry.references, *fresh})))
+    return changed
+
+
+def without(listed: Listed, names: Collection[str]) -> Listed:
+    return listed._replace(references=tuple(name for name in listed.references if name not in names))
+
+
+def is_digest(name: str) -> bool:
+    """Whether a name in the index is `NAME@DIGEST`, and no tag."""
+    return "@" in name
 
 
 def mark(root: str) -> None:

@@ -6,12 +6,14 @@ Imported by who moves one: the codecs behind it would cost every `run` their sta
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
+from typing import BinaryIO
 
 from drivers.archive.decompress import decompress
 from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
-from drivers.archive.limits import Limits
+from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.reader import Source
 from drivers.archive.validate import validate
 
@@ -27,18 +29,33 @@ def take_in(tar_path: str, write: Callable[[bytes], object], limits: Limits) -> 
         validate(_Tee(plain, write), limits=limits)
 
 
-def put_out(archive: Source, root_fd: int, diff_id: str) -> None:
-    """Extract `archive` below `root_fd`, and make sure that it was the one of `diff_id`: a disk may have failed.
+def check(blob_fd: int, diff_id: str, limits: Limits = DEFAULT) -> None:
+    """Judge the layer in the file `blob_fd`, compressed or not, from its first byte to its last.
 
-    ArchiveError; what is below `root_fd` is not to be used then.
+    ArchiveError when it is none, or not the one of `diff_id`.
     """
     digest = hashlib.sha256()
-    read = _Tee(archive, digest.update)
-    extract(read, root_fd)
-    while read.read(_READ):
-        pass
+    os.lseek(blob_fd, 0, os.SEEK_SET)
+    with decompress(blob_fd, limits=limits) as plain:
+        validate(_Tee(plain, digest.update), limits=limits)
     if f"sha256:{digest.hexdigest()}" != diff_id:
-        raise ArchiveError("it is damaged on disk; import the image again")
+        raise ArchiveError(f"it is not the layer {diff_id[:19]} that its image says; get the image again")
+
+
+def put_out(blob: BinaryIO, root_fd: int, diff_id: str) -> None:
+    """Extract the layer `blob`, compressed or not, below `root_fd`, and make sure that it was the one of `diff_id`.
+
+    The blob itself was verified when it came; the diff id tells now whether a disk has failed since, or the image's
+    configuration lies. ArchiveError; what is below `root_fd` is not to be used then.
+    """
+    digest = hashlib.sha256()
+    with decompress(blob.fileno()) as plain:
+        read = _Tee(plain, digest.update)
+        extract(read, root_fd)
+        while read.read(_READ):
+            pass
+    if f"sha256:{digest.hexdigest()}" != diff_id:
+        raise ArchiveError("its diff id is wrong: it is damaged on disk, or was built wrong; get the image again")
 
 
 class _Tee:

@@ -2,62 +2,44 @@
 
     <root>/                 0700: layers hold set-id files (CVE-2021-41091)
         oci-layout  index.json  blobs/sha256/…
+        incoming/           blobs that are being received (runtime.images.incoming)
         lock                flock: held to change the index or the names of blobs
         unpack.lock         flock: held to unpack or to forget snapshots (runtime.images.unpack)
         unpack/             mount point of the layer that is being unpacked
 
-Importing: the layer is written without a name and checked │ lock: blobs get their names, and the index changes.
-What a process leaves that is killed under the lock, blobs that no image has, is removed when the store is next opened.
+Manifest, configuration and layers are kept byte for byte as they came, compressed ones too: what is pushed or saved has
+the digest that was pulled or loaded. A layer is named by the digest of its blob; its diff id, that of the uncompressed
+archive, is in the configuration.
+
+Importing, loading: layers are written without a name and checked │ lock: blobs get their names, and the index changes.
+Pulling: receive() each blob │ the same. What a process leaves that is killed under the lock, blobs that no image has,
+is removed when the store is next opened.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO
 
+from drivers import locks
 from drivers.archive.errors import ArchiveError
 from drivers.archive.limits import DEFAULT, Limits
+from drivers.errors import TimedOut
 from runtime.errors import ImageError, ImageInUse, NoSuchImage
 from runtime.images import document, index
-from runtime.images.blobs import Blobs, Writer
+from runtime.images.blobs import Blobs, Writer, digest_of
+from runtime.images.document import Configuration, Descriptor, Manifest
+from runtime.images.image import Image, Removed, names_to_go
+from runtime.images.incoming import Arrivals, Incoming
 from runtime.images.index import Index, Listed
 from runtime.images.reference import parse
 
 _ID_PREFIX = 4  # characters of an id that are enough to mean it, when it is the only one
-
-
-@dataclass(frozen=True)
-class Image:
-    """What the store knows of an image.
-
-    `id` is the digest of its configuration, `layers` are diff ids from the bottom up, `config` is the configuration's
-    part for `run` (Cmd, Entrypoint, Env, WorkingDir, User …), `created` RFC 3339, `size` the bytes of its archives.
-    """
-
-    id: str
-    references: tuple[str, ...]
-    layers: tuple[str, ...]
-    config: dict[str, Any]
-    created: str
-    size: int
-
-    @property
-    def name(self) -> str:
-        """For a sentence: a reference, or the beginning of the id."""
-        return self.references[0] if self.references else self.id[7:19]
-
-
-class Removed(NamedTuple):
-    """What remove() did: references taken away, ids of images and layers deleted."""
-
-    untagged: tuple[str, ...]
-    deleted: tuple[str, ...]
 
 
 class ImageStore:
@@ -68,20 +50,15 @@ class ImageStore:
         os.makedirs(self.root, 0o700, exist_ok=True)
         os.chmod(self.root, 0o700)  # makedirs obeys the umask, and the directory may have been there
         self._blobs = Blobs(self.root)
+        self._arrivals = Arrivals(self.root, self._blobs)
         # Who holds the lock leaves nothing, or else the next one to open the store collects. That the index is
         # damaged is said to who needs it.
-        with contextlib.suppress(BlockingIOError, ImageError), self.locked("lock", wait=False):
+        with contextlib.suppress(TimedOut, ImageError), self.locked("lock", patience=0):
             self._collect(self._index())
 
-    @contextlib.contextmanager
-    def locked(self, name: str, *, wait: bool = True) -> Iterator[None]:
-        """Hold the lock file `name`. BlockingIOError when it is held by another and we do not `wait`."""
-        fd = os.open(os.path.join(self.root, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            yield
-        finally:
-            os.close(fd)
+    def locked(self, name: str, *, patience: float = locks.PATIENCE) -> AbstractContextManager[int]:
+        """Hold the lock file `name`. TimedOut says who else holds it, after `patience` seconds."""
+        return locks.locked(os.path.join(self.root, name), patience=patience)
 
     # Reading. Without the lock: an index is replaced as a whole, and blobs never change.
 
@@ -99,14 +76,65 @@ class ImageStore:
                 images.append(self._image(manifest, found))
         return sorted(images, key=lambda image: image.created, reverse=True)
 
-    def open_layer(self, diff_id: str) -> BinaryIO:
-        """The uncompressed archive of a layer. NoSuchImage when no image has it any more."""
+    def has(self, digest: str) -> bool:
+        """Whether the store has the blob, whole. It may be gone the next moment: what receive() gives stays."""
+        return self._blobs.has(digest)
+
+    def open_blob(self, digest: str) -> BinaryIO:
+        """A blob as it is stored. NoSuchImage when no image has it any more."""
         try:
-            return self._blobs.open(diff_id)
+            return self._blobs.open(digest)
         except FileNotFoundError:
-            raise NoSuchImage(f"layer {diff_id} was removed meanwhile; import the image again") from None
+            raise NoSuchImage(f"{digest} was removed meanwhile; pull, load or import the image again") from None
+
+    def read(self, digest: str) -> bytes:
+        """A small blob, a document, verified. NoSuchImage; ImageError when it is damaged."""
+        try:
+            return self._blobs.read(digest)
+        except FileNotFoundError:
+            raise NoSuchImage(f"{digest} was removed meanwhile; pull, load or import the image again") from None
+        except ValueError as error:
+            raise ImageError(f"{error}; remove its image and get it again") from None
 
     # Changing.
+
+    def receive(self, digest: str, size: int) -> AbstractContextManager[Incoming]:
+        """The blob `digest` of `size` bytes, to be written from `Incoming.position` on and finished; or `done` already.
+
+        Whatever becomes of other images, it stays until publish() takes it, as long as this object lives. A second
+        process that receives the same blob waits here. Raises TimedOut, ValueError for what is no digest, OSError.
+        """
+        return self._arrivals.receive(digest, size)
+
+    def writer(self) -> Writer:
+        """A blob whose digest is not known before its end, for publish()."""
+        return self._blobs.writer()
+
+    def publish(
+        self, manifest: bytes, media_type: str, names: Sequence[str], *, index: str = "", fresh: Sequence[Writer] = ()
+    ) -> Image:
+        """Make an image of a manifest whose blobs have been received, are in `fresh`, or belong to other images.
+
+        `names` are references with a tag or a digest; who had one loses it. With `index`, the digest of the index that
+        the manifest was chosen from, the image also gets `NAME@DIGEST` of the index, and its own.
+        ImageError: a document that is none, blobs that were not received, a full disk; nothing has changed then.
+        """
+        wanted = [parse(name) for name in names]
+        digest = digest_of(manifest)
+        keys = {name.key for name in wanted}
+        keys |= {f"{name.name}@{one}" for name in wanted for one in (index, digest) if index}
+        try:
+            parsed = document.parse_manifest(manifest)
+            for blob in fresh:
+                blob.sync()
+            with self.locked("lock"):
+                return self._publish(Listed(len(manifest), (), media_type), manifest, parsed, keys, fresh)
+        except ValueError as error:
+            raise ImageError(f"the manifest of {', '.join(names) or digest} {error}") from None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ImageError(f"no space is left at {self.root}; free some (runtime system prune)") from error
+            raise
 
     def import_rootfs(
         self, tar_path: str, reference: str, *, config: Mapping[str, Any] | None = None, limits: Limits = DEFAULT
@@ -119,24 +147,47 @@ class ImageStore:
         """
         from runtime.images.layer import take_in
 
-        name = str(parse(reference))
+        name = parse(reference)
+        if name.digest:
+            raise ImageError(f"{reference!r} has a digest, which only a registry gives; use NAME[:TAG]")
+        now = time.time_ns() // 1000
+        created = time.strftime(f"%Y-%m-%dT%H:%M:%S.{now % 10**6:06}Z", time.gmtime(now // 10**6))
+        comment = f"imported from {os.path.basename(tar_path)}"
         try:
-            with self._blobs.writer() as layer:
+            with self._blobs.writer() as layer, self._blobs.writer() as configuration:
                 take_in(tar_path, layer.write, limits)
-                layer.sync()
-                return self._publish(layer, name, config or {}, comment=f"imported from {os.path.basename(tar_path)}")
-        except ArchiveError as error:
+                configuration.write(document.encode(
+                    document.configuration([layer.digest], config or {}, created=created, comment=comment)
+                ))  # fmt: skip
+                manifest = document.encode(document.manifest(
+                    Descriptor(document.CONFIG, configuration.digest, configuration.size),
+                    [Descriptor(document.LAYER, layer.digest, layer.size)],
+                ))  # fmt: skip
+                return self.publish(manifest, document.MANIFEST, [name.key], fresh=[layer, configuration])
+        except (ArchiveError, ImageError) as error:
             raise ImageError(f"cannot import {tar_path}: {error}") from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise ImageError(f"cannot import {tar_path}: no space is left at {self.root}; free some") from error
             raise ImageError(f"cannot import {tar_path}: {error.strerror}") from error
 
+    def tag(self, source: str, reference: str) -> Image:
+        """Give the image `source` the name `reference` too; who had it loses it. NoSuchImage, ImageError."""
+        name = parse(reference)
+        if name.digest:
+            raise ImageError(f"{reference!r} has a digest, which is no tag; use NAME[:TAG]")
+        with self.locked("lock"):
+            found = self._index()
+            manifest = self._find(found, source)
+            changed = index.renamed(found, manifest, found[manifest], [name.key])
+            index.save(self.root, changed)
+            return self._image(manifest, changed)
+
     def remove(self, reference: str, *, in_use: Collection[str] = ()) -> Removed:
-        """Take a reference from its image; with the last of them, or by its id, remove the image and its blobs.
+        """Take a reference from its image; with the last tag, or by its id, remove the image and its blobs.
 
         `in_use` are the ids of images that containers are made of. Snapshots are removed by `forget_snapshots`.
-        NoSuchImage; ImageInUse for one of those, and for an id whose image has several references.
+        NoSuchImage; ImageInUse for one of those, and for an id whose image has several tags.
         """
         with self.locked("lock"):
             found = self._index()
@@ -145,43 +196,56 @@ class ImageStore:
                 image = self._image(manifest, found)
             except (ImageError, NoSuchImage):  # damaged: what is left of it is its names
                 image = Image(manifest, found[manifest].references, (), {}, "", 0)
-            name = _named(found, reference)
-            if name is not None and len(image.references) > 1:
-                index.save(self.root, found | {manifest: _without(found[manifest], name)})
-                return Removed((name,), ())
+            gone = names_to_go(image, reference)
+            if len(gone) < len(image.references):
+                index.save(self.root, found | {manifest: index.without(found[manifest], gone)})
+                return Removed(gone, ())
             if image.id in in_use:
                 raise ImageInUse(f"image {image.name} is used by a container; remove that first (runtime ps -a)")
-            if name is None and len(image.references) > 1:
-                raise ImageInUse(f"image {reference} has several names, remove each: {', '.join(image.references)}")
             del found[manifest]
             index.save(self.root, found)
             needed = self._collect(found)
-            gone = dict.fromkeys(layer for layer in image.layers if needed is not None and layer not in needed)
-            return Removed(image.references, (image.id, *gone))
+            layers = zip(image.layers, image.blobs, strict=False)
+            deleted = dict.fromkeys(layer for layer, blob in layers if needed is not None and blob.digest not in needed)
+            return Removed(gone, (image.id, *deleted))
 
-    def _publish(self, layer: Writer, name: str, config: Mapping[str, Any], *, comment: str) -> Image:
-        now = time.time_ns() // 1000
-        created = time.strftime(f"%Y-%m-%dT%H:%M:%S.{now % 10**6:06}Z", time.gmtime(now // 10**6))
-        with self.locked("lock"):
-            found = self._index()
-            try:
-                diff_id = layer.publish()
-                described = document.encode(document.configuration([diff_id], config, created=created, comment=comment))
-                manifest = document.encode(document.manifest(
-                    document.descriptor(document.CONFIG, self._blobs.add(described), len(described)),
-                    [document.descriptor(document.LAYER, diff_id, layer.size)],
-                ))  # fmt: skip
-                digest = self._blobs.add(manifest)
-                self._blobs.sync()
-                changed = {other: _without(listed, name) for other, listed in found.items()}
-                same = changed.get(digest, Listed(len(manifest), ()))
-                changed[digest] = same._replace(references=(*same.references, name))
-                index.mark(self.root)
-                index.save(self.root, changed)
-            except BaseException:
-                self._collect(self._index())
-                raise
-            return self._image(digest, changed)
+    def prune_incoming(self) -> int:
+        """Remove what killed pulls left, unless some process receives an image just now; the bytes that it freed."""
+        return self._arrivals.sweep()
+
+    def blob_sizes(self) -> dict[str, int]:
+        """Bytes of each blob in the store by its digest: manifests, configurations and layers."""
+        return self._blobs.sizes()
+
+    def incoming_size(self) -> int:
+        """Bytes of what killed pulls left, or other processes receive."""
+        return self._arrivals.size()
+
+    def _publish(
+        self, listed: Listed, manifest: bytes, parsed: Manifest, names: Collection[str], fresh: Sequence[Writer]
+    ) -> Image:
+        """publish() under the lock. ValueError goes on from "the manifest of X "."""
+        found = self._index()
+        try:
+            own = {blob.digest: blob for blob in fresh}
+            for blob in dict.fromkeys((parsed.config, *parsed.layers)):
+                if blob.digest in own:
+                    own[blob.digest].publish()
+                elif not self._arrivals.publish(blob.digest) and not self._blobs.has(blob.digest):
+                    raise ValueError(f"names {blob.digest[:19]}, which was removed meanwhile; try again")
+                if self._blobs.size(blob.digest) != blob.size:
+                    raise ValueError(f"says that {blob.digest[:19]} has {blob.size} bytes, which is wrong")
+            if len(self._configuration(parsed.config.digest).diff_ids) != len(parsed.layers):
+                raise ValueError(f"has {len(parsed.layers)} layers, and its configuration another number")
+            digest = self._blobs.add(manifest)
+            self._blobs.sync()
+            changed = index.renamed(found, digest, listed, names)
+            index.mark(self.root)
+            index.save(self.root, changed)
+        except BaseException:
+            self._collect(self._index())
+            raise
+        return self._image(digest, changed)
 
     def _index(self) -> Index:
         return index.load(self.root)
@@ -195,9 +259,9 @@ class ImageStore:
         needed = set(found)
         try:
             for manifest in found:
-                content = self._document(manifest)
-                needed.add(content["config"]["digest"])
-                needed.update(layer["digest"] for layer in content["layers"])
+                parsed = self._manifest(manifest)
+                needed.add(parsed.config.digest)
+                needed.update(layer.digest for layer in parsed.layers)
         except (ValueError, FileNotFoundError):
             return None
         self._blobs.remove_all_but(needed)
@@ -206,38 +270,44 @@ class ImageStore:
     def _image(self, manifest: str, found: Index) -> Image:
         references = found[manifest].references
         try:
-            content = self._document(manifest)
-            image_id = content["config"]["digest"]
-            configuration = self._document(image_id)
+            parsed = self._manifest(manifest)
+            configuration = self._configuration(parsed.config.digest)
         except FileNotFoundError:
             raise NoSuchImage(f"image {', '.join(references) or manifest} was removed meanwhile") from None
         except ValueError as error:
             name = references[0] if references else manifest[7:19]
-            raise ImageError(f"image {name}: {error}; remove it (runtime rmi {name}) and import it again") from None
+            raise ImageError(f"image {name}: {error}; remove it (runtime rmi {name}) and get it again") from None
         return Image(
-            id=image_id,
+            id=parsed.config.digest,
             references=references,
-            layers=tuple(configuration["rootfs"]["diff_ids"]),
-            config=configuration.get("config") or {},
-            created=configuration.get("created", ""),
-            size=sum(layer["size"] for layer in content["layers"]),
+            layers=configuration.diff_ids,
+            config=configuration.config,
+            created=configuration.created,
+            size=sum(layer.size for layer in parsed.layers),
+            manifest=manifest,
+            media_type=found[manifest].media_type,
+            blobs=parsed.layers,
+            architecture=configuration.platform.architecture,
         )
 
     def _id(self, manifest: str) -> str:
         """The image's id; of a damaged one the manifest's digest, so that there is something to remove it by."""
         with contextlib.suppress(ValueError, FileNotFoundError):
-            return str(self._document(manifest)["config"]["digest"])
+            return self._manifest(manifest).config.digest
         return manifest
 
-    def _document(self, digest: str) -> dict[str, Any]:
+    def _manifest(self, digest: str) -> Manifest:
         """FileNotFoundError; ValueError when it is damaged."""
-        return document.decode(self._blobs.read(digest))
+        return document.parse_manifest(self._blobs.read(digest))
+
+    def _configuration(self, digest: str) -> Configuration:
+        """FileNotFoundError; ValueError when it is damaged."""
+        return document.parse_configuration(self._blobs.read(digest))
 
     def _find(self, found: Index, text: str) -> str:
         """The manifest of the image that `text` names."""
-        name = _named(found, text)
-        for manifest, listed in found.items():
-            if name is not None and name in listed.references:
+        with contextlib.suppress(ImageError):
+            if (manifest := index.holder(found, parse(text).key)) is not None:
                 return manifest
         prefix = text.removeprefix("sha256:")
         if len(prefix) >= _ID_PREFIX:
@@ -246,17 +316,4 @@ class ImageStore:
                 return hits[0]
             if hits:
                 raise NoSuchImage(f"{text} is the beginning of {len(hits)} image ids; write more of it")
-        raise NoSuchImage(f"there is no image {text!r}; see 'runtime images', and 'runtime import' to make one")
-
-
-def _named(found: Index, text: str) -> str | None:
-    """The reference that `text` is, if an image has it."""
-    try:
-        name = str(parse(text))
-    except ImageError:
-        return None
-    return name if any(name in listed.references for listed in found.values()) else None
-
-
-def _without(listed: Listed, name: str) -> Listed:
-    return listed._replace(references=tuple(reference for reference in listed.references if reference != name))
+        raise NoSuchImage(f"there is no image {text!r}; see 'runtime images', and 'runtime pull' or 'load' to get one")

@@ -20,10 +20,13 @@ from drivers.archive.errors import ArchiveError
 from drivers.errors import InUse, NotFound
 from drivers.mounts import Mount, mount_all, unmount_all
 from runtime.errors import ImageError
-from runtime.images.store import Image, ImageStore
+from runtime.images.document import Descriptor
+from runtime.images.image import Image
+from runtime.images.store import ImageStore
 
 _LOCK = "unpack.lock"
 _KEY = "unpack-"
+_PATIENCE = 1800.0  # seconds: somebody else's image of gigabytes on a slow disk
 
 
 def chain_ids(layers: Sequence[str]) -> list[str]:
@@ -46,12 +49,12 @@ def unpack(store: ImageStore, image: Image, snapshotter: Snapshotter) -> str:
         raise ImageError(f"image {image.name} has no layer; import it again")
     if _committed(snapshotter, chains[-1]):
         return chains[-1]
-    with store.locked(_LOCK):
+    with store.locked(_LOCK, patience=_PATIENCE):
         _remove_left_overs(store, snapshotter)
         parent = ""
-        for diff_id, chain in zip(image.layers, chains, strict=True):
+        for layer, chain in zip(zip(image.layers, image.blobs, strict=True), chains, strict=True):
             if not _committed(snapshotter, chain):
-                _unpack_layer(store, image, snapshotter, diff_id, chain, parent)
+                _unpack_layer(store, image, snapshotter, *layer, chain, parent)
             parent = chain
     return parent
 
@@ -63,7 +66,7 @@ def forget_snapshots(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
     ImageStore.remove, for each driver that is in use; also repairs what an earlier call could not finish.
     """
     removed = []
-    with store.locked(_LOCK):
+    with store.locked(_LOCK, patience=_PATIENCE):
         _remove_left_overs(store, snapshotter)
         # Read under the lock: what was unpacked until now belongs to images that were in the store then.
         wanted = {chain for image in store.list() for chain in chain_ids(image.layers)}
@@ -97,12 +100,18 @@ def _mount_point(store: ImageStore) -> str:
 
 
 def _unpack_layer(
-    store: ImageStore, image: Image, snapshotter: Snapshotter, diff_id: str, chain: str, parent: str
+    store: ImageStore,
+    image: Image,
+    snapshotter: Snapshotter,
+    diff_id: str,
+    blob: Descriptor,
+    chain: str,
+    parent: str,
 ) -> None:
     """Make the committed snapshot `chain` on `parent` (a chain id, or "") of one layer's archive."""
     from runtime.images.layer import put_out
 
-    with store.open_layer(diff_id) as archive:
+    with store.open_blob(blob.digest) as archive:
         key = _KEY + os.urandom(8).hex()
         mounts = snapshotter.prepare(key, parent)
         try:

@@ -23,11 +23,35 @@ def test_references(text: str, reference: str) -> None:
     assert parse(reference) == parse(text)
 
 
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "key", "registry", "repository"),
+    [
+        ("busybox", "busybox:latest", "busybox:latest", "docker.io", "library/busybox"),
+        ("me/app:2", "me/app:2", "me/app:2", "docker.io", "me/app"),
+        ("localhost:5000/a/b:2", "localhost:5000/a/b:2", "localhost:5000/a/b:2", "localhost:5000", "a/b"),
+        ("ghcr.io/me/app", "ghcr.io/me/app:latest", "ghcr.io/me/app:latest", "ghcr.io", "me/app"),
+        (f"busybox@{DIGEST}", f"busybox@{DIGEST}", f"busybox@{DIGEST}", "docker.io", "library/busybox"),
+        (f"h:5/a:t@{DIGEST}", f"h:5/a:t@{DIGEST}", f"h:5/a@{DIGEST}", "h:5", "a"),
+        # Hub's repository "a.b/c" is no repository "c" of a host a.b.
+        ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c:latest", "docker.io", "a.b/c"),
+    ],
+)
+def test_where_a_reference_leads(text: str, shown: str, key: str, registry: str, repository: str) -> None:
+    found = parse(text)
+    assert (str(found), found.key, found.registry, found.repository) == (shown, key, registry, repository)
+    assert parse(shown) == found
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "", "Busybox", "a/B", "a:", ":a", "a:b:c", "a:.x", "a:-x", "a:" + "t" * 129, "a b", "a\nb", "a//b", "/a", "a/",
-        "a_", "_a", "a..b", "a___b", "-a", "../a", "a/../b", "a@sha256:" + "0" * 64, "a@b", "f" * 64, "a" * 256, "é",
+        "a_", "_a", "a..b", "a___b", "-a", "../a", "a/../b", "a@sha256:" + "0" * 63, "a@b", "a@",
+        "a@sha256:" + "A" * 64, "@sha256:" + "0" * 64,
+        "a@sha512:" + "0" * 128, "a@sha256:" + "0" * 64 + ":x", "f" * 64, "a" * 256, "é",
         "a:é", "host.:5/a", "host:port/a", "-h.x/a", "a" * 100_000, "a:\n", "a\n",
     ],
     ids=lambda text: ascii(text)[:40],

@@ -15,7 +15,9 @@ from drivers.mounts import mounted
 from drivers.registry import NAMES, open_driver, probe
 from runtime.errors import ImageError, NoSuchImage
 from runtime.images import layer as layers
-from runtime.images.store import Image, ImageStore
+from runtime.images.document import LAYER, Descriptor
+from runtime.images.image import Image
+from runtime.images.store import ImageStore
 from runtime.images.unpack import chain_ids, forget_snapshots, unpack
 from tests.drivers import steps
 from tests.drivers.archive import tape
@@ -54,7 +56,16 @@ def layered(store: ImageStore, archive: Archive) -> Image:
     upper: Tree = {"etc": {"gone": {"y": "back"}}, ".wh.bin": ""}
     trees = {"lower": lower, "middle": middle, "upper": upper}
     images = [store.import_rootfs(archive(tree, f"{name}.tar"), name) for name, tree in trees.items()]
-    return dataclasses.replace(images[-1], layers=tuple(image.layers[0] for image in images))
+    return dataclasses.replace(
+        images[-1],
+        layers=tuple(image.layers[0] for image in images),
+        blobs=tuple(image.blobs[0] for image in images),
+    )
+
+
+def lowest(image: Image, count: int) -> Image:
+    """An image of the `count` lowest layers."""
+    return dataclasses.replace(image, layers=image.layers[:count], blobs=image.blobs[:count])
 
 
 LAYERED: Tree = {"etc": {"a": "new a", "gone": {"y": "back"}, "same": "s"}, "opaque": {"new": "n"}}
@@ -128,7 +139,7 @@ def test_layers_and_their_whiteouts(store: ImageStore, archive: Archive, driver:
 
 def test_layers_in_common_are_unpacked_once(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
     image = layered(store, archive)
-    lower = dataclasses.replace(image, layers=image.layers[:2])
+    lower = lowest(image, 2)
     unpack(store, lower, driver)
     created = {info.name: info.created for info in driver.walk()}
     unpack(store, image, driver)
@@ -171,7 +182,7 @@ def test_a_refused_layer_leaves_nothing(
     bad = tmp_path / "bad.tar"
     bad.write_bytes(tape.archive(tape.directory(b"d/"), tape.file(b"new"), tape.file(b"etc/a/below")))
     top = store.import_rootfs(str(bad), "bad")
-    image = dataclasses.replace(top, layers=(*image.layers, *top.layers))
+    image = dataclasses.replace(top, layers=(*image.layers, *top.layers), blobs=(*image.blobs, *top.blobs))
     says = r"of image bad:latest: etc/a/below \(byte 1024\): a part of its name"
     with pytest.raises(ImageError, match=says) as caught:
         unpack(store, image, driver)
@@ -185,7 +196,7 @@ def test_a_damaged_blob_is_seen(store: ImageStore, archive: Archive, driver: Sna
     image = store.import_rootfs(archive({"file": "right"}), "a")
     path = f"{store.root}/blobs/sha256/{image.layers[0][7:]}"
     Path(path).write_bytes(Path(path).read_bytes().replace(b"right", b"wrong"))
-    with pytest.raises(ImageError, match="of image a:latest: it is damaged on disk; import the image again"):
+    with pytest.raises(ImageError, match="of image a:latest: its diff id is wrong: it is damaged on disk"):
         unpack(store, image, driver)
     assert names(driver) == []
 
@@ -203,7 +214,7 @@ def test_importing_the_same_archive_heals_a_damaged_blob(
 def test_an_image_that_is_removed_meanwhile(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
     image = store.import_rootfs(archive(), "a")
     store.remove("a")
-    with pytest.raises(NoSuchImage, match="was removed meanwhile; import the image again"):
+    with pytest.raises(NoSuchImage, match="was removed meanwhile; pull, load or import"):
         unpack(store, image, driver)
     assert names(driver) == []
 
@@ -216,7 +227,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    unpack(store, dataclasses.replace(image, layers=image.layers[:1]), driver)
+    unpack(store, lowest(image, 1), driver)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(layers, "extract", interrupted)
         unpack(store, image, driver)
@@ -230,7 +241,7 @@ def killed_while_extracting(store: ImageStore, image: Image, driver_root: str, l
     def work() -> None:
         own = reopen(driver_root)
         if layer:
-            unpack(store, dataclasses.replace(image, layers=image.layers[:layer]), own)
+            unpack(store, lowest(image, layer), own)
         extract = layers.extract
 
         def killed(stream: tape.io.BytesIO, fd: int) -> None:
@@ -286,7 +297,7 @@ def test_killed_before_each_step(
     image = layered(store, archive)
     root = str(tmp_path / "root" / "drivers" / "overlay2")
     driver = reopen(root)
-    unpack(store, dataclasses.replace(image, layers=image.layers[:2]), driver)
+    unpack(store, lowest(image, 2), driver)
     chains = chain_ids(image.layers)
     step, status, committed = 0, -signal.SIGKILL, set()
     while status == -signal.SIGKILL:
@@ -309,7 +320,7 @@ def test_killed_before_each_step(
         forget_snapshots(store, driver)  # the store has no image of three layers: all go, and the left-overs
         assert names(driver) == [chains[0]]
         assert not mounted_below(store.root)
-        unpack(store, dataclasses.replace(image, layers=image.layers[:2]), driver)
+        unpack(store, lowest(image, 2), driver)
     driver.close()
     assert status == 0
     assert committed == {False, True}
@@ -343,7 +354,7 @@ def test_forgetting_leaves_what_is_not_an_images(store: ImageStore, driver: Snap
 
 
 def test_an_image_without_layers(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
-    image = dataclasses.replace(store.import_rootfs(archive(), "a"), layers=())
+    image = dataclasses.replace(store.import_rootfs(archive(), "a"), layers=(), blobs=())
     with pytest.raises(ImageError, match="image a:latest has no layer"):
         unpack(store, image, driver)
 
@@ -372,13 +383,14 @@ def test_every_kind_of_entry_over_a_layer(
     )  # fmt: skip
     with store._blobs.writer() as layer:  # an import would miss what the hard link leads to
         layer.write(above)
-        image = dataclasses.replace(below, layers=(*below.layers, layer.publish()))
+        blob = Descriptor(LAYER, layer.publish(), layer.size)
+        image = dataclasses.replace(below, layers=(*below.layers, blob.digest), blobs=(*below.blobs, blob))
     plain = tmp_path / "plain"
     plain.mkdir()
     fd = os.open(plain, os.O_RDONLY)
     try:
         for diff_id in image.layers:
-            with store.open_layer(diff_id) as stream:
+            with store.open_blob(diff_id) as stream:
                 layers.extract(stream, fd)
     finally:
         os.close(fd)
