@@ -8,6 +8,7 @@
     auth           Basic and Bearer (docker's token authentication)
     client         one repository at one endpoint: manifests, blobs, tags
     upload         a blob to a repository, in one piece or in chunks
+    access         all of that, for one verb
     workers        several blobs at a time
     progress       what the user sees meanwhile
     pull  push     images between a repository and the store

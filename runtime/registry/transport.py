@@ -50,7 +50,7 @@ class Transport:
         self._lock = threading.Lock()
         self._idle: dict[tuple[object, ...], list[http.client.HTTPConnection]] = {}  # guarded by _lock
         self._busy: set[http.client.HTTPConnection] = set()  # guarded by _lock
-        self._aborted = False  # guarded by _lock
+        self.aborted = threading.Event()  # set under _lock
         self._contexts: dict[str, ssl.SSLContext] = {}  # by `ca`; guarded by _lock
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class Transport:
 
     def abort(self) -> None:
         with self._lock:
-            self._aborted = True
+            self.aborted.set()
             for connection in self._busy:
                 if connection.sock is not None:
                     try:
@@ -121,7 +121,7 @@ class Transport:
                 return self._ask(connection, server, proxy, method, target, headers, body)
             except (http.client.HTTPException, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
                 self._drop(connection)
-                if reused and method in ("GET", "HEAD") and not self._aborted:
+                if reused and method in ("GET", "HEAD") and not self.aborted.is_set():
                     continue  # it was closed while nobody used it, as servers do
                 raise _broken(server, error) from error
             except OSError as error:
@@ -138,7 +138,7 @@ class Transport:
         if connection.sock is None:
             _connect(connection, server, proxy, self.registries.path)
             with self._lock:
-                if self._aborted:
+                if self.aborted.is_set():
                     raise ConnectionAbortedError
         connection.putrequest(method, target, skip_accept_encoding=True)
         for name, value in {"User-Agent": AGENT, "Accept-Encoding": "identity", **headers}.items():
@@ -157,7 +157,7 @@ class Transport:
 
     def _take(self, server: Host, proxy: Proxy | None) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
-            if self._aborted:
+            if self.aborted.is_set():
                 raise Unreachable("stopped", transient=False)
             idle = self._idle.get((server, proxy))
             connection = idle.pop() if idle else None
@@ -199,7 +199,7 @@ class Transport:
         with self._lock:
             known = connection in self._busy
             self._busy.discard(connection)
-            if known and reusable and not self._aborted:
+            if known and reusable and not self.aborted.is_set():
                 self._idle.setdefault((server, proxy), []).append(connection)
                 return
         connection.close()

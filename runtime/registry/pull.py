@@ -1,0 +1,194 @@
+"""An image from a registry: index, manifest, configuration and layers into the store, and into a driver.
+
+    index -> manifest of the platform -> blobs, three at a time, into <images>/incoming │ publish │ admit (unpack)
+
+A pull that fails or is killed leaves what has come of blobs, and the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from drivers.api import Snapshotter
+from runtime.errors import ImageError, NoSuchImage, RegistryError, UsageError
+from runtime.images import document
+from runtime.images.admit import admit
+from runtime.images.document import Descriptor, Manifest, Platform
+from runtime.images.incoming import Incoming
+from runtime.images.reference import Reference
+from runtime.images.store import ImageStore
+from runtime.registry.access import Access
+from runtime.registry.client import Client, Fetched
+from runtime.registry.progress import Progress, short
+from runtime.registry.workers import together
+
+if TYPE_CHECKING:
+    from runtime.images.image import Image
+
+_NESTED = 2  # indexes in an index
+_FOREIGN = ("nondistributable", "rootfs.foreign")
+
+
+class Pulled(NamedTuple):
+    """`digest` is what the reference names at the registry: an index's, or the manifest's."""
+
+    image: Image
+    digest: str
+    newer: bool
+
+
+def pull(
+    store: ImageStore, access: Access, reference: Reference, driver: Snapshotter, progress: Progress, *,
+    platform: Platform | None = None,
+) -> Pulled:  # fmt: skip
+    """Make the store have what the registry has as `reference`, unpacked in `driver`.
+
+    Raises RegistryError, ImageError, DriverError, OSError; the store has what it had before then, and what has come is
+    kept for another try.
+    """
+    seen: list[str] = []
+
+    def attempt(client: Client) -> Pulled:
+        top = client.manifest(reference.digest or reference.tag)
+        if not seen:
+            seen.append(top.digest)
+            progress.say(f"{reference.tag or reference.digest}: Pulling from {reference.repository}")
+        return _pull(store, client, reference, driver, progress, top, platform)
+
+    try:
+        pulled = access.pulling(reference, attempt, progress.say)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ImageError(f"cannot pull {reference}: no space is left at {store.root}; free some") from error
+        raise
+    finally:
+        progress.close()
+    progress.say(f"Digest: {pulled.digest}")
+    news = "Downloaded newer image for" if pulled.newer else "Image is up to date for"
+    progress.say(f"Status: {news} {reference}")
+    return pulled
+
+
+def pull_all(
+    store: ImageStore, access: Access, reference: Reference, driver: Snapshotter, progress: Progress, *,
+    platform: Platform | None = None,
+) -> list[Pulled]:  # fmt: skip
+    """All tags of `reference`'s repository."""
+    tags = access.pulling(reference, lambda client: client.tags(), progress.say)
+    if not tags:
+        raise RegistryError(f"{reference.name} has no tags")
+    return [
+        pull(store, access, reference._replace(tag=tag, digest=""), driver, progress, platform=platform) for tag in tags
+    ]
+
+
+def parse_platform(text: str) -> Platform:
+    """OS[/ARCHITECTURE[/VARIANT]], as in linux/arm64/v8."""
+    parts = text.lower().split("/")
+    if not all(parts) or not 2 <= len(parts) <= 3:
+        raise UsageError(f"invalid platform {text!r}: write OS/ARCHITECTURE, as in linux/arm64")
+    return Platform(*parts)
+
+
+def _pull(
+    store: ImageStore, client: Client, reference: Reference, driver: Snapshotter, progress: Progress, top: Fetched,
+    platform: Platform | None,
+) -> Pulled:  # fmt: skip
+    chosen = _choose(client, top, platform)
+    try:
+        parsed = document.parse_manifest(chosen.data)
+    except ValueError as error:
+        raise RegistryError(f"the manifest of {reference} {error}") from None
+    for layer in parsed.layers:
+        if any(word in layer.media_type for word in _FOREIGN):
+            raise RegistryError(
+                f"{reference} has a foreign layer (type {layer.media_type}), which is not the registry's to give; such "
+                "images, of Windows mostly, are not for this runtime"
+            )
+    names = [f"{reference.name}@{top.digest}", *([] if reference.digest else [f"{reference.name}:{reference.tag}"])]
+    known = _known(store, parsed, chosen, names)
+    if known is not None:
+        return Pulled(known, top.digest, newer=False)
+    if platform is not None and chosen is top:
+        _check_platform(client, reference, parsed, platform)
+    _fetch(store, client, parsed, progress)
+    index = top.digest if top.digest != chosen.digest else ""
+    image = store.publish(chosen.data, chosen.media_type, names, index=index)
+    admit(store, image, driver)
+    for layer in dict.fromkeys(parsed.layers):
+        progress.state(short(layer.digest), "Pull complete")
+    return Pulled(image, top.digest, newer=True)
+
+
+def _choose(client: Client, top: Fetched, platform: Platform | None) -> Fetched:
+    """The manifest for the platform; RegistryError when there is none."""
+    chosen = top
+    for _ in range(_NESTED + 1):
+        if chosen.media_type not in document.INDEXES:
+            return chosen
+        try:
+            entry = document.choose_platform(
+                document.parse_index(chosen.data), None if platform is None else (platform,)
+            )
+        except ValueError as error:
+            raise RegistryError(f"the index of {client.name} {error}") from None
+        chosen = client.manifest(entry.digest)
+    raise RegistryError(f"the index of {client.name} is nested more than {_NESTED} times")
+
+
+def _known(store: ImageStore, parsed: Manifest, chosen: Fetched, names: Sequence[str]) -> Image | None:
+    """The image when it is all there, under these names: then nothing is to be done."""
+    try:
+        images = [store.get(name) for name in names]
+    except (NoSuchImage, ImageError):
+        return None
+    whole = all(store.has(blob.digest) for blob in (parsed.config, *parsed.layers))
+    return images[0] if whole and all(image.manifest == chosen.digest for image in images) else None
+
+
+def _fetch(store: ImageStore, client: Client, parsed: Manifest, progress: Progress) -> None:
+    layers = list(dict.fromkeys(parsed.layers))
+    for layer in layers:
+        progress.state(short(layer.digest), "Pulling fs layer")
+    # The configuration first: when it cannot be had, the rest need not come.
+    together([functools.partial(_receive, store, client, parsed.config, Progress())], client.abort)
+    together([functools.partial(_receive, store, client, layer, progress) for layer in layers], client.abort)
+
+
+def _receive(store: ImageStore, client: Client, wanted: Descriptor, progress: Progress) -> None:
+    name = short(wanted.digest)
+    with store.receive(wanted.digest, wanted.size) as incoming:
+        if incoming.done:
+            progress.state(name, "Already exists")
+            return
+        _download(client, wanted, incoming, progress)
+    progress.state(name, "Download complete")
+
+
+def _download(client: Client, wanted: Descriptor, incoming: Incoming, progress: Progress) -> None:
+    def arrived(position: int) -> None:
+        progress.moving(short(wanted.digest), "Downloading", position, wanted.size)
+
+    while True:
+        resumed = incoming.position > 0
+        client.blob(wanted, incoming, arrived)
+        try:
+            incoming.finish()
+        except ImageError as error:
+            if not resumed:
+                raise RegistryError(f"{client.endpoint.name} lies, or was tampered with: {error}") from None
+            continue  # the part that was there may be at fault, which is gone now: once more, from the beginning
+        return
+
+
+def _check_platform(client: Client, reference: Reference, parsed: Manifest, platform: Platform) -> None:
+    """An image without an index says its platform in its configuration only."""
+    try:
+        found = document.parse_configuration(client.document(parsed.config)).platform
+    except ValueError as error:
+        raise RegistryError(f"{reference} {error}") from None
+    if found[:2] != platform[:2] or (platform.variant and found.variant not in ("", platform.variant)):
+        raise RegistryError(f"{reference} is an image for {found}, not for {platform}")

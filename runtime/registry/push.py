@@ -1,0 +1,106 @@
+"""An image to a registry: blobs that it lacks, then the manifest, byte for byte as the store has it.
+
+    per blob, three at a time:   there already?  │ in another of the registry's repositories?  mount │ upload
+    manifest                     which makes it an image: the tag changes with this step only
+"""
+
+from __future__ import annotations
+
+import functools
+
+from runtime.errors import ImageError
+from runtime.images import document
+from runtime.images.document import Descriptor, Manifest
+from runtime.images.reference import Reference, parse
+from runtime.images.store import ImageStore
+from runtime.registry.access import Access
+from runtime.registry.client import Client
+from runtime.registry.failures import Answered
+from runtime.registry.progress import Progress, short
+from runtime.registry.upload import mount, upload
+from runtime.registry.workers import together
+
+_UNKNOWN = ("BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN")
+
+
+def push(store: ImageStore, access: Access, reference: Reference, progress: Progress) -> str:
+    """The digest of the manifest that the registry has now as `reference`.
+
+    Raises NoSuchImage, ImageError, RegistryError, OSError; the tag is what it was then.
+    """
+    if reference.digest:
+        raise ImageError(f"cannot push {reference}: a digest is no name to push to; use NAME[:TAG]")
+    image = store.get(str(reference))
+    manifest = store.read(image.manifest)
+    parsed = document.parse_manifest(manifest)
+    sources = _sources(store, reference, parsed)
+    # Diff ids are what docker shows of layers that are pushed; the configuration has no line.
+    shown = dict(zip((blob.digest for blob in parsed.layers), (short(layer) for layer in image.layers), strict=True))
+    own = access.registries.endpoints(reference.registry)[-1]
+    repositories = sorted({source for each in sources.values() for source in each})
+    try:
+        progress.say(f"The push refers to repository [{reference.registry}/{reference.repository}]")
+        with access.client(own, reference, "push", repositories) as client:
+            for name in shown.values():
+                progress.state(name, "Preparing")
+            pusher = _Pusher(store, client, progress, sources, shown)
+            pusher.blobs(parsed, believe=True)
+            try:
+                digest = client.put_manifest(reference.tag, manifest, image.media_type)
+            except Answered as error:
+                if not set(error.codes) & set(_UNKNOWN):
+                    raise
+                # It said that it had a blob, or took one over, and has it not: all of them once more, unasked.
+                pusher.blobs(parsed, believe=False)
+                digest = client.put_manifest(reference.tag, manifest, image.media_type)
+    finally:
+        progress.close()
+    progress.say(f"{reference.tag}: digest: {digest} size: {len(manifest)}")
+    return digest
+
+
+class _Pusher:
+    def __init__(
+        self, store: ImageStore, client: Client, progress: Progress, sources: dict[str, list[str]],
+        shown: dict[str, str],
+    ) -> None:  # fmt: skip
+        self._store, self._client, self._progress, self._sources, self._shown = store, client, progress, sources, shown
+
+    def blobs(self, parsed: Manifest, *, believe: bool) -> None:
+        """All of the image's; without `believe`, whatever the registry says that it has."""
+        jobs = [functools.partial(self._blob, blob, believe) for blob in dict.fromkeys((*parsed.layers, parsed.config))]
+        together(jobs, self._client.abort)
+
+    def _blob(self, blob: Descriptor, believe: bool) -> None:
+        name = self._shown.get(blob.digest)
+        progress = self._progress if name else Progress()
+        name = name or ""
+        if believe:
+            if self._client.has_blob(blob.digest):
+                progress.state(name, "Layer already exists")
+                return
+            for source in self._sources.get(blob.digest, ()):
+                if mount(self._client, blob.digest, source):
+                    progress.state(name, f"Mounted from {source}")
+                    return
+
+        def sent(position: int) -> None:
+            progress.moving(name, "Pushing", position, blob.size)
+
+        upload(self._client, blob, lambda: self._store.open_blob(blob.digest), sent)
+        progress.state(name, "Pushed")
+
+
+def _sources(store: ImageStore, reference: Reference, parsed: Manifest) -> dict[str, list[str]]:
+    """By blob, the other repositories of the same registry that have it, as far as the names of our images tell."""
+    wanted = {blob.digest for blob in (*parsed.layers, parsed.config)}
+    found: dict[str, list[str]] = {}
+    for image in store.list():
+        for name in image.references:
+            other = parse(name)
+            if other.registry != reference.registry or other.repository == reference.repository:
+                continue
+            for digest in wanted & {image.id, *(blob.digest for blob in image.blobs)}:
+                if other.repository not in found.setdefault(digest, []):
+                    found[digest].append(other.repository)
+    return found
