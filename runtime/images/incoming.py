@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from drivers import locks
 from drivers.errors import TimedOut
 from runtime.errors import ImageError
-from runtime.images.blobs import Blobs, hex_of
+from runtime.images.blobs import Blobs, digest_of, hex_of
 
 _WHOLE = ".whole"
 _READ = 1 << 20
@@ -33,10 +33,10 @@ PATIENCE = 1800.0  # seconds: somebody else's layer of a gigabyte over a slow li
 class Incoming:
     """One blob that is being received, by one thread. What is written is on disk in order, from byte 0 on."""
 
-    def __init__(self, path: str, digest: str, size: int, fd: int) -> None:
+    def __init__(self, blobs: Blobs, path: str, digest: str, size: int, fd: int) -> None:
         """`fd`: of the file `path`, locked; -1 when the blob is there already."""
         self.digest, self.size = digest, size
-        self._path, self._fd = path, fd
+        self._blobs, self._path, self._fd = blobs, path, fd
         self._hash = hashlib.sha256()
         self.position = 0
         if self.done:
@@ -94,6 +94,17 @@ class Incoming:
         os.close(self._fd)
         self._fd = -1
 
+    def read(self) -> bytes:
+        """All of a blob that is done, for a small one: a document. ImageError when it is damaged on disk."""
+        try:
+            with open(self._path + _WHOLE, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:  # another process has published it since
+            data = self._blobs.read(self.digest)
+        if digest_of(data) != self.digest:
+            raise ImageError(f"{self.digest[:19]} is damaged on disk; remove its image and get it again")
+        return data
+
     def close(self) -> None:
         if not self.done:
             os.close(self._fd)
@@ -122,13 +133,13 @@ class Arrivals:
     def _open(self, path: str, digest: str, size: int) -> Incoming:
         while True:
             if self._have(digest):
-                return Incoming(path, digest, size, -1)
+                return Incoming(self._blobs, path, digest, size, -1)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 locks.lock(fd, f"the blob {digest[:19]} that is being received", patience=PATIENCE)
                 # It may be whole since we looked, and its file renamed; or it was swept away, and the name is free.
                 if _is_at(fd, path) and not self._have(digest):
-                    return Incoming(path, digest, size, fd)
+                    return Incoming(self._blobs, path, digest, size, fd)
                 if _is_at(fd, path):
                     os.unlink(path)
             except BaseException:
