@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from drivers import trees
 from drivers.api import Kind, Usage
-from drivers.errors import NotFound
+from drivers.errors import NotFound, Unavailable
 from drivers.graph import GraphSnapshotter, Wish
 from drivers.layout import Layout, sync_file_system
 from drivers.metadata import Record, Store
@@ -68,6 +68,11 @@ class DirectorySnapshotter(GraphSnapshotter):
     def _create(self, wish: Wish) -> list[Mount]:
         line = self._parent_line(wish)
         parents = self._layers(line)
+        try:
+            _check_there(parents)
+        except Unavailable:
+            self._check_parent(wish.parent, line)
+            raise
         with self._layout.staging() as staging:
             try:
                 self._begin(staging.path, wish, parents)
@@ -80,14 +85,15 @@ class DirectorySnapshotter(GraphSnapshotter):
         return self._tree(self._layout.join(number), wish.kind, parents, volatile=wish.volatile)
 
     def _check_parent(self, parent: str, line: list[int]) -> None:
-        """Raise NotFound if the reason that a parent's file was missing is that it is being removed."""
+        """Raise NotFound if the reason that something of a parent was missing is that it is being removed."""
         with self._store.read() as transaction:
             if transaction.parent_line(parent) != line:
                 raise NotFound(f"{parent} was removed meanwhile")
 
     def _mounts(self, record: Record, line: Sequence[int]) -> list[Mount]:
-        info = record.info
-        return self._tree(self._layout.join(record.id), info.kind, self._layers(line), volatile=info.volatile)
+        info, parents = record.info, self._layers(line)
+        _check_there([self._layer(record), *parents])
+        return self._tree(self._layout.join(record.id), info.kind, parents, volatile=info.volatile)
 
     def _measure(self, record: Record) -> Usage:
         return disk_usage(self._layer(record))
@@ -120,6 +126,16 @@ class DirectorySnapshotter(GraphSnapshotter):
 
     def _layers(self, line: Sequence[int]) -> list[str]:
         return [self._layout.join(number, "fs") for number in line]
+
+
+def _check_there(layers: Sequence[str]) -> None:
+    """Raise Unavailable if somebody has deleted a layer: a mount would only say that something is missing."""
+    for layer in layers:
+        if not os.path.isdir(layer):
+            raise Unavailable(
+                f"a layer is damaged: {layer} is missing; remove the images and containers that stand on it, "
+                "and get them again"
+            )
 
 
 def begin_layer(path: str, parents: Sequence[str], is_private: Callable[[bytes], bool]) -> None:

@@ -1,0 +1,42 @@
+"""A root that somebody has damaged: a sentence says what is missing, and removing what stands on it still works."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from drivers.directories import DirectorySnapshotter
+from drivers.errors import Unavailable
+from drivers.registry import open_driver, probe
+
+NAMES = ("fuse-aufs", "overlay2", "vfs")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_layer_whose_directory_is_missing(name: str, depth: int, tmp_path: Path) -> None:
+    found = probe(name, str(tmp_path))
+    if not found.works:
+        pytest.skip(f"{name}: {found.reason}")
+    driver = open_driver(name, str(tmp_path / "root"))
+    assert isinstance(driver, DirectorySnapshotter)
+    parent = ""
+    for layer in ("bottom", "top"):
+        driver.prepare("key", parent)
+        driver.commit(layer, "key")
+        parent = layer
+    driver.prepare("before", "top")
+    with driver._store.read() as transaction:
+        number = transaction.get(("bottom", "top")[depth]).id
+    shutil.rmtree(tmp_path / "root" / "snapshots" / str(number))
+    asked = (lambda: driver.prepare("after", "top"), lambda: driver.view("look", "top"), lambda: driver.mounts("before"))
+    for ask in asked:
+        with pytest.raises(Unavailable, match=rf"a layer is damaged: .*snapshots/{number}/fs is missing"):
+            ask()
+    for key in ("before", "top", "bottom"):
+        driver.remove(key)
+    driver.cleanup()
+    driver.check_invariants()
+    driver.close()
