@@ -1,4 +1,4 @@
-"""A virtual machine with a Debian kernel, for what this machine's may lack: device-mapper, zfs, cgroups of version 2 alone.
+"""A virtual machine with a Debian kernel, for what this machine's may lack: device-mapper, zfs, cgroup v2 alone.
 
     python -m tests.vm [--zfs] [--timeout SECONDS] [--memory MIB] -- COMMAND…
 

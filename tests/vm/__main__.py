@@ -18,10 +18,8 @@ def main() -> int:
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="run as root in the repository's directory")
     options = parser.parse_args()
     try:
-        layers: list[str] = []
-        modules: list[str] = []
         return guest.run(
-            options.command, _write, layers=layers, modules=modules, timeout=options.timeout, memory=options.memory
+            options.command, _write, with_zfs=options.zfs, timeout=options.timeout, memory=options.memory
         )
     except guest.TimedOut as error:
         print(error, file=sys.stderr)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 
+from tests.vm import zfs
 from tests.vm.kernel import Kernel, kernel
 from tests.vm.packages import Unavailable
 
@@ -36,16 +37,14 @@ def run(
     command: Sequence[str],
     write: Callable[[bytes], object],
     *,
-    layers: Sequence[str] = (),
-    modules: Sequence[str] = (),
+    with_zfs: bool = False,
     timeout: float = 600.0,
     memory: int = 3072,
 ) -> int:
     """Run `command` in a guest as root, in the repository's directory, and give its exit status.
 
-    What it writes goes to `write`, as it comes. `layers` are directories whose content goes over the guest's root
-    directory, the topmost first, and `modules` are loaded before the command runs. `timeout` is in seconds, boot
-    included; `memory` in MiB.
+    What it writes goes to `write`, as it comes. `timeout` is in seconds, boot included; `memory` in MiB. zfs is built
+    when it never was, which the timeout does not count.
 
     Raises Unavailable when there is no guest to be had, TimedOut, and GuestFailed when the guest died.
     """
@@ -55,13 +54,14 @@ def run(
     if not qemu:
         raise Unavailable("qemu-system-x86_64 is not installed: apt-get install qemu-system-x86")
     booted = kernel()
+    layers = [zfs.layer(booted)] if with_zfs else []
     with tempfile.TemporaryDirectory(prefix="guest-") as directory:
         shares = {"run": directory, "host": "/"}
         shares |= {f"layer{number}": layer for number, layer in enumerate([*layers, booted.path("root")])}
         for name in ("init.sh", "start.sh"):
             shutil.copy(os.path.join(_HERE, name), directory)
         _write(directory, "layers", " ".join(tag for tag in shares if tag.startswith("layer")))
-        _write(directory, "modules", " ".join(modules))
+        _write(directory, "modules", "zfs" if with_zfs else "")
         _write(directory, "repository", REPOSITORY)
         _write(directory, "command", f"exec {shlex.join(command)}\n")
         return _boot([qemu, *_machine(booted, shares, memory)], directory, write, timeout)
