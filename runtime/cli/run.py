@@ -24,6 +24,7 @@ OPTIONS = (
     Option("name", value="NAME", help="its name (default one made up)"),
     Option("network", value="NAME", help="bridge, none or host (default bridge)"),
     Option("pids-limit", value="NUMBER", help="how many processes it may have, -1 for no limit"),
+    Option("pull", value="WHEN", help="get the image from its registry: missing, always or never (default missing)"),
     Option("rm", help="remove it when it ends"),
     Option("storage-opt", value="size=SIZE", help="how much it may write, as in size=10g, where the driver can tell"),
     Option("tty", "t", help="give it a terminal"),
@@ -64,6 +65,9 @@ def read(given: Given) -> RunOptions:
     image, *command = given.arguments
     if not image:
         raise UsageError("the name of the image is empty")
+    pull = given.value("pull", "missing")
+    if pull not in ("missing", "always", "never"):
+        raise UsageError(f"invalid --pull {pull!r}: write missing, always or never")
     name, hostname, workdir = given.value("name"), given.value("hostname"), given.value("workdir")
     return RunOptions(
         image=image,
@@ -78,6 +82,7 @@ def read(given: Given) -> RunOptions:
         cpu_quota=options.cpus(given.value("cpus", "0")),
         pids=options.pids_limit(given.value("pids-limit", "0")),
         network=given.value("network", "bridge"),
+        pull=pull,
         remove=given.flag("rm"),
         terminal=given.flag("tty"),
         stdin=given.flag("interactive"),

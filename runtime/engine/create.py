@@ -12,8 +12,11 @@ from runtime.engine import names, release, spec
 from runtime.engine.containers import Config, Container, ContainerStore
 from runtime.engine.network import open_network
 from runtime.engine.options import RunOptions
+from runtime.engine.paths import Paths
 from runtime.engine.state import Status, save
 from runtime.engine.storage import Storage
+from runtime.errors import NoSuchImage
+from runtime.images.image import Image
 from runtime.images.store import ImageStore
 from runtime.images.unpack import unpack
 from runtime.oci.spec import parse
@@ -32,7 +35,7 @@ def create(store: ContainerStore, storage: Storage, options: RunOptions) -> Crea
     """
     paths = store.paths
     images = ImageStore(paths.images)
-    image = images.get(options.image)
+    image = _image(images, storage, paths, options)
     open_network(options.network, f"{paths.root}/network")
     driver = storage.open(paths)
     try:
@@ -49,6 +52,22 @@ def create(store: ContainerStore, storage: Storage, options: RunOptions) -> Crea
     finally:
         driver.close()
     return Created(container, lock, mounts)
+
+
+def _image(images: ImageStore, storage: Storage, paths: Paths, options: RunOptions) -> Image:
+    """The image, pulled first where it is missing, or `--pull` says so."""
+    missing: NoSuchImage | None = None
+    if options.pull != "always":
+        try:
+            return images.get(options.image)
+        except NoSuchImage as error:
+            if options.pull == "never":
+                raise
+            missing = error
+
+    from runtime.registry.obtain import obtain  # only here: a registry is not what most runs need
+
+    return obtain(images, options.image, lambda: storage.open(paths), missing=missing)
 
 
 def configure(

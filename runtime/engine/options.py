@@ -45,6 +45,7 @@ class RunOptions(NamedTuple):
     terminal: bool = False
     stdin: bool = False
     quota: int = 0  # bytes that it may write; 0 for no limit
+    pull: str = "missing"  # or "always", "never": when the image is got from its registry
 
 
 def size(text: str) -> int:

@@ -8,6 +8,8 @@ import threading
 import time
 from typing import TextIO
 
+from runtime.images.reference import Reference
+
 _INTERVAL = 0.1  # seconds between two redrawings at least
 _BAR = 50
 
@@ -94,6 +96,12 @@ def progress(stream: TextIO, *, quiet: bool = False) -> Progress:
     if quiet:
         return Progress()
     return Screen(stream) if stream.isatty() else Lines(stream)
+
+
+def full(reference: Reference) -> str:
+    """docker's whole form: "docker.io/library/busybox:latest"."""
+    rest = f":{reference.tag}" * bool(reference.tag) + f"@{reference.digest}" * bool(reference.digest)
+    return f"{reference.registry}/{reference.repository}{rest}"
 
 
 def short(digest: str) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from drivers.api import Snapshotter
 from runtime.errors import ImageError, NoSuchImage, RegistryError, UsageError
 from runtime.images import document
 from runtime.images.admit import admit
 from runtime.images.document import Descriptor, Manifest, Platform
+from runtime.images.image import Image
 from runtime.images.incoming import Incoming
 from runtime.images.reference import Reference
 from runtime.images.store import ImageStore
@@ -24,9 +25,6 @@ from runtime.registry.access import Access
 from runtime.registry.client import Client, Fetched
 from runtime.registry.progress import Progress, short
 from runtime.registry.workers import together
-
-if TYPE_CHECKING:
-    from runtime.images.image import Image
 
 _NESTED = 2  # indexes in an index
 _FOREIGN = ("nondistributable", "rootfs.foreign")
