@@ -27,6 +27,7 @@ _MODULES = {
     "fuse-aufs": "drivers.fuse_aufs",
     "overlay2": "drivers.overlay2",
     "vfs": "drivers.vfs",
+    "btrfs": "drivers.btrfs",
 }
 NAMES = tuple(_MODULES)
 

@@ -15,7 +15,7 @@ from tests.drivers.children import in_child
 
 
 def test_the_names() -> None:
-    assert NAMES == ("fuse-aufs", "overlay2", "vfs")
+    assert NAMES == ("fuse-aufs", "overlay2", "vfs", "btrfs")
 
 
 @pytest.mark.needs("overlay", "fuse")

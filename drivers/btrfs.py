@@ -1,0 +1,241 @@
+"""The driver `btrfs`: every snapshot is a subvolume, and a child begins as a snapshot of its parent's.
+
+    <id>/fs         the subvolume with the whole tree; a view has an empty directory, and its parent's tree is mounted
+    <id>/settled    while a commit puts a plain tree in the place of one with subvolumes in it
+
+On a root that is on btrfs it uses that; elsewhere a file with a btrfs in it (drivers.btrfs_image).
+
+A snapshot costs nothing until something in it is changed, and the number of layers below it nothing at all. usage() is
+what it has changed against its parent, read from the changed leaves of its tree: inodes made or changed, its root
+always among them, and bytes of the extents written. Blocks that it has only ceased to refer to are not taken off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from drivers import btrfs_image, qgroups, subvolumes, trees
+from drivers.api import Kind, Probe, Usage
+from drivers.copytree import copy_tree
+from drivers.directories import DirectorySnapshotter, bind
+from drivers.errors import DriverError, Unavailable
+from drivers.graph import Wish
+from drivers.metadata import Record
+from drivers.mounts import Mount
+from drivers.sizes import parse_size
+from drivers.trees import DIRECTORY
+from unionfs.linux import consts, mounts
+from unionfs.linux.files import fd_path, renameat2
+
+LOOPSIZE = "btrfs.loopsize"
+OPTIONS = {
+    LOOPSIZE: "the size of the file with the file system, where the root is not on btrfs; a larger one than it has "
+    "grows it (100G, or what room there is)"
+}
+
+_LAYER, _SETTLED = "fs", "settled"
+
+
+class Driver(DirectorySnapshotter):
+    NAME = "btrfs"
+
+    def __init__(self, root: str, options: Mapping[str, str]) -> None:
+        self._image = _image(root, options)
+        try:
+            super().__init__(root, options, delete=self._delete)
+        except BaseException:
+            if self._image:
+                self._image.close(lambda: True)
+            raise
+
+    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
+        fd = os.open(directory, DIRECTORY)
+        try:
+            if wish.kind is Kind.VIEW:
+                os.mkdir(_LAYER, dir_fd=fd)
+                os.chmod(_LAYER, 0o755, dir_fd=fd)
+            elif parents:
+                parent_fd = os.open(parents[0], DIRECTORY)
+                try:
+                    subvolumes.set_read_only(parent_fd, True)  # who committed it may have been killed before that
+                    subvolumes.snapshot(parent_fd, fd, _LAYER)
+                finally:
+                    os.close(parent_fd)
+            else:
+                subvolumes.create(fd, _LAYER)
+                os.chmod(_LAYER, 0o755, dir_fd=fd)  # whatever the umask is
+            if wish.quota:
+                self._limit(fd, wish.quota)
+            subvolumes.sync(fd)
+        finally:
+            os.close(fd)
+
+    def _tree(self, directory: str, kind: Kind, parents: Sequence[str], *, volatile: bool) -> list[Mount]:
+        if kind is Kind.VIEW and parents:
+            return bind(parents[0], kind)
+        return bind(os.path.join(directory, _LAYER), kind)
+
+    def _check_quota(self, quota: int) -> None:
+        """Every btrfs has quotas."""
+
+    def _limit(self, directory_fd: int, quota: int) -> None:
+        layer_fd = os.open(_LAYER, DIRECTORY, dir_fd=directory_fd)
+        try:
+            qgroups.limit(layer_fd, subvolumes.number(layer_fd), quota, is_ours=self._image is not None)
+        finally:
+            os.close(layer_fd)
+
+    def _measure(self, record: Record) -> Usage:
+        with self._store.read() as transaction:
+            parents = self._layers(transaction.ancestors(record))
+        layer = self._layer(record)
+        fd = os.open(layer, DIRECTORY)
+        try:
+            if not subvolumes.is_root(fd):
+                return trees.disk_usage(layer)
+            since = 0
+            if parents:
+                # Whatever is newer than the parent's last change is the child's.
+                parent_fd = os.open(parents[0], DIRECTORY)
+                try:
+                    since = subvolumes.last_change(parent_fd)
+                finally:
+                    os.close(parent_fd)
+            subvolumes.sync(fd)
+            return subvolumes.measure(fd, since)
+        finally:
+            os.close(fd)
+
+    def _settle(self, record: Record) -> None:
+        """Put a plain tree in the place of one with subvolumes in it: a snapshot of it would have empty directories.
+
+        Made beside it and exchanged with it in one step. Data is shared by reflink.
+        """
+        directory_fd = os.open(self._layout.join(record.id), DIRECTORY)
+        try:
+            layer_fd = os.open(_LAYER, DIRECTORY, dir_fd=directory_fd)
+            try:
+                nested = subvolumes.children(layer_fd, subvolumes.number(layer_fd))
+                if not nested:
+                    return
+                self._destroy(directory_fd, _SETTLED)  # of somebody who was killed in here
+                subvolumes.snapshot(layer_fd, directory_fd, _SETTLED)
+                settled_fd = os.open(_SETTLED, DIRECTORY, dir_fd=directory_fd)
+                try:
+                    for reference in nested:
+                        _make_plain(layer_fd, settled_fd, reference)
+                finally:
+                    os.close(settled_fd)
+            finally:
+                os.close(layer_fd)
+            subvolumes.sync(directory_fd)
+            renameat2(directory_fd, _SETTLED.encode(), directory_fd, _LAYER.encode(), consts.RENAME_EXCHANGE)
+            if record.info.quota:
+                self._limit(directory_fd, record.info.quota)  # it stays active if the commit fails
+            self._destroy(directory_fd, _SETTLED)
+        finally:
+            os.close(directory_fd)
+
+    def _committed(self, record: Record) -> None:
+        fd = os.open(self._layer(record), DIRECTORY)
+        try:
+            subvolumes.set_read_only(fd, True)
+        finally:
+            os.close(fd)
+
+    def _delete(self, parent_fd: int, name: str) -> None:
+        """A snapshot's directory with its subvolumes, and theirs."""
+        fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
+        try:
+            for subvolume in (_LAYER, _SETTLED):
+                self._destroy(fd, subvolume)
+        finally:
+            os.close(fd)
+        trees.delete(parent_fd, name)
+
+    def _destroy(self, directory_fd: int, name: str) -> None:
+        try:
+            found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if found.st_ino == subvolumes.FIRST_FREE:
+            destroyed = subvolumes.destroy(directory_fd, name)
+            qgroups.forget(directory_fd, destroyed, is_ours=self._image is not None)
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        if self._image:
+            qgroups.sweep(self._layout.fd)
+
+    def close(self) -> None:
+        if self._image:
+            self._image.close(self._let_go)
+        else:
+            super().close()
+
+    def _let_go(self) -> bool:
+        """Close all but the image; whether no mounts that we have given are still good."""
+        try:
+            with self._store.read() as transaction:
+                idle = not transaction.execute("SELECT 1 FROM snapshots WHERE kind != 'committed' LIMIT 1")
+        except DriverError:
+            idle = False  # closed already, or by a process that opened it before fork()
+        super().close()
+        return idle
+
+
+def _make_plain(layer_fd: int, settled_fd: int, reference: subvolumes.Reference) -> None:
+    """Copy a subvolume in the layer to the same place in its snapshot, where an empty directory is."""
+    source_directory = subvolumes.open_directory(layer_fd, subvolumes.number(layer_fd), reference.directory)
+    # A snapshot's inodes have the numbers that they have in what it was made of.
+    target_directory = subvolumes.open_directory(settled_fd, subvolumes.number(settled_fd), reference.directory)
+    try:
+        before = os.fstat(target_directory)
+        os.rmdir(reference.name, dir_fd=target_directory)
+        source, target = fd_path(source_directory, reference.name), fd_path(target_directory, reference.name)
+        copy_tree(os.fsdecode(source), os.fsdecode(target))
+        os.utime(target_directory, ns=(before.st_atime_ns, before.st_mtime_ns))
+    finally:
+        os.close(source_directory)
+        os.close(target_directory)
+
+
+def _image(root: str, options: Mapping[str, str]) -> btrfs_image.Image | None:
+    """The image that the root needs; None if it is on btrfs itself."""
+    size = parse_size(options[LOOPSIZE], LOOPSIZE) if LOOPSIZE in options else 0
+    os.makedirs(root, 0o700, exist_ok=True)
+    if os.path.lexists(os.path.join(root, "btrfs.img")) or not _is_on_btrfs(root):
+        return btrfs_image.Image(root, size)
+    if LOOPSIZE in options:
+        raise Unavailable(f"{LOOPSIZE} is for a root that is not on btrfs, and {root} is: leave it out")
+    return None
+
+
+def _is_on_btrfs(path: str) -> bool:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return subvolumes.is_btrfs(fd)
+    finally:
+        os.close(fd)
+
+
+def probe(directory: str, options: Mapping[str, str]) -> Probe:
+    """Make a subvolume there, or see whether a file could be mounted."""
+    if _is_on_btrfs(directory):
+        fd = os.open(directory, DIRECTORY)
+        try:
+            subvolumes.create(fd, "subvolume")
+            subvolumes.destroy(fd, "subvolume")
+        finally:
+            os.close(fd)
+        return Probe(True, "subvolumes and snapshots")
+    try:
+        os.close(mounts.fsopen("btrfs"))
+    except OSError:
+        return Probe(False, "this kernel has no btrfs: modprobe btrfs")
+    if not os.path.exists("/dev/loop-control") and not os.path.isdir("/sys/module/loop"):
+        return Probe(False, "there are no loop devices here: modprobe loop")
+    if btrfs_image.mkfs() is None:
+        return Probe(False, btrfs_image.NO_MKFS)
+    return Probe(True, "subvolumes and snapshots in a file that is mounted by a loop device")
