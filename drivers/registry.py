@@ -28,6 +28,7 @@ _MODULES = {
     "overlay2": "drivers.overlay2",
     "vfs": "drivers.vfs",
     "btrfs": "drivers.btrfs",
+    "devicemapper": "drivers.devicemapper",
 }
 NAMES = tuple(_MODULES)
 

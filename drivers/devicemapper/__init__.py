@@ -1,0 +1,38 @@
+"""The driver `devicemapper`: a thin device with a file system per layer, in one thin pool.
+
+    committed A ── thin 2 ◀─ create_snap ── thin 5 ── active B          Mount("ext4", "/dev/dm-7", …)
+         ▲
+    create_snap
+         │
+       base ──── thin 1: an empty file system, which every layer without a parent begins as
+
+Modules, from the kernel up; each imports only those above it:
+
+    ioctl       the dm ioctls
+    status      what the kernel says of pools and thin devices, parsed
+    nodes       /dev/dm-N where no devtmpfs makes it
+    options     --storage-opt dm.…
+    superblock  what ext4 and XFS say of themselves on the device, unmounted
+    filesystem  making, settling and growing them
+    backing     what a pool lies on: loop files, given block devices, a given pool
+    pool        the pool: activating, checking, growing, what is wrong with it in a sentence
+    thins       thin devices: messages to the pool, activating and deactivating
+    records     the driver's tables, beside the layer graph in the same sqlite file
+    journal     a change as intent row, dm message, transaction id, row; and how it is taken back
+    driver      the Snapshotter
+
+What is true where
+==================
+
+The graph and what every thin number is for are in the store; that a device is active, the kernel alone says, so there
+is no state of it to get out of step. A view is no device: it is its parent's, active read-only. The store and the
+pool count the same transactions, so a store that was restored from an old copy is found out instead of believed.
+
+One lock (`lock` in the root, drivers.locks) is held for everything that changes the pool or its devices, and is taken
+before any transaction of the store. Who finds a change unfinished while holding it knows that its owner has died.
+"""
+
+from drivers.devicemapper.driver import Driver, probe
+from drivers.devicemapper.options import OPTIONS
+
+__all__ = ["OPTIONS", "Driver", "probe"]
