@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from drivers import trees
-from drivers.api import Kind, Probe
+from drivers.api import Differences, Kind, Probe
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
 from drivers.errors import InUse
 from drivers.graph import Wish
@@ -44,6 +44,16 @@ class Driver(DirectorySnapshotter):
         if kind is Kind.ACTIVE:
             return [union([(layer, "rw"), *((path, "rr") for path in parents)], volatile=volatile)]
         return bind(parents[0], kind) if len(parents) == 1 else [union([(path, "rr") for path in parents])]
+
+    def differences(self, key: str) -> Differences | None:
+        """The layer, unless it has pseudo-links: a name that only the key serves is changed and has no entry there."""
+        with self._store.read() as transaction:
+            record = transaction.get(key)
+        layer = self._layer(record)
+        links = os.path.join(layer, os.fsdecode(whiteout.PSEUDO_LINKS))
+        if record.info.kind is Kind.VIEW or (os.path.isdir(links) and os.listdir(links)):
+            return None
+        return Differences(layer, "aufs")
 
     def _check_idle(self, record: Record) -> None:
         """A union locks its writable branch for as long as its server lives (union/branch)."""

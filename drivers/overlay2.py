@@ -7,6 +7,9 @@ See Documentation/filesystems/overlayfs.rst. Layers are native differences: with
 outside of a layer or point from one to another (index, redirect_dir, metacopy), a layer is exactly what was changed,
 and can be stacked on by any mount. The price is EXDEV for the rename of a directory that has a lower part, and hard
 links that a copy-up breaks.
+
+In a user namespace, where "trusted." attributes cannot be set, layers have user.overlay.opaque instead (`userxattr`,
+Linux 5.11); such a root is of use in user namespaces only.
 """
 
 from __future__ import annotations
@@ -15,12 +18,16 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from functools import cache
 
-from drivers.api import Kind, Probe
+from drivers import overlay_mount
+from drivers.api import Differences, Kind, Probe
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.errors import NotSupported
 from drivers.graph import Wish
 from drivers.layout import sync_directory
-from drivers.mounts import Mount, layers_by_append, overlay_tree
+from drivers.metadata import Record
+from drivers.mounts import Mount
 from unionfs.linux.files import fd_path
 
 # Said and not left to the kernel's configuration. "nofollow" is "off", and also does not follow redirects that a
@@ -37,6 +44,11 @@ class Driver(DirectorySnapshotter):
     NAME = "overlay2"
 
     def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
+        if len(parents) > overlay_mount.MAX_LAYERS:
+            raise NotSupported(
+                f"{wish.parent} has {len(parents)} layers and overlayfs takes {overlay_mount.MAX_LAYERS}: "
+                "squash the image, or choose another storage driver"
+            )
         layer, work = os.path.join(directory, "fs"), os.path.join(directory, "work")
         begin_layer(layer, parents if wish.kind is Kind.ACTIVE else (), _is_private)
         sync_directory(layer)
@@ -52,6 +64,17 @@ class Driver(DirectorySnapshotter):
             return [overlay(parents, layer, os.path.join(directory, "work"), volatile=volatile)]
         return bind(parents[0], kind) if len(parents) == 1 else [overlay(parents)]
 
+    def _settle(self, record: Record) -> None:
+        if record.info.volatile:
+            overlay_mount.check_volatile(self._layout.join(record.id, "work"))
+
+    def differences(self, key: str) -> Differences | None:
+        """The layer, whole because of FEATURES: with a redirect or metacopy, which archives must not bring either
+        (drivers.archive.policy), an entry would say too little of itself."""
+        with self._store.read() as transaction:
+            record = transaction.get(key)
+        return None if record.info.kind is Kind.VIEW else Differences(self._layer(record), "overlay")
+
 
 def overlay(lower: Sequence[str], upper: str = "", work: str = "", *, volatile: bool = False) -> Mount:
     """The Mount of an overlay; `lower` top first. Without `upper` it is read-only, and needs two of them."""
@@ -59,7 +82,18 @@ def overlay(lower: Sequence[str], upper: str = "", work: str = "", *, volatile: 
     top: tuple[str, ...] = (f"upperdir={upper}", f"workdir={work}") if upper else ("ro",)
     if volatile:
         top += ("volatile",)
-    return Mount("overlay", "overlay", (*layers, *top, *FEATURES))
+    return Mount("overlay", "overlay", (*layers, *top, *_features()))
+
+
+@cache
+def _features() -> tuple[str, ...]:
+    return (*FEATURES, "userxattr") if _in_user_namespace() else FEATURES
+
+
+def _in_user_namespace() -> bool:
+    """Whether user ids are mapped; the first namespace maps all of them to themselves (user_namespaces(7))."""
+    with open("/proc/self/uid_map", encoding="ascii") as lines:
+        return lines.read().split() != ["0", "0", "4294967295"]
 
 
 def _is_private(attribute: bytes) -> bool:
@@ -69,27 +103,74 @@ def _is_private(attribute: bytes) -> bool:
 def probe(directory: str, options: Mapping[str, str]) -> Probe:
     """Mount an overlay in `directory`, detached from any tree, and see whether its differences are native ones."""
     lower, upper, work = (os.path.join(directory, name) for name in ("lower", "upper", "work"))
-    for path in (lower, upper, work, f"{lower}/directory", f"{lower}/gone"):
+    for path in (lower, upper, work, f"{lower}/again", f"{lower}/gone", f"{lower}/moved"):
         os.mkdir(path)
-    key = "lowerdir+" if layers_by_append() else "lowerdir"
-    mount = Mount("overlay", "overlay", (f"{key}={lower}", f"upperdir={upper}", f"workdir={work}", *FEATURES))
+    with open(f"{lower}/file", "wb") as file:
+        file.write(bytes(1 << 16))
+    if not _gives_types(directory):
+        return Probe(
+            False,
+            "directories do not tell the types of their entries (d_type), which overlayfs needs: make the file system "
+            "anew, xfs with -n ftype=1, ext4 with -O filetype",
+        )
+    key = "lowerdir+" if overlay_mount.takes_layers() else "lowerdir"
     try:
-        tree = overlay_tree(mount)
+        tree = overlay_mount.overlay_tree(
+            "overlay", (f"{key}={lower}", f"upperdir={upper}", f"workdir={work}", *_features())
+        )
     except OSError as error:
         if error.errno == errno.ENODEV:
             return Probe(False, "this kernel has no overlayfs: modprobe overlay")
         return Probe(False, f"the kernel mounts no overlay here: {error.strerror}")
     try:
-        os.rmdir(fd_path(tree, b"gone"))
-        os.rmdir(fd_path(tree, b"directory"))
-        os.mkdir(fd_path(tree, b"directory"))
-        gone = os.stat(f"{upper}/gone", follow_symlinks=False)
-        is_native = stat.S_ISCHR(gone.st_mode) and gone.st_rdev == 0
-        is_native &= os.getxattr(f"{upper}/directory", "trusted.overlay.opaque") == b"y"
+        fault = _try_changes(tree, upper, work)
     except OSError as error:
         return Probe(False, f"overlayfs cannot keep its differences here: {error.strerror}")
     finally:
         os.close(tree)
-    if not is_native:
-        return Probe(False, "overlayfs keeps its differences in a form that we do not know")
-    return Probe(True, "native differences" if layers_by_append() else "native differences; up to about 200 layers")
+    if fault:
+        return Probe(False, f"layers would not be differences: {fault}")
+    if overlay_mount.takes_layers():
+        how = "by descriptor" if overlay_mount.takes_descriptors() else "by name"
+        many = f"up to {overlay_mount.MAX_LAYERS} layers, {how}"
+    else:
+        many = "up to about 220 layers, all that fit into the options of Linux before 6.8"
+    attributes = "; user.overlay attributes (userxattr)" if "userxattr" in _features() else ""
+    return Probe(True, f"native differences (d_type; index, redirect_dir and metacopy off){attributes}; {many}")
+
+
+def _try_changes(tree: int, upper: str, work: str) -> str:
+    """Change each thing in the overlay `tree`; what of it is not a plain difference in `upper`, or ""."""
+    prefix = "user.overlay." if "userxattr" in _features() else "trusted.overlay."
+    os.rmdir(fd_path(tree, b"gone"))
+    gone = os.stat(f"{upper}/gone", follow_symlinks=False)
+    if not (stat.S_ISCHR(gone.st_mode) and gone.st_rdev == 0):
+        return "what is deleted is written down in a form that we do not know"
+    os.rmdir(fd_path(tree, b"again"))
+    os.mkdir(fd_path(tree, b"again"))
+    if os.getxattr(f"{upper}/again", f"{prefix}opaque") != b"y":
+        return "a replaced directory is written down in a form that we do not know"
+    os.chmod(fd_path(tree, b"file"), 0o600)
+    if f"{prefix}metacopy" in os.listxattr(f"{upper}/file") or os.stat(f"{upper}/file").st_blocks == 0:
+        return "metacopy is on, whatever it is told"
+    try:
+        os.rename(fd_path(tree, b"moved"), fd_path(tree, b"elsewhere"))
+        return "redirect_dir is on, whatever it is told"
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    if "index" in os.listdir(work):
+        return "index is on, whatever it is told"
+    return ""
+
+
+def _gives_types(directory: str) -> bool:
+    """Whether reading a directory gives the types of its entries.
+
+    An entry whose type was read keeps it; one whose type is unknown is looked up, and this one is gone by then.
+    """
+    os.mkdir(f"{directory}/typed")
+    with os.scandir(directory) as entries:
+        typed = next(entry for entry in entries if entry.name == "typed")
+    os.rmdir(typed.path)
+    return typed.is_dir(follow_symlinks=False)

@@ -34,11 +34,12 @@ containerd, core/snapshots/testsuite
 """
 
 from tests.contracts.snapshotter.content import Content
+from tests.contracts.snapshotter.differ import Differ
 from tests.contracts.snapshotter.graph import Graph
 from tests.contracts.snapshotter.sharing import Sharing
 from tests.contracts.snapshotter.stability import Stability
 from tests.contracts.snapshotter.wishes import Wishes
 
 
-class SnapshotterContract(Graph, Content, Stability, Sharing, Wishes):
+class SnapshotterContract(Graph, Content, Stability, Sharing, Wishes, Differ):
     """Everything; see Words for what a driver's class can say of itself."""

@@ -1,0 +1,80 @@
+"""What a snapshot changed against its parent: told, written as a layer's archive, and applied to another.
+
+    change     Change, what is told; Found, what the walk gives
+    forms      plain trees, and the two forms in which drivers keep differences
+    compare    whether an entry has changed
+    walk       two trees side by side
+    layer      what the walk finds, as an archive
+    snapshots  the trees of a driver's snapshots, opened
+
+Works over any driver's snapshots, mounted or not. Differences that a driver keeps by themselves and a comparison of two
+trees go through the same walk, and come to the same archive, byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from drivers.api import Snapshotter
+from drivers.archive.extract import Extracted, extract
+from drivers.archive.limits import DEFAULT, Limits
+from drivers.archive.reader import Source
+from drivers.diff import layer, snapshots
+from drivers.diff.change import Change
+from drivers.diff.walk import differences
+from drivers.mounts import mounted
+from drivers.trees import DIRECTORY
+
+__all__ = ["Change", "apply", "changes", "diff_size", "write_diff", "write_tree"]
+
+
+def changes(driver: Snapshotter, key: str) -> list[Change]:
+    """What `docker diff` would tell of the snapshot `key`, of any kind: sorted by path, the root left out.
+
+    Raises NotFound, other DriverErrors, OSError.
+    """
+    with snapshots.compared(driver, key) as trees:
+        return sorted(
+            (
+                Change(found.kind, b"/" + found.path)
+                for found in differences(trees.new, trees.old, trees.form)
+                if found.kind != "=" and found.path
+            ),
+            key=lambda change: change.path,
+        )
+
+
+def write_diff(driver: Snapshotter, key: str, write: Callable[[bytes], object]) -> int:
+    """Give `write` the uncompressed archive of the layer that makes the parent's tree that of `key`; its bytes.
+
+    The same tree on the same parent gives the same bytes, on any driver. Memory does not grow with the files.
+    Raises NotFound, other DriverErrors, OSError, ArchiveError for a path that no archive can have.
+    """
+    with snapshots.compared(driver, key) as trees:
+        return layer.write(differences(trees.new, trees.old, trees.form), write)
+
+
+def write_tree(root_fd: int, write: Callable[[bytes], object]) -> int:
+    """Give `write` the archive of all that is below the directory `root_fd`, mounts not crossed; its bytes."""
+    return layer.write(differences(root_fd, None), write)
+
+
+def apply(driver: Snapshotter, key: str, stream: Source, *, limits: Limits = DEFAULT) -> Extracted:
+    """Apply the uncompressed archive of a layer to the active snapshot `key`, which is not mounted.
+
+    What was applied stays when it fails: the caller then removes the snapshot. Raises ArchiveError, DriverError.
+    """
+    with mounted(driver.mounts(key)) as path:
+        root_fd = os.open(path, DIRECTORY)
+        try:
+            return extract(stream, root_fd, limits=limits)
+        finally:
+            os.close(root_fd)
+
+
+def diff_size(driver: Snapshotter, key: str) -> int:
+    """The bytes of the files that write_diff() would write, each once: what apply() gives as the size."""
+    with snapshots.compared(driver, key) as trees:
+        found = differences(trees.new, trees.old, trees.form)
+        return sum(entry.size for entry, _ in layer.members(found))

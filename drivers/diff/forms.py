@@ -1,0 +1,67 @@
+"""How a directory says what is not in it.
+
+    PLAIN      a tree as it is mounted: what is not listed is not there
+    "aufs"     a directory of differences of fuse-aufs: whiteouts and opaque markers (unionfs.union.whiteout)
+    "overlay"  one of overlay2: character devices 0:0 and trusted.overlay.opaque
+
+In each form `.wh.` names and devices 0:0 are no entries: in a layer's archive they could only be read as whiteouts. A
+plain tree has them when a container made them on a driver that does not refuse it; they are left out, as sockets are.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import NamedTuple
+
+from drivers.trees import entries
+from unionfs.union import whiteout
+
+PLAIN = ""
+
+
+class Listing(NamedTuple):
+    """The entries of a directory by name, and what it hides of the directory below: names, or all of them.
+
+    `sockets` are among the names.
+    """
+
+    names: set[bytes]
+    sockets: set[bytes]
+    hidden: set[bytes]
+    opaque: bool
+
+
+def read(fd: int, form: str) -> Listing:
+    """The directory `fd`, which stands in a tree of the form `form`."""
+    names, sockets, hidden = set(), set(), set()
+    marked = False
+    for entry in entries(fd):
+        name = entry.name
+        if whiteout.is_reserved(name):
+            marked |= name == whiteout.OPAQUE
+            if form == "aufs":
+                hidden.add(name.removeprefix(whiteout.PREFIX))  # of the union's own names this leaves .wh. ones
+            continue
+        kind, device = _special(entry)
+        if (kind, device) == (stat.S_IFCHR, 0):
+            hidden.add(name)
+            continue
+        names.add(name)
+        if kind == stat.S_IFSOCK:
+            sockets.add(name)
+    if form == PLAIN:
+        return Listing(names, sockets, set(), True)
+    return Listing(names, sockets, hidden, marked or whiteout.is_opaque(fd, b"."))
+
+
+def _special(entry: os.DirEntry[bytes]) -> tuple[int, int]:
+    """The type and the device number of what is no file, directory or link; 0 and 0 of those, which are not looked
+    at: most entries are such, and readdir(3) says it."""
+    if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False) or entry.is_symlink():
+        return 0, 0
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return 0, 0
+    return stat.S_IFMT(status.st_mode), status.st_rdev
