@@ -4,14 +4,15 @@ A driver returns Mount values and never mounts. A list of them is mounted in ord
 before; usually it has one element. The type says how:
 
     bind        source is a directory; options "rbind" (with what is mounted below it), "ro"
-    overlay     the kernel's overlayfs; "lowerdir+=DIR" once a layer, top first (or one "lowerdir=A:B", without colons
-                in the names), "upperdir=", "workdir=", and its other options
+    overlay     the kernel's overlayfs; "lowerdir+=DIR" once a layer, top first, "upperdir=", "workdir=", with any
+                names, and its other options (drivers.overlay_mount)
     unionfs     our own union; "br=/top=rw:/low=ro" as `unionfs mount -o` takes it (`branches` below makes it)
     others      a file system of the kernel on a device or dataset: Mount("ext4", "/dev/…", ("discard",)),
                 Mount("zfs", "pool/…"). Options that are mount(2) flags are passed as flags, the rest as data
 
 Needs CAP_SYS_ADMIN. Failures are OSError, which name the target and say what the kernel said, or
-`drivers.errors.Unavailable` with the sentence of `unionfs mount`; InUse for a tree that is busy.
+`drivers.errors.Unavailable` with the sentence of `unionfs mount`, or of a volatile overlay that a crash may have torn;
+InUse for a tree that is busy.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
+from drivers import overlay_mount
 from drivers.errors import InUse, Unavailable
 from unionfs.linux import consts
 from unionfs.linux import mounts as sys_mounts
@@ -38,9 +39,6 @@ _FLAGS = {
     "noexec": (consts.MS_NOEXEC, consts.MOUNT_ATTR_NOEXEC),
     "rw": (0, 0),
 }
-
-# Options of overlayfs whose value is one directory.
-_DIRECTORIES = ("lowerdir+", "upperdir", "workdir")
 
 
 @dataclass(frozen=True)
@@ -114,96 +112,15 @@ def _mount_bind(mount: Mount, target: str) -> None:
 
 
 def _mount_overlay(mount: Mount, target: str) -> None:
-    fd = overlay_tree(mount) if layers_by_append() else None
-    if fd is None:
-        _mount_overlay_by_data(mount, target)
+    words = [option for option in mount.options if option not in _FLAGS]
+    if not overlay_mount.takes_layers():
+        overlay_mount.mount_by_data(mount.source, words, target, _mount_flags(mount.options))
         return
+    tree = overlay_mount.overlay_tree(mount.source, words, _attributes(mount.options))
     try:
-        _attach(fd, target)
+        _attach(tree, target)
     finally:
-        os.close(fd)
-
-
-def overlay_tree(mount: Mount) -> int:
-    """The overlay as a descriptor of a detached mount: it ends when the descriptor is closed, unless it is attached.
-
-    Layers are given one by one, so there may be as many as the kernel stacks (500, OVL_MAX_STACK), and ":" in their
-    names means nothing. Needs `layers_by_append()`.
-    """
-    with ExitStack() as held:
-        context = sys_mounts.fsopen("overlay")
-        held.callback(os.close, context)
-        for option in mount.options:
-            key, equals, value = option.partition("=")
-            if key in _DIRECTORIES:
-                value = _directory(key, value, held)
-            if equals:
-                sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, value)
-            elif option not in _FLAGS:
-                sys_mounts.fsconfig(context, consts.FSCONFIG_SET_FLAG, key)
-        sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "source", mount.source)
-        sys_mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
-        return sys_mounts.fsmount(context, _attributes(mount.options))
-
-
-def _directory(key: str, path: str, held: ExitStack) -> str:
-    """How fsconfig(2) is told a directory: it takes 255 bytes, and overlayfs undoes escapes in two of three keys
-    (fs/overlayfs/params.c: ovl_mount_dir, but ovl_mount_dir_noesc)."""
-    if len(os.fsencode(path)) > 255:
-        return _by_descriptor(path, held)
-    return path if key == "lowerdir+" else path.replace("\\", "\\\\")
-
-
-def _by_descriptor(path: str, held: ExitStack) -> str:
-    """A name of the directory that is short and free of separators; good as long as `held`."""
-    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    held.callback(os.close, descriptor)
-    return f"/proc/self/fd/{descriptor}"
-
-
-@cache
-def layers_by_append() -> bool:
-    """Whether this kernel's overlayfs takes layers one by one (`lowerdir+`, Linux 6.8).
-
-    Before 6.5 overlayfs had no parameter table of its own and accepted any key until the superblock was made, so a key
-    that nobody has tells the two apart (fs/fs_context.c, legacy_parse_param).
-    """
-    try:
-        return not _accepts("no-such-key") and _accepts("lowerdir+")
-    except OSError:
-        return False
-
-
-def _accepts(key: str) -> bool:
-    context = sys_mounts.fsopen("overlay")
-    try:
-        sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, "/")
-    except OSError:
-        return False
-    finally:
-        os.close(context)
-    return True
-
-
-def _mount_overlay_by_data(mount: Mount, target: str) -> None:
-    """mount(2) with an option string, for kernels without `lowerdir+`.
-
-    The string has to fit a page, and ":" and "," separate in it. Given by descriptor, about 200 layers fit.
-    """
-    with ExitStack() as held:
-        layers, rest = [], []
-        for option in mount.options:
-            key, _, value = option.partition("=")
-            if key == "lowerdir+":
-                layers.append(_by_descriptor(value, held))
-            elif key in _DIRECTORIES:
-                rest.append(f"{key}={_by_descriptor(value, held)}")
-            elif option not in _FLAGS:
-                rest.append(option)
-        data = ",".join([f"lowerdir={':'.join(layers)}", *rest] if layers else rest)
-        if len(data) >= os.sysconf("SC_PAGE_SIZE"):
-            raise OSError(errno.E2BIG, f"{len(layers)} layers need Linux 6.8 or newer", target)
-        sys_mounts.mount(mount.source, target, "overlay", _mount_flags(mount.options), data)
+        os.close(tree)
 
 
 def _mount_unionfs(mount: Mount, target: str) -> None:

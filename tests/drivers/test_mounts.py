@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from drivers import mounts
+from drivers import mounts, overlay_mount
 from drivers.errors import InUse, Unavailable
-from drivers.mounts import Mount, branches, layers_by_append, mount_all, mounted, unmount_all
+from drivers.mounts import Mount, branches, mount_all, mounted, unmount_all
 from drivers.overlay2 import overlay
 from tests import trees
 from tests.mounting import kill_server
@@ -74,15 +74,21 @@ def test_rbind_takes_what_is_mounted_below(tmp_path: Path, target: str) -> None:
     unmount_all(str(tmp_path / "source/sub"))
 
 
-@pytest.mark.parametrize("by_append", [True, False])
-def test_overlay_names_need_no_escapes(
-    tmp_path: Path, layers: list[str], monkeypatch: pytest.MonkeyPatch, by_append: bool
-) -> None:
-    """By both ways of this kernel: layer by layer, and as the option string of those before 6.8."""
-    if by_append and not layers_by_append():
+@pytest.fixture(params=["by descriptor", "by name", "by option string"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The ways to tell overlayfs its layers: those of Linux 6.13, of 6.8, and of all before."""
+    way: str = request.param
+    if way == "by descriptor" and not overlay_mount.takes_descriptors():
+        pytest.skip("this kernel's overlayfs takes no layers by descriptor (Linux 6.13)")
+    if way != "by option string" and not overlay_mount.takes_layers():
         pytest.skip("this kernel's overlayfs has no lowerdir+ (Linux 6.8)")
-    monkeypatch.setattr(mounts, "layers_by_append", lambda: by_append)
-    work = tmp_path / "work, of: it"
+    monkeypatch.setattr(overlay_mount, "takes_layers", lambda: way != "by option string")
+    monkeypatch.setattr(overlay_mount, "takes_descriptors", lambda: way == "by descriptor")
+    return way
+
+
+def test_overlay_names_need_no_escapes(tmp_path: Path, layers: list[str], way: str) -> None:
+    work = tmp_path / "work, of: it\\"
     work.mkdir()
     with mounted([overlay(layers[1:], layers[0], str(work))]) as path:
         trees.assert_tree(path, MERGED)
@@ -96,20 +102,71 @@ def test_overlay_names_need_no_escapes(
             os.mkdir(f"{path}/new")
 
 
-def test_overlay_layers_without_end(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long names and 300 layers: more than a page of options. An older kernel says what it lacks."""
-    paths = [str(tmp_path / ("x" * 200) / str(number)) for number in range(300)]
+def test_overlay_names_may_be_long(tmp_path: Path, way: str) -> None:
+    """Each directory of the overlay has a path of more than 600 bytes: fsconfig(2) takes strings of 255."""
+    place = tmp_path / ("x:" * 100) / ("y," * 100) / ("z\\" * 100)
+    trees.build(str(place), {"low": {"f": "1"}, "lower": {"g": "2"}, "upper": {}, "work": {}})
+    assert len(str(place)) > 600
+    mount = overlay([str(place / "lower"), str(place / "low")], str(place / "upper"), str(place / "work"))
+    with mounted([mount]) as path:
+        trees.assert_tree(path, {"f": "1", "g": "2"})
+        Path(path, "h").write_text("3")
+    assert (place / "upper/h").read_text() == "3"
+
+
+def test_overlay_layers_without_end(tmp_path: Path, target: str, way: str) -> None:
+    """As many as the kernel stacks, with long names, and few descriptors; or as many as a page of options holds, and
+    a sentence on how many that would be."""
+    paths = [str(tmp_path / ("x" * 200) / str(number)) for number in range(overlay_mount.MAX_LAYERS)]
     for path in paths:
         trees.build(path, {os.path.basename(path): ""})
-    if layers_by_append():
-        with mounted([overlay(paths)]) as path:
-            assert len(os.listdir(path)) == 300
-    monkeypatch.setattr(mounts, "layers_by_append", lambda: False)
-    with pytest.raises(OSError, match=r"300 layers need Linux 6\.8") as refused:
-        mount_all([overlay(paths)], target)
-    assert refused.value.errno == errno.E2BIG
-    with mounted([overlay(paths[:200])]) as path:
-        assert len(os.listdir(path)) == 200
+    if way == "by option string":
+        with pytest.raises(OSError, match=r"500 layers, of which \d+ fit") as refused:
+            mount_all([overlay(paths)], target)
+        assert refused.value.errno == errno.E2BIG
+        fit = int(str(refused.value).split("of which ")[1].split()[0])
+        assert fit > 200
+        with pytest.raises(OSError, match="of which"):
+            mount_all([overlay(paths[: fit + 2])], target)
+        paths = paths[: fit - 2]  # descriptors have one digit more or less
+    with mounted([overlay(paths)]) as path:
+        assert len(os.listdir(path)) == len(paths)
+        assert os.path.exists(f"{path}/{len(paths) - 1}")
+
+
+@pytest.fixture
+def volatile(tmp_path: Path) -> Mount:
+    for name in ("lower", "upper", "work"):
+        (tmp_path / name).mkdir()
+    return overlay([str(tmp_path / "lower")], str(tmp_path / "upper"), str(tmp_path / "work"), volatile=True)
+
+
+def test_a_volatile_overlay_is_mounted_again(tmp_path: Path, volatile: Mount, way: str) -> None:
+    for turn in range(3):
+        with mounted([volatile]) as path:
+            assert "volatile" in mounted_at(path).super_options  # type: ignore[union-attr]
+            assert len(os.listdir(path)) == turn
+            Path(path, str(turn)).write_text("x")
+    assert os.path.isdir(tmp_path / "work/work/incompat/volatile")
+
+
+@pytest.mark.parametrize("boot", ["", "cafe", "another-boot"])
+def test_a_volatile_overlay_of_before_a_restart(tmp_path: Path, volatile: Mount, target: str, boot: str) -> None:
+    """What had not reached the disk is lost, and nobody can say what that was."""
+    with mounted([volatile]) as path:
+        Path(path, "f").write_text("x")
+    (tmp_path / "work/boot").write_text(boot)
+    with pytest.raises(Unavailable, match="before this machine was restarted, so it may be torn: remove"):
+        mount_all([volatile], target)
+    assert mounted_at(target) is None
+
+
+def test_a_volatile_overlay_that_was_not_mounted_before(tmp_path: Path, volatile: Mount) -> None:
+    """It was made before a restart, but nothing was written to it."""
+    (tmp_path / "work/boot").write_text("another-boot")
+    for _ in range(2):
+        with mounted([volatile]) as path:
+            assert os.listdir(path) == []
 
 
 def test_a_refusal_says_what_the_kernel_says(tmp_path: Path, target: str) -> None:

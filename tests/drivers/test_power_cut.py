@@ -15,7 +15,7 @@ import pytest
 from drivers.api import Kind
 from drivers.directories import DirectorySnapshotter
 from drivers.mounts import mounted
-from drivers.registry import NAMES, open_driver
+from drivers.registry import open_driver
 from tests import trees
 from tests.drivers.steps import before_each_step
 
@@ -63,7 +63,7 @@ def after_the_cut(name: str, copy: Path, tmp_path: Path) -> Iterator[DirectorySn
     copy.unlink()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["fuse-aufs", "overlay2", "vfs"])
 def test_a_committed_layer_survives(name: str, image: Path, tmp_path: Path) -> None:
     with disk(image, tmp_path / "disk") as place:
         driver = open_driver(name, str(place / "root"))
@@ -81,6 +81,30 @@ def test_a_committed_layer_survives(name: str, image: Path, tmp_path: Path) -> N
         with mounted(driver.mounts("next")) as path:
             trees.assert_tree(path, TREE)
         driver.remove("next")
+
+
+@pytest.mark.parametrize("volatile", [False, True])
+@pytest.mark.parametrize("name", ["overlay2", "fuse-aufs"])
+def test_what_is_volatile_is_not_synced_until_it_is_committed(
+    name: str, volatile: bool, image: Path, tmp_path: Path
+) -> None:
+    """A copy-up is on the disk when it is done, or it is not; after the commit it is in any case."""
+    mark = os.urandom(64)
+    with disk(image, tmp_path / "disk") as place:
+        driver = open_driver(name, str(place / "root"))
+        assert isinstance(driver, DirectorySnapshotter)
+        driver.prepare("unpack")
+        trees.build(layer(driver, "unpack"), {"f": mark, "g": ""})
+        driver.commit("base", "unpack")
+        assert image.read_bytes().count(mark) == 1
+        with mounted(driver.prepare("key", "base", volatile=volatile)) as path:
+            os.chmod(f"{path}/f", 0o600)
+            assert image.read_bytes().count(mark) == (1 if volatile else 2)
+        driver.commit("name", "key")
+        shutil.copy(image, tmp_path / "cut")
+        driver.close()
+    with after_the_cut(name, tmp_path / "cut", tmp_path) as driver, mounted(driver.view("view", "name")) as path:
+        trees.assert_tree(path, {"f": trees.File(mark, mode=0o600), "g": ""})
 
 
 def test_a_cut_at_any_step(image: Path, tmp_path: Path) -> None:
