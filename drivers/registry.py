@@ -29,6 +29,7 @@ _MODULES = {
     "vfs": "drivers.vfs",
     "btrfs": "drivers.btrfs",
     "devicemapper": "drivers.devicemapper",
+    "zfs": "drivers.zfs",
 }
 NAMES = tuple(_MODULES)
 

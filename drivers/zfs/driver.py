@@ -1,0 +1,324 @@
+"""The Snapshotter of datasets; drivers/zfs/__init__.py says how it hangs together."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from drivers.api import Kind, Probe, Usage
+from drivers.directories import STORE
+from drivers.errors import DriverError, InUse, NotFound, Unavailable
+from drivers.graph import GraphSnapshotter, Wish
+from drivers.locks import locked
+from drivers.metadata import Record, Store, Transaction
+from drivers.mounts import Mount
+from drivers.zfs.command import destroy, missing, zfs, zpool
+from unionfs.linux.mounts import mountinfo
+
+OPTIONS = {"zfs.fsname": "the dataset below which layers are kept, as tank/containers (the one that the root is on)"}
+
+_SCHEMA = (
+    # The dataset that all others are below; `made` once it exists. One row.
+    "CREATE TABLE place (top TEXT NOT NULL, made INTEGER NOT NULL)",
+    "CREATE TABLE datasets (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, snapshot TEXT)",
+)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*(/[A-Za-z0-9_.:-]+)*")
+_OURS = re.compile(r"layer-[0-9a-f]{16}")
+_BUSY_SECONDS = 10.0
+# Inherited by everything below. Names are bytes to us; POSIX ACLs and other attributes are part of a layer and are kept
+# in the inode; a layer may have a directory .zfs of its own; snapshots by zfs-auto-snapshot would only take room.
+_PROPERTIES = {
+    "mountpoint": "legacy",
+    "readonly": "off",
+    "acltype": "posix",
+    "xattr": "sa",
+    "utf8only": "off",
+    "normalization": "none",
+    "casesensitivity": "sensitive",
+    "com.sun:auto-snapshot": "false",
+}
+
+
+class _Commit(threading.local):
+    """What the hooks of one commit() or remove() tell each other; there is one a thread at a time."""
+
+    held: int | None = None
+    snapshot = ""
+    dataset = ""
+
+
+class Driver(GraphSnapshotter):
+    NAME = "zfs"
+    FIXED = frozenset(OPTIONS)
+
+    def __init__(self, root: str, options: Mapping[str, str]) -> None:
+        self._root = os.path.realpath(root)
+        os.makedirs(self._root, 0o700, exist_ok=True)
+        os.chmod(self._root, 0o700)  # makedirs obeys the umask, and the directory may have been there
+        self._now = _Commit()
+        super().__init__(
+            Store(os.path.join(self._root, STORE), self.NAME, _SCHEMA, options=options, fixed=self.FIXED)
+        )
+        try:
+            self._top = self._settled_top()
+        except BaseException:
+            self._store.close()
+            raise
+
+    def _settled_top(self) -> str:
+        """The dataset of this root, made by who opens it first. Its name is durable before it exists."""
+        with self._store.read() as transaction:
+            rows = transaction.execute("SELECT top FROM place WHERE made")
+        if rows:
+            return str(rows[0][0])
+        with self._store.write() as transaction:
+            if not transaction.execute("SELECT 1 FROM place"):
+                name = f"{_place(self._root, self._store.options)}/fuse-aufs-{os.urandom(4).hex()}"
+                transaction.execute("INSERT INTO place VALUES (?, 0)", (name,))
+        with self._store.write() as transaction:
+            [(top, made)] = transaction.execute("SELECT top, made FROM place")
+            if not made:
+                self._make_top(str(top))
+                transaction.execute("UPDATE place SET made = 1")
+            return str(top)
+
+    def _make_top(self, top: str) -> None:
+        properties = [f"-o{name}={value}" for name, value in {**_PROPERTIES, "fuse-aufs:root": self._root}.items()]
+        try:
+            zfs("create", *properties, top)
+        except FileExistsError:
+            return  # by one that was killed after it
+        except OSError as error:
+            raise Unavailable(f"{top} cannot be made: {error.strerror}") from error
+        try:
+            zfs("set", "snapdir=disabled", top)
+        except OSError:
+            pass  # OpenZFS before 2.3: .zfs is hidden, as it is by default
+
+    @contextmanager
+    def _making(self, *, alone: bool = False) -> Iterator[int]:
+        """Hold the lock that says that something half-made is somebody's; cleanup() holds it alone.
+
+        Whoever comes passes the gate. Where cleanup() waits for others to finish no new ones pass it by.
+        """
+        with ExitStack() as holding:
+            with locked(os.path.join(self._root, "gate")):
+                held = holding.enter_context(locked(os.path.join(self._root, "making"), shared=not alone))
+            yield held
+
+    # The hooks of GraphSnapshotter.
+
+    def _check_quota(self, quota: int) -> None:
+        """Every dataset can have one."""
+
+    def _create(self, wish: Wish) -> list[Mount]:
+        line = self._parent_line(wish)
+        if wish.kind is Kind.VIEW and line:
+            with self._store.write() as transaction:
+                self._add_row(transaction, wish, line)
+                return self._view_of(transaction, line)
+        name = os.urandom(8).hex()
+        with self._making() as held:
+            try:
+                self._make_dataset(name, wish, line, held)
+                with self._store.write() as transaction:
+                    number = self._add_row(transaction, wish, line)
+                    transaction.execute("INSERT INTO datasets (id, name) VALUES (?, ?)", (number, name))
+            except BaseException:
+                self._give_up(name)
+                raise
+        return self._mount_of(name, wish.kind)
+
+    def _make_dataset(self, name: str, wish: Wish, line: list[int], held: int) -> None:
+        """Make it, as durable as all that zfs(8) does. Raises as prepare() does."""
+        properties = []
+        if wish.quota:
+            properties.append(f"-oquota={wish.quota}")
+        if wish.volatile:
+            properties.append("-osync=disabled")
+        if not line:
+            zfs("create", *properties, f"{self._top}/{name}", held=held)
+            return
+        with self._store.read() as transaction:
+            origin = self._snapshot(transaction, line[0])
+        try:
+            zfs("clone", *properties, origin, f"{self._top}/{name}", held=held)
+        except FileNotFoundError:
+            with self._store.read() as transaction:
+                if transaction.parent_line(wish.parent) != line:
+                    raise NotFound(f"{wish.parent} was removed meanwhile") from None
+            raise
+
+    def _give_up(self, name: str) -> None:
+        """Destroy what was made for nothing, unless it is known after all: a COMMIT that fails may have been one."""
+        try:
+            with self._store.read() as transaction:
+                if transaction.execute("SELECT 1 FROM datasets WHERE name = ?", (name,)):
+                    return
+            destroy(f"{self._top}/{name}", 0)
+        except (DriverError, OSError):
+            pass  # then it is for cleanup(), and the caller hears of the first failure
+
+    def _mounts(self, record: Record, line: Sequence[int]) -> list[Mount]:
+        with self._store.read() as transaction:
+            if record.info.kind is Kind.VIEW and line:
+                return self._view_of(transaction, line)
+            name = self._dataset(transaction, record.id)
+        return self._mount_of(name, record.info.kind)
+
+    def _mount_of(self, name: str, kind: Kind) -> list[Mount]:
+        return [Mount("zfs", f"{self._top}/{name}", ("ro" if kind is Kind.VIEW else "rw",))]
+
+    def _view_of(self, transaction: Transaction, line: Sequence[int]) -> list[Mount]:
+        return [Mount("zfs", self._snapshot(transaction, line[0]), ("ro",))]
+
+    def _dataset(self, transaction: Transaction, number: int) -> str:
+        """The last part of the name of a snapshot's dataset; "" if it has none, being a view of its parent's."""
+        rows = transaction.execute("SELECT name FROM datasets WHERE id = ?", (number,))
+        return str(rows[0][0]) if rows else ""
+
+    def _snapshot(self, transaction: Transaction, number: int) -> str:
+        """The full name of what stands for a committed snapshot. Raises NotFound."""
+        rows = transaction.execute("SELECT name, snapshot FROM datasets WHERE id = ? AND snapshot <> ''", (number,))
+        if not rows:
+            raise NotFound("the parent was removed meanwhile")
+        return f"{self._top}/{rows[0][0]}@{rows[0][1]}"
+
+    def _check_idle(self, record: Record) -> None:
+        """Every mount namespace is asked: the container of a forgotten process may still write."""
+        with self._store.read() as transaction:
+            dataset = f"{self._top}/{self._dataset(transaction, record.id)}"
+        asked = set()
+        for pid in (name for name in os.listdir("/proc") if name.isdigit()):
+            try:
+                namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+                if namespace in asked:
+                    continue
+                asked.add(namespace)
+                for point in mountinfo(pid):
+                    if point.fstype == "zfs" and point.source == dataset:
+                        raise InUse(f"{record.info.name} is mounted at {point.target} by process {pid}")
+            except OSError:
+                continue  # it has ended
+
+    def _measure(self, record: Record) -> Usage:
+        """Blocks that no other dataset has. How many files they belong to zfs does not say."""
+        with self._store.read() as transaction:
+            name = self._dataset(transaction, record.id)
+        return Usage(0, int(zfs("get", "-Hp", "-ovalue", "used", f"{self._top}/{name}")) if name else 0)
+
+    def commit(self, name: str, key: str, *, labels: Mapping[str, str] | None = None) -> None:
+        with self._making() as held:
+            self._now.held = held
+            try:
+                super().commit(name, key, labels=labels)
+            finally:
+                self._now.held = None
+
+    def _make_durable(self, record: Record) -> None:
+        """Take the snapshot that the children will be clones of: with it, what was written is on the disk.
+
+        One that is taken and then not committed, because somebody else had the name, is for cleanup().
+        """
+        with self._store.read() as transaction:
+            name = self._dataset(transaction, record.id)
+        self._now.snapshot = f"layer-{os.urandom(8).hex()}"
+        zfs("snapshot", f"{self._top}/{name}@{self._now.snapshot}", held=self._now.held)
+
+    def _commit_with(self, transaction: Transaction, record: Record) -> None:
+        transaction.execute("UPDATE datasets SET snapshot = ? WHERE id = ?", (self._now.snapshot, record.id))
+
+    def _remove_with(self, transaction: Transaction, record: Record) -> None:
+        self._now.dataset = self._dataset(transaction, record.id)
+        transaction.execute("DELETE FROM datasets WHERE id = ?", (record.id,))
+
+    def _discard(self, record: Record) -> None:
+        if self._now.dataset:
+            destroy(f"{self._top}/{self._now.dataset}", _BUSY_SECONDS)
+
+    def cleanup(self) -> None:
+        self._store.check_whole()
+        with self._making(alone=True):
+            garbage, snapshots = self._find_garbage()
+        for snapshot in snapshots:
+            self._is_destroyed(snapshot)
+        # What is garbage may be a clone of what is garbage: in rounds, until one gets nowhere.
+        while garbage:
+            left = [name for name in garbage if not self._is_destroyed(name)]
+            if len(left) == len(garbage):
+                return  # mounted, held or cloned by somebody: for a later cleanup()
+            garbage = left
+
+    def _is_destroyed(self, name: str) -> bool:
+        try:
+            destroy(name, 0)
+        except OSError:
+            return False
+        return True
+
+    def _find_garbage(self) -> tuple[list[str], list[str]]:
+        """Our datasets that no row names, and snapshots of ours on the others that no row names."""
+        with self._store.read() as transaction:
+            rows = transaction.execute("SELECT name, snapshot FROM datasets")
+        known = {str(name): snapshot for name, snapshot in rows}
+        garbage, snapshots = [], []
+        for full in zfs("list", "-Hr", "-oname", "-tfilesystem,snapshot", "-d2", self._top).splitlines():
+            name, _, snapshot = full.removeprefix(f"{self._top}/").partition("@")
+            if full == self._top or "/" in name or full.startswith(f"{self._top}@"):
+                continue
+            if name not in known and not snapshot:
+                garbage.append(full)
+            elif name in known and _OURS.fullmatch(snapshot) and snapshot != known[name]:
+                snapshots.append(full)
+        return garbage, snapshots
+
+    def check_invariants(self) -> None:
+        super().check_invariants()
+        assert self._find_garbage() == ([], [])
+        with self._store.read() as transaction:
+            for record in transaction.walk():
+                name = self._dataset(transaction, record.id)
+                committed = record.info.kind is Kind.COMMITTED
+                assert committed <= bool(name), record
+                if name:
+                    zfs("list", self._snapshot(transaction, record.id) if committed else f"{self._top}/{name}")
+
+
+def probe(directory: str, options: Mapping[str, str]) -> Probe:
+    """`directory` is on the file system that the root would be on. Makes nothing."""
+    if reason := missing():
+        return Probe(False, reason)
+    try:
+        place = _place(directory, options)
+        pool = place.partition("/")[0]
+        if zfs("get", "-H", "-ovalue", "type", place).strip() != "filesystem":
+            return Probe(False, f"{place} is no file system of zfs: layers are datasets below one")
+        health, readonly = zpool("list", "-H", "-ohealth,readonly", pool).split()
+    except Unavailable as error:
+        return Probe(False, str(error))
+    except FileNotFoundError:
+        return Probe(False, f"there is no dataset {place}: zpool import, or zfs create {place}")
+    if health not in ("ONLINE", "DEGRADED") or readonly == "on":
+        how = "read-only" if readonly == "on" else health
+        return Probe(False, f"the pool {pool} is {how}: see zpool status {pool}")
+    return Probe(True, f"datasets below {place}")
+
+
+def _place(directory: str, options: Mapping[str, str]) -> str:
+    """The dataset below which those of a root go: the option's, or the one that the root is on. Raises Unavailable."""
+    if "zfs.fsname" in options:
+        name = options["zfs.fsname"]
+        if not _NAME.fullmatch(name):
+            raise Unavailable(f"zfs.fsname={name} names no dataset: write it as in zfs.fsname=tank/containers")
+        return name
+    device = os.stat(directory).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for point in mountinfo():
+        if point.device == number and point.fstype == "zfs":
+            return point.source
+    raise Unavailable(
+        f"{directory} is not on zfs: say below which dataset layers go, by --storage-opt zfs.fsname=POOL/DATASET"
+    )
