@@ -94,7 +94,7 @@ class Client:
 
     def _manifest(self, reference: str) -> Fetched:
         what = f"manifest for {self._at(reference)}"
-        with self.request("GET", self.url(f"manifests/{quote(reference)}"), {"Accept": _ACCEPT}) as response:
+        with self.request("GET", self.url(f"manifests/{quote(reference, safe=':')}"), {"Accept": _ACCEPT}) as response:
             if response.status != 200:
                 raise self.refusal(response, what)
             data = response.read_all(document.MAX_DOCUMENT, f"the {what}")
