@@ -37,6 +37,11 @@ def ago(moment: float) -> str:
     return f"{span(time.time() - moment)} ago"
 
 
+def printable(text: str) -> str:
+    """A table has one line a row, whatever an image or a command line contains."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns three spaces apart, as wide as their widest cell."""
     lines = [titles, *rows]

@@ -50,7 +50,7 @@ def _row(container: Container, state: State, *, full: bool) -> tuple[str, ...]:
     if not full and len(command) > _COMMAND:
         command = command[: _COMMAND - 1] + "…"
     shown = config.id if full else config.id[:SHORT_ID]
-    return shown, config.image, f'"{_printable(command)}"', human.ago(config.created), status(state), config.name
+    return shown, config.image, f'"{human.printable(command)}"', human.ago(config.created), status(state), config.name
 
 
 def status(state: State) -> str:
@@ -59,8 +59,3 @@ def status(state: State) -> str:
     if state.status is Status.EXITED:
         return f"Exited ({state.exit_code}) {human.ago(state.finished)}"
     return str(state.status.value).capitalize()
-
-
-def _printable(text: str) -> str:
-    """A table has one line a row, whatever a command's arguments contain."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,4 +1,4 @@
-"""What the store tells of an image, and which of its names go when one of them is removed."""
+"""What the store tells of an image, what an archive offers, and which names go when one is removed."""
 
 from __future__ import annotations
 
@@ -46,6 +46,20 @@ class Image:
     @property
     def digests(self) -> tuple[str, ...]:
         return tuple(name for name in self.references if is_digest(name))
+
+
+class Offer(NamedTuple):
+    """An image that an archive offers: `names` as references, `layers` the archive's files, from the bottom up.
+
+    Where the archive has no `manifest` it is b"", to be made, and `blobs`, the layers' descriptors, are empty.
+    """
+
+    names: tuple[str, ...]
+    configuration: bytes
+    layers: tuple[str, ...]
+    manifest: bytes = b""
+    media_type: str = document.MANIFEST
+    blobs: tuple[Descriptor, ...] = ()
 
 
 class Removed(NamedTuple):
