@@ -156,12 +156,17 @@ class Driver(DirectorySnapshotter):
 
     def _destroy(self, directory_fd: int, name: str) -> None:
         try:
-            found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+            fd = os.open(name, DIRECTORY, dir_fd=directory_fd)
         except FileNotFoundError:
             return
-        if found.st_ino == subvolumes.FIRST_FREE:
-            destroyed = subvolumes.destroy(directory_fd, name)
-            qgroups.forget(directory_fd, destroyed, is_ours=self._image is not None)
+        is_ours = self._image is not None
+        try:
+            if not subvolumes.is_root(fd):
+                return
+            qgroups.lift(fd, subvolumes.number(fd), is_ours=is_ours)
+        finally:
+            os.close(fd)
+        qgroups.forget(directory_fd, subvolumes.destroy(directory_fd, name), is_ours=is_ours)
 
     def cleanup(self) -> None:
         super().cleanup()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -158,20 +159,24 @@ class Image:
             except OSError:
                 raise self._turned_read_only() from None
             self._mount_device()
+        # Each time: who mounted it may have been killed before. Nobody else has to see what is mounted below it.
+        mounts.mount("none", self.target, None, consts.MS_PRIVATE)
+        if stat.S_IMODE(os.stat(self.target).st_mode) != 0o700:
+            os.chmod(self.target, 0o700)
 
     def _mount_device(self) -> None:
+        is_in_use = loop.find(self.path) is not None
         try:
             with loop.attached(self.path) as device:
                 mounts.mount(device, self.target, "btrfs")
         except OSError as error:
             if error.errno == errno.ENODEV:
                 raise Unavailable("this kernel has no btrfs: modprobe btrfs") from error
+            if error.errno == errno.EINVAL and is_in_use:  # the kernel does not make it writable again
+                raise self._turned_read_only() from error
             raise Unavailable(f"cannot mount {self.path}: {error.strerror}; see dmesg for the reason") from error
         if self._is_read_only():
             raise self._turned_read_only()
-        # Nobody has to see what is mounted below it.
-        mounts.mount("none", self.target, None, consts.MS_PRIVATE)
-        os.chmod(self.target, 0o700)
 
     def _is_mounted(self) -> bool:
         """Whether what is at the mount point is this image, whoever has mounted it."""

@@ -82,6 +82,14 @@ def limit(fd: int, subvolume: int, size: int, *, is_ours: bool) -> None:
     fcntl.ioctl(fd, BTRFS_IOC_QGROUP_LIMIT, _LIMIT.pack(group, BTRFS_QGROUP_LIMIT_MAX_EXCL, 0, size, 0, 0))
 
 
+def lift(fd: int, subvolume: int, *, is_ours: bool) -> None:
+    """Take the limit back, before the subvolume is destroyed: at its limit, nothing below it could be (EDQUOT)."""
+    around = _groups_around(fd, subvolume) if is_ours else []
+    for group in (subvolume, *around):
+        if not _ignoring(fd, BTRFS_IOC_QGROUP_LIMIT, _LIMIT.pack(group, BTRFS_QGROUP_LIMIT_MAX_EXCL, 0, _LAST, 0, 0)):
+            return
+
+
 def forget(fd: int, destroyed: list[int], *, is_ours: bool) -> None:
     """Remove the groups of subvolumes that have been destroyed, as far as the kernel does not do it by itself.
 

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from drivers.mounts import Mount, mounted
+from drivers import btrfs_image, loop, qgroups, subvolumes
+from drivers.api import Kind
+from drivers.directories import DirectorySnapshotter
+from drivers.errors import Unavailable
+from drivers.mounts import Mount, mounted, unmount_all
+from drivers.registry import open_driver, probe
+from drivers.trees import DIRECTORY
+from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
+from tests.drivers.children import in_child
+from tests.drivers.test_crash import killed_before_each_step, kinds, layer
+from tests.trees import Dir, File
+from unionfs.linux import consts, mounts, processes
 
 pytestmark = pytest.mark.needs("loop", "program:mkfs.btrfs")
 
 MIB = 1 << 20
+GIB = 1 << 30
 
 
 @pytest.fixture
-def btrfs(tmp_path: Path) -> Iterator[Path]:
-    """A btrfs that is not ours."""
-    from drivers.loop import attached
-
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A btrfs that is somebody else's."""
     image = tmp_path / "disk"
     with open(image, "wb") as file:
-        file.truncate(2 << 30)
+        file.truncate(2 * GIB)
     subprocess.run(["mkfs.btrfs", "--quiet", "--nodiscard", image], check=True, capture_output=True)
-    with attached(str(image)) as device, mounted([Mount("btrfs", device)]) as path:
+    with loop.attached(str(image)) as device, mounted([Mount("btrfs", device)]) as path:
         yield Path(path)
 
 
@@ -40,5 +54,576 @@ class TestBtrfsRoot(SnapshotterContract):
     quota = 50 * MIB
 
     @pytest.fixture
-    def place(self, btrfs: Path) -> Path:
-        return btrfs
+    def place(self, disk: Path) -> Path:
+        return disk
+
+
+@pytest.fixture
+def root() -> Iterator[str]:
+    """A root that needs a file, not made yet; what a test leaves mounted there is unmounted."""
+    with mounted([Mount("tmpfs", "tmpfs", ("size=400m",))]) as memory:
+        root = f"{memory}/btrfs"
+        yield root
+        unmount_all(f"{root}/snapshots")
+
+
+@pytest.fixture(params=["file", "disk"])
+def either(request: pytest.FixtureRequest) -> str:
+    fixture = request.getfixturevalue("root" if request.param == "file" else "disk")
+    return fixture if request.param == "file" else str(fixture / "btrfs")
+
+
+def opened(root: str, **options: str) -> DirectorySnapshotter:
+    driver = open_driver("btrfs", root, {f"btrfs.{name}": value for name, value in options.items()})
+    assert isinstance(driver, DirectorySnapshotter)
+    return driver
+
+
+def on(path: str) -> int:
+    return os.open(path, DIRECTORY)
+
+
+def make_subvolume(path: str) -> None:
+    fd = on(os.path.dirname(path))
+    try:
+        subvolumes.create(fd, os.path.basename(path))
+    finally:
+        os.close(fd)
+
+
+def all_subvolumes(root: str) -> set[int]:
+    """Of the whole file system, those whose blocks are still being given back not among them."""
+    fd = on(f"{root}/snapshots")
+    try:
+        found, pending = set(), [subvolumes.FS_TREE]
+        while pending:
+            below = [reference.number for reference in subvolumes.children(fd, pending.pop())]
+            found.update(below)
+            pending += below
+        return found
+    finally:
+        os.close(fd)
+
+
+def is_mounted(root: str) -> bool:
+    return mounts.mounted_at(os.path.realpath(f"{root}/snapshots")) is not None
+
+
+def devices(root: str) -> list[str]:
+    """The loop devices of the root's image."""
+    found = []
+    for name in os.listdir("/sys/block"):
+        backing = Path(f"/sys/block/{name}/loop/backing_file")
+        try:
+            if backing.read_text().strip() == os.path.realpath(f"{root}/btrfs.img"):
+                found.append(name)
+        except OSError:
+            continue
+    return found
+
+
+# Subvolumes in a layer.
+
+NESTED: trees.Tree = {
+    "d": Dir({"inner": Dir({"f": "in", "deeper": {"g": "deep"}}, mode=0o750, uid=5), "h": "h"}),
+    "top": {"k": File("k" * 70_000, mode=0o600)},
+}
+
+
+def build_nested(path: str) -> None:
+    """NESTED, of which three directories are subvolumes."""
+    os.mkdir(f"{path}/d")
+    make_subvolume(f"{path}/d/inner")
+    make_subvolume(f"{path}/d/inner/deeper")
+    make_subvolume(f"{path}/top")
+    Path(path, "d/inner/f").write_text("in")
+    Path(path, "d/inner/deeper/g").write_text("deep")
+    Path(path, "d/h").write_text("h")
+    Path(path, "top/k").write_text("k" * 70_000)
+    os.chmod(f"{path}/top/k", 0o600)
+    os.chmod(f"{path}/d/inner", 0o750)
+    os.chown(f"{path}/d/inner", 5, -1)
+    for name in ("top", "d/inner/deeper"):
+        os.chmod(f"{path}/{name}", 0o755)
+    os.utime(f"{path}/d", ns=(10**18, 10**18))
+
+
+def test_subvolumes_in_a_layer_are_removed_with_it(either: str) -> None:
+    driver = opened(either)
+    with mounted(driver.prepare("key")) as path:
+        build_nested(path)
+        fd = on(f"{path}/d/inner")
+        subvolumes.snapshot(fd, fd, "copy")
+        subvolumes.set_read_only(fd, True)  # what is below it could not be destroyed, as it is
+        os.close(fd)
+    before = all_subvolumes(either)
+    assert len(before) == 5
+    driver.remove("key")
+    assert not all_subvolumes(either)
+    driver.check_invariants()
+    driver.close()
+
+
+def test_subvolumes_nested_deeper_than_a_path_or_the_stack(root: str) -> None:
+    driver = opened(root)
+    depth, name = 400, "n" * 20
+    with mounted(driver.prepare("key")) as path:
+        fd = on(path)
+        for _ in range(depth):
+            subvolumes.create(fd, name)
+            below = os.open(name, DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        os.close(fd)
+    assert len(all_subvolumes(root)) == depth + 1
+    driver.remove("key")
+    assert not all_subvolumes(root)
+    driver.close()
+
+
+def test_a_committed_layer_has_plain_directories(either: str) -> None:
+    """A snapshot of a subvolume has empty directories for those in it: children would not see what was in them."""
+    driver = opened(either)
+    with mounted(driver.prepare("key", quota=10 * MIB)) as path:
+        build_nested(path)
+    driver.commit("base", "key")
+    assert len(all_subvolumes(either)) == 1
+    with mounted(driver.view("view", "base")) as path:
+        trees.assert_tree(path, NESTED)
+        assert os.stat(f"{path}/d").st_mtime_ns == 10**18
+    with mounted(driver.prepare("child", "base")) as path:
+        assert driver.usage("child") == (1, 0)
+        trees.assert_tree(path, NESTED)
+    driver.remove("view")
+    driver.remove("child")
+    driver.check_invariants()
+    driver.close()
+
+
+def test_a_committed_layer_cannot_be_written_to(either: str) -> None:
+    driver = opened(either)
+    driver.prepare("key")
+    Path(layer(driver, "key"), "f").write_text("x")
+    driver.commit("base", "key")
+    with pytest.raises(OSError, match="Read-only"):
+        Path(layer(driver, "base"), "f").write_text("y")
+    driver.close()
+
+
+def test_usage_is_what_was_changed(either: str) -> None:
+    driver = opened(either)
+    driver.prepare("key")
+    trees.build(layer(driver, "key"), {f"f{n}": File(os.urandom(8192)) for n in range(100)})
+    driver.commit("base", "key")
+    assert driver.usage("base") == (101, 100 * 8192)
+    driver.prepare("child", "base")
+    path = layer(driver, "child")
+    assert driver.usage("child") == (1, 0)
+    os.chmod(f"{path}/f1", 0o600)
+    assert driver.usage("child") == (2, 0)
+    os.unlink(f"{path}/f2")
+    with open(f"{path}/f3", "r+b") as file:
+        file.write(os.urandom(4096))
+    Path(path, "inline").write_bytes(b"x" * 100)
+    make_subvolume(f"{path}/sub")
+    Path(path, "sub/g").write_bytes(os.urandom(1 << 16))
+    assert driver.usage("child") == (6, 4096 + 100 + (1 << 16))  # the root, f1, f3, inline; sub, g
+    driver.remove("child")
+    driver.close()
+
+
+# Killed at any step.
+
+
+def test_killed_in_commit_with_subvolumes_in_it(root: str) -> None:
+    driver = opened(root)
+    driver.prepare("key")
+    build_nested(layer(driver, "key"))
+    driver.close()
+    last = None
+    for driver in killed_before_each_step(root, lambda driver: driver.commit("name", "key")):
+        last = kinds(driver)
+        assert last in ({"key": Kind.ACTIVE}, {"name": Kind.COMMITTED})
+        path = layer(driver, *last)
+        trees.assert_tree(path, NESTED)
+        if last == {"key": Kind.ACTIVE} and len(all_subvolumes(root)) == 1:
+            # It is plain already: make it what it was, so that every step is reached.
+            driver.remove("key")
+            driver.prepare("key")
+            build_nested(layer(driver, "key"))
+    assert last == {"name": Kind.COMMITTED}
+
+
+def test_killed_in_prepare_with_a_quota(root: str) -> None:
+    driver = opened(root)
+    driver.prepare("unpack")
+    driver.commit("base", "unpack")
+    driver.close()
+    last = None
+    for driver in killed_before_each_step(root, lambda driver: driver.prepare("key", "base", quota=10 * MIB)):
+        last = kinds(driver)
+        if "key" in last:
+            driver.remove("key")
+    assert last is not None and "key" in last
+    driver = opened(root)
+    assert set(groups_of(root)) <= {subvolumes.FS_TREE, *all_subvolumes(root)}
+    driver.close()
+
+
+def test_killed_in_remove_with_subvolumes_in_it(root: str) -> None:
+    def make(driver: DirectorySnapshotter) -> None:
+        driver.prepare("key")
+        build_nested(layer(driver, "key"))
+
+    driver = opened(root)
+    make(driver)
+    driver.close()
+    last = None
+    for driver in killed_before_each_step(root, lambda driver: driver.remove("key")):
+        last = kinds(driver)
+        assert all_subvolumes(root) if last else not all_subvolumes(root)
+        if not last:
+            make(driver)
+    assert last == {}
+
+
+def test_killed_in_open_and_close(root: str) -> None:
+    """Whoever opens it next finds a whole file system, and nothing else that was begun."""
+
+    def open_and_close() -> None:
+        opened(root, loopsize="300M").close()
+
+    step, status = 0, -signal.SIGKILL
+    while status:
+        step += 1
+        status = in_child(lambda at=step: killed_at(at, open_and_close)).wait()
+        assert status in (0, -signal.SIGKILL)
+        driver = opened(root, loopsize="300M")
+        driver.prepare("key")
+        driver.remove("key")
+        driver.check_invariants()
+        driver.close()
+        assert not is_mounted(root) and not devices(root)
+        names = {name for name in os.listdir(root) if not name.startswith(".probe-")}  # the registry's
+        assert names == {"btrfs.img", "btrfs.lock", "metadata.db", "snapshots"}
+        if step % 3:  # from the beginning, or from a root that is there
+            for name in os.listdir(root):
+                path = os.path.join(root, name)
+                os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
+    assert step > 40
+
+
+def killed_at(at: int, function: object) -> None:
+    from tests.drivers.steps import before_each_step
+
+    def kill(number: int) -> None:
+        if number == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    before_each_step(function, kill)  # type: ignore[arg-type]
+
+
+# Quotas.
+
+
+def groups_of(root: str) -> list[int]:
+    """The quota groups, once the kernel has given back what was destroyed."""
+    fd = on(f"{root}/snapshots")
+    try:
+        while True:
+            found = qgroups.groups(fd)
+            if all(group >> 48 or group in (subvolumes.FS_TREE, *all_subvolumes(root)) for group in found):
+                return found
+            subvolumes.sync(fd)  # wakes the cleaner
+    finally:
+        os.close(fd)
+
+
+def fill(path: str, size: int) -> int:
+    """Write up to `size` bytes to the file, and give how many were taken."""
+    written = 0
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        while written < size:
+            written += os.write(fd, os.urandom(min(MIB, size - written)))
+        os.fsync(fd)
+    except OSError as error:
+        assert error.errno == errno.EDQUOT
+    finally:
+        os.close(fd)
+    return written
+
+
+def test_a_quota_counts_what_is_written(either: str) -> None:
+    """And not what the parent has; what is deleted can be written again."""
+    driver = opened(either)
+    driver.prepare("key")
+    fill(f"{layer(driver, 'key')}/big", 30 * MIB)
+    driver.commit("base", "key")
+    with mounted(driver.prepare("one", "base", quota=20 * MIB)) as path:
+        assert driver.stat("one").quota == 20 * MIB
+        assert 18 * MIB <= fill(f"{path}/f", 40 * MIB) <= 20 * MIB
+        os.unlink(f"{path}/f")
+        os.sync()
+        assert fill(f"{path}/g", 10 * MIB) == 10 * MIB
+        with open(f"{path}/big", "rb") as big:
+            assert len(big.read()) == 30 * MIB
+    with mounted(driver.prepare("two", "base")) as path:
+        assert fill(f"{path}/f", 40 * MIB) == 40 * MIB
+    driver.remove("one")
+    driver.remove("two")
+    assert set(groups_of(either)) == {subvolumes.FS_TREE, *all_subvolumes(either)}
+    driver.check_invariants()
+    driver.close()
+
+
+def test_subvolumes_are_no_way_around_a_quota(root: str) -> None:
+    driver = opened(root)
+    with mounted(driver.prepare("key", quota=20 * MIB)) as path:
+        for name in ("a", "b"):
+            make_subvolume(f"{path}/{name}")
+        assert fill(f"{path}/a/f", 12 * MIB) == 12 * MIB
+        assert fill(f"{path}/b/f", 12 * MIB) < 9 * MIB
+    driver.remove("key")
+    assert groups_of(root) == [subvolumes.FS_TREE]
+    driver.close()
+
+
+def test_quotas_are_off_until_one_is_asked_for(either: str) -> None:
+    driver = opened(either)
+    driver.prepare("key")
+    assert groups_of(either) == []
+    driver.remove("key")
+    driver.close()
+
+
+@pytest.mark.parametrize("kind", [qgroups.BTRFS_QUOTA_CTL_ENABLE, qgroups.BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA])
+def test_what_others_have_limited_stays(disk: Path, kind: int) -> None:
+    import fcntl
+
+    fd = on(str(disk))
+    try:
+        try:
+            fcntl.ioctl(fd, qgroups.BTRFS_IOC_QUOTA_CTL, bytearray(qgroups._CTL.pack(kind, 0)))
+        except OSError as error:
+            pytest.skip(f"this kernel has no such quotas: {error.strerror}")
+        subvolumes.create(fd, "theirs")
+        theirs = on(str(disk / "theirs"))
+        number = subvolumes.number(theirs)
+        os.close(theirs)
+        own = 7 << 48 | 1
+        fcntl.ioctl(fd, qgroups.BTRFS_IOC_QGROUP_CREATE, qgroups._CREATE.pack(1, own))
+        fcntl.ioctl(fd, qgroups.BTRFS_IOC_QGROUP_LIMIT, qgroups._LIMIT.pack(number, 2, 0, 5 * MIB, 0, 0))
+        driver = opened(str(disk / "root"))
+        with mounted(driver.prepare("key", quota=10 * MIB)) as path:
+            assert 8 * MIB <= fill(f"{path}/f", 40 * MIB) <= 10 * MIB
+        assert fill(str(disk / "theirs" / "f"), 40 * MIB) <= 5 * MIB
+        driver.remove("key")
+        driver.cleanup()
+        assert set(groups_of(str(disk / "root"))) == {subvolumes.FS_TREE, number, own}
+        driver.close()
+    finally:
+        os.close(fd)
+
+
+# The file.
+
+
+def test_the_file_is_mounted_while_it_is_used(root: str) -> None:
+    first = opened(root, loopsize="1G")
+    second = opened(root)
+    assert is_mounted(root) and len(devices(root)) == 1
+    status = os.stat(f"{root}/btrfs.img")
+    assert (status.st_size, stat.S_IMODE(status.st_mode)) == (GIB, 0o600)
+    assert status.st_blocks * 512 < 16 * MIB
+    first.close()
+    second.prepare("unpack")
+    second.commit("base", "unpack")
+    second.close()
+    assert not is_mounted(root) and not devices(root)
+    third = opened(root)
+    assert kinds(third) == {"base": Kind.COMMITTED}
+    third.close()
+    assert not devices(root)
+
+
+@pytest.mark.parametrize("method", ["prepare", "view"])
+def test_mounts_that_were_given_outlast_the_driver(root: str, method: str) -> None:
+    driver = opened(root)
+    given = getattr(driver, method)("key")
+    driver.close()
+    with mounted(given) as path:
+        assert os.listdir(path) == []
+        assert len(devices(root)) == 1
+    driver = opened(root)
+    driver.remove("key")
+    driver.close()
+    assert not is_mounted(root) and not devices(root)
+
+
+def test_after_a_reboot_it_is_mounted_again(root: str) -> None:
+    driver = opened(root)
+    driver.prepare("key")
+    Path(layer(driver, "key"), "f").write_text("x")
+    driver.close()
+    unmount_all(f"{root}/snapshots")
+    assert not devices(root)
+    driver = opened(root)
+    with mounted(driver.mounts("key")) as path:
+        trees.assert_tree(path, {"f": "x"})
+    driver.remove("key")
+    driver.close()
+
+
+def test_many_open_it_at_once(root: str) -> None:
+    def work(number: int) -> None:
+        for turn in range(4):
+            driver = opened(root)
+            driver.prepare(f"key-{number}-{turn}")
+            assert len(devices(root)) == 1
+            driver.remove(f"key-{number}-{turn}")
+            driver.close()
+
+    children = [in_child(lambda n=number: work(n)) for number in range(4)]
+    assert [child.wait() for child in children] == [0] * 4
+    assert not is_mounted(root) and not devices(root)
+
+
+def test_another_mount_namespace(root: str) -> None:
+    """A process that does not see our mount has one of its own, of the same file system; each unmounts its own."""
+    driver = opened(root)
+    driver.prepare("ours")
+    Path(layer(driver, "ours"), "f").write_text("from here")
+
+    def elsewhere() -> None:
+        processes.unshare(consts.CLONE_NEWNS)
+        mounts.mount("none", "/", None, consts.MS_REC | consts.MS_PRIVATE)
+        mounts.umount2(f"{root}/snapshots", consts.MNT_DETACH)
+        assert not is_mounted(root)
+        mine = opened(root)
+        assert is_mounted(root) and len(devices(root)) == 1
+        trees.assert_tree(layer(mine, "ours"), {"f": "from here"})
+        mine.prepare("theirs")
+        Path(layer(mine, "theirs"), "g").write_text("from there")
+        mine.commit("base", "theirs")
+        mine.remove("ours")
+        mine.close()
+        assert not is_mounted(root)
+
+    assert in_child(elsewhere).wait() == 0
+    assert is_mounted(root)
+    trees.assert_tree(layer(driver, "base"), {"g": "from there"})
+    driver.close()
+    assert not is_mounted(root) and not devices(root)
+
+
+def test_it_grows_while_it_is_in_use(root: str) -> None:
+    first = opened(root, loopsize="300M")
+    before = os.statvfs(f"{root}/snapshots")
+    second = opened(root, loopsize="600M")
+    after = os.statvfs(f"{root}/snapshots")
+    assert (before.f_blocks * before.f_frsize, after.f_blocks * after.f_frsize) == (300 * MIB, 600 * MIB)
+    first.close()
+    second.close()
+    third = opened(root)
+    assert os.stat(f"{root}/btrfs.img").st_size == 600 * MIB
+    third.close()
+    with pytest.raises(Unavailable, match=r"btrfs.loopsize=500M is less than the 600M .* cannot be made smaller"):
+        opened(root, loopsize="500M")
+    assert not is_mounted(root) and not devices(root)
+
+
+def test_growing_is_taken_up_where_it_stopped(root: str) -> None:
+    opened(root, loopsize="300M").close()
+    os.truncate(f"{root}/btrfs.img", 400 * MIB)
+    driver = opened(root)
+    found = os.statvfs(f"{root}/snapshots")
+    assert found.f_blocks * found.f_frsize == 400 * MIB
+    driver.close()
+
+
+def test_the_default_size_is_what_the_disk_has(memory: Path) -> None:
+    root = str(memory / "btrfs")
+    opened(root).close()
+    assert os.stat(f"{root}/btrfs.img").st_size == 256 * MIB  # the least: there are 64 MiB
+
+
+@pytest.mark.parametrize(("size", "sentence"), [
+    ("10M", "btrfs.loopsize=10M is too small: at least 256M"),
+    ("many", "btrfs.loopsize=many is no size"),
+])
+def test_a_size_that_cannot_be(root: str, size: str, sentence: str) -> None:
+    with pytest.raises(Unavailable, match=sentence):
+        opened(root, loopsize=size)
+    assert not os.path.exists(f"{root}/btrfs.img") and not os.path.exists(f"{root}/btrfs.img.new")
+
+
+def test_a_size_for_a_root_on_btrfs(disk: Path) -> None:
+    with pytest.raises(Unavailable, match="is for a root that is not on btrfs"):
+        opened(str(disk / "root"), loopsize="1G")
+
+
+def test_no_mkfs(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(btrfs_image, "mkfs", lambda: None)
+    sentence = "mkfs.btrfs is not installed: apt install btrfs-progs"
+    found = probe("btrfs", root)
+    assert (found.works, found.reason) == (False, sentence)
+    with pytest.raises(Unavailable, match=sentence):
+        opened(root)
+
+
+def test_a_failing_mkfs_leaves_nothing(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "mkfs.btrfs"
+    program.write_text("#!/bin/sh\necho 'ERROR: not today' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(btrfs_image, "mkfs", lambda: str(program))
+    with pytest.raises(Unavailable, match=r"mkfs.btrfs cannot make .*btrfs.img.new: ERROR: not today"):
+        opened(root)
+    assert sorted(os.listdir(root)) == ["btrfs.lock", "snapshots"]
+
+
+def test_a_lost_file(root: str) -> None:
+    opened(root).close()
+    os.unlink(f"{root}/btrfs.img")
+    with pytest.raises(Unavailable, match=r"btrfs.img is missing, and all layers"):
+        opened(root)
+
+
+def test_a_damaged_file(root: str) -> None:
+    opened(root).close()
+    with open(f"{root}/btrfs.img", "r+b") as image:
+        image.seek(64 << 10)
+        image.write(bytes(4096))
+    with pytest.raises(Unavailable, match=r"is damaged: there is no btrfs in it"):
+        opened(root)
+    assert not devices(root)
+
+
+def test_a_full_disk_and_then_room(root: str) -> None:
+    """The file promises more than the disk below it has: that ends in a sentence, and nothing that was committed is
+    lost. With room made, and once nothing has it mounted, it goes on."""
+    memory = os.path.dirname(root)
+    mounts.mount("tmpfs", memory, "tmpfs", consts.MS_REMOUNT, "size=64m")
+    driver = opened(root)
+    driver.prepare("unpack")
+    trees.build(layer(driver, "unpack"), {"f": "kept"})
+    driver.commit("base", "unpack")
+    with mounted(driver.prepare("key", "base")) as path:
+        with pytest.raises(OSError, match=r"Input/output error|Read-only file system"):
+            for number in range(80):
+                Path(path, f"f{number}").write_bytes(os.urandom(MIB))
+            os.sync()
+            subvolumes.sync(driver._layout.fd)
+        with pytest.raises(Unavailable, match="has turned read-only after an error, most likely because the disk is"):
+            opened(root)
+    driver.close()
+    mounts.mount("tmpfs", memory, "tmpfs", consts.MS_REMOUNT, "size=400m")
+    driver = opened(root)
+    trees.assert_tree(layer(driver, "base"), {"f": "kept"})
+    driver.remove("key")
+    driver.prepare("again", "base")
+    driver.commit("name", "again")
+    driver.cleanup()
+    driver.check_invariants()
+    driver.close()
+    assert not devices(root)
