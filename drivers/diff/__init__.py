@@ -14,7 +14,7 @@ trees go through the same walk, and come to the same archive, byte for byte.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from drivers.api import Snapshotter
 from drivers.archive.extract import Extracted, extract
@@ -29,30 +29,34 @@ from drivers.trees import DIRECTORY
 __all__ = ["Change", "apply", "changes", "diff_size", "write_diff", "write_tree"]
 
 
-def changes(driver: Snapshotter, key: str) -> list[Change]:
+def changes(driver: Snapshotter, key: str, *, mount_points: Collection[bytes] = ()) -> list[Change]:
     """What `docker diff` would tell of the snapshot `key`, of any kind: sorted by path, the root left out.
 
-    Raises NotFound, other DriverErrors, OSError.
+    `mount_points` are paths, b"etc/hosts", where something is mounted in a container: empty files and directories that
+    are there only for that are left out. Raises NotFound, other DriverErrors, OSError.
     """
     with snapshots.compared(driver, key) as trees:
         return sorted(
             (
                 Change(found.kind, b"/" + found.path)
-                for found in differences(trees.new, trees.old, trees.form)
+                for found in differences(*trees, mount_points=mount_points)
                 if found.kind != "=" and found.path
             ),
             key=lambda change: change.path,
         )
 
 
-def write_diff(driver: Snapshotter, key: str, write: Callable[[bytes], object]) -> int:
+def write_diff(
+    driver: Snapshotter, key: str, write: Callable[[bytes], object], *, mount_points: Collection[bytes] = ()
+) -> int:
     """Give `write` the uncompressed archive of the layer that makes the parent's tree that of `key`; its bytes.
 
     The same tree on the same parent gives the same bytes, on any driver. Memory does not grow with the files.
-    Raises NotFound, other DriverErrors, OSError, ArchiveError for a path that no archive can have.
+    `mount_points` as for changes(). Raises NotFound, other DriverErrors, OSError, ArchiveError for a path that no
+    archive can have.
     """
     with snapshots.compared(driver, key) as trees:
-        return layer.write(differences(trees.new, trees.old, trees.form), write)
+        return layer.write(differences(*trees, mount_points=mount_points), write)
 
 
 def write_tree(root_fd: int, write: Callable[[bytes], object]) -> int:
@@ -76,5 +80,4 @@ def apply(driver: Snapshotter, key: str, stream: Source, *, limits: Limits = DEF
 def diff_size(driver: Snapshotter, key: str) -> int:
     """The bytes of the files that write_diff() would write, each once: what apply() gives as the size."""
     with snapshots.compared(driver, key) as trees:
-        found = differences(trees.new, trees.old, trees.form)
-        return sum(entry.size for entry, _ in layer.members(found))
+        return sum(entry.size for entry, _ in layer.members(differences(*trees)))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,13 +37,16 @@ class _Directory:
     names: list[bytes] | None = None  # still to be looked at, the next one last; None before it is read
 
 
-def differences(new_root: int, old_root: int | None, form: str = forms.PLAIN) -> Iterator[Found]:
+def differences(
+    new_root: int, old_root: int | None, form: str = forms.PLAIN, *, mount_points: Collection[bytes] = ()
+) -> Iterator[Found]:
     """What the tree at `new_root` has that the one at `old_root` has not, and the reverse; without an old tree, all.
 
     The new tree stands in `form`; the old one is a plain tree. The root itself comes first, if its attributes differ or
-    there is no old tree. OSError.
+    there is no old tree. What was added only to mount on is left out: an empty file, or a directory that shows nothing
+    else, whose path is one of `mount_points` or leads to one. OSError.
     """
-    walk = _Walk(new_root, old_root, form)
+    walk = _Walk(new_root, old_root, form, mount_points)
     try:
         yield from walk.run()
     finally:
@@ -51,10 +54,11 @@ def differences(new_root: int, old_root: int | None, form: str = forms.PLAIN) ->
 
 
 class _Walk:
-    def __init__(self, new_root: int, old_root: int | None, form: str) -> None:
+    def __init__(self, new_root: int, old_root: int | None, form: str, mount_points: Collection[bytes]) -> None:
         self._new_root = new_root
         self._old_root = old_root
         self._form = form
+        self._mount_points = frozenset(path[:end] for path in mount_points for end in _ends(path))
         self._above: list[_Directory] = []  # the directory that is walked is the last one
         self._opened: bytes | None = None  # the path that the two descriptors are open on
         self._new = self._old = -1
@@ -94,7 +98,7 @@ class _Walk:
         gone = (below if listing.opaque else below & listing.hidden) - listing.names
         replaced = below & listing.sockets  # whiteouts too, in an archive
         directory.names = sorted(listing.names - replaced, reverse=True)
-        if directory.kind is not None:
+        if directory.kind is not None and not (directory.kind == "A" and directory.path in self._mount_points):
             yield from self._show()
         for name in sorted(gone | replaced):
             if name in replaced:
@@ -124,6 +128,8 @@ class _Walk:
             is_directory = old is not None and stat.S_ISDIR(old.st_mode)
             kind: Literal["A", "C"] | None = "A" if old is None else None if same else "C"
             self._above.append(_Directory(path, kind, is_directory))
+        elif old is None and not new.st_size and path in self._mount_points:
+            return
         elif not same:
             yield from self._show()
             self._open(directory)
@@ -163,6 +169,12 @@ def _status(fd: int, name: bytes) -> os.stat_result | None:
         return os.stat(name, dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def _ends(path: bytes) -> Iterator[int]:
+    """Where the path and those of the directories above it end."""
+    yield from (at for at, byte in enumerate(path) if byte == ord("/"))
+    yield len(path)
 
 
 def _join(path: bytes, name: bytes) -> bytes:

@@ -21,9 +21,10 @@ from runtime.errors import NotPermitted, RuntimeFault, UsageError, sentence
 
 # Verb: module. `import` is no name for one.
 VERBS = {
-    "exec": "exec", "history": "history", "images": "images", "import": "import_", "info": "info", "load": "load",
-    "login": "login", "logout": "logout", "logs": "logs", "ps": "ps", "pull": "pull", "push": "push", "rm": "rm",
-    "rmi": "rmi", "run": "run", "save": "save", "stop": "stop", "tag": "tag", "version": "version",
+    "commit": "commit", "diff": "diff", "exec": "exec", "export": "export", "history": "history", "images": "images",
+    "import": "import_", "info": "info", "load": "load", "login": "login", "logout": "logout", "logs": "logs",
+    "ps": "ps", "pull": "pull", "push": "push", "rm": "rm", "rmi": "rmi", "run": "run", "save": "save", "stop": "stop",
+    "tag": "tag", "version": "version",
 }  # fmt: skip
 
 # The verbs whose exit code is a command's; a fault of ours is told from it by docker's 125, 126 and 127.

@@ -37,7 +37,7 @@ def main(given: Given, settings: Settings) -> int:
     image = store.get(given.arguments[0])
     full, people = given.flag("no-trunc"), given.flag("human") or "human" not in given.options
     steps = document.parse_configuration(store.read(image.id)).history
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for step, size in reversed(_sized(steps, [layer.size for layer in image.blobs])):
         created = str(step.get("created") or "")
         command = " ".join(str(step.get("created_by") or "").split())

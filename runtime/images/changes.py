@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from runtime.errors import UsageError
@@ -17,9 +17,9 @@ from runtime.errors import UsageError
 Config = dict[str, Any]
 
 
-def parse(instructions: Iterable[str]) -> Config:
-    """The configuration that `instructions` make, in their order. UsageError names the one that is wrong."""
-    config: Config = {}
+def parse(instructions: Iterable[str], base: Mapping[str, Any] | None = None) -> Config:
+    """The configuration that `instructions` make of `base`, in their order. UsageError names the one that is wrong."""
+    config: Config = dict(base or {})
     for instruction in instructions:
         verb, _, rest = instruction.strip().partition(" ")
         rest = rest.strip()

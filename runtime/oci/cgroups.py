@@ -157,26 +157,27 @@ class Cgroup:
         if unified is not None:
             try:
                 _write(unified, "cgroup.kill", "1")
-                self._freeze(False)  # whom v1's freezer holds does not even die
+                self.freeze(False)  # whom v1's freezer holds does not even die
                 _await_empty(unified, deadline)
             except FileNotFoundError:  # no such cgroup, or a kernel before 5.14
                 pass
             else:
                 return
         while pids := self.pids():
-            self._freeze(True)  # or a fork would outrun the loop
+            self.freeze(True)  # or a fork would outrun the loop
             for pid in pids:
                 if pid:
                     try:
                         os.kill(pid, signal.SIGKILL)
                     except ProcessLookupError:
                         pass
-            self._freeze(False)
+            self.freeze(False)
             if time.monotonic() > deadline:
                 raise ContainerError(f"processes in the cgroup {self.path} do not end: {pids}")
             time.sleep(0.001)
 
-    def _freeze(self, frozen: bool) -> None:
+    def freeze(self, frozen: bool) -> None:
+        """Stop every process in it where it is, which takes a moment (`is_frozen`), or let them go on."""
         for hierarchy in self.hierarchies:
             try:
                 if "freezer" in hierarchy.controllers:
@@ -185,6 +186,22 @@ class Cgroup:
                     _write(self._directory(hierarchy), "cgroup.freeze", str(int(frozen)))
             except FileNotFoundError:
                 pass
+
+    def is_frozen(self) -> bool:
+        """Whether all processes in it have stopped. True where nothing can stop them, or there is no such cgroup."""
+        for hierarchy in self.hierarchies:
+            try:
+                if "freezer" in hierarchy.controllers and hierarchy.version == 1:
+                    frozen = _read(self._directory(hierarchy), "freezer.state").strip() == "FROZEN"
+                elif hierarchy.version == 2:
+                    frozen = "frozen 1" in _read(self._directory(hierarchy), "cgroup.events")
+                else:
+                    continue
+            except FileNotFoundError:
+                continue
+            if not frozen:
+                return False
+        return True
 
     def remove(self) -> None:
         """Remove the directories, sub-cgroups first, and those above that this runtime made and nobody uses."""

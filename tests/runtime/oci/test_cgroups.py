@@ -193,7 +193,7 @@ def test_kill_ends_what_is_frozen(keeper: Keeper, config: Make) -> None:
     """By an administrator, say, who has forgotten it."""
     box = keeper.create(config("sleep", "1000")).start()
     group = Cgroup(box.spec["linux"]["cgroupsPath"])
-    group._freeze(True)
+    group.freeze(True)
     group.kill()
     assert box.wait().code == 137
     box.delete()

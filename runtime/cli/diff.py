@@ -1,0 +1,29 @@
+"""`runtime diff`."""
+
+from __future__ import annotations
+
+import os
+
+from runtime.cli.options import Given, Option
+from runtime.cli.settings import Settings
+from runtime.errors import UsageError
+
+SUMMARY = "list what a container has added (A), changed (C) and deleted (D)"
+USAGE = "CONTAINER"
+INTERSPERSED = True
+OPTIONS: tuple[Option, ...] = ()
+
+
+def main(given: Given, settings: Settings) -> int:
+    if len(given.arguments) != 1:
+        raise UsageError("it requires exactly 1 argument, a container")
+    container = settings.store().get(given.arguments[0])
+
+    from drivers import diff
+    from runtime.engine import trees
+
+    with trees.driver_of(container) as driver:
+        changes = diff.changes(driver, container.id, mount_points=trees.mount_points(container))
+    for change in changes:
+        print(change.kind, os.fsdecode(change.path))
+    return 0

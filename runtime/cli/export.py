@@ -1,0 +1,29 @@
+"""`runtime export`."""
+
+from __future__ import annotations
+
+from runtime.cli.options import Given, Option
+from runtime.cli.output import no_terminal, write_archive
+from runtime.cli.settings import Settings
+from runtime.errors import UsageError
+
+SUMMARY = "write a container's file system to an archive"
+USAGE = "[OPTIONS] CONTAINER"
+INTERSPERSED = True
+OPTIONS = (Option("output", "o", "FILE", "write there and not to standard output"),)
+
+
+def main(given: Given, settings: Settings) -> int:
+    if len(given.arguments) != 1:
+        raise UsageError("it requires exactly 1 argument, a container")
+    output = given.value("output")
+    no_terminal(output)
+    container = settings.store().get(given.arguments[0])
+
+    from drivers.diff import write_tree
+    from drivers.diff.snapshots import tree
+    from runtime.engine import trees
+
+    with trees.driver_of(container) as driver, tree(driver, container.id) as root_fd:
+        write_archive(output, lambda write: write_tree(root_fd, write))
+    return 0
