@@ -115,7 +115,8 @@ class Authorizer:
         if parts.scheme == "http" and self._endpoint.server.scheme == "https":
             raise RegistryError(f"{name} wants the password sent to {printable(realm)} in the clear: refused")
         # The registry's own wish is added, for it may know better (an action that we did not foresee).
-        scopes = dict.fromkeys([*self._scopes, *challenge.parameters.get("scope", "").split()])
+        wishes = challenge.parameters.get("scope", "").split()
+        scopes = [*self._scopes, *(wish for wish in wishes if not any(_covers(scope, wish) for scope in self._scopes))]
         fields = [("service", challenge.parameters[key]) for key in ("service",) if key in challenge.parameters]
         headers = {"Accept": "application/json"}
         login = self._login
@@ -141,6 +142,13 @@ class Authorizer:
                     status=answer.status, retry_after=retry_after(answer.headers.get("Retry-After")),
                 )  # fmt: skip
         return _read(data, f"the token server of {name} ({parts.netloc})")
+
+
+def _covers(scope: str, other: str) -> bool:
+    """Whether TYPE:NAME:ACTION,… allows all that another one does."""
+    resource, _, actions = scope.rpartition(":")
+    wished, _, wishes = other.rpartition(":")
+    return resource == wished and set(wishes.split(",")) <= set(actions.split(","))
 
 
 def basic(login: Login) -> str:

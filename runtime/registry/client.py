@@ -265,8 +265,9 @@ class Client:
         elif status == 404:
             message = f"{what} not found: {said or 'the registry does not have it'}"
         else:
-            plain = "; it speaks TLS: write insecure = false in registries.toml" if "HTTPS server" in said else ""
-            message = f"{self._who} answers {status} for the {what}: {said or 'without a reason'}{plain}"
+            message = f"{self._who} answers {status} for the {what}: {said or 'without a reason'}"
+            if status == 400 and not codes and self.endpoint.server.scheme == "http":  # as Go's TLS servers say it
+                message += "; if it speaks TLS, write insecure = false or ca = … for it in registries.toml"
         return Answered(message, status=status, codes=codes, retry_after=wait)
 
 
