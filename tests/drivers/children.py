@@ -27,7 +27,7 @@ class Child:
         return self._status
 
 
-def in_child(function: Callable[[], None]) -> Child:
+def in_child(function: Callable[[], object]) -> Child:
     """Run `function` in a forked process: status 0, or 1 with the traceback on stderr. It opens its own drivers."""
     pid = os.fork()
     if pid:
