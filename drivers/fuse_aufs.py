@@ -89,8 +89,10 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
     for package in ("trio", "pyfuse3"):
         if importlib.util.find_spec(package) is None:
             return Probe(False, f"the Python package {package} is not installed")
+    branch = os.path.join(directory, "branch")  # the directory itself is locked by who has made it
+    os.mkdir(branch)
     try:
-        Branch.open(os.fsencode(directory), "rw").close()
+        Branch.open(os.fsencode(branch), "rw").close()
     except OSError as error:
         return Probe(False, f"a branch cannot be here: {error.strerror}")
     return Probe(True, "AUFS layers over FUSE")

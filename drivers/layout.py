@@ -89,7 +89,7 @@ class Layout:
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         """A new empty directory, deleted when the `with` ends unless it was published."""
-        name, fd = self._make_locked()
+        name, fd = make_locked(self.fd, NEW)
         staging = Staging(self, name, fd)
         try:
             yield staging
@@ -99,28 +99,6 @@ class Layout:
                     self._delete(self.fd, name)
             finally:
                 os.close(fd)
-
-    def _make_locked(self) -> tuple[str, int]:
-        while True:
-            name = NEW + _unique()
-            os.mkdir(name, 0o700, dir_fd=self.fd)
-            # Between mkdir and flock another process's cleanup() may take the directory for garbage and delete it,
-            # so look whether what we have locked is still there.
-            try:
-                fd = os.open(name, DIRECTORY, dir_fd=self.fd)
-            except FileNotFoundError:
-                continue
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if self._is_named(name, fd):
-                return name, fd
-            os.close(fd)
-
-    def _is_named(self, name: str, fd: int) -> bool:
-        """Whether the directory open as `fd` still has its name: it may have been deleted, or published."""
-        try:
-            return os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=self.fd, follow_symlinks=False))
-        except FileNotFoundError:
-            return False
 
     def retire(self, number: int) -> str | None:
         """Take its number from a directory; the new name is for discard(). None if there is no such directory."""
@@ -139,19 +117,7 @@ class Layout:
 
     def discard(self, name: str) -> None:
         """Delete a `new-` or `rm-` directory, unless somebody holds it, who then deletes it himself."""
-        try:
-            fd = os.open(name, DIRECTORY, dir_fd=self.fd)
-        except FileNotFoundError:
-            return
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between our look at the names and our lock its owner may have published it.
-            if self._is_named(name, fd):
-                self._delete(self.fd, name)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(fd)
+        delete_unheld(self.fd, name, self._delete)
 
     def sweep(self) -> None:
         """Delete everything that is retired, and everything new whose owner has died.
@@ -181,6 +147,49 @@ class Layout:
         assert found == set(map(str, numbers)), f"directories {sorted(found)}, rows {sorted(numbers)}"
         for path in (self.root, self.path, *map(self.join, numbers)):
             assert stat.S_IMODE(os.stat(path).st_mode) == 0o700, path
+
+
+def make_locked(parent_fd: int, prefix: str) -> tuple[str, int]:
+    """Make an empty directory below `parent_fd` that delete_unheld() leaves alone: its name, and the descriptor that
+    holds its flock, which the kernel releases however its owner ends."""
+    while True:
+        name = prefix + _unique()
+        os.mkdir(name, 0o700, dir_fd=parent_fd)
+        # Between mkdir and flock another process may take the directory for garbage and delete it, so look whether what
+        # we have locked is still there.
+        try:
+            fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if _is_named(parent_fd, name, fd):
+            return name, fd
+        os.close(fd)
+
+
+def delete_unheld(parent_fd: int, name: str, delete: Callable[[int, str], None] = trees.delete) -> None:
+    """Delete the directory `name`, unless somebody holds its flock, who then deletes it himself. Gone is fine."""
+    try:
+        fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between our look at the names and our lock its owner may have given it another one.
+        if _is_named(parent_fd, name, fd):
+            delete(parent_fd, name)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _is_named(parent_fd: int, name: str, fd: int) -> bool:
+    """Whether the directory open as `fd` still has its name: it may have been deleted, or published."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=parent_fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
 
 
 def _unique() -> str:

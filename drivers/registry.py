@@ -21,6 +21,7 @@ from drivers.api import Probe
 from drivers.directories import STORE
 from drivers.errors import Unavailable
 from drivers.graph import GraphSnapshotter
+from drivers.layout import delete_unheld, make_locked
 from unionfs.linux.mounts import mountinfo
 
 _MODULES = {
@@ -32,6 +33,7 @@ _MODULES = {
     "zfs": "drivers.zfs",
 }
 NAMES = tuple(_MODULES)
+_PROBE = ".fuse-aufs-probe-"
 
 
 class Module(Protocol):
@@ -73,18 +75,32 @@ def probe(name: str, root: str, options: Mapping[str, str] | None = None) -> Pro
         place = os.path.dirname(place)
     if os.geteuid():
         return Probe(False, "mounting needs root")
-    directory = os.path.join(place, f".probe-{os.urandom(8).hex()}")
     try:
-        os.mkdir(directory, 0o700)
+        place_fd = os.open(place, trees.DIRECTORY)
+    except OSError as error:
+        return Probe(False, f"cannot use {place}: {error.strerror}")
+    try:
+        works, reason = _try(module, place, place_fd, options or {})
+    finally:
+        os.close(place_fd)
+    return Probe(works, f"{reason}, on {_file_system(place)}" if works else reason)
+
+
+def _try(module: Module, place: str, place_fd: int, options: Mapping[str, str]) -> Probe:
+    try:
+        for name in os.listdir(place):
+            if name.startswith(_PROBE):
+                delete_unheld(place_fd, name)  # of a process that was killed in here
+        name, held = make_locked(place_fd, _PROBE)
     except OSError as error:
         return Probe(False, f"cannot write to {place}: {error.strerror}")
     try:
-        works, reason = module.probe(directory, options or {})
+        return module.probe(os.path.join(place, name), options)
     except OSError as error:
         return Probe(False, f"cannot be tried at {place}: {error.strerror}")
     finally:
-        trees.delete_path(directory)
-    return Probe(works, f"{reason}, on {_file_system(place)}" if works else reason)
+        trees.delete(place_fd, name)
+        os.close(held)
 
 
 def options_of(name: str) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from pathlib import Path
@@ -92,3 +93,17 @@ def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "root").write_text("")
     with pytest.raises(Unavailable, match=r"cannot use .*root: (File exists|Not a directory)"):
         open_driver("vfs", str(tmp_path / "root"))
+
+
+def test_what_a_killed_probe_left_goes_with_the_next(tmp_path: Path) -> None:
+    """And what another process is just trying stays."""
+    (tmp_path / ".fuse-aufs-probe-dead" / "lower").mkdir(parents=True)
+    held = tmp_path / ".fuse-aufs-probe-held"
+    held.mkdir()
+    fd = os.open(held, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        assert probe("vfs", str(tmp_path / "root")).works
+    finally:
+        os.close(fd)
+    assert os.listdir(tmp_path) == [held.name]
