@@ -1,7 +1,8 @@
 """A faithful copy of a tree: content, holes, hard links, owners, modes, attributes, ACLs, capabilities, times.
 
-Data is shared where the file system can (FICLONE), else copied inside the kernel (copy_file_range), else through us. A
-way that the file system refuses once is not tried again in the same copy. Holes stay holes.
+Data is shared where the file system can (FICLONE), else copied inside the kernel (copy_file_range), else through us,
+each file for itself. A way that the file system does not have is not tried again in the same copy; one that does not do
+for some file is tried again for the next. Holes stay holes.
 
 Not copied: inode flags (chattr(1)), and access times of what the copy itself reads.
 """
@@ -15,7 +16,10 @@ import stat
 from drivers.trees import DIRECTORY, open_below, walk
 from unionfs.linux.files import fd_path, ficlone
 
-_REFUSALS = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY)
+# What the file system, or the pair of them, says for every file; and what it says for one: on btrfs that is one without
+# copy-on-write (chattr +C), or one that is swapped to.
+_NEVER = (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.ENOTTY)
+_NOT_THIS = (errno.EINVAL, errno.ETXTBSY)
 _PIECE = 1 << 20  # of a copy through our memory
 
 
@@ -40,8 +44,9 @@ class _Copy:
         self._target_fd = target_fd
         self._can_clone = True
         self._can_copy_range = True
-        # The first copy of each file that has several names: (directory, name) below the target, by (st_dev, st_ino).
-        self._linked: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+        # The first copy of each file that has several names: (directory, name) below the target, and how many of them
+        # have not been met; by (st_dev, st_ino). It goes with its last name, so that there are never many.
+        self._linked: dict[tuple[int, int], tuple[bytes, bytes, int]] = {}
 
     def run(self) -> None:
         directories = []
@@ -65,12 +70,15 @@ class _Copy:
     def _link(self, path: bytes, target_fd: int, name: bytes, status: os.stat_result) -> bool:
         """Make one more name of a file that has been copied; False, and remembered, if this is its first."""
         identity = (status.st_dev, status.st_ino)
-        first = self._linked.setdefault(identity, (path, name))
-        if first == (path, name):
+        if identity not in self._linked:
+            self._linked[identity] = (path, name, status.st_nlink - 1)
             return False
-        first_fd = open_below(self._target_fd, first[0])
+        first_path, first_name, left = self._linked.pop(identity)
+        if left > 1:
+            self._linked[identity] = (first_path, first_name, left - 1)
+        first_fd = open_below(self._target_fd, first_path)
         try:
-            os.link(first[1], name, src_dir_fd=first_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+            os.link(first_name, name, src_dir_fd=first_fd, dst_dir_fd=target_fd, follow_symlinks=False)
         finally:
             os.close(first_fd)
         return True
@@ -104,9 +112,9 @@ class _Copy:
                 ficlone(target, source)
                 return
             except OSError as error:
-                if error.errno not in _REFUSALS:
+                if error.errno not in (*_NEVER, *_NOT_THIS):
                     raise
-                self._can_clone = False
+                self._can_clone = error.errno in _NOT_THIS
         position = 0
         while position < size:
             try:
@@ -122,15 +130,15 @@ class _Copy:
 
     def _piece(self, source: int, target: int, position: int, length: int) -> int:
         """Copy up to `length` bytes at `position` of both; how many it were."""
+        copied = 0
         if self._can_copy_range:
             try:
                 copied = os.copy_file_range(source, target, length, position, position)
             except OSError as error:
-                if error.errno not in _REFUSALS:
+                if error.errno not in (*_NEVER, *_NOT_THIS):
                     raise
-                self._can_copy_range = False
-                return self._piece(source, target, position, length)
-        else:
+                self._can_copy_range = error.errno in _NOT_THIS
+        if not copied:  # also where it gave nothing: some file systems do, of files that can be read
             data = memoryview(os.pread(source, min(length, _PIECE), position))
             copied = len(data)
             while data:
