@@ -19,12 +19,14 @@ from runtime.cli.options import Given, HelpWanted, Option
 from runtime.cli.settings import Settings
 from runtime.errors import NotPermitted, RuntimeFault, UsageError, sentence
 
-# Verb: module. `import` is no name for one.
+# Verb, of one word or two: module. `import` is no name for one.
 VERBS = {
     "commit": "commit", "diff": "diff", "exec": "exec", "export": "export", "history": "history", "images": "images",
-    "import": "import_", "info": "info", "load": "load", "login": "login", "logout": "logout", "logs": "logs",
-    "ps": "ps", "pull": "pull", "push": "push", "rm": "rm", "rmi": "rmi", "run": "run", "save": "save", "stop": "stop",
-    "tag": "tag", "version": "version",
+    "import": "import_", "info": "info", "inspect": "inspect", "load": "load", "login": "login", "logout": "logout",
+    "logs": "logs", "ps": "ps", "pull": "pull", "push": "push", "rm": "rm", "rmi": "rmi", "run": "run", "save": "save",
+    "stop": "stop", "tag": "tag", "version": "version",
+    "container prune": "container_prune", "image prune": "image_prune", "system df": "system_df",
+    "system prune": "system_prune",
 }  # fmt: skip
 
 # The verbs whose exit code is a command's; a fault of ours is told from it by docker's 125, 126 and 127.
@@ -76,9 +78,9 @@ def command(words: Sequence[str]) -> int:
         debug = chosen.debug
         if not given.arguments:
             raise HelpWanted
-        verb, *rest = given.arguments
+        verb, rest = _verb(given.arguments)
         if verb == "help":
-            verb = rest[0] if rest else ""
+            verb, _ = _verb(rest)
             raise HelpWanted
         if verb not in VERBS:
             word, verb = verb, ""
@@ -102,7 +104,13 @@ def command(words: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        return _report(verb, error)
+        return report(verb, error)
+
+
+def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb that `words` begin with, and the rest of them."""
+    count = 2 if " ".join(words[:2]) in VERBS else 1
+    return " ".join(words[:count]), list(words[count:])
 
 
 def _module(verb: str) -> Verb:
@@ -110,7 +118,7 @@ def _module(verb: str) -> Verb:
     return cast(Verb, module)
 
 
-def _report(verb: str, error: Exception) -> int:
+def report(verb: str, error: Exception) -> int:
     """One line on standard error; the exit code."""
     from drivers.archive.errors import ArchiveError
     from drivers.errors import DriverError
@@ -145,7 +153,7 @@ def each_of(given: Given, what: str, do: Callable[[str], Sequence[str] | None]) 
         try:
             lines = do(reference)
         except (RuntimeFault, DriverError, OSError) as error:
-            code = _report("", error)
+            code = report("", error)
         else:
             print("\n".join([reference] if lines is None else lines), flush=True)
     return code
@@ -153,7 +161,7 @@ def each_of(given: Given, what: str, do: Callable[[str], Sequence[str] | None]) 
 
 def _help(verb: str) -> str:
     if verb not in VERBS:
-        verbs = "".join(f"  {name:10}{_module(name).SUMMARY}\n" for name in VERBS)
+        verbs = "".join(f"  {name:17}{_module(name).SUMMARY}\n" for name in VERBS)
         return (
             "Usage: runtime [OPTIONS] VERB\n\nRun containers on a storage driver of choice.\n\n"
             f"Verbs:\n{verbs}\nOptions (each also as FUSE_AUFS_… in the environment):\n"

@@ -36,7 +36,7 @@ def main(given: Given, settings: Settings) -> int:
         except NoSuchContainer:
             continue
         if given.flag("all") or state.status is Status.RUNNING:
-            rows.append(_row(container, state, full=full))
+            rows.append(row(container, state, full=full))
     if given.flag("quiet"):
         print("".join(f"{row[0]}\n" for row in rows), end="")
     else:
@@ -44,7 +44,7 @@ def main(given: Given, settings: Settings) -> int:
     return 0
 
 
-def _row(container: Container, state: State, *, full: bool) -> tuple[str, ...]:
+def row(container: Container, state: State, *, full: bool) -> tuple[str, ...]:
     config = container.config
     command = " ".join(" ".join(config.command).split())
     if not full and len(command) > _COMMAND:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
-from drivers.registry import NAMES, open_driver
+from runtime.engine import disk
 from runtime.engine.containers import ContainerStore
+from runtime.engine.paths import Paths
 from runtime.images.image import Removed
 from runtime.images.store import ImageStore
 from runtime.images.unpack import forget_snapshots
@@ -14,13 +13,21 @@ from runtime.images.unpack import forget_snapshots
 def remove_image(store: ContainerStore, reference: str) -> Removed:
     """Raises NoSuchImage, ImageInUse."""
     images = ImageStore(store.paths.images)
-    removed = images.remove(reference, in_use={container.config.image_id for container in store})
+    removed = images.remove(reference, in_use=in_use(store))
     if removed.deleted:
-        for name in NAMES:
-            if os.path.isdir(store.paths.driver(name)):
-                driver = open_driver(name, store.paths.driver(name))
-                try:
-                    forget_snapshots(images, driver)
-                finally:
-                    driver.close()
+        forget(store.paths, images)
     return removed
+
+
+def in_use(store: ContainerStore) -> set[str]:
+    """The ids of images that containers are made of."""
+    return {container.config.image_id for container in store}
+
+
+def forget(paths: Paths, images: ImageStore) -> int:
+    """Let every driver that works here remove what it unpacked of images that are gone; the bytes that it freed."""
+    freed = 0
+    for _, driver in disk.opened(paths):
+        before = disk.snapshots(driver)
+        freed += sum(before.get(name, 0) for name in forget_snapshots(images, driver))
+    return freed

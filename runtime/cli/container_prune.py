@@ -1,0 +1,27 @@
+"""`runtime container prune`."""
+
+from __future__ import annotations
+
+from runtime.cli import prune
+from runtime.cli.options import Given
+from runtime.cli.settings import Settings
+from runtime.errors import UsageError
+
+SUMMARY = "remove the containers that have ended"
+USAGE = "[OPTIONS]"
+INTERSPERSED = True
+OPTIONS = (prune.FORCE,)
+
+
+def main(given: Given, settings: Settings) -> int:
+    if given.arguments:
+        raise UsageError("it takes no arguments")
+    settings.need_root()
+    if not given.flag("force"):
+        prune.ask("This will remove all stopped containers.", "container prune")
+
+    from runtime.engine.prune import containers
+
+    removed = containers(settings.store())
+    prune.report([("Deleted Containers", removed.lines)], removed.freed)
+    return 0

@@ -1,0 +1,100 @@
+"""`runtime inspect`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from runtime.cli.options import Given, Option
+from runtime.cli.settings import Settings
+from runtime.errors import NoSuchContainer, NoSuchImage, RuntimeFault, UsageError
+
+SUMMARY = "show all that is known of containers and images, as JSON"
+USAGE = "[OPTIONS] NAME|ID [NAME|ID...]"
+INTERSPERSED = True
+OPTIONS = (
+    Option("format", "f", "TEMPLATE", "only these fields, as in '{{.Id}} {{json .Config.Env}}'"),
+    Option("type", value="TYPE", help="look among these only: container or image"),
+)
+
+_FIELD = re.compile(r"\{\{\s*(json\s+)?((?:\.\w+)+|\.)\s*\}\}")
+
+
+def main(given: Given, settings: Settings) -> int:
+    if not given.arguments:
+        raise UsageError("it requires at least 1 argument, a container or an image")
+    kind = given.value("type")
+    if kind not in ("", "container", "image"):
+        raise UsageError(f"invalid type {kind!r}: it is container or image")
+    template = given.value("format")
+    if re.search(r"\{\{|\}\}", _FIELD.sub("", template)):
+        raise UsageError(f"invalid format {template!r}: only {{{{.Field}}}} and {{{{json .Field}}}} are understood")
+    find = _finder(settings, kind)
+
+    from runtime.cli import report
+
+    found, code = [], 0
+    for reference in given.arguments:
+        try:
+            found.append(find(reference))
+            if template:
+                print(_filled(template, found[-1]), flush=True)
+        except RuntimeFault as error:
+            code = report("", error)
+    if not template:
+        print(json.dumps(found, indent=4))
+    return code
+
+
+def _finder(settings: Settings, kind: str) -> Callable[[str], dict[str, Any]]:
+    store = settings.store()
+
+    from runtime.engine.inspect import container, image
+    from runtime.images.store import ImageStore
+
+    images = ImageStore(settings.paths.images)
+
+    def find(reference: str) -> dict[str, Any]:
+        """A container rather than an image, as docker has it."""
+        if kind != "image":
+            try:
+                return container(store.get(reference))
+            except NoSuchContainer:
+                if kind:
+                    raise
+        try:
+            return image(images, images.get(reference))
+        except NoSuchImage as error:
+            if kind:
+                raise
+            raise NoSuchImage(f"No such object: {reference}") from error
+
+    return find
+
+
+def _filled(template: str, record: dict[str, Any]) -> str:
+    def field(match: re.Match[str]) -> str:
+        value: Any = record
+        for name in filter(None, match[2].split(".")):
+            if not isinstance(value, dict) or name not in value:
+                raise UsageError(f"there is no field {match[2]} in it")
+            value = value[name]
+        return json.dumps(value) if match[1] else _plain(value)
+
+    return _FIELD.sub(field, template)
+
+
+def _plain(value: Any) -> str:
+    """As Go prints it."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case None:
+            return "<nil>"
+        case list():
+            return f"[{' '.join(map(_plain, value))}]"
+        case dict():
+            return f"map[{' '.join(f'{key}:{_plain(value[key])}' for key in sorted(value))}]"
+    return str(value)

@@ -1,0 +1,42 @@
+"""`runtime system prune`."""
+
+from __future__ import annotations
+
+from runtime.cli import prune
+from runtime.cli.options import Given, Option
+from runtime.cli.settings import Settings
+from runtime.errors import UsageError
+
+SUMMARY = "remove what nobody uses: containers, images, broken pulls"
+USAGE = "[OPTIONS]"
+INTERSPERSED = True
+OPTIONS = (
+    Option("all", "a", help="also images that have a tag, when no container is made of them"),
+    prune.FORCE,
+)
+
+_WARNING = """This will remove:
+  - all stopped containers
+  - all {images}
+  - what broken pulls have left
+"""
+
+
+def main(given: Given, settings: Settings) -> int:
+    if given.arguments:
+        raise UsageError("it takes no arguments")
+    settings.need_root()
+    named = given.flag("all")
+    if not given.flag("force"):
+        what = "images without at least one container associated to them" if named else "dangling images"
+        prune.ask(_WARNING.format(images=what), "system prune")
+
+    from runtime.engine.prune import containers, images
+
+    store = settings.store()
+    ended = containers(store)
+    removed = images(store, named=named)
+    prune.report(
+        [("Deleted Containers", ended.lines), ("Deleted Images", removed.lines)], ended.freed + removed.freed
+    )
+    return 0

@@ -1,0 +1,64 @@
+"""Removing what nobody uses: containers that have ended, images without a name, what killed pulls left."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import NamedTuple
+
+from drivers.errors import NotFound
+from drivers.registry import open_driver
+from runtime.engine import rmi
+from runtime.engine.containers import ContainerStore
+from runtime.engine.state import Status
+from runtime.engine.stop import remove
+from runtime.errors import ImageInUse, NoSuchContainer, NoSuchImage, StateError
+from runtime.images.store import ImageStore
+
+
+class Pruned(NamedTuple):
+    """Ids of containers or names and ids of images, as lines to show, and the bytes that went with them."""
+
+    lines: list[str]
+    freed: int
+
+
+def containers(store: ContainerStore) -> Pruned:
+    """Remove the containers that have ended. One that somebody else works on stays."""
+    pruned = Pruned([], 0)
+    for container in store:
+        with suppress(NoSuchContainer, StateError):
+            if container.state().status is not Status.EXITED:
+                continue
+            size = _written(store, container.config.driver, container.id)
+            remove(store, container, force=False)
+            pruned = Pruned([*pruned.lines, container.id], pruned.freed + size)
+    return pruned
+
+
+def _written(store: ContainerStore, name: str, container_id: str) -> int:
+    driver = open_driver(name, store.paths.driver(name))
+    try:
+        return driver.usage(container_id).size
+    except NotFound:
+        return 0
+    finally:
+        driver.close()
+
+
+def images(store: ContainerStore, *, named: bool = False) -> Pruned:
+    """Remove the images that no container is made of: those without a tag, or `named` ones too; and what killed pulls
+    left of others."""
+    kept = ImageStore(store.paths.images)
+    used = rmi.in_use(store)
+    before = sum(kept.blob_sizes().values())
+    lines: list[str] = []
+    for image in kept.list():
+        if image.id in used or (image.tags and not named):
+            continue
+        for name in (*image.tags, image.id):  # by its id, what digests of other repositories still hold
+            with suppress(NoSuchImage, ImageInUse):
+                removed = kept.remove(name, in_use=used)
+                lines += [*(f"untagged: {one}" for one in removed.untagged)]
+                lines += [*(f"deleted: {one}" for one in removed.deleted)]
+    freed = before - sum(kept.blob_sizes().values())
+    return Pruned(lines, freed + rmi.forget(store.paths, kept) + kept.prune_incoming())
