@@ -108,8 +108,8 @@ class CrashContract(Words):
         self.trace(lambda: operation(driver), before_step)
         driver.close()
 
-    def trace(self, function: Callable[[], object], before_step: Callable[[int], None]) -> None:
-        before_each_step(function, before_step, within=self.steps_within, each_way=self.each_way)
+    def trace(self, function: Callable[[], object], before_step: Callable[[int], None]) -> int:
+        return before_each_step(function, before_step, within=self.steps_within, each_way=self.each_way)
 
     def found(self, root: str, operation: Operation, stride: int = 0) -> Iterator[GraphSnapshotter]:
         """The driver as it is found after each step that `operation` was killed before, and cleanup()."""
@@ -213,10 +213,20 @@ class CrashContract(Words):
 
     def test_killed_in_cleanup(self, based: str) -> None:
         """What one cleanup() has not done, the next one does. What there is to clean up, others were killed over."""
-        attempts = itertools.cycle(range(2, 60, 7))
+        share = itertools.cycle([turn * 19 % 50 / 50 for turn in range(50)])  # each, far from the one before
 
-        def fail(operation: Operation) -> None:
-            last = next(attempts)
+        def prepare(driver: Snapshotter) -> None:
+            driver.prepare("litter", "base")
+
+        def remove(driver: Snapshotter) -> None:
+            driver.remove("litter")
+
+        with self.cleaned(based) as driver:
+            to_prepare = self.trace(lambda: prepare(driver), lambda number: None)
+            to_remove = self.trace(lambda: remove(driver), lambda number: None)
+
+        def fail(operation: Callable[[Snapshotter], None], steps: int) -> None:
+            last = round(steps * next(share))
 
             def before_step(number: int) -> None:
                 if number == last:
@@ -225,17 +235,15 @@ class CrashContract(Words):
             in_child(lambda: self.run(based, operation, before_step)).wait()
 
         def litter() -> None:
-            fail(lambda driver: driver.prepare("one", "base"))
-            fail(lambda driver: driver.view("two", "base"))
+            fail(prepare, to_prepare)
             driver = self.open(based)
-            for name in self.kinds(driver):
-                driver.remove(name)
-            driver.prepare("three", "base")
+            if "litter" not in self.kinds(driver):
+                driver.prepare("litter", "base")
             driver.close()
-            fail(lambda driver: driver.remove("three"))
+            fail(remove, to_remove)
             driver = self.open(based)
-            for name in self.kinds(driver):
-                driver.remove(name)
+            if "litter" in self.kinds(driver):
+                driver.remove("litter")
             driver.close()
 
         litter()
