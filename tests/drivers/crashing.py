@@ -19,7 +19,7 @@ import shutil
 import signal
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -71,11 +71,12 @@ class CrashContract(Words):
     def orphans(self, root: str) -> Sequence[str]:
         """What is left on the machine, in words, now that nobody has the root open and it has no snapshot that can be
         mounted. Directories and whatever has rows are for check_invariants() to find."""
-        loops = [
-            f"loop device {name} of {file.read_text().strip()}"
-            for name in os.listdir("/sys/block")
-            if (file := Path("/sys/block", name, "loop/backing_file")).exists() and file.read_text().startswith(root)
-        ]
+        loops = []
+        for name in os.listdir("/sys/block"):
+            with suppress(OSError):  # no loop device, or another's that goes while we look
+                file = Path("/sys/block", name, "loop/backing_file").read_text().strip()
+                if file.startswith(root):
+                    loops.append(f"loop device {name} of {file}")
         return [*loops, *(f"mount at {point.target}" for point in mountinfo() if point.target.startswith(root + "/"))]
 
     def inside(self, driver: Snapshotter, key: str) -> AbstractContextManager[str]:
