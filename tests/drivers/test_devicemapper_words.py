@@ -1,0 +1,199 @@
+"""What devicemapper's driver says to the kernel and reads from it, bit by bit: needs neither kernel nor root."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+
+from drivers.devicemapper import ioctl, options, status, superblock
+from drivers.devicemapper.backing import Files
+from drivers.devicemapper.pool import OwnPool
+from drivers.errors import Unavailable
+
+
+def test_an_ioctl_is_as_linux_dm_ioctl_h_says() -> None:
+    buffer = ioctl.request("pool", ioctl.DM_READONLY_FLAG, b"payload", target_count=1, event_nr=0xF << 16)
+    assert len(buffer) == 16384
+    assert buffer[:48] == bytes.fromhex(
+        "04000000 00000000 00000000"  # version 4.0.0
+        "00400000"  # data_size: the buffer, so that a reply fits
+        "38010000"  # data_start: after struct dm_ioctl
+        "01000000 00000000 01000000"  # target_count, open_count, flags: DM_READONLY_FLAG
+        "00000f00 00000000"  # event_nr: udev's flags above a cookie of none; padding
+        "00000000 00000000"  # dev
+    )
+    assert buffer[48:176] == b"pool".ljust(128, b"\0")
+    assert buffer[176:312] == bytes(136)
+    assert buffer[312:319] == b"payload"
+    assert not any(buffer[319:])
+
+
+def test_a_name_that_is_too_long() -> None:
+    with pytest.raises(OSError, match="name too long"):
+        ioctl.request("x" * 128, 0, b"")
+
+
+def test_udev_is_told_to_leave_the_devices_alone() -> None:
+    """The lower half is the cookie that udev would have to give back: none."""
+    assert ioctl.UDEV_FLAGS == 0x004F0000
+
+
+def test_a_table_is_read() -> None:
+    spec = struct.pack("=QQiI16s", 0, 2048, 0, 0, b"thin-pool") + b"0 10/1024 2/16 - rw\0rest"
+    assert ioctl.parse_target(spec) == ioctl.Target(2048, "thin-pool", "0 10/1024 2/16 - rw")
+
+
+def test_devices_are_listed() -> None:
+    one = (struct.pack("=QI", 254 << 8 | 3, 24) + b"one\0").ljust(24, b"\0")
+    two = struct.pack("=QI", 254 << 8 | 0x34 | 0x12 << 20, 0) + b"two\0"
+    assert ioctl.parse_names(one + two) == {"one": os.makedev(254, 3), "two": os.makedev(254, 0x1234)}
+    assert ioctl.parse_names(bytes(16)) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("7 114/1024 221/8192 - rw discard_passdown error_if_no_space - 256 ",
+         status.PoolStatus(7, 114, 1024, 221, 8192, "rw", needs_check=False)),
+        ("3 20/512 64/64 - out_of_data_space discard_passdown queue_if_no_space - 1 ",
+         status.PoolStatus(3, 20, 512, 64, 64, "out_of_data_space", needs_check=False)),
+        ("0 512/512 2/64 12 ro no_discard_passdown error_if_no_space needs_check 1024 ",
+         status.PoolStatus(0, 512, 512, 2, 64, "ro", needs_check=True)),
+        # Before Linux 3.18 it ended with the mode.
+        ("1 4/9 2/8 - rw", status.PoolStatus(1, 4, 9, 2, 8, "rw", needs_check=False)),
+        ("Fail", status.PoolStatus(0, 0, 0, 0, 0, "ro", needs_check=True, failed=True)),
+    ],
+)  # fmt: skip
+def test_the_status_of_a_pool(text: str, expected: status.PoolStatus) -> None:
+    assert status.parse_pool(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "x 1/2 3/4 - rw", "1 2 3/4 - rw", "1 1/2 3/4"])
+def test_a_status_that_no_kernel_gives(text: str) -> None:
+    with pytest.raises(Unavailable, match="not understood"):
+        status.parse_pool(text)
+
+
+def test_free_space_is_what_is_not_used() -> None:
+    found = status.parse_pool("0 256/1024 63/64 - rw discard_passdown error_if_no_space - 1")
+    assert found.free_metadata_percent == 75
+    assert found.free_data_percent == 100 / 64
+
+
+def test_the_status_of_a_thin_device() -> None:
+    assert status.parse_thin("2048 4095") == 2048
+    assert status.parse_thin("0 -") == 0
+    assert status.parse_thin("Fail") is None
+    with pytest.raises(Unavailable, match="not understood"):
+        status.parse_thin("-")
+
+
+def test_defaults_are_dockers() -> None:
+    settings = options.parse({})
+    assert (settings.filesystem, settings.block_size, settings.min_free_percent) == ("ext4", 64 << 10, 10)
+    assert (options.DEFAULT_BASE, options.DEFAULT_DATA, options.DEFAULT_METADATA) == (10 << 30, 100 << 30, 2 << 30)
+    assert settings.discard_deleted
+    assert not options.parse({"dm.thinpooldev": "vg-pool"}).discard_deleted
+
+
+def test_options_are_read() -> None:
+    settings = options.parse({
+        "dm.fs": "xfs", "dm.blocksize": "1G", "dm.basesize": "20G", "dm.min_free_space": "2.5%",
+        "dm.mkfsarg": "-i 'size=512'", "dm.mountopt": "noatime,inode64", "dm.datadev": "/dev/a",
+        "dm.metadatadev": "/dev/b", "dm.blkdiscard": "true",
+    })  # fmt: skip
+    assert settings == options.Settings(
+        "/dev/a", "/dev/b", "", 20 << 30, "xfs", 1 << 30, 2.5, ("-i", "size=512"), ("noatime", "inode64"),
+        None, None, True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"dm.fs": "zfs"}, "dm.fs=zfs"),
+        ({"dm.blocksize": "96K"}, "multiple of 64K"),
+        ({"dm.blocksize": "2G"}, "multiple of 64K"),
+        ({"dm.basesize": "1M"}, "dm.basesize=1M is too small"),
+        ({"dm.basesize": "200M", "dm.fs": "xfs"}, "too small"),
+        ({"dm.basesize": "much"}, "dm.basesize=much"),
+        ({"dm.min_free_space": "10"}, "percentage"),
+        ({"dm.min_free_space": "100%"}, "percentage"),
+        ({"dm.loopmetadatasize": "1M"}, "too small"),
+        ({"dm.datadev": "/dev/a"}, "go together"),
+        ({"dm.datadev": "/dev/a", "dm.metadatadev": "/dev/b", "dm.thinpooldev": "p"}, "leave out dm.datadev"),
+        ({"dm.thinpooldev": "p", "dm.loopdatasize": "1G"}, "leave it out"),
+        ({"dm.mkfsarg": "'"}, "split into words"),
+        ({"dm.blkdiscard": "yes"}, "true or false"),
+    ],
+)
+def test_options_that_cannot_be(given: dict[str, str], said: str) -> None:
+    with pytest.raises(Unavailable, match=said) as refused:
+        options.parse(given)
+    assert "\n" not in str(refused.value)
+
+
+def test_every_option_that_is_fixed_is_one() -> None:
+    assert set(options.OPTIONS) >= options.FIXED
+
+
+def test_an_ext4_superblock() -> None:
+    head = bytearray(4096)
+    struct.pack_into("<II", head, 1024, 6144, 24576)
+    struct.pack_into("<III", head, 1024 + 16, 6133, 1, 0)
+    struct.pack_into("<H", head, 1024 + 56, 0xEF53)
+    struct.pack_into("<I", head, 1024 + 96, superblock.EXT4_FEATURE_INCOMPAT_RECOVER | 0x80)
+    head[1024 + 104 : 1024 + 120] = bytes(range(16))
+    struct.pack_into("<I", head, 1024 + 0x150, 1)
+    expected = superblock.Superblock("ext4", bytes(range(16)), 1024, (1 << 32 | 24576) * 1024, 11, True)
+    assert superblock.parse(bytes(head)) == expected
+
+
+def test_an_xfs_superblock() -> None:
+    head = bytearray(4096)
+    struct.pack_into(">4sIQ", head, 0, b"XFSB", 4096, 81920)
+    head[32:48] = bytes(range(16))
+    head[127] = 25
+    struct.pack_into(">QQ", head, 128, 64, 61)
+    assert superblock.parse(bytes(head)) == superblock.Superblock(
+        "xfs", bytes(range(16)), 4096, 320 << 20, 3, None, 25
+    )
+
+
+def test_no_superblock() -> None:
+    assert superblock.parse(bytes(4096)) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ("0 10/100 1/100 - rw - error_if_no_space - 1", None),
+        ("0 10/100 91/100 - rw - error_if_no_space - 1", "data space of the thin pool is 9.0% free.*dm.loopdatasize"),
+        ("0 95/100 1/100 - rw - error_if_no_space - 1", "metadata space .* 5.0% free.*dm.loopmetadatasize"),
+        ("0 10/100 100/100 - out_of_data_space - error_if_no_space - 1", "data space of the thin pool is full"),
+        ("0 100/100 1/100 - ro - error_if_no_space - 1", "metadata space of the thin pool is full"),
+        ("0 10/100 1/100 - ro - error_if_no_space needs_check 1", "need a check.*stop the containers"),
+        ("Fail", "need a check"),
+    ],
+)
+def test_what_is_wrong_with_a_pool(said: str, what: str | None, tmp_path: os.PathLike[str]) -> None:
+    """A pool that is there in words only: the sentences are what is tested."""
+    settings = options.parse({})
+
+    class Said(OwnPool):
+        def status(self) -> status.PoolStatus:
+            return status.parse_pool(said)
+
+        def grow(self) -> None:
+            pass
+
+    os.mkdir(os.path.join(tmp_path, "thin-pool"))
+    pool = Said("pool", settings, Files(str(tmp_path), settings))
+    if what is None:
+        pool.check_space()
+        return
+    with pytest.raises((OSError, Unavailable), match=what) as refused:
+        pool.check_space()
+    assert "\n" not in str(refused.value)
