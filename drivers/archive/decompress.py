@@ -1,7 +1,8 @@
 """The plain bytes of a file that may be compressed: gzip, bzip2 and xz by the standard library, zstd by its program.
 
 What a file is, its first bytes say, not its name. A decompressor never produces more than it is asked for, so a bomb
-costs its reader's limit and no more; xz and zstd are held to a memory limit besides.
+costs its reader's limit and no more; xz and zstd are held to a memory limit besides. Nor does a small file keep us busy
+for long: behind the first few megabytes no more may come out than `Limits.ratio` allows for what went in.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.reader import Source
 
 _READ = 128 << 10
+_UNCOUNTED = 64 << 20  # bytes that may come out whatever went in: a small layer of zeros harms nobody
 
 
 class Decoder(Protocol):
@@ -69,7 +71,7 @@ def decompress(source: str | os.PathLike[str] | int, *, limits: Limits = DEFAULT
         magic = file.peek(6)[:6]
         if magic.startswith(b"\x28\xb5\x2f\xfd"):
             with _zstd(file, len(file.peek()), limits) as plain:
-                yield _Bounded(plain, limits.total)
+                yield _Bounded(plain, limits, plain.consumed)
             return
         for start, name, decoder in (
             (b"\x1f\x8b", "gzip", _Gunzip),
@@ -77,23 +79,32 @@ def decompress(source: str | os.PathLike[str] | int, *, limits: Limits = DEFAULT
             (b"\xfd7zXZ\0", "xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, limits.memory)),
         ):
             if magic.startswith(start):
-                yield _Bounded(_Inflated(file, name, start, decoder), limits.total)
+                inflated = _Inflated(file, name, start, decoder)
+                yield _Bounded(inflated, limits, inflated.consumed)
                 return
-        yield _Bounded(file, limits.total)
+        yield _Bounded(file, limits)
 
 
 class _Bounded:
-    """`stream`, refused past `total` bytes."""
+    """`stream`, refused past the limits; `consumed` gives how many compressed bytes have gone into it."""
 
-    def __init__(self, stream: Source, total: int) -> None:
+    def __init__(self, stream: Source, limits: Limits, consumed: Callable[[], int] | None = None) -> None:
         self._stream = stream
-        self._total = self._left = total
+        self._limits = limits
+        self._consumed = consumed
+        self._given = 0
 
     def read(self, size: int, /) -> bytes:
         piece = self._stream.read(size)
-        self._left -= len(piece)
-        if self._left < 0:
-            raise ArchiveError(f"the archive is larger than the {self._total} bytes that are allowed")
+        self._given += len(piece)
+        limits = self._limits
+        if self._given > limits.total:
+            raise ArchiveError(f"the archive is larger than the {limits.total} bytes that are allowed")
+        if self._given > _UNCOUNTED and self._consumed and self._given > limits.ratio * self._consumed():
+            raise ArchiveError(
+                f"it is packed more than {limits.ratio} to 1, as only an archive that is meant to do harm is; "
+                "unpack it yourself if you trust it"
+            )
         return piece
 
 
@@ -104,12 +115,22 @@ class _Inflated:
         self._file, self._name, self._magic, self._new = file, name, magic, decoder
         self._decoder = decoder()
         self._pending = b""  # compressed bytes behind the end of the last stream
+        self._read = 0
+
+    def consumed(self) -> int:
+        """Compressed bytes so far."""
+        return self._read
+
+    def _more(self) -> bytes:
+        data = self._file.read(_READ)
+        self._read += len(data)
+        return data
 
     def read(self, size: int, /) -> bytes:
         while not self._decoder.eof or self._next_stream():
             data = b""
             if self._decoder.needs_input:
-                data, self._pending = self._pending or self._file.read(_READ), b""
+                data, self._pending = self._pending or self._more(), b""
                 if not data:
                     raise ArchiveError(f"the {self._name} data is cut short; get the file again")
             try:
@@ -124,7 +145,7 @@ class _Inflated:
         """Whether another stream follows. Zeros may (padding of tapes and of xz); anything else is no stream of ours
         and ignored, as gzip(1) does."""
         rest = self._decoder.unused_data.lstrip(b"\0")
-        while len(rest) < len(self._magic) and (more := self._file.read(_READ)):
+        while len(rest) < len(self._magic) and (more := self._more()):
             rest = (rest + more).lstrip(b"\0")
         if not rest.startswith(self._magic):
             return False
@@ -133,7 +154,7 @@ class _Inflated:
 
 
 @contextlib.contextmanager
-def _zstd(file: BinaryIO, ahead: int, limits: Limits) -> Iterator[Source]:
+def _zstd(file: BinaryIO, ahead: int, limits: Limits) -> Iterator[_ZstdOutput]:
     """`file` through zstd(1), which the host's PATH finds, never one inside an image (CVE-2014-9357).
 
     `ahead` is how many bytes of it are buffered already and must be given back.
@@ -143,7 +164,7 @@ def _zstd(file: BinaryIO, ahead: int, limits: Limits) -> Iterator[Source]:
         raise ArchiveError("it is compressed with zstd, which is not installed; install zstd or use gzip")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         raise ArchiveError("it is compressed with zstd and comes through a pipe; save it to a file first")
-    os.lseek(file.fileno(), -ahead, os.SEEK_CUR)
+    begin = os.lseek(file.fileno(), -ahead, os.SEEK_CUR)
     child = subprocess.Popen(
         [program, "-dcq", f"--memory={limits.memory >> 10}KiB"],
         stdin=file.fileno(),
@@ -153,7 +174,7 @@ def _zstd(file: BinaryIO, ahead: int, limits: Limits) -> Iterator[Source]:
     )
     with child:  # closes its pipes and waits for it
         try:
-            yield _ZstdOutput(child)
+            yield _ZstdOutput(child, file.fileno(), begin)
         finally:
             child.kill()
 
@@ -161,8 +182,13 @@ def _zstd(file: BinaryIO, ahead: int, limits: Limits) -> Iterator[Source]:
 class _ZstdOutput:
     """The standard output of a decompressor, whose failure is known only at its end."""
 
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
-        self._child = child
+    def __init__(self, child: subprocess.Popen[bytes], fd: int, begin: int) -> None:
+        """`fd`: its standard input, which it reads from `begin` on; both have one file offset."""
+        self._child, self._fd, self._begin = child, fd, begin
+
+    def consumed(self) -> int:
+        """Compressed bytes so far."""
+        return os.lseek(self._fd, 0, os.SEEK_CUR) - self._begin
 
     def read(self, size: int, /) -> bytes:
         assert self._child.stdout is not None and self._child.stderr is not None

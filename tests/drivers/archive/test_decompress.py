@@ -97,6 +97,24 @@ def test_a_bomb_costs_its_limit(form: str, tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 << 10  # KiB
 
 
+@pytest.mark.parametrize("form", ["bzip2", "xz", "zstd"])
+def test_a_bomb_that_is_packed_as_nothing_else_is(form: str, tmp_path: Path) -> None:
+    """A few hundred bytes for each megabyte; deflate cannot do it. A small one harms nobody."""
+    path = tmp_path / "archive"
+    packed = FORMS[form](bytes(8 << 20))
+    path.write_bytes(packed * 8)
+    assert len(read(path, size=1 << 20)) == 64 << 20
+    path.write_bytes(packed * 9)
+    with pytest.raises(ArchiveError, match="packed more than 1100 to 1"):
+        read(path, size=1 << 20)
+
+
+def test_zeros_that_gzip_packed_are_no_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(gzip.compress(bytes(100 << 20), 9))
+    assert len(read(path, size=1 << 20)) == 100 << 20
+
+
 def test_a_bomb_that_is_an_archive(tmp_path: Path) -> None:
     """One header that says 1 TiB, and zeros for it."""
     path = tmp_path / "bomb"
