@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from runtime.errors import ConfigError, ContainerError
@@ -188,20 +189,17 @@ class Cgroup:
                 pass
 
     def is_frozen(self) -> bool:
-        """Whether all processes in it have stopped. True where nothing can stop them, or there is no such cgroup."""
+        """Whether all processes in it have stopped, as one hierarchy says: whom one has stopped never comes to where
+        another would count it. True where nothing can stop them, or there is no such cgroup."""
+        said = []
         for hierarchy in self.hierarchies:
-            try:
-                if "freezer" in hierarchy.controllers and hierarchy.version == 1:
-                    frozen = _read(self._directory(hierarchy), "freezer.state").strip() == "FROZEN"
+            directory = self._directory(hierarchy)
+            with suppress(FileNotFoundError):
+                if "freezer" in hierarchy.controllers:
+                    said.append(_read(directory, "freezer.state").strip() == "FROZEN")
                 elif hierarchy.version == 2:
-                    frozen = "frozen 1" in _read(self._directory(hierarchy), "cgroup.events")
-                else:
-                    continue
-            except FileNotFoundError:
-                continue
-            if not frozen:
-                return False
-        return True
+                    said.append("frozen 1" in _read(directory, "cgroup.events"))
+        return any(said) or not said
 
     def remove(self) -> None:
         """Remove the directories, sub-cgroups first, and those above that this runtime made and nobody uses."""

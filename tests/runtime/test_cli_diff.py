@@ -1,0 +1,224 @@
+"""diff, commit, export: of running and of ended containers, on every driver."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from runtime.engine import commit as committing
+from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.paths import Paths
+from runtime.engine.pause import paused
+from runtime.oci.cgroups import Cgroup
+from tests.capabilities import missing
+from tests.runtime.conftest import Runtime, Terminal, wait_until
+
+CHANGE = "echo new >/etc/motd; mkdir -p /srv/a; echo x >/srv/a/f; rm /bin/true; ln /etc/motd /srv/link; mkfifo /srv/p"
+TOLD = ["C /bin", "D /bin/true", "C /etc", "C /etc/motd", "A /srv", "A /srv/a", "A /srv/a/f", "A /srv/link", "A /srv/p"]
+
+
+@contextmanager
+def container(runtime: Runtime, script: str, *options: str) -> Iterator[str]:
+    """One that has done `script`, says so and goes on; its id."""
+    whole = f"{script}\necho done; exec sleep 600"
+    name = runtime("run", "-d", "--network", "none", *options, "box", "sh", "-c", whole).strip()
+    try:
+        wait_until(lambda: runtime("logs", name).startswith("done"), "the script is done")
+        yield name
+    finally:
+        runtime("rm", "-f", name)
+
+
+def found(runtime: Runtime, name: str) -> Container:
+    return ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get(name)
+
+
+def test_what_a_container_has_changed(each_driver: Runtime) -> None:
+    with container(each_driver, CHANGE) as name:
+        assert each_driver("diff", name).splitlines() == TOLD
+        each_driver("stop", "-t", "0", name)
+        assert each_driver("diff", name).splitlines() == TOLD
+
+
+def test_a_container_that_did_nothing(each_driver: Runtime) -> None:
+    """What the runtime mounts on had to be made there, /etc/hosts say, and is not the container's doing."""
+    with container(each_driver, "true", "-v", "/usr:/data/volume", "-v", "/etc/hostname:/data/file") as name:
+        assert each_driver("diff", name) == ""
+    with container(each_driver, "echo x >/data/beside", "-v", "/usr:/data/volume") as name:
+        assert each_driver("diff", name).splitlines() == ["A /data", "A /data/beside"]
+
+
+def test_an_image_of_it(each_driver: Runtime) -> None:
+    with container(each_driver, CHANGE, "-e", "GREETING=hello", "-w", "/srv") as name:
+        image = each_driver("commit", "-m", "a note", "-a", "Ada", "-c", "CMD cat f $GREETING", name, "made:1").strip()
+    try:
+        assert image.startswith("sha256:")
+        script = "cat /etc/motd /srv/a/f; ls /bin/true; pwd; echo $GREETING; stat -c %h /srv/link; ls /srv"
+        assert each_driver.run("made:1", "sh", "-c", f"({script}) 2>&1").splitlines() == [
+            "new", "x", "ls: /bin/true: No such file or directory", "/srv", "hello", "2", "a", "link", "p",
+        ]  # fmt: skip
+        history = each_driver("history", "--no-trunc", "made:1")
+        assert "a note" in history and "sh -c echo new" in history
+        assert len(history.splitlines()) == 3
+    finally:
+        each_driver("rmi", "made:1")
+
+
+def test_an_image_on_an_image(runtime: Runtime) -> None:
+    """What a commit changed is the next one's image; a container that changed nothing adds no layer."""
+    with container(runtime, "echo 1 >/one; rm -r /home") as name:
+        runtime("commit", name, "made:1")
+    try:
+        words = ("run", "-d", "--network", "none", "--name", "second", "made:1", "sh", "-c", "echo 2 >/two")
+        done = runtime(*words).strip()
+        wait_until(lambda: runtime.status("second").startswith("Exited"), "it ends")
+        assert runtime("diff", done).splitlines() == ["A /two"]
+        runtime("commit", done, "made:2")
+        runtime("rm", done)
+        with container(runtime.on("overlay2"), "true") as idle:
+            runtime("commit", idle, "made:same")
+        assert runtime.run("made:2", "sh", "-c", "cat /one /two; ls -d /home 2>&1; true") == (
+            "1\n2\nls: /home: No such file or directory\n"
+        )
+        assert [len(layers(runtime, f"made:{tag}")) for tag in ("1", "2", "same")] == [2, 3, 1]
+    finally:
+        for tag in ("1", "2", "same"):
+            runtime.call("rmi", f"made:{tag}")
+
+
+def layers(runtime: Runtime, reference: str) -> tuple[str, ...]:
+    from runtime.images.store import ImageStore
+
+    return ImageStore(str(runtime.root / "images")).get(reference).layers
+
+
+def test_the_same_changes_are_the_same_layer(runtime: Runtime) -> None:
+    """Whatever the driver: the layer's digest is that of what was done."""
+    made = []
+    script = "echo x >/f; rm -r /home; chmod 700 /tmp; mkdir /d; touch -d @5 /f /d"
+    for driver in ("fuse-aufs", "overlay2", "vfs"):
+        with container(runtime.on(driver), script) as name:
+            runtime("commit", name, "same")
+        made.append(layers(runtime, "same"))
+        runtime("rmi", "same")
+    assert made[0] == made[1] == made[2]
+
+
+def test_what_cannot_be_committed(runtime: Runtime) -> None:
+    with container(runtime, "true") as name:
+        for words, says in (
+            (("commit", "nobody"), "No such container: nobody"),
+            (("commit", name, "UPPER"), "UPPER"),
+            (("commit", name, "a@sha256:" + 64 * "a"), "digest"),
+            (("commit", "-c", "FROM x", name), "'FROM x' is no change"),
+            (("diff",), "exactly 1 argument"),
+            (("diff", "nobody"), "No such container: nobody"),
+            (("export", "nobody"), "No such container: nobody"),
+            (("export", name, "-o", "/nowhere/at/all"), "/nowhere/at: No such file"),
+        ):
+            assert says in runtime.refused(*words)
+        images = runtime("images", "-q").split()
+        anonymous = runtime("commit", name).strip()
+        assert len(runtime("images", "-q").split()) == len(images) + 1
+        runtime("rmi", anonymous)
+
+
+def test_a_container_stands_still_while_it_is_committed(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := missing("cgroups"):
+        pytest.skip(reason)
+    with container(runtime, "true") as name:
+        one = found(runtime, name)
+        cgroup = Cgroup(one.config.spec["linux"]["cgroupsPath"])
+        with paused(one):
+            assert cgroup.is_frozen()
+        wait_until(lambda: not cgroup.is_frozen(), "it goes on")
+        seen = []
+        real = committing.diff.write_diff
+        monkeypatch.setattr(
+            committing.diff, "write_diff", lambda *a, **k: (seen.append(cgroup.is_frozen()), real(*a, **k))[1]
+        )
+        for pause in (True, False):
+            committing.commit(one, committing.Wish(pause=pause))
+        assert seen == [True, False]
+        for image in runtime("images", "-q").split()[:2]:
+            runtime.call("rmi", image)
+        assert runtime("exec", name, "echo", "alive") == "alive\n"
+
+
+def test_a_commit_that_is_killed_leaves_the_container_going(runtime: Runtime) -> None:
+    if reason := missing("cgroups"):
+        pytest.skip(reason)
+    with container(runtime, "true") as name:
+        one = found(runtime, name)
+        cgroup = Cgroup(one.config.spec["linux"]["cgroupsPath"])
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            with paused(one):
+                os.write(writer, b"frozen")
+                signal.pause()
+        try:
+            assert os.read(reader, 6) == b"frozen"
+            assert cgroup.is_frozen()
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(reader)
+            os.close(writer)
+        wait_until(lambda: not cgroup.is_frozen(), "it goes on")
+
+
+def test_an_archive_of_the_whole(each_driver: Runtime, tmp_path: Path) -> None:
+    """It is what an image can be made of, and other programs read it."""
+    with container(each_driver, CHANGE) as name:
+        data = subprocess.run(each_driver.command("export", name), capture_output=True, check=True).stdout
+        each_driver("export", "-o", tmp_path / "a.tar", name)
+        each_driver("stop", "-t", "0", name)
+        assert subprocess.run(each_driver.command("export", name), capture_output=True, check=True).stdout == data
+    assert (tmp_path / "a.tar").read_bytes() == data
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        names = archive.getnames()
+        assert archive.extractfile("etc/motd").read() == b"new\n"  # type: ignore[union-attr]
+        assert archive.getmember("srv/link").linkname == "etc/motd"
+    assert "bin/true" not in names and not [name for name in names if ".wh." in name]
+    each_driver("import", tmp_path / "a.tar", "exported")
+    try:
+        assert each_driver.run("exported", "cat", "/srv/a/f") == "x\n"
+    finally:
+        each_driver("rmi", "exported")
+
+
+def test_no_archive_to_a_terminal(runtime: Runtime, terminal: Callable[..., Terminal]) -> None:
+    opened = terminal(runtime.command("export", "nobody"))
+    opened.expect("does not write an archive to a terminal")
+    assert opened.wait() == 125
+
+
+def test_it_is_an_image_for_others(runtime: Runtime, tmp_path: Path) -> None:
+    if reason := missing("program:umoci"):
+        pytest.skip(reason)
+    with container(runtime, CHANGE) as name:
+        runtime("commit", name, "made")
+    try:
+        runtime("save", "--format", "oci-dir", "-o", tmp_path / "layout", "made")
+        index = json.loads((tmp_path / "layout/index.json").read_bytes())
+        tag = index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
+        command = ["umoci", "unpack", "--image", f"{tmp_path}/layout:{tag}", tmp_path / "bundle"]
+        subprocess.run(command, check=True, capture_output=True)
+        root = tmp_path / "bundle/rootfs"
+        assert (root / "etc/motd").read_text() == "new\n" and not (root / "bin/true").exists()
+        assert (root / "etc/motd").samefile(root / "srv/link")
+        for blob in (tmp_path / "layout/blobs/sha256").iterdir():
+            assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
+    finally:
+        runtime("rmi", "made")
