@@ -107,18 +107,19 @@ def _pull(
                 "images, of Windows mostly, are not for this runtime"
             )
     names = [f"{reference.name}@{top.digest}", *([] if reference.digest else [f"{reference.name}:{reference.tag}"])]
-    known = _known(store, parsed, chosen, names)
-    if known is not None:
-        return Pulled(known, top.digest, newer=False)
-    if platform is not None and chosen is top:
-        _check_platform(client, reference, parsed, platform)
-    _fetch(store, client, parsed, progress)
+    newer = not _known(store, parsed, chosen, names)
+    if newer:
+        if platform is not None and chosen is top:
+            _check_platform(client, reference, parsed, platform)
+        _fetch(store, client, parsed, progress)
+    # Also for what is known: a killed pull may have come as far as here, and another driver may lack it.
     index = top.digest if top.digest != chosen.digest else ""
     image = store.publish(chosen.data, chosen.media_type, names, index=index)
     admit(store, image, driver)
-    for layer in dict.fromkeys(parsed.layers):
-        progress.state(short(layer.digest), "Pull complete")
-    return Pulled(image, top.digest, newer=True)
+    if newer:
+        for layer in dict.fromkeys(parsed.layers):
+            progress.state(short(layer.digest), "Pull complete")
+    return Pulled(image, top.digest, newer)
 
 
 def _choose(client: Client, top: Fetched, platform: Platform | None) -> Fetched:
@@ -137,14 +138,13 @@ def _choose(client: Client, top: Fetched, platform: Platform | None) -> Fetched:
     raise RegistryError(f"the index of {client.name} is nested more than {_NESTED} times")
 
 
-def _known(store: ImageStore, parsed: Manifest, chosen: Fetched, names: Sequence[str]) -> Image | None:
-    """The image when it is all there, under these names: then nothing is to be done."""
+def _known(store: ImageStore, parsed: Manifest, chosen: Fetched, names: Sequence[str]) -> bool:
+    """Whether the image is all there, under these names: then nothing need come."""
     try:
-        images = [store.get(name) for name in names]
+        named = all(store.get(name).manifest == chosen.digest for name in names)
     except (NoSuchImage, ImageError):
-        return None
-    whole = all(store.has(blob.digest) for blob in (parsed.config, *parsed.layers))
-    return images[0] if whole and all(image.manifest == chosen.digest for image in images) else None
+        return False
+    return named and all(store.has(blob.digest) for blob in (parsed.config, *parsed.layers))
 
 
 def _fetch(store: ImageStore, client: Client, parsed: Manifest, progress: Progress) -> None:

@@ -94,6 +94,7 @@ class TokenServer(ThreadingHTTPServer):
 
 class _Token(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: TokenServer
 
     def do_GET(self) -> None:

@@ -99,6 +99,7 @@ class Server(ThreadingHTTPServer):
 
 class Honest(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Server
     timeout = 60
 

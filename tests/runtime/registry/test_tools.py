@@ -33,7 +33,7 @@ def layout(tmp_path: Path, rootfs: Path) -> Path:
     call("umoci", "new", "--image", f"{layout}:box")
     call("umoci", "unpack", "--image", f"{layout}:box", bundle)
     call("cp", "-a", f"{rootfs}/.", bundle / "rootfs")
-    call("umoci", "repack", "--image", f"{layout}:box", bundle)
+    call("umoci", "repack", "--refresh-bundle", "--image", f"{layout}:box", bundle)
     (bundle / "rootfs/etc/motd").write_text("second layer\n")
     (bundle / "rootfs/etc/group").unlink()
     call("umoci", "repack", "--refresh-bundle", "--image", f"{layout}:box", bundle)
