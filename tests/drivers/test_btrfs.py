@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from drivers import btrfs_image, loop, qgroups, subvolumes
-from drivers.api import Kind
+from drivers.api import Kind, Snapshotter
 from drivers.directories import DirectorySnapshotter
 from drivers.errors import Unavailable
 from drivers.mounts import Mount, mounted, unmount_all
@@ -22,7 +21,7 @@ from drivers.trees import DIRECTORY
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.drivers.children import in_child
-from tests.drivers.test_crash import killed_before_each_step, kinds, layer
+from tests.drivers.crashing import CrashContract
 from tests.trees import Dir, File
 from unionfs.linux import consts, mounts, processes
 
@@ -77,6 +76,12 @@ def opened(root: str, **options: str) -> DirectorySnapshotter:
     driver = open_driver("btrfs", root, {f"btrfs.{name}": value for name, value in options.items()})
     assert isinstance(driver, DirectorySnapshotter)
     return driver
+
+
+def layer(driver: Snapshotter, name: str) -> str:
+    assert isinstance(driver, DirectorySnapshotter)
+    with driver._store.read() as transaction:
+        return driver._layer(transaction.get(name))
 
 
 def on(path: str) -> int:
@@ -235,92 +240,62 @@ def test_usage_is_what_was_changed(either: str) -> None:
 # Killed at any step.
 
 
-def test_killed_in_commit_with_subvolumes_in_it(root: str) -> None:
-    driver = opened(root)
-    driver.prepare("key")
-    build_nested(layer(driver, "key"))
-    driver.close()
-    last = None
-    for driver in killed_before_each_step(root, lambda driver: driver.commit("name", "key")):
-        last = kinds(driver)
-        assert last in ({"key": Kind.ACTIVE}, {"name": Kind.COMMITTED})
-        path = layer(driver, *last)
-        trees.assert_tree(path, NESTED)
-        if last == {"key": Kind.ACTIVE} and len(all_subvolumes(root)) == 1:
-            # It is plain already: make it what it was, so that every step is reached.
-            driver.remove("key")
+class TestKilled(CrashContract):
+    driver_name = "btrfs"
+    each_way = False
+    stride = 5  # each is two mounts, and often a mkfs
+
+    def test_killed_in_commit_with_subvolumes(self, based: str) -> None:
+        def make(driver: Snapshotter) -> None:
             driver.prepare("key")
-            build_nested(layer(driver, "key"))
-    assert last == {"name": Kind.COMMITTED}
+            with mounted(driver.mounts("key")) as path:
+                build_nested(path)
 
-
-def test_killed_in_prepare_with_a_quota(root: str) -> None:
-    driver = opened(root)
-    driver.prepare("unpack")
-    driver.commit("base", "unpack")
-    driver.close()
-    last = None
-    for driver in killed_before_each_step(root, lambda driver: driver.prepare("key", "base", quota=10 * MIB)):
-        last = kinds(driver)
-        if "key" in last:
-            driver.remove("key")
-    assert last is not None and "key" in last
-    driver = opened(root)
-    assert set(groups_of(root)) <= {subvolumes.FS_TREE, *all_subvolumes(root)}
-    driver.close()
-
-
-def test_killed_in_remove_with_subvolumes_in_it(root: str) -> None:
-    def make(driver: DirectorySnapshotter) -> None:
-        driver.prepare("key")
-        build_nested(layer(driver, "key"))
-
-    driver = opened(root)
-    make(driver)
-    driver.close()
-    last = None
-    for driver in killed_before_each_step(root, lambda driver: driver.remove("key")):
-        last = kinds(driver)
-        assert all_subvolumes(root) if last else not all_subvolumes(root)
-        if not last:
-            make(driver)
-    assert last == {}
-
-
-def test_killed_in_open_and_close(root: str) -> None:
-    """Whoever opens it next finds a whole file system, and nothing else that was begun."""
-
-    def open_and_close() -> None:
-        opened(root, loopsize="300M").close()
-
-    step, status = 0, -signal.SIGKILL
-    while status:
-        step += 1
-        status = in_child(lambda at=step: killed_at(at, open_and_close)).wait()
-        assert status in (0, -signal.SIGKILL)
-        driver = opened(root, loopsize="300M")
-        driver.prepare("key")
-        driver.remove("key")
-        driver.check_invariants()
+        driver = opened(based)
+        make(driver)
         driver.close()
-        assert not is_mounted(root) and not devices(root)
-        names = {name for name in os.listdir(root) if not name.startswith(".probe-")}  # the registry's
-        assert names == {"btrfs.img", "btrfs.lock", "metadata.db", "snapshots"}
-        if step % 3:  # from the beginning, or from a root that is there
-            for name in os.listdir(root):
-                path = os.path.join(root, name)
-                os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
-    assert step > 40
+        last: dict[str, Kind] = {}
+        for driver in self.found(based, lambda driver: driver.commit("name", "key")):
+            last = self.kinds(driver)
+            assert last in ({"key": Kind.ACTIVE}, {"name": Kind.COMMITTED})
+            trees.assert_tree(layer(driver, *last), NESTED)
+            if last == {"key": Kind.ACTIVE} and len(all_subvolumes(based)) == 2:
+                # It is plain already: make it what it was, so that every step is reached.
+                driver.remove("key")
+                make(driver)
+        assert last == {"name": Kind.COMMITTED}
 
+    def test_killed_in_prepare_with_a_quota(self, based: str) -> None:
+        last: dict[str, Kind] = {}
+        for driver in self.found(based, lambda driver: driver.prepare("key", "base", quota=10 * MIB)):
+            last = self.kinds(driver)
+            if last:
+                driver.remove("key")
+        assert last
+        driver = opened(based)
+        assert set(groups_of(based)) == {subvolumes.FS_TREE, *all_subvolumes(based)}
+        driver.close()
 
-def killed_at(at: int, function: object) -> None:
-    from tests.drivers.steps import before_each_step
+    def test_killed_in_remove_with_subvolumes(self, based: str) -> None:
+        def make(driver: Snapshotter) -> None:
+            with mounted(driver.prepare("key", "base", quota=10 * MIB)) as path:
+                build_nested(path)
 
-    def kill(number: int) -> None:
-        if number == at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        driver = opened(based)
+        make(driver)
+        driver.close()
+        last: dict[str, Kind] = {}
+        for driver in self.found(based, lambda driver: driver.remove("key")):
+            last = self.kinds(driver)
+            assert len(all_subvolumes(based)) == (5 if last else 1)
+            if not last:
+                make(driver)
+        assert last == {}
 
-    before_each_step(function, kill)  # type: ignore[arg-type]
+    def orphans(self, root: str) -> list[str]:
+        files = set(os.listdir(root)) - {"btrfs.img", "btrfs.lock", "snapshots"}
+        files = {name for name in files if not name.startswith((".probe-", "metadata.db"))}
+        return [*super().orphans(root), *map(str, files)]
 
 
 # Quotas.
@@ -442,7 +417,7 @@ def test_the_file_is_mounted_while_it_is_used(root: str) -> None:
     second.close()
     assert not is_mounted(root) and not devices(root)
     third = opened(root)
-    assert kinds(third) == {"base": Kind.COMMITTED}
+    assert [(info.name, info.kind) for info in third.walk()] == [("base", Kind.COMMITTED)]
     third.close()
     assert not devices(root)
 
