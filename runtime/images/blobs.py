@@ -71,11 +71,18 @@ class Blobs:
     def writer(self) -> Writer:
         return Writer(self._directory)
 
-    def take(self, path: str, digest: str) -> None:
-        """Give the durable and verified file `path` its name here; it has no other then."""
-        os.rename(path, self.path(digest))
-        if os.path.lexists(path):  # two names of one file: rename(2) does nothing then
-            os.unlink(path)
+    def link(self, path: str, digest: str) -> None:
+        """Give the durable and verified file `path` a name here too. FileNotFoundError."""
+        name = self.path(digest)
+        fresh = name + os.fsdecode(_FRESH)
+        try:
+            os.link(path, fresh)
+        except FileExistsError:  # of a process that died before the next call
+            os.unlink(fresh)
+            os.link(path, fresh)
+        os.rename(fresh, name)
+        if os.path.lexists(fresh):  # it had the name already: rename(2) does nothing for two names of one file
+            os.unlink(fresh)
 
     def sync(self) -> None:
         """Make the names durable."""

@@ -2,7 +2,7 @@
 
     receive():  flock HEX │ what a killed process left of it is hashed │ write …
     finish():   verify, fsync, rename to HEX.whole
-    publish():  HEX.whole becomes a blob of the store, under the store's lock
+    publish():  HEX.whole becomes a blob of the store, under the store's lock; when the index has it, it goes from here
 
 Who receives a blob holds its flock; a second process that wants it waits, and finds it done. A killed one leaves HEX,
 and the next goes on from there. Between finish() and publish() nobody holds HEX.whole, so whoever has received
@@ -165,12 +165,23 @@ class Arrivals:
         return os.path.join(self._directory, hex_of(digest) + _WHOLE)
 
     def publish(self, digest: str) -> bool:
-        """Make the blob one of the store's, if it has arrived. The store's lock is held."""
+        """Make the blob one of the store's, if it has arrived. The store's lock is held. It stays here as well, until
+        settle(): what comes after may fail, and what was received is not to be lost with it."""
         try:
-            self._blobs.take(self._whole(digest), digest)
+            self._blobs.link(self._whole(digest), digest)
         except FileNotFoundError:
             return False
         return True
+
+    def settle(self) -> None:
+        """What was received is published: remove the second names of the store's blobs, unless another process may be
+        about to publish them too; then that one does it."""
+        with self._alone() as directory_fd:
+            if directory_fd is not None:
+                with os.scandir(directory_fd) as entries:
+                    names = [entry.name for entry in entries if entry.stat().st_nlink > 1]
+                for name in names:
+                    os.unlink(name, dir_fd=directory_fd)
 
     def _join(self) -> None:
         """Hold the shared lock from here on."""
@@ -204,19 +215,30 @@ class Arrivals:
 
     def sweep(self) -> int:
         """Remove what nobody receives; the bytes that were freed. Nothing while some process receives an image."""
+        with self._alone() as directory_fd:
+            if directory_fd is None:
+                return 0
+            freed = self.size()
+            for name in os.listdir(directory_fd):
+                os.unlink(name, dir_fd=directory_fd)
+            return freed
+
+    @contextmanager
+    def _alone(self) -> Iterator[int | None]:
+        """The directory's descriptor with the exclusive lock, or None when another process receives an image, or
+        nobody ever has. What we received ourselves is given up to be swept."""
         self.leave()
+        fd = -1
         try:
             fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return 0
-        try:
             locks.lock(fd, self._directory, patience=0)
-            freed = self.size()
-            for name in os.listdir(fd):
-                os.unlink(name, dir_fd=fd)
-            return freed
-        except TimedOut:
-            return 0
+        except (FileNotFoundError, TimedOut):
+            if fd >= 0:
+                os.close(fd)
+            yield None
+            return
+        try:
+            yield fd
         finally:
             os.close(fd)
 

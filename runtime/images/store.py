@@ -60,6 +60,10 @@ class ImageStore:
         """Hold the lock file `name`. TimedOut says who else holds it, after `patience` seconds."""
         return locks.locked(os.path.join(self.root, name), patience=patience)
 
+    def close(self) -> None:
+        """Let go of what receive() holds, for others to sweep. The store can be used on; twice is fine."""
+        self._arrivals.leave()
+
     # Reading. Without the lock: an index is replaced as a whole, and blobs never change.
 
     def get(self, reference: str) -> Image:
@@ -245,6 +249,7 @@ class ImageStore:
         except BaseException:
             self._collect(self._index())
             raise
+        self._arrivals.settle()
         return self._image(digest, changed)
 
     def _index(self) -> Index:

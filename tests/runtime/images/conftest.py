@@ -2,16 +2,26 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+import runtime.images
+from runtime.images import document
+from runtime.images.blobs import digest_of
+from runtime.images.document import Descriptor
 from runtime.images.store import ImageStore
+from tests.drivers.archive import tape
 from tests.trees import Dir, File, Symlink, Tree, build
+
+# What before_each_step() counts as steps here.
+IMAGES = os.path.dirname(runtime.images.__file__)
 
 ROOTFS: Tree = {
     "bin": {"sh": File("#!", mode=0o4755), "ls": Symlink(target="sh")},
@@ -42,9 +52,57 @@ def archive(tmp_path: Path) -> Callable[..., str]:
     return make
 
 
+class Made(NamedTuple):
+    """An image as a registry has it: every blob by its digest, and the manifest that names them."""
+
+    manifest: bytes
+    blobs: dict[str, bytes]
+    layers: tuple[str, ...]  # digests, from the bottom up
+    id: str
+
+
+def image_of(layers: Sequence[bytes], *, diff_ids: Sequence[str] | None = None, docker: bool = False) -> Made:
+    """An image of plain tars, each compressed by gzip, as docker or as OCI has it."""
+    packed = [gzip.compress(layer, 1, mtime=0) for layer in layers]
+    configuration = json.dumps({
+        "architecture": document.host_platforms()[0].architecture, "os": "linux", "created": "2020-02-02T02:02:02Z",
+        "config": {"Cmd": ["sh"]}, "rootfs": {"type": "layers", "diff_ids": diff_ids or [*map(digest_of, layers)]},
+        "history": [{"created": "2020-02-02T02:02:02Z", "created_by": f"step {n}"} for n in range(len(layers))],
+    }, indent=1).encode()  # fmt: skip
+    media = (document.CONFIG, document.LAYER_GZIP)
+    if docker:
+        media = (document.DOCKER_CONFIG, document.DOCKER_LAYER + ".gzip")
+    manifest = json.dumps(document.manifest(
+        Descriptor(media[0], digest_of(configuration), len(configuration)),
+        [Descriptor(media[1], digest_of(blob), len(blob)) for blob in packed],
+        document.DOCKER_MANIFEST if docker else document.MANIFEST,
+    ), indent=3).encode()  # fmt: skip
+    return Made(
+        manifest, {digest_of(blob): blob for blob in (configuration, *packed)}, tuple(map(digest_of, packed)),
+        digest_of(configuration),
+    )  # fmt: skip
+
+
+LAYERS = (
+    tape.archive(tape.directory(b"etc/"), tape.file(b"etc/a", b"a"), tape.file(b"gone", b"g" * 5000)),
+    tape.archive(tape.file(b".wh.gone"), tape.file(b"etc/b", b"b" * 100_000)),
+)
+
+
+def receive(store: ImageStore, made: Made) -> None:
+    for digest, blob in made.blobs.items():
+        with store.receive(digest, len(blob)) as incoming:
+            if not incoming.done:
+                for at in range(incoming.position, len(blob), 1000):
+                    incoming.write(blob[at : at + 1000])
+                incoming.finish()
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> ImageStore:
-    return ImageStore(str(tmp_path / "root" / "images"))
+def store(tmp_path: Path) -> Iterator[ImageStore]:
+    opened = ImageStore(str(tmp_path / "root" / "images"))
+    yield opened
+    opened.close()
 
 
 def contents(store: ImageStore) -> list[str]:

@@ -15,7 +15,6 @@ from types import ModuleType
 
 import pytest
 
-import runtime.images
 from drivers.archive.limits import Limits
 from runtime.errors import ImageError, ImageInUse, NoSuchImage
 from runtime.images import index
@@ -25,7 +24,7 @@ from tests.drivers import steps
 from tests.drivers.archive import tape
 from tests.drivers.children import in_child
 from tests.mounting import Union
-from tests.runtime.images.conftest import contents
+from tests.runtime.images.conftest import IMAGES, contents
 from unionfs.linux import mounts
 
 Archive = Callable[..., str]
@@ -241,11 +240,8 @@ def test_a_disk_that_is_full_for_the_index_leaves_nothing(
     assert contents(store) == before
 
 
-def test_killed_before_each_step_of_an_import(
-    store: ImageStore, archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_before_each_step_of_an_import(store: ImageStore, archive: Archive) -> None:
     """The image is there whole or not at all, and opening the store takes the rest away."""
-    monkeypatch.setattr(steps, "_PACKAGE", os.path.dirname(runtime.images.__file__))
     store.import_rootfs(archive(), "old")
     path = archive({"new": "content"}, "new.tar")
     before = contents(store)
@@ -257,8 +253,10 @@ def test_killed_before_each_step_of_an_import(
             if number == last:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        child = in_child(lambda: (steps.before_each_step(lambda: store.import_rootfs(path, "new"), kill), None)[1])
-        status = child.wait()
+        def work() -> None:
+            steps.before_each_step(lambda: store.import_rootfs(path, "new"), kill, within=[IMAGES])
+
+        status = in_child(work).wait()
         again = ImageStore(store.root)
         try:
             image = again.get("new")
@@ -277,10 +275,7 @@ def test_killed_before_each_step_of_an_import(
     assert step > 50, "the steps were not seen"
 
 
-def test_killed_before_each_step_of_a_removal(
-    store: ImageStore, archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(steps, "_PACKAGE", os.path.dirname(runtime.images.__file__))
+def test_killed_before_each_step_of_a_removal(store: ImageStore, archive: Archive) -> None:
     store.import_rootfs(archive(), "old")
     empty = contents(store)
     path = archive({"new": "content"}, "new.tar")
@@ -293,7 +288,10 @@ def test_killed_before_each_step_of_a_removal(
             if number == last:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        status = in_child(lambda: (steps.before_each_step(lambda: store.remove("new"), kill), None)[1]).wait()
+        def work() -> None:
+            steps.before_each_step(lambda: store.remove("new"), kill, within=[IMAGES])
+
+        status = in_child(work).wait()
         again = ImageStore(store.root)
         if "new:latest" in [name for image in again.list() for name in image.references]:
             again.open_blob(again.get("new").layers[0]).close()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import runtime.images
 from drivers.api import Kind, Snapshotter
 from drivers.mounts import mounted
 from drivers.registry import NAMES, open_driver, probe
@@ -22,7 +21,7 @@ from runtime.images.unpack import chain_ids, forget_snapshots, unpack
 from tests.drivers import steps
 from tests.drivers.archive import tape
 from tests.drivers.children import Child, in_child
-from tests.runtime.images.conftest import ROOTFS
+from tests.runtime.images.conftest import IMAGES, ROOTFS
 from tests.trees import Tree, assert_same, assert_tree, read
 from unionfs.linux import mounts
 
@@ -288,10 +287,9 @@ def test_killed_while_extracting(layer: int, store: ImageStore, archive: Archive
 
 
 def test_killed_before_each_step(
-    store: ImageStore, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: ImageStore, archive: Archive, tmp_path: Path
 ) -> None:
     """On overlay2, the third layer."""
-    monkeypatch.setattr(steps, "_PACKAGE", os.path.dirname(runtime.images.__file__))
     if not (found := probe("overlay2", str(tmp_path))).works:
         pytest.skip(f"overlay2: {found.reason}")
     image = layered(store, archive)
@@ -310,7 +308,7 @@ def test_killed_before_each_step(
                 if number == last:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            steps.before_each_step(lambda: (unpack(store, image, own), None)[1], kill)
+            steps.before_each_step(lambda: unpack(store, image, own), kill, within=[IMAGES])
             own.close()
 
         status = in_child(work).wait()
