@@ -52,6 +52,7 @@ class Belongings(NamedTuple):
     mounts: frozenset[str]
     processes: frozenset[str]
     loops: frozenset[str]
+    thins: frozenset[str]
     links: frozenset[str]
     cgroups: frozenset[str]
     descriptors: frozenset[str]
@@ -65,6 +66,7 @@ def belongings(basetemp: str, *, groups: bool = False) -> Belongings:
                   if not m.target.startswith(("/proc/", "/sys/"))),
         frozenset(f"process {pid} ({_command(pid)})" for pid in processes()),
         frozenset(_loops(basetemp)),
+        frozenset(_thins()),
         frozenset(f"network link {name}" for _, name in socket.if_nameindex()),
         frozenset(_cgroups() if groups else ()),
         frozenset(_descriptors()),
@@ -124,6 +126,18 @@ def _loops(basetemp: str) -> list[str]:
         if path.startswith(basetemp):
             found.append(f"loop device {name} on {path}")
     return found
+
+
+def _thins() -> list[str]:
+    """Of all roots, for their names do not tell whose they are; where there is device-mapper there is one test run."""
+    found = []
+    for name in os.listdir("/sys/block"):
+        try:
+            with open(f"/sys/block/{name}/dm/name", encoding="ascii", errors="replace") as file:
+                found.append(file.read().strip())
+        except OSError:
+            continue  # not a device-mapper's, or removed meanwhile
+    return [f"device-mapper device {name}" for name in found if name.startswith("fuse-aufs-")]
 
 
 def _cgroups() -> list[str]:
