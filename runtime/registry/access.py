@@ -18,8 +18,8 @@ _Result = TypeVar("_Result")
 
 
 class Access:
-    """`environ` says where registries.toml and auth.json lie, and which proxies there are. UsageError and RegistryError
-    for files that cannot be understood."""
+    """`environ` says where registries.toml and auth.json lie, and which proxies there are. RegistryError for a
+    file that cannot be understood."""
 
     def __init__(self, environ: Mapping[str, str], patience: Patience | None = None) -> None:
         self.registries = Registries(environ)

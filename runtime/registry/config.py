@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from runtime.errors import UsageError
+from runtime.errors import RegistryError, UsageError
 
 HUB = "docker.io"
 _HUB_ENDPOINT = "registry-1.docker.io"
@@ -58,7 +58,7 @@ class Endpoint(NamedTuple):
 
 
 class Registries:
-    """The file in the directory that `environ` names; UsageError names the file, the line and what is wrong."""
+    """The file in the directory that `environ` names; RegistryError names the file, the line and what is wrong."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.path = os.path.join(environ.get("FUSE_AUFS_CONFIG") or "/etc/fuse-aufs", "registries.toml")
@@ -70,7 +70,7 @@ class Registries:
         except FileNotFoundError:
             return
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{self.path}: {error}") from None
+            raise RegistryError(f"{self.path}: {error}") from None
         self._check(text, document)
         self._tables = {normal(name): table for name, table in document.get("registry", {}).items()}
 
@@ -131,7 +131,7 @@ class Registries:
                     return f"{mirror!r} is no mirror: write HOST[:PORT], with https:// or http:// before it or not"
         return ""
 
-    def _wrong(self, text: str, table: str, key: str, why: str) -> UsageError:
+    def _wrong(self, text: str, table: str, key: str, why: str) -> RegistryError:
         """tomllib keeps no positions: the line is that of the key after the table's header."""
         number, inside = 1, not table
         for current, line in enumerate(text.splitlines(), 1):
@@ -141,7 +141,7 @@ class Registries:
             if inside and key and re.match(rf"\s*[\[\"']*{re.escape(key)}\b", line):
                 number = current
                 break
-        return UsageError(f"{self.path}, line {number}: {why}")
+        return RegistryError(f"{self.path}, line {number}: {why}")
 
 
 def normal(registry: str) -> str:

@@ -70,8 +70,9 @@ class Screen(Progress):
 
     def moving(self, item: str, state: str, done: int, total: int) -> None:
         with self._lock:
+            begins = not self._items.get(item, "").startswith(state)
             self._items[item] = f"{state}  {_bar(done, total)}"
-            if time.monotonic() - self._last >= _INTERVAL:
+            if begins or time.monotonic() - self._last >= _INTERVAL:
                 self._draw_locked()
 
     def close(self) -> None:

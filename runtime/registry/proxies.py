@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from runtime.errors import UsageError
+from runtime.errors import RegistryError
 from runtime.registry.config import Host
 
 
@@ -34,7 +34,7 @@ class Proxies:
         self._environ = environ
 
     def of(self, server: Host) -> Proxy | None:
-        """The proxy by which `server` is reached; UsageError when its variable cannot be meant."""
+        """The proxy by which `server` is reached; RegistryError when its variable cannot be meant."""
         name = f"{server.scheme}_proxy"
         text = self._environ.get(name) or self._environ.get(name.upper()) or ""
         if not text or self._spared(server):
@@ -48,7 +48,7 @@ class Proxies:
             if parts.scheme != "http":
                 host = None
         if not host:
-            raise UsageError(f"{name.upper()} is {text!r}: write http://HOST:PORT")
+            raise RegistryError(f"{name.upper()} is {text!r}: write http://HOST:PORT")
         authorization = ""
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

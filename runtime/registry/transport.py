@@ -226,13 +226,19 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 def _connect(connection: http.client.HTTPConnection, server: Host, proxy: Proxy | None, path: str) -> None:
     """Raises what a line that never was is told by; after it, failures are those of a line that broke."""
+    failure: RegistryError
     try:
         connection.connect()
+        return
     except (http.client.HTTPException, OSError) as error:
         if proxy and not isinstance(error, ssl.SSLError):
             message = f"{server.netloc} cannot be reached by the proxy {proxy.netloc}: {_text(error)}"
-            raise Unreachable(message, transient=False) from error
-        raise _failure(server, error, path) from error
+            failure = Unreachable(message, transient=False)
+        else:
+            failure = _failure(server, error, path)
+    # Not from `error`: its traceback would keep http.client's answer of the proxy, which is closed with the last
+    # reference only (3.11, HTTPConnection._tunnel).
+    raise failure
 
 
 def _failure(server: Host, error: Exception, path: str) -> RegistryError:

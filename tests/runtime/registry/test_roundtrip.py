@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.runtime.conftest import Runtime
+from runtime.registry.progress import Screen, _bar
+from tests.runtime.conftest import Runtime, Terminal
 from tests.runtime.registry.conftest import Registry
+from tests.runtime.registry.lying import Honest, Server, made
 
 _DIGEST = r"sha256:[0-9a-f]{64}"
 
@@ -38,3 +42,104 @@ def test_push_and_pull(
     assert other("run", "--rm", "--network=none", f"{registry.host}/roundtrip/box@{digest}") == "hello from the image\n"
     assert (other.root / "images/incoming").is_dir()
     assert list((other.root / "images/incoming").iterdir()) == []
+
+
+def test_run_gets_what_is_missing(
+    fresh: Runtime, new_runtime: Callable[[], Runtime], registry: Registry, rootfs_tar: Path
+) -> None:
+    name = f"{registry.host}/roundtrip/missing"
+    maker = new_runtime()
+    for text in ("first", "second"):
+        maker("import", "-c", f'CMD ["echo", "{text}"]', rootfs_tar, name)
+        maker("push", "-q", name)
+        if text == "first":
+            assert fresh.refused("run", "--pull=never", name, code=125).startswith("runtime: there is no image")
+            done = fresh.call("run", "--rm", "--network=none", name)
+            assert done.stdout == "first\n", "nothing of the pull is on standard output"
+            said = done.stderr.splitlines()
+            assert said[0] == f"Unable to find image '{name}:latest' locally"
+            assert said[1] == "latest: Pulling from roundtrip/missing"
+            assert said[-1] == f"Status: Downloaded newer image for {name}:latest"
+    done = fresh.call("run", "--rm", "--network=none", name)
+    assert (done.stdout, done.stderr) == ("first\n", "")
+    assert fresh("run", "--rm", "--network=none", "--pull", "always", name) == "second\n"
+    assert fresh("run", "--rm", "--network=none", "--pull", "never", name) == "second\n"
+    assert "invalid --pull" in fresh.refused("run", "--pull", "sometimes", name, code=125)
+    missing = fresh.call("run", f"{name}:missing")
+    assert missing.returncode == 125
+    assert missing.stderr.splitlines()[-1].startswith(f"runtime: manifest for {name}:missing not found")
+    assert fresh.refused("run", "A B", code=125).startswith("runtime: there is no image 'A B'")
+
+
+def test_names_and_quiet(fresh: Runtime, registry: Registry, rootfs_tar: Path) -> None:
+    name = f"{registry.host}/roundtrip/names"
+    fresh("import", rootfs_tar, name)
+    assert fresh("push", "-q", name) == f"{name}:latest\n"
+    assert fresh("pull", "-q", name) == f"{name}:latest\n"
+    assert fresh("push", name).startswith("Using default tag: latest\n")
+    digest = re.findall(_DIGEST, fresh("pull", name))[0]
+    fresh("rmi", name)
+    assert fresh("pull", "-q", f"{name}:ignored@{digest}") == f"{name}:ignored@{digest}\n"
+    assert "a digest is no name to push to" in fresh.refused("push", "-q", f"{name}@{digest}")
+    assert "exactly 1 argument" in fresh.refused("pull", code=125)
+    assert "exactly 1 argument" in fresh.refused("push", code=125)
+    assert "no image" in fresh.refused("push", "-q", f"{name}:never")
+    assert "invalid platform" in fresh.refused("pull", "-q", "--platform", "linux", name, code=125)
+
+
+class Waits(Honest):
+    def pour(self, digest: str, data: bytes) -> None:
+        if digest in self.server.image.layers:
+            self.server.more["seen"].wait(30)
+        super().pour(digest, data)
+
+
+def test_a_terminal_has_bars(
+    fresh: Runtime, lying: Callable[..., Server], terminal: Callable[..., Terminal]
+) -> None:
+    """Drawn anew in their place: no line is left of what was under way."""
+    seen = threading.Event()
+    server = lying(Waits, made((50_000, 60_000)), seen=seen)
+    screen = terminal(fresh.command("pull", f"{server.host}/x"), columns=70)
+    drawn = screen.expect(f": Downloading  [>{' ' * 39}")
+    seen.set()
+    drawn += screen.expect("Status: ")
+    assert screen.wait() == 0
+    drawn += screen.output.decode()
+    assert "\x1b[2A\x1b[J" in drawn
+    assert max(len(line) for line in re.split(r"\r\n|\x1b\[J", drawn) if "Downloading" in line) < 70
+    shown = _screen(drawn)
+    assert [line.partition(": ")[2] for line in shown[1:3]] == ["Pull complete", "Pull complete"]
+    assert not [line for line in shown if "Downloading" in line]
+
+
+def _screen(drawn: str) -> list[str]:
+    """What is seen in the end, of text with our two escapes: up N lines, and clear from here on."""
+    lines = [""]
+    for up, text, end in re.findall(r"\x1b\[(\d+)A|\x1b\[J|([^\r\n\x1b]+)|(\r\n)", drawn):
+        if up:
+            del lines[len(lines) - 1 - int(up) :]
+            lines.append("")
+        lines[-1] += text
+        if end:
+            lines.append("")
+    return [line for line in lines if line]
+
+
+def test_more_layers_than_rows() -> None:
+    """Only the last are drawn: what has scrolled away cannot be drawn anew."""
+    stream = io.StringIO()
+    screen = Screen(stream)
+    for number in range(100):
+        screen.state(f"{number}", "Pulling fs layer")
+    screen.say("Digest: x")
+    assert all(int(up) <= 23 for up in re.findall(r"\x1b\[(\d+)A", stream.getvalue()))
+    assert stream.getvalue().endswith("99: Pulling fs layer\n")
+
+
+def test_bars() -> None:
+    assert _bar(0, 0) == f"[{'=' * 50}]  0B/0B"
+    assert _bar(0, 1000) == f"[>{' ' * 49}]  0B/1kB"
+    assert _bar(500, 1000) == f"[{'=' * 25}>{' ' * 24}]  500B/1kB"
+    assert _bar(123456789, 123456789) == f"[{'=' * 50}]  123.5MB/123.5MB"
+    assert _bar(5 * 10**12, 10**13) == f"[{'=' * 25}>{' ' * 24}]  5TB/10TB"
