@@ -19,6 +19,7 @@ from runtime.images.document import Descriptor
 from runtime.images.store import ImageStore
 from tests.drivers.archive import tape
 from tests.trees import Dir, File, Symlink, Tree, build
+from unionfs.linux import mounts
 
 # What before_each_step() counts as steps here.
 IMAGES = os.path.dirname(runtime.images.__file__)
@@ -103,6 +104,21 @@ def store(tmp_path: Path) -> Iterator[ImageStore]:
     opened = ImageStore(str(tmp_path / "root" / "images"))
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def memory_of(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """`memory_of("256k")` mounts a tmpfs of that size, and gives its path."""
+    target = tmp_path / "memory"
+
+    def mount(size: str) -> Path:
+        target.mkdir()
+        mounts.mount("tmpfs", str(target), "tmpfs", 0, f"size={size}")
+        return target
+
+    yield mount
+    if target.exists():
+        mounts.umount2(str(target))
 
 
 def contents(store: ImageStore) -> list[str]:
