@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -85,10 +84,13 @@ class Driver(GraphSnapshotter):
             self._pool.claim()
             with self._store.write() as transaction:
                 records.add_pool(transaction)
+        state = "new" if row is None else row.state
         was_active = self._pool.is_active()
         if not was_active:
-            self._activate("new" if row is None else row.state)
-        elif not self._used:
+            self._activate(state)
+        elif state != "up":
+            self._set_state("up")  # who activated it died before saying so, or it was given active
+        if was_active and not self._used:
             self._pool.check_ours()
             self._pool.grow()
         status = self._pool.status()
@@ -98,15 +100,18 @@ class Driver(GraphSnapshotter):
         self._journal.recover()
         self._used = True
         if not was_active:
-            self._check_base()
+            try:
+                self._check_base()
+            except BaseException:
+                self._down()  # or the next to look would find the pool up and believe it
+                raise
 
     def _activate(self, state: str) -> None:
         if state == "new":
             self._pool.clear()
             self._pool.activate(check=False)
-        with self._store.write() as transaction:
-            # Before it is up: from now on a pool that is found down without being shut down has crashed.
-            records.set_pool_state(transaction, "up")
+        # Before it is up: from now on a pool that is found down without having been shut down has crashed.
+        self._set_state("up")
         if state != "new":
             self._pool.activate(check=state == "up")
 
@@ -114,8 +119,11 @@ class Driver(GraphSnapshotter):
         """Take everything down that nobody has open. The lock is held."""
         gone = [self._thins.deactivate(device) for device in self._thins.active()]
         if all(gone) and self._pool.deactivate():
-            with self._store.write() as transaction:
-                records.set_pool_state(transaction, "down")
+            self._set_state("down")
+
+    def _set_state(self, state: str) -> None:
+        with self._store.write() as transaction:
+            records.set_pool_state(transaction, state)
 
     # The base device.
 
@@ -149,19 +157,28 @@ class Driver(GraphSnapshotter):
                 f"dm.basesize={show_size(sectors * SECTOR)} is less than the {show_size(found.sectors * SECTOR)} that "
                 "the layers here have, and can only be raised"
             )
-        grows = sectors > found.sectors
-        node = nodes.ensure(self._thins.activate(found.device, max(sectors, found.sectors), read_only=not grows))
+        node = nodes.ensure(self._thins.activate(found.device, found.sectors, read_only=True))
         assert found.uuid is not None
         filesystem.check(node, self._settings.filesystem, bytes.fromhex(found.uuid))
-        if grows:
-            self._pool.check_space()
+        self._put_away(found.device)
+        if sectors > found.sectors:
+            self._grow_base(found, sectors)
+
+    def _grow_base(self, old: ThinDevice, sectors: int) -> None:
+        """A larger copy takes the base's place, so that there is no moment at which it is neither."""
+        self._pool.check_space()
+        with self._journal.creating(sectors, lambda device: self._thins.create_snap(device, old.device)) as device:
+            node = nodes.ensure(self._thins.activate(device, sectors))
             filesystem.grow(node, self._settings.filesystem, sectors * SECTOR)
             filesystem.sync(node)
-            after = filesystem.check(node, self._settings.filesystem)
+            made = filesystem.check(node, self._settings.filesystem)
+            mapped = self._thins.mapped(device)
+            self._thins.deactivate(device)
             with self._store.write() as transaction:
-                records.resize_base(transaction, sectors)
-                records.measured(transaction, found.device, self._thins.mapped(found.device), after.inodes)
-        self._thins.deactivate(found.device)
+                records.retire(transaction, old.device)
+                records.become_base(transaction, device, mapped, made.inodes, made.uuid.hex())
+                self._journal.finish(transaction)
+        self._finish_removing()
 
     # The hooks of GraphSnapshotter.
 
@@ -382,14 +399,14 @@ def probe(directory: str, given: Mapping[str, str]) -> Probe:
     try:
         os.close(ioctl.open_control())
     except OSError as error:
-        return Probe(False, f"this kernel has no device-mapper ({error.strerror}): modprobe dm_mod")
+        return Probe(False, f"{error.strerror}")
     if ioctl.target_version("thin-pool") is None:
         return Probe(False, "this kernel's device-mapper has no thin pools: modprobe dm_thin_pool")
     for program, package in (
         (f"mkfs.{settings.filesystem}", filesystem.PACKAGE[settings.filesystem]),
         ("thin_check", "thin-provisioning-tools"),
     ):
-        if shutil.which(program) is None:
+        if filesystem.program(program) is None:
             return Probe(False, f"{program} is not installed: apt-get install {package}")
     if settings.pool_device:
         return Probe(True, f"thin devices in the pool {settings.pool_device}")

@@ -6,9 +6,9 @@ does, the mount ends with its descriptor. Growing is an ioctl on it, as resize2f
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from drivers.devicemapper import superblock
 from drivers.errors import Unavailable
 from unionfs.linux import consts, mounts
 
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 PACKAGE = {"ext4": "e2fsprogs", "xfs": "xfsprogs"}
 
 # Nothing is discarded, for nothing is mapped yet. ext4's inode tables and journal are written now: the kernel would
@@ -125,16 +126,19 @@ def opened(node: str, filesystem: str) -> Iterator[int]:
         os.close(root)
 
 
+def program(name: str) -> str | None:
+    """Where it is: root's PATH leaves out the directories for root where it comes from `su` without `-`."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
+
+
 def run(command: Sequence[str], package: str) -> None:
     """Run a program of the system. Raises Unavailable with what it said, or with the package that it is in."""
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-        )
-    except OSError as error:
-        if error.errno == errno.ENOENT:
-            raise Unavailable(f"{command[0]} is not installed: apt-get install {package}") from None
-        raise
+    path = program(command[0])
+    if path is None:
+        raise Unavailable(f"{command[0]} is not installed: apt-get install {package}")
+    done = subprocess.run(
+        [path, *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
     if done.returncode:
         said = done.stdout.decode(errors="replace").strip().splitlines()
         raise Unavailable(f"{' '.join(command)} failed: {said[-1] if said else done.returncode}")

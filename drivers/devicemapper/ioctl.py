@@ -203,14 +203,14 @@ def target_version(target: str) -> tuple[int, int, int] | None:
 def open_control() -> int:
     """The descriptor that the ioctls go to. Made where devtmpfs did not: the number is in /proc/misc.
 
-    ENOENT or ENODEV without device-mapper in the kernel, EACCES or EPERM without the right to use it.
+    ENOENT, with a sentence, without device-mapper in the kernel; EACCES or EPERM without the right to use it.
     """
     try:
         return os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         number = _misc_number()
         if number is None:
-            raise
+            raise OSError(errno.ENOENT, "this kernel has no device-mapper: modprobe dm_mod", CONTROL) from None
     os.makedirs(os.path.dirname(CONTROL), 0o755, exist_ok=True)
     try:
         os.mknod(CONTROL, stat.S_IFCHR | 0o600, number)

@@ -21,7 +21,7 @@ from drivers.devicemapper import records
 from drivers.devicemapper.pool import PATIENCE, Pool
 from drivers.devicemapper.records import ThinDevice
 from drivers.devicemapper.thins import MAX_DEVICE, Thins
-from drivers.errors import Unavailable
+from drivers.errors import DriverError, Unavailable
 from drivers.metadata import Store, Transaction
 
 
@@ -48,7 +48,7 @@ class Journal:
         except BaseException:
             try:
                 self._take_back(device)
-            except (OSError, Unavailable):
+            except (OSError, DriverError):
                 pass  # recover() does it, and what made it necessary is what the caller should hear of
             raise
 
@@ -80,8 +80,8 @@ class Journal:
         if self._discard:
             try:
                 self._thins.discard(device.device, device.sectors)
-            except Unavailable:
-                pass  # it is not in the pool any more: whoever began to remove it came so far
+            except (OSError, Unavailable):
+                pass  # only space of the disk below is at stake; and it may be gone from the pool already
             self._thins.deactivate(device.device)
         self._thins.delete(device.device)
         self._advance()

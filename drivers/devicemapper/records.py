@@ -102,10 +102,6 @@ def become_base(transaction: Transaction, device: int, mapped: int, inodes: int,
     )
 
 
-def resize_base(transaction: Transaction, sectors: int) -> None:
-    transaction.execute("UPDATE thin_devices SET sectors = ? WHERE role = 'base'", (sectors,))
-
-
 def measured(transaction: Transaction, device: int, mapped: int, inodes: int) -> None:
     transaction.execute("UPDATE thin_devices SET mapped = ?, inodes = ? WHERE device = ?", (mapped, inodes, device))
 

@@ -65,19 +65,23 @@ class Thins:
         """
         name = self.name(device)
         found = ioctl.status(name)
-        if found is not None and found.has_table and found.is_read_only == read_only:
-            if found.is_going:
+        if found is not None and found.is_going:
+            try:
                 ioctl.message(name, "@cancel_deferred_remove")
-            if found.is_suspended:
-                ioctl.resume(name)
-            nodes.ensure(found)
-            return found
+            except OSError as error:
+                if error.errno not in (errno.ENXIO, errno.EBUSY):  # whoever had it open has just closed it
+                    raise
+                remove(name)
+                found = None
         if found is None:
             ioctl.create(name)
         try:
-            # One without a table was left so; one that is active otherwise changes over to it as it is resumed.
-            ioctl.load(name, self._pool.thin(device, sectors), read_only=read_only)
-            ioctl.resume(name)
+            if found is None or not found.has_table or found.is_read_only != read_only:
+                # One that is active otherwise changes over to the new table as it is resumed.
+                ioctl.load(name, self._pool.thin(device, sectors), read_only=read_only)
+                ioctl.resume(name)
+            elif found.is_suspended:
+                ioctl.resume(name)
         except BaseException as error:
             remove(name, deferred=True)
             if isinstance(error, OSError) and error.errno == errno.ENODATA:
@@ -113,14 +117,11 @@ class Thins:
         return sectors * SECTOR
 
     def discard(self, device: int, sectors: int) -> None:
-        """Give the blocks that only this device has back to what the pool lies on; a refusal is the pool's business."""
+        """Give the blocks that only this device has back to what the pool lies on. EOPNOTSUPP where that takes none."""
         active = self.activate(device, sectors)
         fd = os.open(nodes.ensure(active), os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.ioctl(fd, BLKDISCARD, struct.pack("=QQ", 0, sectors * SECTOR))
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
         finally:
             os.close(fd)
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import linecache
+import os
 import shutil
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from drivers import loop
+from drivers.devicemapper import Driver, filesystem, ioctl, nodes, records
+from drivers.errors import InUse, NotSupported, Unavailable
+from drivers.mounts import Mount, mount_all, mounted, unmount_all
 from drivers.registry import open_driver, probe
+from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.contracts.snapshotter.words import Words
+from tests.drivers.children import in_child
+from tests.drivers.crashing import CrashContract
+from unionfs.linux import consts, mounts, processes
 
 MIB = 1 << 20
 OPTIONS = {"dm.loopdatasize": "256M", "dm.loopmetadatasize": "4M", "dm.basesize": "24M", "dm.min_free_space": "3%"}
@@ -27,7 +42,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class OneRoot(Words):
-    """A pool and its base device take seconds to make in the guest: tests share one, in which each leaves no snapshot."""
+    """A pool and its base device take seconds to make in the guest: tests share one, and leave no snapshot in it."""
 
     driver_name = "devicemapper"
     driver_options = OPTIONS
@@ -52,3 +67,596 @@ class TestDevicemapper(OneRoot, SnapshotterContract):
     turns = 4
     counts_files = False
     quota = 40 * MIB
+
+
+def before_each_change(function: Callable[[], object], act: Callable[[int], None]) -> None:
+    """Run `function`, and `act(n)` before its n-th call that changes something: an ioctl, a transaction's beginning
+    and end, the size of a file, a program."""
+    number = 0
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal number
+        if event == "c_call" and _changes(frame, argument.__name__):
+            number += 1
+            act(number)
+
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+
+
+def _changes(frame: FrameType, call: str) -> bool:
+    code = frame.f_code
+    if call == "ioctl":
+        asks = (ioctl.DM_DEV_STATUS_CMD, ioctl.DM_TABLE_STATUS_CMD, ioctl.DM_LIST_DEVICES_CMD)
+        return code.co_filename != ioctl.__file__ or frame.f_locals["command"] not in asks
+    if call == "execute":
+        line = linecache.getline(code.co_filename, frame.f_lineno)
+        return "PRAGMA" in line or (code.co_name == "_transaction" and frame.f_locals["begin"] != "BEGIN")
+    return call in ("ftruncate", "truncate", "fork_exec", "mknod")
+
+
+class TestKilled(OneRoot, CrashContract):
+    """A step is a call that changes something: what is between two of them leaves the same behind."""
+
+    unpacking_stride = 150
+
+    def orphans(self, root: str) -> Sequence[str]:
+        return [*super().orphans(root), *ours()]
+
+    def trace(self, function: Callable[[], object], before_step: Callable[[int], None]) -> None:
+        before_each_change(function, before_step)
+
+    def test_killed_in_close(self, based: str) -> None:
+        for driver in self.found(based, lambda driver: (driver.view("key"), driver.remove("key"), driver.close())):
+            for name in self.kinds(driver):
+                driver.remove(name)
+
+
+def ours() -> list[str]:
+    return [name for name in ioctl.devices() if name.startswith("fuse-aufs-")]
+
+
+Opener = Callable[..., Driver]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Opener]:
+    """opened(option=value, …) opens the driver on a root of the test's own; `dm_fs="xfs"` is dm.fs=xfs."""
+    found = probe("devicemapper", str(tmp_path))
+    if not found.works:
+        pytest.skip(f"devicemapper: {found.reason}")
+    drivers: list[Driver] = []
+
+    def open_it(defaults: Mapping[str, str] = OPTIONS, **given: str) -> Driver:
+        options = {**({} if (tmp_path / "driver").exists() else defaults), **_options(given)}
+        driver = open_driver("devicemapper", str(tmp_path / "driver"), options)
+        assert isinstance(driver, Driver)
+        drivers.append(driver)
+        return driver
+
+    yield open_it
+    for driver in drivers:
+        driver.close()
+    empty(str(tmp_path / "driver"))
+
+
+@pytest.fixture
+def driver(shared: str) -> Iterator[Driver]:
+    """On the root that tests share, with the pool up."""
+    driver = open_driver("devicemapper", shared, OPTIONS)
+    assert isinstance(driver, Driver)
+    driver.view("empty")
+    yield driver
+    driver.close()
+    empty(shared)
+
+
+def empty(root: str) -> None:
+    """Leave nothing of the root's on the machine; what a test has made unusable is taken away by force."""
+    try:
+        driver = open_driver("devicemapper", root)
+        for info in reversed(list(driver.walk())):
+            driver.remove(info.name)
+        driver.cleanup()
+        driver.close()
+    finally:
+        for name in sorted(ours(), key=lambda name: name.endswith("-pool")):
+            ioctl.remove(name)
+
+
+def _options(given: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace("_", ".", 1): value for name, value in given.items()}
+
+
+def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(filesystem, "SBIN", "/nowhere")
+
+
+def write(path: str, size: int) -> None:
+    """Until it is on the device."""
+    with open(path, "wb", buffering=0) as file:
+        for _ in range(size // MIB):
+            file.write(os.urandom(MIB))
+        os.fsync(file.fileno())
+
+
+def thin(driver: Driver, key: str) -> records.ThinDevice:
+    with driver._store.read() as transaction:
+        found = records.of_snapshot(transaction, transaction.get(key).id)
+    assert found is not None
+    return found
+
+
+# What containerd tests of its devmapper snapshotter (plugins/snapshots/devmapper/*_test.go).
+
+
+def test_a_thin_number_is_taken_once(driver: Driver) -> None:
+    """CreateThinDevice, RemoveDevice."""
+    thins = driver._thins
+    thins.create_thin(1000)
+    with pytest.raises(OSError, match="exists") as taken:
+        thins.create_thin(1000)
+    assert taken.value.errno == errno.EEXIST
+    thins.activate(1000, 2048)
+    with pytest.raises(OSError, match="busy") as active:
+        thins.delete(1000)
+    assert active.value.errno == errno.EBUSY
+    assert thins.deactivate(1000)
+    thins.delete(1000)
+    thins.delete(1000)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("ext4", 16 * MIB), ("xfs", 304 * MIB)])
+def test_file_systems(opened: Opener, kind: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MkfsExt4, MkfsXfs, their NonDefault, MultipleXfsMounts, and a container of a size of its own."""
+    label = {"ext4": "-L ours -m 0", "xfs": "-L ours"}[kind]
+    driver = opened(
+        dm_fs=kind, dm_basesize=f"{size // MIB}M", dm_mkfsarg=label, dm_mountopt="noatime", dm_loopdatasize="600M"
+    )
+    with mounted(driver.prepare("one")) as path:
+        assert os.listdir(path) == []
+        Path(path, "f").write_text("one")
+        [point] = [point for point in mounts.mountinfo() if point.target == path]
+        assert point.fstype == kind
+        assert "noatime" in point.options
+        node = point.source
+    head = os.open(node, os.O_RDONLY)
+    assert b"ours" in os.pread(head, 4096, 0)
+    os.close(head)
+    driver.commit("base", "one")
+    with mounted(driver.prepare("left", "base")) as left, mounted(driver.prepare("right", "base")) as right:
+        with mounted(driver.view("view", "base")) as view, mounted(driver.view("again", "base")) as again:
+            Path(left, "f").write_text("left")
+            assert [Path(place, "f").read_text() for place in (left, right, view, again)] == ["left", *3 * ["one"]]
+            with pytest.raises(OSError, match="Read-only"):
+                Path(view, "f").write_text("")
+    with mounted(driver.prepare("large", "base", quota=2 * size)) as path:
+        status = os.statvfs(path)
+        assert 1.6 * size < status.f_blocks * status.f_frsize <= 2 * size
+    driver.commit("larger", "large")
+    with mounted(driver.prepare("on", "larger")) as path:
+        status = os.statvfs(path)
+        assert status.f_blocks * status.f_frsize > 1.6 * size
+    with pytest.raises(NotSupported, match="can only be larger"):
+        driver.prepare("small", "larger", quota=size)
+    driver.cleanup()
+    driver.check_invariants()
+    without_programs(monkeypatch)
+    with pytest.raises(Unavailable, match=f"apt-get install {filesystem.PACKAGE[kind]}"):
+        filesystem.make(node, kind, ())
+
+
+def test_mkfs_refuses(opened: Opener) -> None:
+    """MakeFileSystem: what it says is passed on, and nothing is left of the base device."""
+    driver = opened(dm_mkfsarg="--no-such-option")
+    with pytest.raises(Unavailable, match=r"mkfs.ext4 .* failed"):
+        driver.prepare("key")
+    assert ours() == [driver._pool.name]
+    driver.check_invariants()
+
+
+def test_a_snapshot_has_what_its_origin_had(driver: Driver) -> None:
+    """CreateSnapshotDevice: the origin is mounted and written to, and is held only for the moment."""
+    thins = driver._thins
+    [mount] = driver.prepare("key")
+    with mounted([mount]) as path:
+        Path(path, "before").write_text("not synced")
+        thins.create_snap(1001, thin(driver, "key").device)
+        Path(path, "after").write_text("")
+        with mounted([Mount("ext4", nodes.ensure(thins.activate(1001, thin(driver, "key").sectors)))]) as snapshot:
+            trees.assert_tree(snapshot, {"before": "not synced"})
+            Path(snapshot, "before").write_text("changed")
+        trees.assert_tree(path, {"before": "not synced", "after": ""})
+    thins.deactivate(1001)
+    thins.delete(1001)
+
+
+def test_a_device_that_is_open_goes_when_it_is_closed(driver: Driver) -> None:
+    """DeactivateDevice."""
+    thins = driver._thins
+    thins.create_thin(1002)
+    holder = os.open(nodes.ensure(thins.activate(1002, 2048)), os.O_RDONLY)
+    assert not thins.deactivate(1002, patience=0)
+    assert not thins.activate(1002, 2048).is_going
+    os.close(holder)
+    active = thins.activate(1002, 2048)
+    holder = os.open(active.node, os.O_RDONLY)
+    assert not thins.deactivate(1002, patience=0)
+    os.close(holder)
+    assert ioctl.status(thins.name(1002)) is None
+    assert not os.path.exists(active.node)
+    thins.delete(1002)
+
+
+def test_what_cannot_be_activated_leaves_no_device(driver: Driver) -> None:
+    """rollbackActivate."""
+    before = ours()
+    with pytest.raises(Unavailable, match="lost the thin device 1003"):
+        driver._thins.activate(1003, 2048)
+    assert ours() == before
+
+
+def test_a_number_that_the_pool_has_and_the_store_has_not(driver: Driver) -> None:
+    """PoolDeviceMarkFaulty, containerd#5110: it is passed by, and deleted by cleanup()."""
+    driver.prepare("first")
+    taken = thin(driver, "first").device + 1
+    driver._thins.create_thin(taken)
+    driver.prepare("key")
+    assert thin(driver, "key").device == taken + 1
+    driver.cleanup()
+    driver.check_invariants()
+    driver._thins.create_thin(taken)
+    driver._thins.delete(taken)
+
+
+def test_usage_is_what_was_added(driver: Driver) -> None:
+    """DevMapperUsage."""
+    with mounted(driver.prepare("key")) as path:
+        write(f"{path}/f", 3 * MIB)
+    driver.commit("base", "key")
+    assert 3 * MIB <= driver.usage("base").size < 4 * MIB
+    with mounted(driver.prepare("key", "base")) as path:
+        write(f"{path}/g", MIB)
+    driver.commit("next", "key")
+    assert MIB <= driver.usage("next").size < 2 * MIB
+    assert driver.usage("next").inodes == 1
+
+
+# Space.
+
+
+def test_a_full_pool(opened: Opener) -> None:
+    """Who writes hears of it at once; nobody else is let in; and with more space all goes on, nothing lost."""
+    driver = opened(dm_loopdatasize="32M", dm_basesize="64M")
+    path = mount(driver.prepare("key"))
+    try:
+        Path(path, "kept").write_bytes(b"kept")
+        os.sync()
+        began = time.monotonic()
+        with pytest.raises(OSError, match=r"No space|Input/output|Read-only") as full:
+            write(f"{path}/large", 40 * MIB)
+        assert time.monotonic() - began < 30  # the kernel's default holds writers for 60 s
+        assert full.value.errno in (errno.ENOSPC, errno.EIO, errno.EROFS)
+        with pytest.raises(OSError, match=r"data space of the thin pool is full: .*raise dm.loopdatasize") as refused:
+            driver.prepare("other")
+        assert refused.value.errno == errno.ENOSPC
+        driver.close()
+        driver = opened(dm_loopdatasize="128M")  # while it is mounted
+        driver.prepare("other")
+    finally:
+        unmount(path)
+    with mounted(driver.mounts("key")) as again:
+        assert Path(again, "kept").read_bytes() == b"kept"
+        write(f"{again}/new", 8 * MIB)
+    driver.commit("name", "key")
+    driver.check_invariants()
+    with pytest.raises(Unavailable, match="cannot be less than the 128M"):
+        driver.close()
+        opened(dm_loopdatasize="64M").prepare("third")
+
+
+def test_full_metadata(opened: Opener) -> None:
+    driver = opened(dm_loopmetadatasize="2M", dm_basesize="16M")
+    driver.prepare("key")
+    last = 2000
+    with pytest.raises(OSError, match=r"metadata space of the thin pool is full: .*dm.loopmetadatasize") as full:
+        while last < 3000:
+            driver._thins.create_thin(last)
+            last += 1
+    assert full.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="metadata space of the thin pool") as refused:
+        driver.prepare("other")
+    assert refused.value.errno == errno.ENOSPC
+    driver.close()
+    driver = opened(dm_loopmetadatasize="8M")
+    driver.prepare("other")
+    for device in range(2000, last):
+        driver._thins.delete(device)
+    driver.check_invariants()
+
+
+def test_too_little_is_left(opened: Opener) -> None:
+    driver = opened(dm_loopdatasize="64M", dm_min_free_space="60%")
+    with mounted(driver.prepare("key")) as path:
+        write(f"{path}/f", 16 * MIB)
+        with pytest.raises(OSError, match=r"less than dm.min_free_space=60%") as refused:
+            while True:
+                write(f"{path}/f", 16 * MIB)
+                driver.prepare("other")
+                driver.remove("other")
+                driver.prepare(f"key{time.monotonic_ns()}")
+                with mounted(driver.prepare(f"k{time.monotonic_ns()}")) as more:
+                    write(f"{more}/f", 8 * MIB)
+        assert refused.value.errno == errno.ENOSPC
+
+
+def test_the_base_grows(opened: Opener) -> None:
+    driver = opened()
+    driver.prepare("old")
+    driver.commit("before", "old")
+    driver.close()
+    driver = opened(dm_basesize="48M")
+    for parent, size in (("", 48 * MIB), ("before", 24 * MIB)):
+        with mounted(driver.prepare(f"on-{parent}", parent)) as path:
+            status = os.statvfs(path)
+            assert 0.7 * size < status.f_blocks * status.f_frsize <= size
+    for info in reversed(list(driver.walk())):
+        driver.remove(info.name)
+    driver.close()
+    with pytest.raises(Unavailable, match=r"dm.basesize=32M is less than the 48M"):
+        opened(dm_basesize="32M").prepare("key")
+    opened(dm_basesize="48M").prepare("key")
+
+
+# Crashes of the machine, and of what is below.
+
+
+def crash(driver: Driver) -> None:
+    """As if the machine had stopped: the devices are gone, and nobody has said goodbye."""
+    driver._store.close()
+    for name in sorted(ours(), key=lambda name: name.endswith("-pool")):
+        ioctl.remove(name)
+
+
+def test_a_pool_that_was_not_shut_down_is_checked(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = opened()
+    with mounted(driver.prepare("key")) as path:
+        Path(path, "f").write_text("f")
+    crash(driver)
+    with monkeypatch.context() as patched:
+        without_programs(patched)
+        with pytest.raises(Unavailable, match=r"not shut down .* apt-get install thin-provisioning-tools"):
+            opened().mounts("key")
+    driver = opened()
+    with mounted(driver.mounts("key")) as path:
+        trees.assert_tree(path, {"f": "f"})
+    crash(driver)
+    metadata = Path(driver.root, "thin-pool", "metadata")
+    whole = metadata.read_bytes()
+    metadata.write_bytes(bytes(100) + whole[100:])
+    with pytest.raises(Unavailable, match=r"thin_check .*nothing was changed: .*thin_repair -i .*metadata -o COPY"):
+        opened().mounts("key")
+    assert ours() == []
+    metadata.write_bytes(whole)
+    with mounted(opened().mounts("key")) as path:
+        trees.assert_tree(path, {"f": "f"})
+
+
+def test_a_pool_that_was_shut_down_is_not(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = opened()
+    driver.prepare("key")
+    driver.commit("base", "key")
+    driver.close()
+    without_programs(monkeypatch)
+    driver = opened()
+    driver.view("key", "base")
+    driver.check_invariants()
+
+
+def test_an_older_copy_of_the_store_is_found_out(opened: Opener) -> None:
+    driver = opened()
+    driver.prepare("key")
+    driver.commit("base", "key")
+    driver.close()
+    store = Path(driver.root, "metadata.db")
+    old = store.read_bytes()
+    driver = opened()
+    driver.prepare("key", "base")
+    driver.remove("key")
+    driver.close()
+    new = store.read_bytes()
+    store.write_bytes(old)
+    with pytest.raises(Unavailable, match="one of them is an older copy"):
+        opened().prepare("key", "base")
+    assert ours() == [driver._pool.name]
+    ioctl.remove(driver._pool.name)
+    store.write_bytes(new)
+
+
+def test_who_dies_holding_devices_lets_them_go_on(driver: Driver) -> None:
+    [mount] = driver.prepare("key")
+    name = driver._thins.name(thin(driver, "key").device)
+    ioctl.suspend(name)
+    ioctl.suspend_pool(driver._pool.name)
+    assert driver.mounts("key") == [mount]
+    with mounted([mount]) as path:
+        write(f"{path}/f", MIB)
+
+
+# Others.
+
+
+def mount(given: Sequence[Mount]) -> str:
+    import tempfile
+
+    path = tempfile.mkdtemp()
+    mount_all(given, path)
+    return path
+
+
+def unmount(path: str) -> None:
+    unmount_all(path)
+    os.rmdir(path)
+
+
+def test_a_mount_that_has_leaked(driver: Driver) -> None:
+    """Into a mount namespace that nobody can be asked to leave (moby#27381): the name is free at once, and the device
+    goes when it is let go of there."""
+    path = mount(driver.prepare("key"))
+    told, tell = os.pipe()
+    wait, go = os.pipe()
+
+    def hold() -> None:
+        processes.unshare(consts.CLONE_NEWNS)
+        os.write(tell, b"x")
+        os.close(go)
+        os.read(wait, 1)
+
+    child = in_child(hold)
+    os.read(told, 1)
+    with pytest.raises(InUse, match=f"key is mounted at {path}"):
+        driver.remove("key")
+    with pytest.raises(InUse, match="key is mounted at"):
+        driver.commit("name", "key")
+    unmount(path)
+    with pytest.raises(InUse, match="key is still in use"):
+        driver.commit("name", "key")
+    device = thin(driver, "key").device
+    driver.remove("key")
+    driver.cleanup()
+    assert driver._thins.name(device) in ours()
+    driver.prepare("key")
+    assert thin(driver, "key").device != device
+    for fd in (told, tell, wait, go):
+        os.close(fd)
+    assert child.wait() == 0
+    assert driver._thins.name(device) not in ours()
+    driver.cleanup()
+    driver.check_invariants()
+
+
+def test_without_devtmpfs(driver: Driver) -> None:
+    """In a chroot's /dev nobody makes nodes, nor takes them away."""
+
+    def run() -> None:
+        processes.unshare(consts.CLONE_NEWNS)
+        mounts.mount("none", "/", None, consts.MS_REC | consts.MS_PRIVATE)
+        mounts.mount("tmpfs", "/dev", "tmpfs")
+        for name, minor in (("null", 3), ("urandom", 9)):
+            os.mknod(f"/dev/{name}", 0o20666, os.makedev(1, minor))
+        mine = open_driver("devicemapper", driver.root)
+        [mount] = mine.prepare("key")
+        with mounted([mount]) as path:
+            Path(path, "f").write_text("f")
+        assert os.path.exists(mount.source)
+        mine.remove("key")
+        assert not os.path.exists(mount.source)
+        mine.close()
+
+    assert in_child(run).wait() == 0
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Two block devices: for metadata, and for data."""
+    paths = [tmp_path / name for name in ("metadata", "data")]
+    for path, size in zip(paths, (4 * MIB, 64 * MIB), strict=True):
+        path.touch()
+        os.truncate(path, size)
+    with loop.attached(str(paths[0])) as metadata, loop.attached(str(paths[1])) as data:
+        yield metadata, data
+
+
+def test_given_devices(opened: Opener, disks: tuple[str, str], tmp_path: Path) -> None:
+    metadata, data = disks
+    given = {"dm.metadatadev": metadata, "dm.datadev": data, "dm.basesize": "16M"}
+    Path(metadata).write_bytes(b"something")
+    driver = opened(given)
+    with pytest.raises(Unavailable, match=f"something on {metadata}: .*dd if=/dev/zero of={metadata}"):
+        driver.prepare("key")
+    Path(metadata).write_bytes(bytes(4096))
+    with mounted(driver.prepare("key")) as path:
+        Path(path, "f").write_text("f")
+    driver.commit("base", "key")
+    os.truncate(tmp_path / "data", 96 * MIB)
+    loop.set_capacity(data)
+    os.truncate(tmp_path / "metadata", 8 * MIB)
+    loop.set_capacity(metadata)
+    driver.close()
+    driver = opened()
+    with mounted(driver.view("view", "base")) as path:
+        trees.assert_tree(path, {"f": "f"})
+        status = driver._pool.status()
+        assert (status.total_data, status.total_metadata) == (96 * MIB >> 16, 8 * MIB >> 12)
+    assert not os.path.exists(f"{driver.root}/thin-pool")
+    empty(driver.root)
+
+
+def test_a_given_pool(opened: Opener, disks: tuple[str, str]) -> None:
+    metadata, data = (str(os.minor(os.stat(disk).st_rdev)) for disk in disks)
+    name = "fuse-aufs-test"
+    driver = opened({"dm.thinpooldev": f"/dev/mapper/{name}", "dm.basesize": "16M"})
+    with pytest.raises(Unavailable, match=f"no thin pool {name}"):
+        driver.prepare("key")
+    ioctl.create(name)
+    try:
+        table = f"7:{metadata} 7:{data} 128 0 1 skip_block_zeroing"
+        ioctl.load(name, ioctl.Target(64 * MIB // 512, "thin-pool", table))
+        ioctl.resume(name)
+        with mounted(driver.prepare("key")) as path:
+            Path(path, "f").write_text("f")
+        driver.commit("base", "key")
+        driver.close()
+        assert ours() == [name]
+        driver = opened()
+        with mounted(driver.view("view", "base")) as path:
+            trees.assert_tree(path, {"f": "f"})
+        driver.remove("view")
+        driver.remove("base")
+        driver.check_invariants()
+        driver.close()
+    finally:
+        for device in sorted(ours(), key=lambda device: device == name):
+            ioctl.remove(device)
+    assert ours() == []
+
+
+def test_a_pool_that_is_in_use_is_not_taken(opened: Opener, driver: Driver) -> None:
+    other = opened({"dm.thinpooldev": driver._pool.name})
+    with pytest.raises(Unavailable, match="in use already"):
+        other.prepare("key")
+
+
+def test_it_is_let_go_of(opened: Opener) -> None:
+    """close() takes down what nobody can mount any more, and leaves what somebody can: also to another process."""
+    driver = opened()
+    [mount] = driver.prepare("key")
+    driver.close()
+    with mounted([mount]) as path:
+        Path(path, "f").write_text("f")
+    driver = opened()
+    driver.commit("base", "key")
+    assert not os.path.exists(mount.source)
+    driver.close()
+    assert ours() == []
+    driver = opened()
+    driver.remove("base")
+    data = Path(driver.root, "thin-pool", "data")
+    before = data.stat().st_blocks
+    driver.close()
+    assert data.stat().st_blocks <= before
+
+
+def test_the_space_of_what_is_removed_is_given_back(driver: Driver) -> None:
+    data = Path(driver.root, "thin-pool", "data")
+    before = data.stat().st_blocks
+    with mounted(driver.prepare("key")) as path:
+        write(f"{path}/f", 8 * MIB)
+    driver.commit("base", "key")
+    assert data.stat().st_blocks > before + 8 * MIB // 512
+    driver.remove("base")
+    assert data.stat().st_blocks < before + 2 * MIB // 512
