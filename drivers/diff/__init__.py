@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
+from contextlib import closing
 
 from drivers.api import Snapshotter
 from drivers.archive.extract import Extracted, extract
@@ -35,15 +36,12 @@ def changes(driver: Snapshotter, key: str, *, mount_points: Collection[bytes] = 
     `mount_points` are paths, b"etc/hosts", where something is mounted in a container: empty files and directories that
     are there only for that are left out. Raises NotFound, other DriverErrors, OSError.
     """
-    with snapshots.compared(driver, key) as trees:
-        return sorted(
-            (
-                Change(found.kind, b"/" + found.path)
-                for found in differences(*trees, mount_points=mount_points)
-                if found.kind != "=" and found.path
-            ),
-            key=lambda change: change.path,
-        )
+    with (
+        snapshots.compared(driver, key) as trees,
+        closing(differences(*trees, mount_points=mount_points)) as found,
+    ):
+        told = [Change(one.kind, b"/" + one.path) for one in found if one.kind != "=" and one.path]
+    return sorted(told, key=lambda change: change.path)
 
 
 def write_diff(
@@ -55,13 +53,17 @@ def write_diff(
     `mount_points` as for changes(). Raises NotFound, other DriverErrors, OSError, ArchiveError for a path that no
     archive can have.
     """
-    with snapshots.compared(driver, key) as trees:
-        return layer.write(differences(*trees, mount_points=mount_points), write)
+    with (
+        snapshots.compared(driver, key) as trees,
+        closing(differences(*trees, mount_points=mount_points)) as found,
+    ):
+        return layer.write(found, write)
 
 
 def write_tree(root_fd: int, write: Callable[[bytes], object]) -> int:
     """Give `write` the archive of all that is below the directory `root_fd`, mounts not crossed; its bytes."""
-    return layer.write(differences(root_fd, None), write)
+    with closing(differences(root_fd, None)) as found:
+        return layer.write(found, write)
 
 
 def apply(driver: Snapshotter, key: str, stream: Source, *, limits: Limits = DEFAULT) -> Extracted:
@@ -79,5 +81,5 @@ def apply(driver: Snapshotter, key: str, stream: Source, *, limits: Limits = DEF
 
 def diff_size(driver: Snapshotter, key: str) -> int:
     """The bytes of the files that write_diff() would write, each once: what apply() gives as the size."""
-    with snapshots.compared(driver, key) as trees:
-        return sum(entry.size for entry, _ in layer.members(differences(*trees)))
+    with snapshots.compared(driver, key) as trees, closing(differences(*trees)) as found:
+        return sum(entry.size for entry, _ in layer.members(found))

@@ -17,7 +17,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 
 from drivers.archive.reader import CHUNK, Entry, Kind
 from drivers.archive.writer import Writer
@@ -38,13 +39,14 @@ _Identity = tuple[int, int]
 def write(found: Iterable[Found], give: Callable[[bytes], object]) -> int:
     """Write the archive of `found` to `give`, piece by piece; its size. OSError, ArchiveError for a path too long."""
     writer = Writer(give)
-    for entry, content in members(found):
-        writer.add(entry, content)
+    with closing(members(found)) as entries:  # when `give` fails the file that is open must not stay so
+        for entry, content in entries:
+            writer.add(entry, content)
     writer.finish()
     return writer.size
 
 
-def members(found: Iterable[Found]) -> Iterator[tuple[Entry, Iterable[bytes]]]:
+def members(found: Iterable[Found]) -> Generator[tuple[Entry, Iterable[bytes]], None, None]:
     """The entries of the archive, and each one's content, to be read before the next entry is asked for."""
     written: dict[_Identity, bytes] = {}  # files with several names, and the name that each was written under
     unchanged: dict[_Identity, list[bytes]] = {}  # and those of which no name has changed so far

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,12 +39,12 @@ class _Directory:
 
 def differences(
     new_root: int, old_root: int | None, form: str = forms.PLAIN, *, mount_points: Collection[bytes] = ()
-) -> Iterator[Found]:
+) -> Generator[Found, None, None]:
     """What the tree at `new_root` has that the one at `old_root` has not, and the reverse; without an old tree, all.
 
     The new tree stands in `form`; the old one is a plain tree. The root itself comes first, if its attributes differ or
     there is no old tree. What was added only to mount on is left out: an empty file, or a directory that shows nothing
-    else, whose path is one of `mount_points` or leads to one. OSError.
+    else, whose path is one of `mount_points` or leads to one. It has directories open until it is closed. OSError.
     """
     walk = _Walk(new_root, old_root, form, mount_points)
     try:

@@ -222,3 +222,15 @@ def test_it_is_an_image_for_others(runtime: Runtime, tmp_path: Path) -> None:
             assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
     finally:
         runtime("rmi", "made")
+
+
+def test_a_reader_that_goes_away(each_driver: Runtime) -> None:
+    """`runtime export box | head`: what was mounted for it is gone, and nobody complains."""
+    with container(each_driver, "true") as box:
+        export = each_driver.popen("export", box, stdin=subprocess.DEVNULL)
+        assert export.stdout is not None
+        export.stdout.read(512)
+        export.stdout.close()
+        assert export.stderr is not None
+        with export.stderr:
+            assert (export.stderr.read(), export.wait(timeout=30)) == (b"", 141)
