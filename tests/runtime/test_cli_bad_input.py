@@ -38,7 +38,7 @@ REFUSED = [
     ("run -w here box true", 125, "'here'"),
     ("run --network=lan box true", 125, "lan"),
     ("run --network=none -u nobody box true", 125, "nobody"),
-    ("run nosuchimage true", 125, "nosuchimage"),
+    ("run --pull=never nosuchimage true", 125, "nosuchimage"),
     ("run Not/A//Name true", 125, "Not/A//Name"),
     ("--storage-driver=nope run box true", 125, "'nope'"),
     ("exec", 125, "2 arguments"),
@@ -88,7 +88,7 @@ def test_nothing_of_a_refused_container_is_left(runtime: Runtime) -> None:
 
 
 def test_debug_shows_where(runtime: Runtime) -> None:
-    done = runtime.call("--debug", "run", "nosuchimage", "true")
+    done = runtime.call("--debug", "run", "--pull=never", "nosuchimage", "true")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "NoSuchImage" in done.stderr

@@ -75,14 +75,14 @@ def test_what_run_makes_of_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUTSIDE", "value")
     line = (
         "--rm -it --name box --hostname host -e A=1 -e OUTSIDE -w /tmp/../srv -v /a:/b:ro --memory 64m --cpus 0.5 "
-        "--pids-limit 9 --network none -u 7:8 --storage-opt size=1g image ls -la --rm"
+        "--pids-limit 9 --network none -u 7:8 --storage-opt size=1g --pull always image ls -la --rm"
     )
     wish = run.read(parse(line.split(), run.OPTIONS, interspersed=run.INTERSPERSED))
     assert wish._asdict() == {
         "image": "image", "command": ("ls", "-la", "--rm"), "name": "box", "hostname": "host",
         "env": ("A=1", "OUTSIDE=value"), "workdir": "/srv", "user": "7:8", "volumes": (Volume("/a", "/b", True),),
         "memory": 64 << 20, "cpu_quota": 50_000, "pids": 9, "network": "none", "remove": True, "terminal": True,
-        "stdin": True, "quota": 1 << 30,
+        "stdin": True, "quota": 1 << 30, "pull": "always",
     }  # fmt: skip
 
 
