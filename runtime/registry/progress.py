@@ -3,7 +3,7 @@ each change of state, in docker's words; or nothing."""
 
 from __future__ import annotations
 
-import shutil
+import os
 import threading
 import time
 from typing import TextIO
@@ -83,7 +83,7 @@ class Screen(Progress):
             self._drawn = 0
 
     def _draw_locked(self, above: str = "") -> None:
-        columns, rows = shutil.get_terminal_size()
+        columns, rows = _terminal(self._stream)
         # As many as there is room for, the last: what has scrolled away cannot be reached any more.
         lines = [f"{item}: {state}"[: columns - 1] for item, state in self._items.items()][-(rows - 1) :]
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
@@ -103,6 +103,15 @@ def full(reference: Reference) -> str:
     """docker's whole form: "docker.io/library/busybox:latest"."""
     rest = f":{reference.tag}" * bool(reference.tag) + f"@{reference.digest}" * bool(reference.digest)
     return f"{reference.registry}/{reference.repository}{rest}"
+
+
+def _terminal(stream: TextIO) -> tuple[int, int]:
+    """Columns and rows; a usual size where the terminal has none, as a serial line."""
+    try:
+        columns, rows = os.get_terminal_size(stream.fileno())
+    except OSError:
+        columns, rows = 0, 0
+    return columns or 80, rows or 24
 
 
 def short(digest: str) -> str:

@@ -109,7 +109,7 @@ def test_a_terminal_has_bars(
     assert "\x1b[2A\x1b[J" in drawn
     assert max(len(line) for line in re.split(r"\r\n|\x1b\[J", drawn) if "Downloading" in line) < 70
     shown = _screen(drawn)
-    assert [line.partition(": ")[2] for line in shown[1:3]] == ["Pull complete", "Pull complete"]
+    assert [line.partition(": ")[2] for line in shown[2:4]] == ["Pull complete", "Pull complete"]
     assert not [line for line in shown if "Downloading" in line]
 
 
