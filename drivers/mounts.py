@@ -37,6 +37,7 @@ _FLAGS = {
     "nosuid": (consts.MS_NOSUID, consts.MOUNT_ATTR_NOSUID),
     "nodev": (consts.MS_NODEV, consts.MOUNT_ATTR_NODEV),
     "noexec": (consts.MS_NOEXEC, consts.MOUNT_ATTR_NOEXEC),
+    "noatime": (consts.MS_NOATIME, consts.MOUNT_ATTR_NOATIME),
     "rw": (0, 0),
 }
 
