@@ -25,7 +25,9 @@ ARROWS: dict[str, set[str]] = {
     "unionfs.__main__": {"unionfs"},
     "unionfs": set(),
     "drivers": {"unionfs"},
-    "runtime": {"drivers", "unionfs.linux"},
+    "runtime.images": {"drivers", "unionfs.linux", "runtime.errors"},
+    "runtime.registry": {"drivers", "unionfs.linux", "runtime.errors", "runtime.images"},
+    "runtime": {"drivers", "unionfs.linux", "runtime.images", "runtime.registry"},
     "benchmarks": {"unionfs", "drivers", "runtime"},
 }
 SERVING = ("pyfuse3", "trio")

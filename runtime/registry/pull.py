@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from runtime.images.reference import Reference
 from runtime.images.store import ImageStore
 from runtime.registry.access import Access
 from runtime.registry.client import Client, Fetched
+from runtime.registry.failures import printable
 from runtime.registry.progress import Progress, short
 from runtime.registry.workers import together
 
@@ -78,9 +80,17 @@ def pull_all(
     tags = access.pulling(reference, lambda client: client.tags(), progress.say)
     if not tags:
         raise RegistryError(f"{reference.name} has no tags")
+    for tag in tags:
+        if not _is_tag(tag):
+            raise RegistryError(f"{reference.name} lists {printable(tag)!r} among its tags, which can be none")
     return [
         pull(store, access, reference._replace(tag=tag, digest=""), driver, progress, platform=platform) for tag in tags
     ]
+
+
+def _is_tag(text: str) -> bool:
+    """distribution-spec, "Pulling manifests": the form of a tag."""
+    return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", text))
 
 
 def parse_platform(text: str) -> Platform:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from runtime.errors import RegistryError
+from runtime.errors import RegistryError, UsageError
 from runtime.registry.config import Host, Registries, is_loopback
 from runtime.registry.failures import Unreachable, printable
 from runtime.registry.proxies import Proxies, Proxy
@@ -106,7 +106,7 @@ class Transport:
             parts = urlsplit(url)
             host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
             return self.registries.server(host if parts.port is None else f"{host}:{parts.port}", parts.scheme)
-        except ValueError:
+        except (ValueError, UsageError):
             raise RegistryError(f"{printable(url)!r} is no web address") from None
 
     def _exchange(

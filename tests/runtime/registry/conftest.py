@@ -175,6 +175,9 @@ class Puller:
     def push(self, name: str) -> str:
         return push(self.store, self.access(), parse(name), Lines(self.said))
 
+    def tags(self, name: str) -> list[str]:
+        return self.access().pulling(parse(name), lambda client: client.tags(), self.said.write)
+
     def refused(self, name: str) -> str:
         """The sentence of a pull that fails; nothing but bytes to go on from is left."""
         before = [image.manifest for image in self.store.list()]

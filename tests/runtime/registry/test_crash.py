@@ -16,6 +16,7 @@ import pytest
 
 from drivers.mounts import Mount, mounted
 from drivers.registry import open_driver
+from runtime.errors import ImageError
 from runtime.images.reference import parse
 from runtime.images.store import ImageStore
 from runtime.registry.access import Access
@@ -25,7 +26,7 @@ from tests.drivers.children import in_child
 from tests.runtime.conftest import Runtime, kill, wait_until
 from tests.runtime.registry.conftest import Puller
 from tests.runtime.registry.lying import CHUNK, Honest, Made, Server, made
-from unionfs.linux import mounts
+from unionfs.linux import consts, mounts
 
 # What changes a file system, as Python calls it: a kill before each of them sees every state there is on disk.
 CHANGES = ("open", "write", "rename", "link", "unlink", "fsync", "ftruncate", "mkdir", "rmdir")
@@ -132,6 +133,23 @@ def _look(place: Path, name: str, image: Made) -> None:
     driver.cleanup()
     assert len(list(driver.walk())) == 2
     driver.close()
+
+
+@pytest.mark.needs("tmpfs")
+def test_a_full_disk(config: Path, lying: Callable[..., Server]) -> None:
+    """It is said; what has come stays, and with more room the pull goes on from there."""
+    server = lying(Honest, made([8 * CHUNK] * 3))
+    with mounted([Mount("tmpfs", "tmpfs", ("size=900k",))]) as memory:
+        with pytest.raises(ImageError, match=f"cannot pull {server.host}/x:latest: no space is left at .*; free some"):
+            _pull(Path(memory), f"{server.host}/x")
+        assert ImageStore(f"{memory}/images").list() == []
+        came = sum(os.stat(entry).st_size for entry in os.scandir(f"{memory}/images/incoming"))
+        assert came > CHUNK
+        mounts.mount("tmpfs", memory, None, consts.MS_REMOUNT, "size=20m")
+        before = sum(server.sent.values())
+        _pull(Path(memory), f"{server.host}/x")
+        whole = sum(len(server.image.blobs[layer]) for layer in server.image.layers)
+        assert sum(server.sent.values()) - before <= whole - came + len(server.image.config)
 
 
 def test_two_pulls_at_once_fetch_each_blob_once(

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import RegistryError
+from runtime.errors import ImageError, RegistryError
 from runtime.images import document
+from runtime.images.reference import parse
 from runtime.registry.credentials import Login
+from runtime.registry.progress import Progress
+from runtime.registry.pull import pull_all
 from tests.runtime.registry.conftest import Puller
 from tests.runtime.registry.lying import CHUNK, Honest, Server, digest_of, made
 
@@ -257,7 +260,8 @@ class Redirects(Honest):
     [
         ("/v2/x/manifests/latest", "in a circle"), ("http://HERE/v2/x/manifests/again", "in a circle"),
         ("file:///etc/passwd", "no web address"), ("http://HERE:bad/", "no web address"),
-        ("http://127.0.0.1:1/", "connection refused"), ("http://h\xe9/", "no web address"),
+        ("http://127.0.0.1:1/", "connection refused"),
+        ("http://a b/", "no web address"), ("http://h\xe9/", "no web address"),
     ],
 )  # fmt: skip
 def test_redirects_that_lead_nowhere(puller: Puller, lying: Lying, to: str, why: str) -> None:
@@ -356,6 +360,43 @@ def test_denied(puller: Puller, lying: Lying, status: int) -> None:
     said = puller.refused(f"{server.host}/x")
     assert f"pull access denied for {server.host}/x, repository does not exist or may require login" in said
     assert f"runtime login {server.host}" in said
+
+
+class Tags(Honest):
+    """Lists of tags, in pages."""
+
+    def do_GET(self) -> None:
+        if "/tags/list" not in self.path:
+            return super().do_GET()
+        self.note()
+        page = int(self.path.partition("page=")[2] or 0)
+        pages: list[bytes] = self.server.more["pages"]
+        link = {"Link": f'</v2/x/tags/list?page={page + 1}>; rel="next"'} if page + 1 < len(pages) else {}
+        return self.answer(200, pages[page], **link)
+
+
+def test_tags_come_in_pages(puller: Puller, lying: Lying) -> None:
+    server = lying(Tags, pages=[b'{"tags": ["a", "b"]}', b'{"tags": ["c"]}'])
+    assert puller.tags(f"{server.host}/x") == ["a", "b", "c"]
+    endless = lying(Tags, pages=[b'{"tags": ["a", "b"]}'] * 100)
+    assert puller.tags(f"{endless.host}/x") == ["a", "b"], "a page that adds nothing is the last"
+    many = lying(Tags, pages=[f'{{"tags": ["{"t" * 99}{n}"]}}'.encode() * 1 for n in range(9)])
+    assert len(puller.tags(f"{many.host}/x")) == 9
+
+
+@pytest.mark.parametrize(
+    ("page", "why"),
+    [
+        (b'{"tags": null}', "has no tags"), (b"[]", "something else as"), (b'{"tags": [7]}', "something else as"),
+        (b'{"tags": ["../x"]}', "can be none"), (b'{"tags": ["a\\n"]}', "can be none"),
+        (b'{"tags": ["a@sha256:%s"]}' % (b"0" * 64), "can be none"),
+    ],
+)  # fmt: skip
+def test_tags_that_are_none(puller: Puller, lying: Lying, page: bytes, why: str) -> None:
+    server = lying(Tags, pages=[page])
+    with pytest.raises((RegistryError, ImageError), match=why):
+        pull_all(puller.store, puller.access(), parse(f"{server.host}/x"), puller.driver, Progress())
+    assert len(server.asked) == 1
 
 
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
