@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -254,3 +255,108 @@ def test_canonical_names() -> None:
     assert resolve(b"missing/z") == b"missing/z"
     with pytest.raises(Escape, match=r"the symbolic link out -> usr/\.\./\.\., which leads above the root"):
         resolve(b"out/x")
+
+
+ACL = bytes.fromhex("02000000 01000600ffffffff 02000400d2040000 04000400ffffffff 10000400ffffffff 20000400ffffffff")
+WORDS = b"user::rw-,user:1234:r--,group::r--,mask::r--,other::r--"
+BY_NAME = b"user::rw-\nuser:lisa:r--:1234\ngroup::r--\nmask::r--\nother::r--\n"
+GNU = b"user::rw-\nuser:lisa:r--\ngroup::r--\nmask::r--\nother::r--\n"
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {b"SCHILY.xattr.system.posix_acl_access": ACL}, {b"SCHILY.acl.access": WORDS}, {b"SCHILY.acl.access": BY_NAME},
+        {b"SCHILY.xattr.system.posix_acl_access": ACL, b"SCHILY.acl.access": GNU},
+    ],
+    ids=["raw", "words", "star's words", "both"],
+)  # fmt: skip
+def test_access_control_lists(records: dict[bytes, bytes], root: str, unpack: Unpack) -> None:
+    unpack(pax(records), file(b"f", b"x", mode=0o644, uid=7))
+    assert os.getxattr(f"{root}/f", "system.posix_acl_access") == ACL
+    assert stat.S_IMODE(os.stat(f"{root}/f").st_mode) == 0o644
+
+
+def test_an_access_control_list_of_names_only(root: str, unpack: Unpack) -> None:
+    """Users are not looked up (CVE-2019-14271); what is left is the mode."""
+    unpack(pax({b"SCHILY.acl.access": GNU}), file(b"f", mode=0o640))
+    assert os.listxattr(f"{root}/f") == []
+
+
+def test_nothing_inherits_what_the_archive_does_not_say(root: str, unpack: Unpack) -> None:
+    """A default ACL in the archive, or of a directory that was there before."""
+    build(root, {"old": {}})
+    os.setxattr(f"{root}/old", "system.posix_acl_default", ACL)
+    default = {b"SCHILY.xattr.system.posix_acl_default": ACL}
+    parts = [pax(default), directory(b"new/")]
+    for place in (b"old", b"new"):
+        parts += [
+            file(place + b"/f", b"x", mode=0o666), directory(place + b"/d/", mode=0o777),
+            header(place + b"/p", b"6", mode=0o666), symlink(place + b"/l", b"x"),
+            pax(default), directory(place + b"/e/"),
+        ]  # fmt: skip
+    unpack(*parts, directory(b"clean/"), file(b"clean/f"))
+    for place in ("old", "new"):
+        for name in ("f", "d", "p"):
+            assert os.listxattr(f"{root}/{place}/{name}") == []
+        modes = [stat.S_IMODE(os.stat(f"{root}/{place}/{name}").st_mode) for name in ("f", "d", "p")]
+        assert modes == [0o666, 0o777, 0o666]
+        assert os.listxattr(f"{root}/{place}/e") == ["system.posix_acl_default"]
+    assert os.getxattr(f"{root}/old", "system.posix_acl_default") == ACL
+
+
+def test_an_old_directory_has_then_what_the_entry_has(root: str, unpack: Unpack) -> None:
+    """image-spec layer.md: the existing path's attributes MUST be replaced by those of the entry."""
+    build(root, {"d": Dir({"f": "x"}, xattrs={"user.old": b"1", "user.both": b"1", "system.posix_acl_default": ACL})})
+    unpack(pax({b"SCHILY.xattr.user.both": b"2", b"SCHILY.xattr.user.new": b"3"}), directory(b"d/", mode=0o711))
+    assert_tree(root, {"d": Dir({"f": "x"}, mode=0o711, xattrs={"user.both": b"2", "user.new": b"3"})})
+
+
+def test_devices(root: str, unpack: Unpack) -> None:
+    unpack(
+        header(b"sda", b"4", mode=0o660, gid=6, major=8), header(b"mem", b"3", mode=0o640, major=1, minor=1),
+        header(b"big", b"4", mode=0o600, major=4095, minor=(1 << 20) - 1),
+    )  # fmt: skip
+    assert_tree(root, {
+        "sda": Special(type=stat.S_IFBLK, rdev=os.makedev(8, 0), mode=0o660, gid=6),
+        "mem": Special(type=stat.S_IFCHR, rdev=os.makedev(1, 1), mode=0o640),
+        "big": Special(type=stat.S_IFBLK, rdev=os.makedev(4095, (1 << 20) - 1), mode=0o600),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "blocks"),
+    [
+        (bytes(1 << 20), 0), (b"x" + bytes(1 << 20), 4096), (bytes(1 << 20) + b"x", 4096), (bytes(4095) + b"x", 4096),
+        (bytes(300_000) + b"x" * 4097 + bytes(600_000), 2 * 4096), (b"x" * 5000, 2 * 4096), (b"\0", 0), (b"", 0),
+    ],
+    ids=["all", "behind", "before", "part of a page", "around", "none", "a byte", "empty"],
+)  # fmt: skip
+def test_zeros_become_holes(data: bytes, blocks: int, root: str, unpack: Unpack) -> None:
+    assert unpack(file(b"f", data)).size == len(data)
+    assert Path(root, "f").read_bytes() == data
+    assert os.stat(f"{root}/f").st_size == len(data)
+    assert os.stat(f"{root}/f").st_blocks * 512 == blocks
+
+
+def test_holes_when_the_archive_comes_in_crumbs(root: str) -> None:
+    class Crumbs(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(min(size or 0, 777))
+
+    data = bytes(50_000) + b"middle" + bytes(50_000)
+    fd = os.open(root, os.O_RDONLY)
+    try:
+        extract(Crumbs(tape.archive(file(b"f", data), file(b"g", b"after"))), fd)
+    finally:
+        os.close(fd)
+    assert Path(root, "f").read_bytes() == data
+    assert os.stat(f"{root}/f").st_blocks * 512 == 4096
+    assert Path(root, "g").read_bytes() == b"after"
+
+
+def test_a_whiteout_of_the_longest_name(root: str, unpack: Unpack) -> None:
+    name = "n" * 255
+    build(root, {name: "x", "stays": ""})
+    unpack(file(b".wh." + name.encode()))
+    assert_tree(root, {"stays": ""})
