@@ -19,7 +19,9 @@ Modules, from the kernel up; each imports only those above it:
     thins       thin devices: messages to the pool, activating and deactivating
     records     the driver's tables, beside the layer graph in the same sqlite file
     journal     a change as intent row, dm message, transaction id, row; and how it is taken back
+    upkeep      the pool's coming up and going down, and its base device
     driver      the Snapshotter
+    probing     whether all that works here
 
 What is true where
 ==================
@@ -32,7 +34,8 @@ One lock (`lock` in the root, drivers.locks) is held for everything that changes
 before any transaction of the store. Who finds a change unfinished while holding it knows that its owner has died.
 """
 
-from drivers.devicemapper.driver import Driver, probe
+from drivers.devicemapper.driver import Driver
 from drivers.devicemapper.options import OPTIONS
+from drivers.devicemapper.probing import probe
 
 __all__ = ["OPTIONS", "Driver", "probe"]

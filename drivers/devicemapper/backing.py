@@ -80,6 +80,16 @@ class Files(Backing):
     def exists(self) -> bool:
         return os.path.exists(self.metadata)
 
+    def check_wanted(self) -> None:
+        """Raise Unavailable if a size is asked for that is less than the file's."""
+        for option, path in (("dm.loopdatasize", self.data), ("dm.loopmetadatasize", self.metadata)):
+            wanted = self._wanted[path]
+            if wanted is not None and os.path.exists(path) and wanted < (size := os.stat(path).st_size):
+                raise Unavailable(
+                    f"{option}={show_size(wanted)} is less than the {show_size(size)} that {path} has: it can only be "
+                    "raised"
+                )
+
     def claim(self) -> None:
         pass
 
@@ -108,11 +118,7 @@ class Files(Backing):
 
     def grow(self) -> None:
         for path, wanted in self._wanted.items():
-            size = os.stat(path).st_size
-            if wanted is not None and wanted < size:
-                option = "dm.loopdatasize" if path == self.data else "dm.loopmetadatasize"
-                raise Unavailable(f"{option} cannot be less than the {show_size(size)} that {path} has")
-            if wanted is not None and wanted > size:
+            if wanted is not None and wanted > os.stat(path).st_size:
                 os.truncate(path, wanted)
             if device := loop.find(path):
                 loop.set_capacity(device)

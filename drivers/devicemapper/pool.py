@@ -235,6 +235,7 @@ class GivenPool(Pool):
         super().__init__(os.path.basename(settings.pool_device), settings)
 
     def claim(self) -> None:
+        self.is_active()
         status = self.status()
         if status.transaction_id or status.used_data:
             raise Unavailable(f"the thin pool {self.name} is in use already: dm.thinpooldev must be an empty one")

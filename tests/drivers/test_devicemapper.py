@@ -6,9 +6,12 @@ import errno
 import linecache
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,33 +34,51 @@ MIB = 1 << 20
 OPTIONS = {"dm.loopdatasize": "256M", "dm.loopmetadatasize": "4M", "dm.basesize": "24M", "dm.min_free_space": "3%"}
 
 
+SHARED = "fuse-aufs-test-shared"
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A root on a pool that stays up: to bring one up and to make its base device take seconds in the guest."""
     place = tmp_path_factory.mktemp("shared")
-    found = probe("devicemapper", str(place), OPTIONS)
+    found = probe("devicemapper", str(place))
     if not found.works:
         pytest.skip(f"devicemapper: {found.reason}")
-    yield str(place / "driver")
+    with pool_on_files(place, SHARED, 4 * MIB, 256 * MIB):
+        yield str(place / "driver")
     shutil.rmtree(place)
 
 
+@contextmanager
+def pool_on_files(place: Path, name: str, metadata: int, data: int) -> Iterator[None]:
+    """A thin pool of that name, as an administrator makes one."""
+    for file, size in (("metadata", metadata), ("data", data)):
+        (place / file).touch()
+        os.truncate(place / file, size)
+    with loop.attached(str(place / "metadata")) as below, loop.attached(str(place / "data")) as above:
+        numbers = " ".join(f"7:{os.minor(os.stat(device).st_rdev)}" for device in (below, above))
+        ioctl.create(name)
+        ioctl.load(name, ioctl.Target(data // 512, "thin-pool", f"{numbers} 128 0 1 skip_block_zeroing"))
+        ioctl.resume(name)
+    try:
+        yield
+    finally:
+        ioctl.remove(name)
+
+
 class OneRoot(Words):
-    """A pool and its base device take seconds to make in the guest: tests share one, and leave no snapshot in it."""
+    """Tests share one root, and leave no snapshot in it."""
 
     driver_name = "devicemapper"
-    driver_options = OPTIONS
+    driver_options = {"dm.thinpooldev": SHARED, "dm.basesize": "24M", "dm.min_free_space": "3%"}
     changed_options = {"dm.blocksize": "128K"}
-    begin_anew = ("test_options_that_nobody_has", "test_killed_in_the_first_open")
 
     @pytest.fixture
     def root(self, shared: str, place: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-        root = str(place / "driver") if request.node.originalname in self.begin_anew else shared
-        yield root
-        if Path(root).exists():
-            driver = open_driver(self.driver_name, root)
-            for info in reversed(list(driver.walk())):
-                driver.remove(info.name)
-            driver.close()
+        begins_anew = request.node.originalname == "test_options_that_nobody_has"
+        yield str(place / "driver") if begins_anew else shared
+        if os.path.exists(shared):
+            empty(shared)
 
 
 class TestDevicemapper(OneRoot, SnapshotterContract):
@@ -98,7 +119,7 @@ def _changes(frame: FrameType, call: str) -> bool:
     return call in ("ftruncate", "truncate", "fork_exec", "mknod")
 
 
-class TestKilled(OneRoot, CrashContract):
+class Killed(CrashContract):
     """A step is a call that changes something: what is between two of them leaves the same behind."""
 
     unpacking_stride = 150
@@ -109,14 +130,44 @@ class TestKilled(OneRoot, CrashContract):
     def trace(self, function: Callable[[], object], before_step: Callable[[int], None]) -> None:
         before_each_change(function, before_step)
 
-    def test_killed_in_close(self, based: str) -> None:
-        for driver in self.found(based, lambda driver: (driver.view("key"), driver.remove("key"), driver.close())):
-            for name in self.kinds(driver):
-                driver.remove(name)
+
+class TestKilled(OneRoot, Killed):
+    def test_killed_in_the_first_open(self, root: str) -> None:
+        pytest.skip("the next test's, which has a pool of its own to make")
+
+
+class TestKilledWithItsPool(Killed):
+    driver_name = "devicemapper"
+    driver_options = OPTIONS
+    __test__ = True
+
+    def test_killed_on_the_way_up_and_down(self, root: str) -> None:
+        """The first layer makes the pool and its base; close() takes them down."""
+
+        def first(before_step: Callable[[int], None]) -> None:
+            driver = self.open(root)
+
+            def work() -> None:
+                driver.prepare("key")
+                driver.commit("name", "key")
+                driver.close()
+
+            self.trace(work, before_step)
+
+        for _ in self.killed(first, 3):
+            with closing(self.open(root)) as driver:
+                driver.cleanup()
+                driver.check_invariants()
+                for name in self.kinds(driver):
+                    with mounted(driver.prepare("look", name) if name == "name" else driver.mounts(name)) as path:
+                        trees.assert_tree(path, {})
+                for info in reversed(list(driver.walk())):
+                    driver.remove(info.name)
+            assert self.orphans(root) == []
 
 
 def ours() -> list[str]:
-    return [name for name in ioctl.devices() if name.startswith("fuse-aufs-")]
+    return [name for name in ioctl.devices() if name.startswith("fuse-aufs-") and name != SHARED]
 
 
 Opener = Callable[..., Driver]
@@ -140,13 +191,14 @@ def opened(tmp_path: Path) -> Iterator[Opener]:
     yield open_it
     for driver in drivers:
         driver.close()
-    empty(str(tmp_path / "driver"))
+    if "dm.thinpooldev" not in drivers[0]._store.options:  # such a one has gone by now
+        empty(str(tmp_path / "driver"))
 
 
 @pytest.fixture
 def driver(shared: str) -> Iterator[Driver]:
     """On the root that tests share, with the pool up."""
-    driver = open_driver("devicemapper", shared, OPTIONS)
+    driver = open_driver("devicemapper", shared, OneRoot.driver_options)
     assert isinstance(driver, Driver)
     driver.view("empty")
     yield driver
@@ -155,16 +207,10 @@ def driver(shared: str) -> Iterator[Driver]:
 
 
 def empty(root: str) -> None:
-    """Leave nothing of the root's on the machine; what a test has made unusable is taken away by force."""
-    try:
-        driver = open_driver("devicemapper", root)
+    """Leave nothing of the root's on the machine."""
+    with closing(open_driver("devicemapper", root)) as driver:
         for info in reversed(list(driver.walk())):
             driver.remove(info.name)
-        driver.cleanup()
-        driver.close()
-    finally:
-        for name in sorted(ours(), key=lambda name: name.endswith("-pool")):
-            ioctl.remove(name)
 
 
 def _options(given: Mapping[str, str]) -> dict[str, str]:
@@ -182,6 +228,14 @@ def write(path: str, size: int) -> None:
         for _ in range(size // MIB):
             file.write(os.urandom(MIB))
         os.fsync(file.fileno())
+
+
+def is_gone(name: str) -> bool:
+    """Soon: the kernel takes a device away that is closed when it gets round to it (dm_deferred_remove())."""
+    deadline = time.monotonic() + 10
+    while ioctl.status(name) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return ioctl.status(name) is None
 
 
 def thin(driver: Driver, key: str) -> records.ThinDevice:
@@ -287,7 +341,7 @@ def test_a_device_that_is_open_goes_when_it_is_closed(driver: Driver) -> None:
     holder = os.open(active.node, os.O_RDONLY)
     assert not thins.deactivate(1002, patience=0)
     os.close(holder)
-    assert ioctl.status(thins.name(1002)) is None
+    assert is_gone(thins.name(1002))
     assert not os.path.exists(active.node)
     thins.delete(1002)
 
@@ -354,44 +408,58 @@ def test_a_full_pool(opened: Opener) -> None:
         write(f"{again}/new", 8 * MIB)
     driver.commit("name", "key")
     driver.check_invariants()
-    with pytest.raises(Unavailable, match="cannot be less than the 128M"):
-        driver.close()
-        opened(dm_loopdatasize="64M").prepare("third")
+    with pytest.raises(Unavailable, match="dm.loopdatasize=64M is less than the 128M"):
+        opened(dm_loopdatasize="64M")
 
 
-def test_full_metadata(opened: Opener) -> None:
+def test_full_metadata(opened: Opener, tmp_path: Path) -> None:
     driver = opened(dm_loopmetadatasize="2M", dm_basesize="16M")
     driver.prepare("key")
-    last = 2000
+    driver.commit("base", "key")
+    driver.close()
+    fill_metadata(tmp_path / "driver" / "thin-pool" / "metadata", 380)
+    driver = opened(dm_min_free_space="1%")
+    driver.prepare("key", "base")
+    last = 5000
     with pytest.raises(OSError, match=r"metadata space of the thin pool is full: .*dm.loopmetadatasize") as full:
-        while last < 3000:
+        while last < 6000:
             driver._thins.create_thin(last)
             last += 1
     assert full.value.errno == errno.ENOSPC
-    with pytest.raises(OSError, match="metadata space of the thin pool") as refused:
-        driver.prepare("other")
-    assert refused.value.errno == errno.ENOSPC
+    for refused in (lambda: driver.prepare("other", "base"), lambda: driver.remove("key")):
+        with pytest.raises(OSError, match="metadata space of the thin pool") as error:
+            refused()
+        assert error.value.errno == errno.ENOSPC
+    assert [info.name for info in driver.walk()] == ["base"]  # what is removed is gone, and deleted when it can be
     driver.close()
     driver = opened(dm_loopmetadatasize="8M")
-    driver.prepare("other")
-    for device in range(2000, last):
-        driver._thins.delete(device)
+    with mounted(driver.prepare("other", "base")) as path:
+        Path(path, "f").write_text("f")
+    driver.cleanup()
     driver.check_invariants()
 
 
+def fill_metadata(metadata: Path, devices: int) -> None:
+    """Add so many empty thin devices to the metadata of a pool that is down: by message each takes a commit."""
+    dump = subprocess.run(["thin_dump", metadata], capture_output=True, text=True, check=True).stdout
+    more = "".join(
+        f'<device dev_id="{2000 + number}" mapped_blocks="0" transaction="0" creation_time="0" snap_time="0"></device>'
+        for number in range(devices)
+    )
+    (metadata.parent / "dump").write_text(dump.replace("</superblock>", f"{more}</superblock>"))
+    command = ["thin_restore", "-q", "-i", metadata.parent / "dump", "-o", metadata]
+    subprocess.run(command, capture_output=True, check=True)
+
+
 def test_too_little_is_left(opened: Opener) -> None:
-    driver = opened(dm_loopdatasize="64M", dm_min_free_space="60%")
+    driver = opened(dm_loopdatasize="32M", dm_basesize="16M", dm_min_free_space="60%")
     with mounted(driver.prepare("key")) as path:
-        write(f"{path}/f", 16 * MIB)
-        with pytest.raises(OSError, match=r"less than dm.min_free_space=60%") as refused:
-            while True:
-                write(f"{path}/f", 16 * MIB)
-                driver.prepare("other")
-                driver.remove("other")
-                driver.prepare(f"key{time.monotonic_ns()}")
-                with mounted(driver.prepare(f"k{time.monotonic_ns()}")) as more:
-                    write(f"{more}/f", 8 * MIB)
-        assert refused.value.errno == errno.ENOSPC
+        write(f"{path}/f", 11 * MIB)
+    with pytest.raises(OSError, match=r"data space .* is [0-9.]+% free, less than dm.min_free_space=60%") as refused:
+        driver.prepare("other")
+    assert refused.value.errno == errno.ENOSPC
+    driver.close()
+    opened(dm_min_free_space="10%").prepare("other")
 
 
 def test_the_base_grows(opened: Opener) -> None:
@@ -404,12 +472,10 @@ def test_the_base_grows(opened: Opener) -> None:
         with mounted(driver.prepare(f"on-{parent}", parent)) as path:
             status = os.statvfs(path)
             assert 0.7 * size < status.f_blocks * status.f_frsize <= size
-    for info in reversed(list(driver.walk())):
-        driver.remove(info.name)
-    driver.close()
+    driver.check_invariants()
     with pytest.raises(Unavailable, match=r"dm.basesize=32M is less than the 48M"):
-        opened(dm_basesize="32M").prepare("key")
-    opened(dm_basesize="48M").prepare("key")
+        opened(dm_basesize="32M")
+    opened()  # it was not kept
 
 
 # Crashes of the machine, and of what is below.
@@ -470,9 +536,8 @@ def test_an_older_copy_of_the_store_is_found_out(opened: Opener) -> None:
     driver.close()
     new = store.read_bytes()
     store.write_bytes(old)
-    with pytest.raises(Unavailable, match="one of them is an older copy"):
-        opened().prepare("key", "base")
-    assert ours() == [driver._pool.name]
+    with closing(opened()) as older, pytest.raises(Unavailable, match="one of them is an older copy"):
+        older.prepare("key", "base")
     ioctl.remove(driver._pool.name)
     store.write_bytes(new)
 
@@ -491,8 +556,6 @@ def test_who_dies_holding_devices_lets_them_go_on(driver: Driver) -> None:
 
 
 def mount(given: Sequence[Mount]) -> str:
-    import tempfile
-
     path = tempfile.mkdtemp()
     mount_all(given, path)
     return path
@@ -522,7 +585,7 @@ def test_a_mount_that_has_leaked(driver: Driver) -> None:
         driver.remove("key")
     with pytest.raises(InUse, match="key is mounted at"):
         driver.commit("name", "key")
-    unmount(path)
+    unmount_all(path)  # and the mount point stays: to delete it would end the mount everywhere
     with pytest.raises(InUse, match="key is still in use"):
         driver.commit("name", "key")
     device = thin(driver, "key").device
@@ -534,7 +597,8 @@ def test_a_mount_that_has_leaked(driver: Driver) -> None:
     for fd in (told, tell, wait, go):
         os.close(fd)
     assert child.wait() == 0
-    assert driver._thins.name(device) not in ours()
+    os.rmdir(path)
+    assert is_gone(driver._thins.name(device))
     driver.cleanup()
     driver.check_invariants()
 
@@ -593,20 +657,16 @@ def test_given_devices(opened: Opener, disks: tuple[str, str], tmp_path: Path) -
         status = driver._pool.status()
         assert (status.total_data, status.total_metadata) == (96 * MIB >> 16, 8 * MIB >> 12)
     assert not os.path.exists(f"{driver.root}/thin-pool")
-    empty(driver.root)
+    driver.close()
+    empty(driver.root)  # before the disks go
 
 
-def test_a_given_pool(opened: Opener, disks: tuple[str, str]) -> None:
-    metadata, data = (str(os.minor(os.stat(disk).st_rdev)) for disk in disks)
+def test_a_given_pool(opened: Opener, tmp_path: Path) -> None:
     name = "fuse-aufs-test"
     driver = opened({"dm.thinpooldev": f"/dev/mapper/{name}", "dm.basesize": "16M"})
     with pytest.raises(Unavailable, match=f"no thin pool {name}"):
         driver.prepare("key")
-    ioctl.create(name)
-    try:
-        table = f"7:{metadata} 7:{data} 128 0 1 skip_block_zeroing"
-        ioctl.load(name, ioctl.Target(64 * MIB // 512, "thin-pool", table))
-        ioctl.resume(name)
+    with pool_on_files(tmp_path, name, 4 * MIB, 64 * MIB):
         with mounted(driver.prepare("key")) as path:
             Path(path, "f").write_text("f")
         driver.commit("base", "key")
@@ -619,9 +679,6 @@ def test_a_given_pool(opened: Opener, disks: tuple[str, str]) -> None:
         driver.remove("base")
         driver.check_invariants()
         driver.close()
-    finally:
-        for device in sorted(ours(), key=lambda device: device == name):
-            ioctl.remove(device)
     assert ours() == []
 
 
@@ -629,6 +686,7 @@ def test_a_pool_that_is_in_use_is_not_taken(opened: Opener, driver: Driver) -> N
     other = opened({"dm.thinpooldev": driver._pool.name})
     with pytest.raises(Unavailable, match="in use already"):
         other.prepare("key")
+    other.close()
 
 
 def test_it_is_let_go_of(opened: Opener) -> None:
@@ -643,15 +701,11 @@ def test_it_is_let_go_of(opened: Opener) -> None:
     assert not os.path.exists(mount.source)
     driver.close()
     assert ours() == []
+
+
+def test_the_space_of_what_is_removed_is_given_back(opened: Opener) -> None:
     driver = opened()
-    driver.remove("base")
-    data = Path(driver.root, "thin-pool", "data")
-    before = data.stat().st_blocks
-    driver.close()
-    assert data.stat().st_blocks <= before
-
-
-def test_the_space_of_what_is_removed_is_given_back(driver: Driver) -> None:
+    driver.prepare("first")
     data = Path(driver.root, "thin-pool", "data")
     before = data.stat().st_blocks
     with mounted(driver.prepare("key")) as path:
