@@ -32,7 +32,7 @@ def lock(fd: int, name: str, *, shared: bool = False, patience: float = PATIENCE
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise TimedOut(f"waited {patience:.0f} s for {name}, which {_holder(fd)} is using") from None
+                raise TimedOut(f"waited {patience:g} s for {name}, which {holder(os.fstat(fd))} is using") from None
         time.sleep(pause)
         pause = min(2 * pause, _LAST)
 
@@ -51,17 +51,26 @@ def locked(path: str, *, shared: bool = False, patience: float = PATIENCE) -> It
         os.close(fd)
 
 
-def _holder(fd: int) -> str:
-    """The process that has the file locked, by /proc/locks (proc_locks(5)); another namespace's are not seen there."""
-    status = os.fstat(fd)
-    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+def holder(status: os.stat_result, kind: str = "FLOCK", byte: int | None = None) -> str:
+    """The process that has the file locked, as "process 4321 (runtime)", by /proc/locks (proc_locks(5)).
+
+    `kind` is "FLOCK" or "POSIX" (fcntl), for which `byte` is one that is locked for writing. Locks of processes in
+    other pid namespaces are not seen: "another process".
+    """
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with open("/proc/locks", encoding="ascii") as table:
         for line in table:
-            fields = line.split()
             # "1: FLOCK ADVISORY WRITE 4321 fd:00:131 0 EOF"; a waiting one has "->" as its second field.
-            if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == wanted and fields[4] != "0":
+            fields = line.split()
+            if len(fields) < 8 or fields[1] != kind or fields[5] != file or fields[4] == "0":
+                continue
+            if byte is None or (fields[3] == "WRITE" and _covers(fields[6], fields[7], byte)):
                 return f"process {fields[4]}{_command(int(fields[4]))}"
     return "another process"
+
+
+def _covers(first: str, last: str, byte: int) -> bool:
+    return int(first) <= byte and (last == "EOF" or byte <= int(last))
 
 
 def _command(pid: int) -> str:

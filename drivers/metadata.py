@@ -12,15 +12,17 @@ is not used across fork(), since sqlite must not be (sqlite.org/howtocorrupt.htm
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from drivers import reserve
 from drivers.api import Kind
 from drivers.errors import TimedOut, Unavailable, WrongState
-from drivers.locks import lock
+from drivers.locks import holder, lock
 from drivers.rows import Record, Transaction, Value
 
 __all__ = ["Record", "Store", "Transaction", "Value"]
@@ -71,7 +73,8 @@ class Store:
     those that were given before. Those that are `fixed` cannot be changed once there is a store.
 
     Raises Unavailable for a file that is damaged, lost, from a newer version, or another driver's, and for a change of
-    a fixed option.
+    a fixed option. Any method raises TimedOut when another process keeps the store to itself, and OSError (ENOSPC) on a
+    full disk; what was asked for has then not happened.
     """
 
     def __init__(
@@ -89,7 +92,9 @@ class Store:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._reserve = f"{path}-reserve"
         with self._translated(), _opening(path):
+            self._make_room()
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -99,6 +104,7 @@ class Store:
             except BaseException:
                 self._connection.close()
                 raise
+            reserve.take(self._reserve)
 
     def _prepare(self, driver: str, schema: Sequence[str], has_content: Callable[[], bool]) -> None:
         assert self._connection is not None
@@ -158,6 +164,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """The only write transaction of all processes. It is durable when the `with` ends; an exception undoes it."""
+        self._make_room()
         with self._transaction("BEGIN IMMEDIATE") as transaction:
             yield transaction
 
@@ -187,12 +194,26 @@ class Store:
             yield
         except sqlite3.Error as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                raise TimedOut(
-                    f"waited {BUSY_SECONDS:.0f} s for {self.path}, which another process is changing"
-                ) from error
+                who = self._writer()
+                raise TimedOut(f"waited {BUSY_SECONDS:g} s for {self.path}, which {who} is changing") from error
+            if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE):
+                reserve.give_up(self._reserve)  # the next attempt finds room
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path) from error
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise self._damaged(str(error)) from error
             raise Unavailable(f"metadata store {self.path}: {error}") from error
+
+    def _make_room(self) -> None:
+        if reserve.is_full(os.path.dirname(self.path)):
+            reserve.give_up(self._reserve)
+
+    def _writer(self) -> str:
+        """Who holds the lock of a write transaction: byte 120 of the log's index (sqlite, os_unix.c and wal.c)."""
+        try:
+            # Not opened: closing it would release the locks that sqlite holds on it in this process (fcntl_locking(2)).
+            return holder(os.stat(f"{self.path}-shm"), "POSIX", byte=120)
+        except OSError:
+            return "another process"
 
     def check_whole(self) -> None:
         """Raise Unavailable if the file is damaged: before anything is deleted because it has no row in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from drivers.api import Kind, Usage
-from drivers.errors import AlreadyExists, DriverError, InUse, NotFound, Unavailable, WrongState
-from drivers.metadata import Store, Transaction
+from drivers import metadata, reserve
+from drivers.api import Info, Kind, Usage
+from drivers.errors import AlreadyExists, DriverError, InUse, NotFound, TimedOut, Unavailable, WrongState
+from drivers.metadata import Record, Store, Transaction
+from drivers.mounts import mounted
+from drivers.registry import open_driver
+from tests import trees
 from tests.drivers.children import in_child
 
 # What a driver of thin devices would keep: which number is whose, and how far its making has come.
@@ -250,3 +255,215 @@ def test_the_schema_refuses_what_the_methods_never_do(store: Store) -> None:
     refused("UPDATE snapshots SET name = 'base' WHERE name = 'child'")
     refused("UPDATE snapshots SET kind = 'other'")
     refused("UPDATE snapshots SET kind = 'view'")
+
+
+# What the file may have become.
+
+
+def test_a_store_that_is_lost(tmp_path: Path) -> None:
+    """With a new one in its place cleanup() would take every layer for garbage."""
+    root = str(tmp_path / "root")
+    driver = open_driver("vfs", root)
+    with mounted(driver.prepare("key")) as path:
+        trees.build(path, {"f": "precious"})
+    driver.commit("base", "key")
+    driver.close()
+    saved = Path(root, "metadata.db").read_bytes()
+    for damage in (lambda file: file.unlink(), lambda file: file.write_bytes(b"")):
+        damage(Path(root, "metadata.db"))
+        with pytest.raises(Unavailable, match="missing or empty, but there are layers beside it: restore it") as lost:
+            open_driver("vfs", root)
+        assert "\n" not in str(lost.value)
+        assert Path(root, "snapshots/1/fs/f").read_text() == "precious"
+    Path(root, "metadata.db").write_bytes(saved)
+    driver = open_driver("vfs", root)
+    driver.cleanup()
+    assert driver.stat("base").kind is Kind.COMMITTED
+    driver.close()
+
+
+@pytest.mark.parametrize("at", [0, 20, 100])
+def test_a_damaged_header(path: str, at: int) -> None:
+    """The magic number, the page's format and its tree: refused, and left as it is."""
+    Store(path, "test").close()
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(b"\xff" * 8)
+    before = Path(path).read_bytes()
+    with pytest.raises(Unavailable, match=r"is damaged \(.*\); nothing was changed: restore it from a backup"):
+        Store(path, "test")
+    assert Path(path).read_bytes() == before
+
+
+def test_cleanup_deletes_nothing_by_a_damaged_store(tmp_path: Path) -> None:
+    """A page in the middle: every method may still work, and the rows in it are not there."""
+    root = str(tmp_path / "root")
+    driver = open_driver("vfs", root)
+    for number in range(200):
+        with driver._store.write() as transaction:
+            transaction.create(f"key-{number}", "", Kind.ACTIVE, {"padding": "x" * 200})
+    driver.prepare("last")
+    driver.close()
+    database = Path(root, "metadata.db")
+    pages = os.path.getsize(database) // 4096
+    assert pages > 10
+    refused = 0
+    whole = database.read_bytes()
+    for page in range(1, pages):
+        database.write_bytes(whole[: page * 4096] + b"\0" * 4096 + whole[(page + 1) * 4096 :])
+        try:
+            driver = open_driver("vfs", root)
+        except Unavailable as error:
+            assert "damaged" in str(error)
+            continue
+        with pytest.raises(Unavailable, match="damaged"):
+            driver.cleanup()
+        refused += 1
+        driver.close()
+        assert os.listdir(f"{root}/snapshots") == ["201"]
+    assert refused > pages // 2
+
+
+VERSION_1 = (
+    "CREATE TABLE store (driver TEXT NOT NULL)",
+    """CREATE TABLE snapshots (
+        id      INTEGER PRIMARY KEY AUTOINCREMENT,
+        name    TEXT NOT NULL UNIQUE,
+        parent  INTEGER REFERENCES snapshots(id) ON DELETE RESTRICT,
+        kind    TEXT NOT NULL CHECK (kind IN ('active', 'view', 'committed')),
+        labels  TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        updated INTEGER NOT NULL,
+        inodes  INTEGER,
+        size    INTEGER,
+        CHECK (kind = 'committed' OR (inodes IS NULL AND size IS NULL)))""",
+    "CREATE INDEX snapshots_by_parent ON snapshots(parent)",
+    "INSERT INTO store VALUES ('test')",
+    "INSERT INTO snapshots VALUES (3, 'base', NULL, 'committed', '{\"a\": \"b\"}', 1, 2, 10, 4096)",
+    "INSERT INTO snapshots VALUES (7, 'key', 3, 'active', '{}', 3, 3, NULL, NULL)",
+    "PRAGMA user_version = 1",
+)
+
+
+def test_a_store_of_version_1(path: str) -> None:
+    """It becomes one of this version, for whoever of several opens it first."""
+    old = sqlite3.connect(path, isolation_level=None)
+    old.execute("PRAGMA journal_mode = WAL")
+    for statement in VERSION_1:
+        old.execute(statement)
+    old.close()
+    children = [in_child(lambda: Store(path, "test", options={"x": "1"}).close()) for _ in range(4)]
+    assert [child.wait() for child in children] == [0] * 4
+    store = Store(path, "test")
+    store.check_invariants()
+    assert store.options == {"x": "1"}
+    with store.write() as transaction:
+        base, key = transaction.walk()
+        assert base == Record(3, Info("base", "", Kind.COMMITTED, {"a": "b"}, 1, 2), Usage(10, 4096))
+        assert key == Record(7, Info("key", "base", Kind.ACTIVE, {}, 3, 3), None)
+        assert transaction.create("new", "base", Kind.ACTIVE, {}, quota=5, volatile=True) == 8
+        assert transaction.get("new").info.quota == 5
+    store.close()
+
+
+def test_options_are_kept_and_the_fixed_ones_stay(path: str) -> None:
+    def opened(options: dict[str, str]) -> dict[str, str]:
+        store = Store(path, "test", options=options, fixed={"size", "shape"})
+        store.close()
+        return store.options
+
+    assert opened({"size": "1"}) == {"size": "1"}
+    commit(store := Store(path, "test"), "base")
+    store.close()
+    assert opened({}) == {"size": "1"}
+    assert opened({"size": "1", "colour": "red"}) == {"size": "1", "colour": "red"}
+    assert opened({"colour": "blue"}) == {"size": "1", "colour": "blue"}
+    with pytest.raises(Unavailable, match=r"size is 1 at .* and cannot be changed any more: leave it out, or choose"):
+        opened({"size": "2", "colour": "green"})
+    with pytest.raises(Unavailable, match="shape has its default at"):
+        opened({"shape": "round"})
+    assert opened({}) == {"size": "1", "colour": "blue"}
+
+
+# Others that have it, and disks that are full.
+
+
+def test_a_writer_that_takes_too_long_is_named(store: Store, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "BUSY_SECONDS", 0.05)
+    (began, begin), (end, ended) = os.pipe(), os.pipe()
+
+    def hold() -> None:
+        mine = Store(path, "test")
+        with mine.write():
+            os.write(begin, b"x")
+            os.read(end, 1)
+
+    child = in_child(hold)
+    os.read(began, 1)
+    try:
+        with store.read() as transaction:
+            transaction.execute("PRAGMA busy_timeout = 50")
+        with pytest.raises(TimedOut) as late, store.write():
+            pass
+        comm = Path(f"/proc/{child.pid}/comm").read_text().strip()
+        assert str(late.value) == f"waited 0.05 s for {path}, which process {child.pid} ({comm}) is changing"
+    finally:
+        os.write(ended, b"x")
+        assert child.wait() == 0
+        for fd in (began, begin, end, ended):
+            os.close(fd)
+    commit(store, "base")
+
+
+def fill(directory: Path) -> Path:
+    """Write until nothing more fits."""
+    filler = directory / "filler"
+    with filler.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+    return filler
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_what_fills_the_disk_can_be_removed(memory: Path, is_open: bool) -> None:
+    """By a store that is open and by one that is opened then, for which there are not even the blocks of its index."""
+    path = str(memory / "metadata.db")
+    store = Store(path, "test")
+    for name in ("one", "two"):
+        commit(store, name)
+    if not is_open:
+        store.close()
+    filler = fill(memory)
+    if not is_open:
+        store = Store(path, "test")
+    with store.write() as transaction:
+        transaction.remove("one")
+    store.close()
+    filler.unlink()
+    store = Store(path, "test")
+    assert os.path.getsize(f"{path}-reserve") == reserve.SIZE  # for the next time
+    assert names(store) == ["two"]
+    store.close()
+
+
+def test_a_full_disk_is_enospc(memory: Path) -> None:
+    """Without a reserve, as a place has none that never had room for it."""
+    path = str(memory / "metadata.db")
+    store = Store(path, "test")
+    os.unlink(f"{path}-reserve")
+    filler = fill(memory)
+    with pytest.raises(OSError, match="No space left") as full:
+        for number in range(1000):
+            commit(store, f"n{number}")
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, path)
+    store.check_invariants()
+    before = names(store)
+    filler.unlink()
+    store.close()
+    fill(memory)
+    with pytest.raises(OSError, match="No space left"):
+        Store(path, "test")
+    filler.unlink()
+    store = Store(path, "test")
+    assert names(store) == before
+    store.close()
