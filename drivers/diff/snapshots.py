@@ -101,8 +101,9 @@ def _opened(mounts: Sequence[Mount], name: str) -> Iterator[int]:
         if len(mounts) == 1 and mounts[0].type == "bind":
             fd = _directory(mounts[0].source, held)
         elif len(mounts) == 1 and mounts[0].type == "overlay" and takes_layers():
-            fd = overlay_tree(mounts[0].source, mounts[0].options)
-            held.callback(os.close, fd)
+            detached = overlay_tree(mounts[0].source, mounts[0].options)
+            held.callback(os.close, detached)
+            fd = _directory(f"/proc/self/fd/{detached}/.", held)
         else:
             place = _place(name)
             os.mkdir(place, 0o700)

@@ -1,0 +1,259 @@
+"""What a diff costs, what a killed one leaves, and trees that no archive can hold."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from drivers import trees as disk
+from drivers.api import Snapshotter
+from drivers.archive.errors import ArchiveError
+from drivers.archive.extract import extract
+from drivers.archive.reader import CHUNK
+from drivers.diff import Change, changes, snapshots, write_diff, write_tree
+from drivers.diff.walk import differences
+from drivers.mounts import mounted
+from drivers.registry import open_driver
+from tests import trees
+from tests.capabilities import missing
+from tests.drivers.children import in_child
+
+
+def peak(script: str, *arguments: object) -> int:
+    """KiB of memory that a process of its own took at most for `script`."""
+    # Not ru_maxrss, which an execve leaves as it was in the process that forked.
+    code = f"import os, sys\n{script}\nprint(open('/proc/self/status').read())"
+    command = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return next(int(line.split()[1]) for line in said.splitlines() if line.startswith("VmHWM:"))
+
+
+WRITE = """
+from drivers.diff import write_tree
+with open(sys.argv[2], "wb") as out:
+    write_tree(os.open(sys.argv[1], os.O_RDONLY), out.write)
+"""
+EXTRACT = """
+from drivers.archive.extract import extract
+with open(sys.argv[2], "rb") as archive:
+    extract(archive, os.open(sys.argv[1], os.O_RDONLY))
+"""
+COMPARE = """
+from drivers.diff.walk import differences
+fds = [os.open(path, os.O_RDONLY) for path in sys.argv[1:3]]
+assert not list(differences(*fds))
+"""
+
+
+def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
+    took = []
+    for megabytes in (1, 100):
+        place = tmp_path / str(megabytes)
+        for name in ("source", "target"):
+            trees.build(str(place / name), {})
+            with open(place / name / "f", "wb") as file:
+                for _ in range(megabytes):
+                    file.write(b"x" * (1 << 20))
+            os.utime(place / name / "f", ns=(0, 10**18))
+        took.append((
+            peak(COMPARE, place / "source", place / "target"), peak(WRITE, place / "source", place / "a.tar"),
+            peak(EXTRACT, place / "target", place / "a.tar"),
+        ))  # fmt: skip
+        for path in (place / "source/f", place / "target/f", place / "a.tar"):
+            path.unlink()
+    for small, large in zip(*took, strict=True):
+        assert large - small < 8 << 10, took
+
+
+def test_memory_does_not_grow_with_many_files(memory: Path) -> None:
+    """But for the extraction's list of names, which whiteouts may come behind."""
+    took = []
+    for count in (100, 10_000):
+        place = memory / str(count)
+        for name in ("source", "target"):
+            for start in range(0, count, 100):
+                trees.build(f"{place}/{name}/dir-{start}", {f"file-{n}": "" for n in range(start, start + 100)})
+        for name in ("source", "target"):
+            for top, _, files in os.walk(place / name):
+                for file in files:
+                    os.utime(f"{top}/{file}", ns=(0, 10**18))
+        took.append((peak(WRITE, place / "source", "/dev/null"), peak(COMPARE, place / "source", place / "target")))
+    for few, many in zip(*took, strict=True):
+        assert many - few < 4 << 10, took
+
+
+def test_holes_are_not_read(memory: Path) -> None:
+    """Two gigabytes of zeros, from a file system that has no room for them."""
+    with open(memory / "big", "wb") as file:
+        file.truncate(2 << 30)
+        file.seek(1 << 30)
+        file.write(b"middle")
+    size = 0
+    found: list[bytes] = []
+    zeros = bytes(CHUNK)
+
+    def look(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+        if b"middle" in piece[:100]:  # data begins with a page
+            found.append(piece)
+        else:
+            assert len(piece) < CHUNK or piece == zeros
+
+    fd = os.open(memory, os.O_RDONLY)
+    try:
+        write_tree(fd, look)
+    finally:
+        os.close(fd)
+    assert len(found) == 1
+    assert size == 8 * 512 + (2 << 30)
+
+
+def test_deeper_than_a_path(memory: Path) -> None:
+    """A container can nest directories beyond PATH_MAX: it is told, and no archive can have it."""
+    fd = os.open(memory, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(300):
+        os.mkdir("n" * 20, dir_fd=fd)
+        below = os.open("n" * 20, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    root = os.open(memory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = [len(one.path) for one in differences(root, None)]
+        assert found == [0, *(21 * level - 1 for level in range(1, 301))]
+        with pytest.raises(ArchiveError, match=r"a name of 4116 bytes, 4095 are possible in a layer"):
+            write_tree(root, lambda piece: None)
+        disk.delete(root, "n" * 20)
+    finally:
+        os.close(root)
+
+
+def test_what_is_reserved_is_no_entry(memory: Path) -> None:
+    """On a driver of plain trees a container can make names and devices that an archive would turn into whiteouts."""
+    trees.build(str(memory), {
+        ".wh.victim": "", ".wh..wh..opq": "", ".wh..wh.plnk": {"x": "x"}, "zero": trees.OVERLAY_WHITEOUT, "f": "x",
+    })  # fmt: skip
+    os.setxattr(memory, "trusted.overlay.opaque", b"y")
+    root = os.open(memory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert [one.path for one in differences(root, None)] == [b"", b"f"]
+        out = io.BytesIO()
+        write_tree(root, out.write)
+    finally:
+        os.close(root)
+    assert b"overlay" not in out.getvalue()
+
+
+def test_a_tree_that_changes_while_it_is_walked(memory: Path) -> None:
+    """What vanishes is left out; what is replaced by something else is left out or is what it was."""
+    trees.build(str(memory), {"a": {"f": "x", "g": "x"}, "b": {"c": {"f": "x"}}, "z": "x"})
+    root = os.open(memory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        walk = differences(root, None)
+        found = [next(walk).path, next(walk).path]
+        os.unlink(memory / "a/g")
+        os.unlink(memory / "b/c/f")
+        os.rmdir(memory / "b/c")
+        os.rmdir(memory / "b")
+        found += [one.path for one in walk]
+    finally:
+        os.close(root)
+    assert found == [b"", b"a", b"a/f", b"z"]
+
+
+@pytest.fixture
+def layered(memory: Path) -> Callable[[str], Snapshotter]:
+    """A driver with two layers and an active snapshot, so that a union has to be mounted to see the parent."""
+    opened: list[Snapshotter] = []
+
+    def make(name: str) -> Snapshotter:
+        if reason := missing({"fuse-aufs": "fuse", "overlay2": "overlay"}.get(name, "root")):
+            pytest.skip(reason)
+        driver = open_driver(name, str(memory / name))
+        opened.append(driver)
+        for parent, key in (("", "one"), ("one", "two")):
+            with mounted(driver.prepare("writing", parent)) as path:
+                trees.build(path, {key: "x"})
+            driver.commit(key, "writing")
+        driver.prepare("active", "two")
+        return driver
+
+    yield make  # type: ignore[misc]
+    for driver in opened:
+        driver.close()
+
+
+@pytest.mark.parametrize("name", ["fuse-aufs", "overlay2", "vfs"])
+def test_a_killed_diff_is_taken_back(name: str, layered: Callable[[str], Snapshotter], memory: Path) -> None:
+    """Its view of the parent, and what it had mounted. One that still runs is left alone."""
+    driver = layered(name)
+    reader, writer = os.pipe()
+
+    def hang() -> None:
+        mine = open_driver(name, str(memory / name))
+        with snapshots.compared(mine, "active"):
+            os.write(writer, b"x")
+            signal.pause()
+
+    child = in_child(hang)
+    try:
+        assert os.read(reader, 1) == b"x"
+        views = [info.name for info in driver.walk() if info.name.startswith("diff-")]
+        assert len(views) == 1
+        assert changes(driver, "active") == []
+        assert views == [info.name for info in driver.walk() if info.name.startswith("diff-")]
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        os.close(reader)
+        os.close(writer)
+    assert changes(driver, "active") == []
+    assert [info.name for info in driver.walk()] == ["one", "two", "active"]
+
+
+@pytest.mark.parametrize("name", ["fuse-aufs", "overlay2", "vfs"])
+def test_beside_a_mount_that_is_written_to(name: str, layered: Callable[[str], Snapshotter]) -> None:
+    """As `diff` of a running container: nothing is let go of, and the mount goes on."""
+    driver = layered(name)
+    with mounted(driver.mounts("active")) as path:
+        trees.build(path, {"three": "x"})
+        os.unlink(f"{path}/one")
+        with open(f"{path}/open", "w") as held:
+            held.write("x")
+            assert changes(driver, "active") == [Change("D", b"/one"), Change("A", b"/open"), Change("A", b"/three")]
+            held.write("y")
+        out = io.BytesIO()
+        write_diff(driver, "active", out.write)
+        with snapshots.tree(driver, "active") as root:
+            assert sorted(os.listdir(root)) == ["open", "three", "two"]
+        trees.build(path, {"four": "x"})
+        assert Change("A", b"/four") in changes(driver, "active")
+
+
+def test_a_full_disk_while_a_layer_is_applied(layered: Callable[[str], Snapshotter], memory: Path) -> None:
+    driver = layered("vfs")
+    with mounted(driver.mounts("active")) as path:
+        root = os.open(path, os.O_RDONLY)
+        try:
+            archive = io.BytesIO()
+            trees.build(str(memory / "big"), {"f": os.urandom(20 << 20)})
+            source = os.open(memory / "big", os.O_RDONLY)
+            write_tree(source, archive.write)
+            os.close(source)
+            archive.seek(0)
+            with open(memory / "rest", "wb") as rest, pytest.raises(OSError, match="No space left"):
+                while True:
+                    rest.write(bytes(1 << 20))
+                    rest.flush()
+            with pytest.raises(ArchiveError, match="No space left on device; free some space"):
+                extract(archive, root)
+        finally:
+            os.close(root)
