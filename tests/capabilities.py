@@ -131,6 +131,12 @@ def _cgroups() -> str | None:
     return _root() or (None if cgroup_hierarchy() else "no control group hierarchy is mounted writable")
 
 
+def _zfs() -> str | None:
+    from drivers.zfs.command import missing  # late: most tests ask for other things
+
+    return _root() or missing() or None
+
+
 _PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "fuse": _fuse,
@@ -141,6 +147,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "cgroups": _cgroups,
     "loop": _loop,
     "ptrace": _ptrace,
+    "zfs": _zfs,
     "netns": _netns,
     "user-xattr": lambda: _xattr("user.test"),
     "trusted-xattr": lambda: _xattr("trusted.test"),

@@ -17,6 +17,8 @@ _MEANINGS = (
     ("it's being held", errno.EBUSY),
     ("dataset already exists", errno.EEXIST),
     ("dataset does not exist", errno.ENOENT),
+    ("parent does not exist", errno.ENOENT),
+    ("no such pool", errno.ENOENT),
     ("could not find any snapshots", errno.ENOENT),
     ("out of space", errno.ENOSPC),
     ("quota exceeded", errno.EDQUOT),

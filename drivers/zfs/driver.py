@@ -29,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*(/[A-Za-z0-9_.:-]+)*")
 _OURS = re.compile(r"layer-[0-9a-f]{16}")
 _BUSY_SECONDS = 10.0
 # Inherited by everything below. Names are bytes to us; POSIX ACLs and other attributes are part of a layer and are kept
-# in the inode; a layer may have a directory .zfs of its own; snapshots by zfs-auto-snapshot would only take room.
+# in the inode; snapshots by zfs-auto-snapshot would only take room.
 _PROPERTIES = {
     "mountpoint": "legacy",
     "readonly": "off",
@@ -88,15 +88,17 @@ class Driver(GraphSnapshotter):
     def _make_top(self, top: str) -> None:
         properties = [f"-o{name}={value}" for name, value in {**_PROPERTIES, "fuse-aufs:root": self._root}.items()]
         try:
-            zfs("create", *properties, top)
+            try:
+                zfs("create", *properties, "-osnapdir=disabled", top)
+            except FileExistsError:
+                raise
+            except OSError:
+                # OpenZFS before 2.3 can only hide .zfs, as it does by default: a container that knows it can enter.
+                zfs("create", *properties, top)
         except FileExistsError:
-            return  # by one that was killed after it
+            pass  # made by one that was killed after it
         except OSError as error:
             raise Unavailable(f"{top} cannot be made: {error.strerror}") from error
-        try:
-            zfs("set", "snapdir=disabled", top)
-        except OSError:
-            pass  # OpenZFS before 2.3: .zfs is hidden, as it is by default
 
     @contextmanager
     def _making(self, *, alone: bool = False) -> Iterator[int]:
@@ -121,7 +123,7 @@ class Driver(GraphSnapshotter):
                 self._add_row(transaction, wish, line)
                 return self._view_of(transaction, line)
         name = os.urandom(8).hex()
-        with self._making() as held:
+        with self._making() as held, self._explaining():
             try:
                 self._make_dataset(name, wish, line, held)
                 with self._store.write() as transaction:
@@ -150,6 +152,18 @@ class Driver(GraphSnapshotter):
             with self._store.read() as transaction:
                 if transaction.parent_line(wish.parent) != line:
                     raise NotFound(f"{wish.parent} was removed meanwhile") from None
+            raise
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """What is said of one dataset that is not there, when none of ours is."""
+        try:
+            yield
+        except FileNotFoundError:
+            try:
+                zfs("list", self._top)
+            except FileNotFoundError:
+                raise Unavailable(f"{self._top} is missing: is its pool imported? (zpool import)") from None
             raise
 
     def _give_up(self, name: str) -> None:
@@ -211,7 +225,7 @@ class Driver(GraphSnapshotter):
         return Usage(0, int(zfs("get", "-Hp", "-ovalue", "used", f"{self._top}/{name}")) if name else 0)
 
     def commit(self, name: str, key: str, *, labels: Mapping[str, str] | None = None) -> None:
-        with self._making() as held:
+        with self._making() as held, self._explaining():
             self._now.held = held
             try:
                 super().commit(name, key, labels=labels)
@@ -241,7 +255,7 @@ class Driver(GraphSnapshotter):
 
     def cleanup(self) -> None:
         self._store.check_whole()
-        with self._making(alone=True):
+        with self._making(alone=True), self._explaining():
             garbage, snapshots = self._find_garbage()
         for snapshot in snapshots:
             self._is_destroyed(snapshot)
@@ -261,30 +275,41 @@ class Driver(GraphSnapshotter):
 
     def _find_garbage(self) -> tuple[list[str], list[str]]:
         """Our datasets that no row names, and snapshots of ours on the others that no row names."""
-        with self._store.read() as transaction:
-            rows = transaction.execute("SELECT name, snapshot FROM datasets")
-        known = {str(name): snapshot for name, snapshot in rows}
+        known = self._known()
         garbage, snapshots = [], []
-        for full in zfs("list", "-Hr", "-oname", "-tfilesystem,snapshot", "-d2", self._top).splitlines():
-            name, _, snapshot = full.removeprefix(f"{self._top}/").partition("@")
-            if full == self._top or "/" in name or full.startswith(f"{self._top}@"):
-                continue
+        for name, snapshot in self._listed():
             if name not in known and not snapshot:
-                garbage.append(full)
+                garbage.append(f"{self._top}/{name}")
             elif name in known and _OURS.fullmatch(snapshot) and snapshot != known[name]:
-                snapshots.append(full)
+                snapshots.append(f"{self._top}/{name}@{snapshot}")
         return garbage, snapshots
+
+    def _known(self) -> dict[str, str]:
+        """The datasets that rows name, each with its snapshot once it has one."""
+        with self._store.read() as transaction:
+            rows = transaction.execute("SELECT name, ifnull(snapshot, '') FROM datasets")
+        return {str(name): str(snapshot) for name, snapshot in rows}
+
+    def _listed(self) -> list[tuple[str, str]]:
+        """The datasets below ours, and their snapshots: (name, "" or snapshot)."""
+        listed = []
+        for full in zfs("list", "-Hr", "-oname", "-tfilesystem,snapshot", "-d2", self._top).splitlines():
+            name, _, snapshot = full.removeprefix(self._top).partition("@")
+            if name.count("/") == 1:
+                listed.append((name[1:], snapshot))
+        return listed
 
     def check_invariants(self) -> None:
         super().check_invariants()
-        assert self._find_garbage() == ([], [])
+        known, listed = self._known(), self._listed()
+        assert {name for name, _ in listed} == set(known)
+        ours = [(name, snapshot) for name, snapshot in listed if _OURS.fullmatch(snapshot)]
+        assert sorted(ours) == sorted((name, snapshot) for name, snapshot in known.items() if snapshot)
         with self._store.read() as transaction:
             for record in transaction.walk():
                 name = self._dataset(transaction, record.id)
-                committed = record.info.kind is Kind.COMMITTED
-                assert committed <= bool(name), record
-                if name:
-                    zfs("list", self._snapshot(transaction, record.id) if committed else f"{self._top}/{name}")
+                assert bool(known.get(name)) == (record.info.kind is Kind.COMMITTED), record
+                assert name or (record.info.kind is Kind.VIEW and record.info.parent), record
 
 
 def probe(directory: str, options: Mapping[str, str]) -> Probe:

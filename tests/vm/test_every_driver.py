@@ -1,0 +1,43 @@
+"""`runtime run` on every driver that works here; in a guest with zfs that is all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from drivers.registry import NAMES, probe
+from tests.drivers.test_zfs import OPTIONS as ZFS_OPTIONS
+from tests.drivers.test_zfs import pool  # noqa: F401  (a fixture that is used by being there)
+from tests.runtime.conftest import IMAGE, Runtime, deadline, installation, rootfs, rootfs_tar  # noqa: F401
+
+OPTIONS: dict[str, Mapping[str, str]] = {
+    "btrfs": {"btrfs.loopsize": "512M"},
+    "devicemapper": {"dm.loopdatasize": "600M", "dm.loopmetadatasize": "4M", "dm.basesize": "96M"},
+    "zfs": ZFS_OPTIONS,
+}
+
+
+@pytest.mark.needs("root")
+@pytest.mark.usefixtures("deadline")
+@pytest.mark.parametrize("name", NAMES)
+def test_containers_run(name: str, installation: Runtime) -> None:  # noqa: F811
+    options = OPTIONS.get(name, {})
+    found = probe(name, str(installation.root), options)
+    if not found.works:
+        pytest.skip(f"{name}: {found.reason}")
+    runtime = installation.on(name)
+    words = [word for option, value in options.items() for word in ("--storage-opt", f"{option}={value}")]
+
+    def run(*command: str) -> str:
+        return runtime(*words, "run", *command)
+
+    change = "echo changed >/etc/motd; rm /bin/vi; mkdir /new; echo new >/new/file; cat /etc/motd /new/file; ls /bin/vi"
+    shown = runtime.call(*words, "run", "--name=kept", "--network=none", IMAGE, "sh", "-c", change)
+    assert (shown.stdout, shown.returncode) == ("changed\nnew\n", 1), shown.stderr
+    look = "cat /etc/motd; ls /bin/vi; ls -d /new || echo none"
+    assert run("--rm", "--network=none", IMAGE, "sh", "-c", f"{look} 2>/dev/null") == (
+        "hello from the image\n/bin/vi\nnone\n"
+    )
+    assert runtime("rm", "kept") == "kept\n"
+    assert runtime.ids() == []

@@ -1,0 +1,120 @@
+"""What takes another kernel: tests that are skipped here are run in guests, two at once, all in the first set-up.
+
+The first run on a machine fetches a kernel and builds zfs, which takes some minutes; later ones find them in the cache.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import glob
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.vm.guest import REPOSITORY
+from tests.vm.kernel import kernel
+from tests.vm.packages import Unavailable
+from tests.vm.zfs import layer
+
+pytestmark = pytest.mark.needs("root", *(f"program:{name}" for name in ("qemu-system-x86_64", "cpio", "depmod")))
+
+_SECONDS = 900
+_AT_ONCE = 2
+_PYTEST = [
+    "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=600",
+    "-p", "no:hypothesispytest",  # importing it takes half of the start, and nothing in these files uses it
+]  # fmt: skip
+
+
+class Guest(NamedTuple):
+    """Test files, or patterns of such, that are run in one guest."""
+
+    tests: tuple[str, ...]
+    zfs: bool = False
+
+
+GUESTS = {
+    "devicemapper": Guest(("tests/drivers/test_devicemapper*.py",)),
+    "zfs": Guest(("tests/drivers/test_zfs.py",), zfs=True),
+    "project quotas": Guest(("tests/drivers/test_*quota*.py",)),
+    "cgroups of version 2 alone": Guest(("tests/runtime/oci/test_cgroups.py",)),
+    "containers on every driver": Guest(("tests/vm/test_every_driver.py",), zfs=True),
+}
+
+
+class Result(NamedTuple):
+    status: int
+    output: str
+
+
+@pytest.fixture(scope="module")
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Result]]:
+    """Of those guests whose tests were selected. Both a test's skip and its failure are in the text."""
+    faulthandler.cancel_dump_traceback_later()  # pytest's, which is for tests that hang: these have a time of their own
+    selected = [
+        name for name in GUESTS
+        if any(item.nodeid.endswith(f"[{name}]") for item in request.session.items if item.path == request.path)
+    ]  # fmt: skip
+    made = prepared(any(GUESTS[name].zfs for name in selected))
+    logs = tmp_path_factory.mktemp("guests")
+    waiting = [name for name in selected if not (GUESTS[name].zfs and made)]
+    done = {name: Result(-1, made) for name in selected if name not in waiting}
+    running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < _AT_ONCE:
+                name = waiting.pop(0)
+                process = start(GUESTS[name], logs / name)
+                running[os.pidfd_open(process.pid)] = (name, process)
+            for pidfd in select.select(list(running), [], [])[0]:
+                name, process = running.pop(pidfd)
+                os.close(pidfd)
+                done[name] = Result(process.wait(), (logs / name).read_text(errors="replace"))
+        yield done
+    finally:
+        for pidfd, (_, process) in running.items():
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            os.close(pidfd)
+
+
+def prepared(with_zfs: bool) -> str:
+    """Fetch and build what is not in the cache; why zfs cannot be had, "" if it can. Skips without a kernel."""
+    try:
+        booted = kernel()
+    except Unavailable as error:
+        pytest.skip(f"no guest can be started: {error}")
+    try:
+        if with_zfs:
+            layer(booted)
+    except Unavailable as error:
+        return str(error)
+    return ""
+
+
+def start(guest: Guest, log: Path) -> subprocess.Popen[bytes]:
+    files = [name for pattern in guest.tests for name in sorted(glob.glob(pattern, root_dir=REPOSITORY))]
+    assert files, f"there are no tests {guest.tests}"
+    harness = [sys.executable, "-m", "tests.vm", f"--timeout={_SECONDS}", *(["--zfs"] if guest.zfs else [])]
+    with open(log, "wb") as output:
+        return subprocess.Popen(
+            [*harness, "--", sys.executable, *_PYTEST, *files],
+            cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GUESTS)
+def test_in_a_guest(name: str, results: dict[str, Result]) -> None:
+    status, output = results[name]
+    if status < 0:
+        pytest.skip(output)
+    assert status == 0, f"in the guest:\n{output}"
+    assert re.search(r"^\d+ passed", output.splitlines()[-1]), f"nothing was tested in the guest:\n{output}"
