@@ -316,9 +316,12 @@ class ImageStore:
                 return manifest
         prefix = text.removeprefix("sha256:")
         if len(prefix) >= _ID_PREFIX:
-            hits = [manifest for manifest in found if self._id(manifest)[7:].startswith(prefix)]
+            hits: dict[str, str] = {}  # two manifests may describe one image
+            for manifest in found:
+                if (image_id := self._id(manifest))[7:].startswith(prefix):
+                    hits.setdefault(image_id, manifest)
             if len(hits) == 1:
-                return hits[0]
+                return next(iter(hits.values()))
             if hits:
                 raise NoSuchImage(f"{text} is the beginning of {len(hits)} image ids; write more of it")
         raise NoSuchImage(f"there is no image {text!r}; see 'runtime images', and 'runtime pull' or 'load' to get one")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from drivers.api import Kind, Snapshotter
 from drivers.archive.errors import ArchiveError
@@ -119,10 +119,19 @@ def _unpack_layer(
                 put_out(archive, root_fd, diff_id)
             snapshotter.commit(chain, key)
         except BaseException as error:
-            snapshotter.remove(key)
+            _give_up(snapshotter, key)
             if isinstance(error, ArchiveError):
                 raise ImageError(f"cannot unpack layer {diff_id[:19]} of image {image.name}: {error}") from error
             raise
+
+
+def _give_up(snapshotter: Snapshotter, key: str) -> None:
+    """Remove a snapshot that failed, whose failure is what the user is to hear of. A full disk may refuse the first
+    time: the driver's store gives up a reserve then. What stays nevertheless, the next unpacking removes."""
+    for _ in range(2):
+        with suppress(OSError):
+            snapshotter.remove(key)
+            return
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def test_from_import_to_rmi(fresh: Runtime, rootfs_tar: Path) -> None:
     assert fresh("images").split() == titles
     # With the images went what the driver had unpacked of them.
     assert os.listdir(fresh.root / "drivers/vfs/snapshots") == []
-    assert "box" in fresh.refused("run", "--rm", "box", "true", code=125)
+    assert "box" in fresh.refused("run", "--rm", "--pull=never", "box", "true", code=125)
 
 
 @pytest.mark.parametrize("packer", ["gzip", "xz", "bzip2", "zstd"])
