@@ -58,7 +58,7 @@ REFUSED = [
     ("import", 125, "2 arguments"),
     ("import /nonexistent.tar some:tag", 1, "/nonexistent.tar"),
     ("ps extra", 125, "no arguments"),
-    ("images extra", 125, "no arguments"),
+    ("images a b", 125, "1 argument at most"),
     ("info extra", 125, "no arguments"),
 ]
 
