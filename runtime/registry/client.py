@@ -66,14 +66,15 @@ class Client:
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None
     ) -> Response:
         """One request with our Authorization, a second when that has to be got or renewed first. Not tried again."""
-        ours = same_origin(url, self.endpoint.server.url)
+        ours = self._is_ours(url)
         for last in (False, True):
             used = self._authorizer.header() if ours else ""
             sent = {**(headers or {}), **({"Authorization": used} if used else {})}
             server = self.endpoint.server if ours else None
             response = self._transport.request(method, url, sent, body, server=server)
             wanted = response.headers.get_all("WWW-Authenticate") or []
-            if response.status != 401 or last or not ours:
+            # Whom we were redirected to must not name a token server that gets our password (CVE-2020-15157).
+            if response.status != 401 or last or not self._is_ours(response.url):
                 return response
             try:
                 if not self._authorizer.renew(wanted, used):
@@ -87,6 +88,9 @@ class Client:
             response.read(_REASON)  # a short refusal is read to its end, and the connection can be used again
             response.close()
         raise AssertionError("the second round returns")
+
+    def _is_ours(self, url: str) -> bool:
+        return same_origin(url, self.endpoint.server.url)
 
     def manifest(self, reference: str) -> Fetched:
         """A manifest or an index, by tag or by digest (end-3). It is what its digest says."""

@@ -7,6 +7,7 @@ from runtime.registry.access import Access
 from runtime.registry.auth import Authorizer
 from runtime.registry.credentials import Login
 from runtime.registry.failures import Answered
+from runtime.registry.transport import same_origin
 
 
 def check(access: Access, registry: str, login: Login) -> None:
@@ -22,8 +23,9 @@ def check(access: Access, registry: str, login: Login) -> None:
             with transport.request("GET", url, headers, server=endpoint.server) as response:
                 status = response.status
                 challenges = response.headers.get_all("WWW-Authenticate") or []
+                answered = same_origin(response.url, endpoint.server.url)  # CVE-2020-15157, as in Client.request
                 response.read()
-            if status != 401 or last or not authorizer.renew(challenges, used):
+            if status != 401 or last or not answered or not authorizer.renew(challenges, used):
                 break
     if status in (401, 403):
         raise Answered(f"{registry}: incorrect username or password", status=status)
