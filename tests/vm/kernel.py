@@ -76,7 +76,7 @@ def made_once(name: str, make: Callable[[str], None]) -> str:
             make(f"{target}.new")
             os.sync()
             os.rename(f"{target}.new", target)
-    except OSError as error:
+    except (OSError, subprocess.CalledProcessError) as error:
         raise Unavailable(f"{target} cannot be made: {error}") from error
     finally:
         os.close(lock)

@@ -45,6 +45,8 @@ class Archive:
         """What a package that only names another one depends on: linux-image-6.12-amd64 gives the newest kernel."""
         shown = run(["apt-cache", *self._options, "show", "--no-all-versions", package], "/")
         fields = dict(line.split(": ", 1) for line in shown.splitlines() if ": " in line and line[0] != " ")
+        if "Depends" not in fields:
+            raise Unavailable(f"the Debian archive has no package {package}")
         return fields["Depends"].split(",")[0].split()[0]
 
     def unpack(self, packages: Sequence[str], target: str) -> None:

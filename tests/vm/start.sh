@@ -16,8 +16,8 @@ cat </run/output >"$output" &
 writer=$!
 (. /run/guest/command) </dev/null >/run/output 2>&1
 ended=$?
-# A process that is left behind may keep the pipe open; all that the command has written goes out before that.
-(sleep 2; kill $writer) 2>/dev/null &
+# A process that is left behind may keep the pipe open.
+(sleep 5; kill $writer) 2>/dev/null &
 wait $writer
 echo $ended >"$status"
 while :; do sleep 1000; done

@@ -111,6 +111,36 @@ def start(guest: Guest, log: Path) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
+def test_the_command_is_run_as_it_is_given() -> None:
+    """Words, output, an exit status, and who it is; nothing that it writes is seen here."""
+    prepared(False)
+    script = 'printf "%s|" "$0" "$@"; id -u; pwd; touch /written /tmp/written; echo error >&2; exit 7'
+    words = ["two words", "'", "$HOME", "", "ü\n"]
+    done = harness("sh", "-c", script, *words)
+    assert done.stdout.decode() == "|".join(words) + f"|0\n{REPOSITORY}\nerror\n"
+    assert (done.returncode, done.stderr) == (7, b"")
+    assert not os.path.exists("/written")
+
+
+def test_a_guest_that_dies_shows_its_console() -> None:
+    prepared(False)
+    done = harness("sh", "-c", "echo c >/proc/sysrq-trigger; sleep 600")
+    assert done.returncode == 125
+    assert b"Kernel panic" in done.stderr
+
+
+def test_a_guest_that_takes_too_long_is_ended() -> None:
+    prepared(False)
+    done = harness("sleep", "600", seconds=1)
+    assert done.returncode == 124
+    assert b"took too long" in done.stderr
+
+
+def harness(*command: str, seconds: float = 120) -> subprocess.CompletedProcess[bytes]:
+    words = [sys.executable, "-m", "tests.vm", f"--timeout={seconds}", "--", *command]
+    return subprocess.run(words, cwd=REPOSITORY, capture_output=True, timeout=4 * 120)
+
+
 @pytest.mark.parametrize("name", GUESTS)
 def test_in_a_guest(name: str, results: dict[str, Result]) -> None:
     status, output = results[name]
