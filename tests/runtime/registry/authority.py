@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import subprocess
 import threading
 import time
@@ -36,6 +37,13 @@ class Authority:
             "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self.ca_key, "-days", 2, "-extfile", names,
             "-out", self.certificate,
         )  # fmt: skip
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """For a server in this process."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
 
     @property
     def tls(self) -> str:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,7 +148,7 @@ def lying(deadline: None) -> Iterator[Callable[..., Server]]:
     """`lying(Handler, made(…))`: a registry whose answers are the handler's."""
     started: list[Server] = []
 
-    def start(handler: type[Honest], image: Made | None = None, **more: object) -> Server:
+    def start(handler: type[Honest], image: Made | None = None, **more: Any) -> Server:
         started.append(Server(handler, image or made(), **more))
         return started[-1]
 

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import re
+import ssl
 import tarfile
 import threading
 from collections.abc import Sequence
@@ -70,8 +71,12 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = False  # so that closing waits for them
 
-    def __init__(self, handler: type[Honest], image: Made, **more: Any) -> None:
+    def __init__(
+        self, handler: type[Honest], image: Made, tls: ssl.SSLContext | None = None, **more: Any
+    ) -> None:
         super().__init__(("127.0.0.1", 0), handler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.image = image
         self.more = more
         self.asked: list[tuple[str, str, dict[str, str]]] = []

@@ -261,6 +261,34 @@ def test_tls(
     assert "connection refused" in fresh.refused("pull", "-q", f"{other}/tls")
 
 
+class LeavesTls(Honest):
+    def blob(self, digest: str) -> None:
+        self.answer(307, b"", Location=f"http://{self.server.more['store']}/v2/x/blobs/{digest}")
+
+    def do_POST(self) -> None:
+        self.note()
+        self.answer(202, b"", Location=f"http://{self.server.more['store']}/v2/x/blobs/uploads/u")
+
+    def do_HEAD(self) -> None:
+        self.error(404, "BLOB_UNKNOWN", "blob unknown to registry")
+
+
+def test_what_begins_by_tls_stays_there(
+    puller: Puller, lying: Callable[..., Server], authority: Authority, config: Path
+) -> None:
+    """Neither a redirect nor the place for an upload leads into the clear."""
+    image = made()
+    store = lying(Honest, image)
+    server = lying(LeavesTls, image, tls=authority.context, store=store.host)
+    (config / "registries.toml").write_text(f'[registry."{server.host}"]\nca = "{authority.ca}"\n')
+    assert "in the clear: refused" in puller.refused(f"{server.host}/x")
+    puller.pull(f"{store.host}/x")
+    puller.store.tag(f"{store.host}/x", f"{server.host}/x")
+    with pytest.raises(RegistryError, match="in the clear: refused"):
+        puller.push(f"{server.host}/x")
+    assert store.paths("PUT") == []
+
+
 def test_tls_to_a_server_that_has_none(fresh: Runtime, registry: Registry, config: Path) -> None:
     (config / "registries.toml").write_text(f'[registry."{registry.host}"]\ninsecure = false\n')
     refused = fresh.refused("pull", "-q", f"{registry.host}/x")
