@@ -21,6 +21,7 @@ from drivers.graph import Wish
 from drivers.layout import sync_directory
 from drivers.metadata import Record
 from drivers.mounts import Mount, branches
+from drivers.quota import delete_with_project, limit_directories, require_quotas
 from unionfs.union import whiteout
 from unionfs.union.branch import Branch
 
@@ -32,10 +33,18 @@ class Driver(DirectorySnapshotter):
 
     NAME = "fuse-aufs"
 
+    def __init__(self, root: str, options: Mapping[str, str]) -> None:
+        super().__init__(root, options, delete=delete_with_project)
+
     def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
         layer = os.path.join(directory, "fs")
         begin_layer(layer, parents if wish.kind is Kind.ACTIVE else (), whiteout.is_private_attribute)
         sync_directory(layer)
+        if wish.quota:
+            limit_directories([layer], wish.quota)
+
+    def _check_quota(self, quota: int) -> None:
+        require_quotas(self._layout.path)
 
     def _tree(self, directory: str, kind: Kind, parents: Sequence[str], *, volatile: bool) -> list[Mount]:
         layer = os.path.join(directory, "fs")

@@ -28,6 +28,7 @@ from drivers.graph import Wish
 from drivers.layout import sync_directory
 from drivers.metadata import Record
 from drivers.mounts import Mount
+from drivers.quota import delete_with_project, limit_directories, require_quotas
 from unionfs.linux.files import fd_path
 
 # Said and not left to the kernel's configuration. "nofollow" is "off", and also does not follow redirects that a
@@ -43,6 +44,9 @@ class Driver(DirectorySnapshotter):
 
     NAME = "overlay2"
 
+    def __init__(self, root: str, options: Mapping[str, str]) -> None:
+        super().__init__(root, options, delete=delete_with_project)
+
     def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
         if len(parents) > overlay_mount.MAX_LAYERS:
             raise NotSupported(
@@ -55,6 +59,11 @@ class Driver(DirectorySnapshotter):
         if wish.kind is Kind.ACTIVE and parents:
             os.mkdir(work, 0o700)
             sync_directory(work)
+        if wish.quota:
+            limit_directories([layer, work] if parents else [layer], wish.quota)
+
+    def _check_quota(self, quota: int) -> None:
+        require_quotas(self._layout.path)
 
     def _tree(self, directory: str, kind: Kind, parents: Sequence[str], *, volatile: bool) -> list[Mount]:
         layer = os.path.join(directory, "fs")

@@ -9,6 +9,9 @@ fs/overlayfs/params.c):
 
 `options` are those of a Mount("overlay", …) without what are flags of mount(2): "lowerdir+=DIR" once a layer, top
 first, "upperdir=", "workdir=", and others of overlayfs as they are. Failures are OSError with what the kernel said.
+
+An overlay writes with the capabilities of who mounted it (ovl_override_creds()). It is mounted without
+CAP_SYS_RESOURCE, for quotas do not limit who has that (ignore_hardlimit(), fs/quota/dquot.c).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from functools import cache
 
 from drivers.errors import Unavailable
 from unionfs.linux import consts, mounts
+from unionfs.linux.processes import WithoutCapability
 
 # OVL_MAX_STACK (fs/overlayfs/params.h): layers below the writable one.
 MAX_LAYERS = 500
@@ -49,7 +53,8 @@ def overlay_tree(source: str, options: Sequence[str], attributes: int = 0) -> in
             else:
                 mounts.fsconfig(context, consts.FSCONFIG_SET_FLAG, key)
         mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "source", source)
-        mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
+        with WithoutCapability(consts.CAP_SYS_RESOURCE):
+            mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
         return mounts.fsmount(context, attributes)
 
 
@@ -82,7 +87,8 @@ def mount_by_data(source: str, options: Sequence[str], target: str, flags: int =
                 f"{len(layers)} layers, of which {fit} fit into what this kernel takes: Linux 6.8 takes {MAX_LAYERS}",
                 target,
             )
-        mounts.mount(source, target, "overlay", flags, data)
+        with WithoutCapability(consts.CAP_SYS_RESOURCE):
+            mounts.mount(source, target, "overlay", flags, data)
 
 
 @cache

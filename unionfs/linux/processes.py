@@ -171,3 +171,8 @@ class WithoutCapability:
 
     def __exit__(self, *error: object) -> None:
         _capset(self._header, self._with)
+
+
+def lose(capability: int) -> None:
+    """From now on the calling thread, and those that it starts, do not have `capability` effectively."""
+    WithoutCapability(capability).__enter__()

@@ -9,7 +9,9 @@ import os
 import resource
 import signal
 
+from unionfs.linux import consts
 from unionfs.linux.mounts import MountPoint, mountinfo
+from unionfs.linux.processes import lose
 from unionfs.transport import device
 
 _log = logging.getLogger(__name__)
@@ -20,6 +22,9 @@ def prepare_process() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # The limits of a disk quota are for our callers, and no one who has this has any (ignore_hardlimit(),
+    # fs/quota/dquot.c).
+    lose(consts.CAP_SYS_RESOURCE)
     # Requests make no reference cycles, and a full collection over some hundred thousand nodes stops everybody for
     # 150 ms: only what is young is searched.
     gc.freeze()
