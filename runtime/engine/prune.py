@@ -55,7 +55,8 @@ def images(store: ContainerStore, *, named: bool = False) -> Pruned:
     for image in kept.list():
         if image.id in used or (image.tags and not named):
             continue
-        for name in (*image.tags, image.id):  # by its id, what digests of other repositories still hold
+        # By its manifest, what digests of other repositories still hold: another image may have the same id, and a tag.
+        for name in (*image.tags, image.manifest):
             with suppress(NoSuchImage, ImageInUse):
                 removed = kept.remove(name, in_use=used)
                 lines += [*(f"untagged: {one}" for one in removed.untagged)]

@@ -22,7 +22,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
@@ -67,7 +67,7 @@ class ImageStore:
     # Reading. Without the lock: an index is replaced as a whole, and blobs never change.
 
     def get(self, reference: str) -> Image:
-        """The image by a reference, by its id, or by the beginning of its id. NoSuchImage."""
+        """The image by a reference, by its manifest's digest, its id, or the beginning of that. NoSuchImage."""
         found = self._index()
         return self._image(self._find(found, reference), found)
 
@@ -85,10 +85,12 @@ class ImageStore:
         return self._blobs.has(digest)
 
     def open_blob(self, digest: str) -> BinaryIO:
-        """A blob as it is stored. NoSuchImage when no image has it any more."""
+        """A blob as it is stored, or was received. NoSuchImage when no image has it any more."""
         try:
             return self._blobs.open(digest)
         except FileNotFoundError:
+            with contextlib.suppress(FileNotFoundError):
+                return self._arrivals.open(digest)
             raise NoSuchImage(f"{digest} was removed meanwhile; pull, load or import the image again") from None
 
     def read(self, digest: str) -> bytes:
@@ -109,6 +111,16 @@ class ImageStore:
         process that receives the same blob waits here. Raises TimedOut, ValueError for what is no digest, OSError.
         """
         return self._arrivals.receive(digest, size)
+
+    def received(self, manifest: bytes, media_type: str, names: Sequence[str]) -> Image:
+        """The image that publish() would make of this: for unpacking it first. ImageError, NoSuchImage."""
+        try:
+            parsed = document.parse_manifest(manifest)
+            with self.open_blob(parsed.config.digest) as file:
+                configuration = document.parse_configuration(file.read())
+            return _described(digest_of(manifest), Listed(0, tuple(names), media_type), parsed, configuration)
+        except ValueError as error:
+            raise ImageError(f"the manifest of {', '.join(names)} {error}") from None
 
     def writer(self) -> Writer:
         """A blob whose digest is not known before its end, for publish()."""
@@ -187,10 +199,11 @@ class ImageStore:
             index.save(self.root, changed)
             return self._image(manifest, changed)
 
-    def remove(self, reference: str, *, in_use: Collection[str] = ()) -> Removed:
+    def remove(self, reference: str, *, in_use: Callable[[], Collection[str]] = tuple) -> Removed:
         """Take a reference from its image; with the last tag, or by its id, remove the image and its blobs.
 
-        `in_use` are the ids of images that containers are made of. Snapshots are removed by `forget_snapshots`.
+        `in_use` gives the ids of images that containers are made of, asked for under the lock: who makes a container
+        records it, and then looks for its image once more (confirm). Snapshots are removed by `forget_snapshots`.
         NoSuchImage; ImageInUse for one of those, and for an id whose image has several tags.
         """
         with self.locked("lock"):
@@ -204,7 +217,7 @@ class ImageStore:
             if len(gone) < len(image.references):
                 index.save(self.root, found | {manifest: index.without(found[manifest], gone)})
                 return Removed(gone, ())
-            if image.id in in_use:
+            if image.id in in_use():
                 raise ImageInUse(f"image {image.name} is used by a container; remove that first (runtime ps -a)")
             del found[manifest]
             index.save(self.root, found)
@@ -212,6 +225,11 @@ class ImageStore:
             layers = zip(image.layers, image.blobs, strict=False)
             deleted = dict.fromkeys(layer for layer, blob in layers if needed is not None and blob.digest not in needed)
             return Removed(gone, (image.id, *deleted))
+
+    def confirm(self, image: Image) -> None:
+        """NoSuchImage when the image was removed since; a container that is recorded now keeps it from here on."""
+        with self.locked("lock"):
+            self._find(self._index(), image.id)
 
     def prune_incoming(self) -> int:
         """Remove what killed pulls left, unless some process receives an image just now; the bytes that it freed."""
@@ -239,13 +257,12 @@ class ImageStore:
                     raise ValueError(f"names {blob.digest[:19]}, which was removed meanwhile; try again")
                 if self._blobs.size(blob.digest) != blob.size:
                     raise ValueError(f"says that {blob.digest[:19]} has {blob.size} bytes, which is wrong")
-            if len(self._configuration(parsed.config.digest).diff_ids) != len(parsed.layers):
-                raise ValueError(f"has {len(parsed.layers)} layers, and its configuration another number")
+            _described("", listed, parsed, self._configuration(parsed.config.digest))
             digest = self._blobs.add(manifest)
             self._blobs.sync()
             changed = index.renamed(found, digest, listed, names)
-            index.mark(self.root)
             index.save(self.root, changed)
+            index.mark(self.root)
         except BaseException:
             self._collect(self._index())
             raise
@@ -282,18 +299,7 @@ class ImageStore:
         except ValueError as error:
             name = references[0] if references else manifest[7:19]
             raise ImageError(f"image {name}: {error}; remove it (runtime rmi {name}) and get it again") from None
-        return Image(
-            id=parsed.config.digest,
-            references=references,
-            layers=configuration.diff_ids,
-            config=configuration.config,
-            created=configuration.created,
-            size=sum(layer.size for layer in parsed.layers),
-            manifest=manifest,
-            media_type=found[manifest].media_type,
-            blobs=parsed.layers,
-            architecture=configuration.platform.architecture,
-        )
+        return _described(manifest, found[manifest], parsed, configuration)
 
     def _id(self, manifest: str) -> str:
         """The image's id; of a damaged one the manifest's digest, so that there is something to remove it by."""
@@ -310,10 +316,14 @@ class ImageStore:
         return document.parse_configuration(self._blobs.read(digest))
 
     def _find(self, found: Index, text: str) -> str:
-        """The manifest of the image that `text` names."""
+        """The manifest of the image that `text` names, or is the digest of."""
+        if text in found:
+            return text
         with contextlib.suppress(ImageError):
             if (manifest := index.holder(found, parse(text).key)) is not None:
                 return manifest
+        if text in found:
+            return text
         prefix = text.removeprefix("sha256:")
         if len(prefix) >= _ID_PREFIX:
             hits: dict[str, str] = {}  # two manifests may describe one image
@@ -325,3 +335,20 @@ class ImageStore:
             if hits:
                 raise NoSuchImage(f"{text} is the beginning of {len(hits)} image ids; write more of it")
         raise NoSuchImage(f"there is no image {text!r}; see 'runtime images', and 'runtime pull' or 'load' to get one")
+
+
+def _described(manifest: str, listed: Listed, parsed: Manifest, configuration: Configuration) -> Image:
+    if len(configuration.diff_ids) != len(parsed.layers):
+        raise ValueError(f"has {len(parsed.layers)} layers, and its configuration another number")
+    return Image(
+        id=parsed.config.digest,
+        references=listed.references,
+        layers=configuration.diff_ids,
+        config=configuration.config,
+        created=configuration.created,
+        size=sum(layer.size for layer in parsed.layers),
+        manifest=manifest,
+        media_type=listed.media_type,
+        blobs=parsed.layers,
+        architecture=configuration.platform.architecture,
+    )
