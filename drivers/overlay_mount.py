@@ -107,16 +107,16 @@ def takes_layers() -> bool:
 @cache
 def takes_descriptors() -> bool:
     """Whether this kernel's overlayfs takes layers as descriptors (Linux 6.13)."""
-    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    context = mounts.fsopen("overlay")
-    try:
-        mounts.fsconfig(context, consts.FSCONFIG_SET_FD, "lowerdir+", aux=root)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(context)
-        os.close(root)
+    with ExitStack() as held:
+        root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        held.callback(os.close, root)
+        try:
+            context = mounts.fsopen("overlay")
+            held.callback(os.close, context)
+            mounts.fsconfig(context, consts.FSCONFIG_SET_FD, "lowerdir+", aux=root)
+        except OSError:
+            return False
+    return True
 
 
 def _accepts(key: str) -> bool:
