@@ -22,7 +22,7 @@ from runtime.registry.config import Endpoint
 from runtime.registry.credentials import Login
 from runtime.registry.failures import Answered, printable
 from runtime.registry.retries import retry_after
-from runtime.registry.transport import AGENT, Body, Transport
+from runtime.registry.transport import AGENT, Body, Transport, web_address
 
 _DOCUMENT = 1 << 20
 _LIFE = 60.0  # seconds of a token that does not say (token.md, "expires_in")
@@ -109,9 +109,9 @@ class Authorizer:
     def _token(self, challenge: Challenge) -> tuple[str, float]:
         """A token and its life in seconds."""
         name, realm = self._endpoint.name, challenge.parameters.get("realm", "")
-        parts = urlsplit(realm)
-        if parts.scheme not in ("http", "https") or not parts.netloc or not realm.isascii():
+        if not web_address(realm):
             raise RegistryError(f"{name} names {printable(realm)!r} as its token server, which is no web address")
+        parts = urlsplit(realm)
         if parts.scheme == "http" and self._endpoint.server.scheme == "https":
             raise RegistryError(f"{name} wants the password sent to {printable(realm)} in the clear: refused")
         # The registry's own wish is added, for it may know better (an action that we did not foresee).
@@ -168,7 +168,7 @@ def _read(data: bytes, who: str) -> tuple[str, float]:
         document = json.loads(data)
         token = document.get("token") or document.get("access_token")
         life = float(document.get("expires_in") or _LIFE)
-    except (ValueError, RecursionError, AttributeError, TypeError):
+    except (ValueError, RecursionError, AttributeError, TypeError, OverflowError):
         token, life = None, 0.0
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         raise RegistryError(f"{who} answers with no token")

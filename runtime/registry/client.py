@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 from runtime.errors import RegistryError
 from runtime.images import document
@@ -23,7 +23,7 @@ from runtime.registry.credentials import Login
 from runtime.registry.failures import Answered, printable
 from runtime.registry.response import Response
 from runtime.registry.retries import Patience, retried, retry_after
-from runtime.registry.transport import Body, Transport, same_origin
+from runtime.registry.transport import Body, Transport, same_origin, web_address
 
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 _ACCEPT = ", ".join((*document.MANIFESTS, *document.INDEXES))
@@ -232,7 +232,7 @@ class Client:
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
             raise RegistryError(f"{self._who} sends something else as the {what}")
         target, _, relation = (response.headers.get("Link") or "").partition(">")
-        onward = urljoin(url, target.strip().removeprefix("<")) if 'rel="next"' in relation else None
+        onward = web_address(target.strip().removeprefix("<"), url) if 'rel="next"' in relation else ""
         return tags, onward if onward and same_origin(onward, url) else None
 
     @property

@@ -23,7 +23,7 @@ from runtime.errors import RegistryError, UsageError
 
 HUB = "docker.io"
 _HUB_ENDPOINT = "registry-1.docker.io"
-_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]*[a-zA-Z0-9])?"
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?"  # RFC 1035, 2.3.4
 _HOST = re.compile(rf"(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{{1,5}}))?")
 _LOOPBACK = re.compile(r"localhost|127\.[0-9]+\.[0-9]+\.[0-9]+|::1")
 _KEYS = ("mirrors", "insecure", "ca", "timeout")

@@ -91,9 +91,9 @@ class Transport:
             if response.status not in _FOLLOWED or not location or (body and body.size):
                 return response
             response.close()
-            onward = urljoin(url, location)
-            if urlsplit(onward).scheme not in ("http", "https") or not onward.isascii():
-                raise RegistryError(f"{server.netloc} redirects to {printable(onward)!r}, which is no web address")
+            onward = web_address(location, url)
+            if not onward:
+                raise RegistryError(f"{server.netloc} redirects to {printable(location)!r}, which is no web address")
             if server.scheme == "https" and urlsplit(onward).scheme == "http":
                 raise RegistryError(f"{server.netloc} redirects to {printable(onward)}, in the clear: refused")
             if not same_origin(url, onward):
@@ -208,6 +208,17 @@ class Transport:
         with self._lock:
             self._busy.discard(connection)
         connection.close()
+
+
+def web_address(text: str, base: str = "") -> str:
+    """The URL that a server means by `text`, relative to `base`; "" when that is none of http or https."""
+    try:
+        found = urljoin(base, text)
+        parts = urlsplit(found)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and found.isascii()
+    except ValueError:  # a "[" that begins no IPv6 address
+        return ""
+    return found if fine else ""
 
 
 def same_origin(one: str, other: str) -> bool:

@@ -9,7 +9,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from runtime.errors import RegistryError
 from runtime.images.document import Descriptor
@@ -17,7 +17,7 @@ from runtime.registry.client import Client
 from runtime.registry.failures import Answered, Unreachable
 from runtime.registry.response import Response
 from runtime.registry.retries import retried
-from runtime.registry.transport import EMPTY, Body
+from runtime.registry.transport import EMPTY, Body, web_address
 
 CHUNK = 16 << 20  # bytes of a blob that are sent at once, and lost at most when the line breaks
 _BLOCK = 256 << 10
@@ -140,9 +140,9 @@ class _Upload:
         location = response.headers.get("Location")
         if not location:
             raise RegistryError(f"{self._client.endpoint.name} opens an upload and does not say where")
-        onward = urljoin(url, location)
+        onward = web_address(location, url)
         server = self._client.endpoint.server
-        if not onward.isascii() or urlsplit(onward).scheme not in ("https", server.scheme):
+        if urlsplit(onward).scheme not in ("https", server.scheme):
             raise RegistryError(f"{server.netloc} wants an upload where none can go, or in the clear: refused")
         self._location = onward
 
@@ -172,6 +172,6 @@ def _held(response: Response) -> int:
 
 def _cancel(client: Client, response: Response) -> None:
     location = response.headers.get("Location")
-    if location:
+    if location and (url := web_address(location, client.url("blobs/uploads/"))):
         with contextlib.suppress(RegistryError, Answered):
-            client.request("DELETE", urljoin(client.url("blobs/uploads/"), location)).close()
+            client.request("DELETE", url).close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import RegistryError
+from runtime.errors import RegistryError, UsageError
 from runtime.registry import login
 from runtime.registry.credentials import Login
 from tests.runtime.registry.conftest import Puller
@@ -52,3 +52,47 @@ def test_a_password_is_the_registry_s_and_not_whom_it_redirects_to(
     assert thief.asked, "they were redirected"
     assert not [path for path in thief.paths() if path.startswith("/token")]
     assert not [headers for _, _, headers in thief.asked if "Authorization" in headers]
+
+
+LONG = "a" * 64 + ".example"
+
+
+class NoAddress(Honest):
+    """Names addresses that are none, by the header that the test asks for."""
+
+    def manifest(self, reference: str) -> None:
+        to = self.server.more["to"]
+        if self.server.more["by"] == "realm":
+            return self.error(401, "UNAUTHORIZED", "no", WWW_Authenticate=f'Bearer realm="{to}",service="s"')
+        return self.answer(307, b"", Location=to)
+
+
+@pytest.mark.parametrize("by", ["Location", "realm"])
+@pytest.mark.parametrize("to", ["http://[::1", "http://[bad]/x", "http://a..b/", f"http://{LONG}/", "http://:80/"])
+def test_an_address_that_is_none(puller: Puller, lying: Lying, by: str, to: str) -> None:
+    """urllib raises ValueError for some of them, and the codec "idna" UnicodeError: internal errors once."""
+    server = lying(NoAddress, by=by, to=to)
+    assert "no web address" in puller.refused(f"{server.host}/x")
+
+
+def test_a_host_that_can_be_none(puller: Puller) -> None:
+    with pytest.raises(UsageError, match="is no registry"):
+        puller.pull(f"{LONG}/x")
+
+
+@pytest.mark.parametrize("life", ["1" + "0" * 400, "1e999", "NaN"])
+def test_a_token_that_says_it_lives_for_ever(puller: Puller, lying: Lying, life: str) -> None:
+    class Tokens(Honest):
+        def do_GET(self) -> None:
+            if self.path.startswith("/token"):
+                return self.answer(200, b'{"token": "t", "expires_in": %s}' % life.encode())
+            if "Authorization" not in self.headers:
+                realm = f'Bearer realm="http://{self.server.host}/token",service="s"'
+                return self.error(401, "UNAUTHORIZED", "no", WWW_Authenticate=realm)
+            return super().do_GET()
+
+    name = f"{lying(Tokens).host}/x"
+    if life.isdigit():
+        assert "answers with no token" in puller.refused(name)
+    else:
+        puller.pull(name)
