@@ -23,7 +23,8 @@ What is decided, and why:
   these say numbers); the marks of overlay file systems are refused; the rest, which is the policy of the machine the
   archive was made on (SELinux labels, IMA, trusted.*), is dropped.
 - Pages of zeros become holes: archives of layers are written without sparse members.
-- Sparse members are refused (the OCI layer specification advises against them, and they are three formats).
+- Sparse members are read in GNU tar's forms but one, though the OCI layer specification advises against them: archives
+  of root file systems have them. Their holes count as bytes of the archive.
 - `.wh.NAME` and `.wh..wh..opq` are OCI whiteouts for what lay below the root before; other `.wh.` names are refused.
 
 Threading: one archive is read by one thread; two archives have nothing in common.

@@ -1,4 +1,4 @@
-"""An uncompressed tar stream as a sequence of entries: ustar, pax, GNU long names, v7, star.
+"""An uncompressed tar stream as a sequence of entries: ustar, pax, GNU long names and sparse files, v7, star.
 
 One pass, no seeking. Sizes and counts are held to `Limits` before anything is allocated for them.
 """
@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from drivers.archive import acl, headers
+from drivers.archive import acl, headers, sparse
 from drivers.archive.errors import ArchiveError, shown
 from drivers.archive.headers import BLOCK, Header
 from drivers.archive.limits import DEFAULT, Limits
 
 CHUNK = 256 << 10
+_ZEROS = bytes(CHUNK)
 _GLOBALS = 64
 _ACLS = {
     b"SCHILY.acl.access": b"system.posix_acl_access",
@@ -77,7 +78,10 @@ class Reader:
         self._limits = limits
         self._globals: dict[bytes, bytes] = {}
         self._last: bytes | None = None
-        self._unread = 0  # bytes of the current entry's content
+        self._block = b""  # the last header
+        self._unread = 0  # bytes of the current entry's content, as they are stored
+        self._map: sparse.Map | None = None  # where they belong, if it is sparse
+        self._holes = 0  # bytes that entries have beyond what the archive has of them
         self._padding = 0
         self.position = 0
 
@@ -108,28 +112,41 @@ class Reader:
                 entry = self._entry(header, offset, self._globals | records, long_name, long_link)
                 records, long_name, long_link = {}, None, None
                 self._last = entry.name
-                self._unread, self._padding = entry.size, -entry.size % BLOCK
                 yield entry
                 self._skip()
         if records or long_name is not None or long_link is not None:
             raise ArchiveError("the archive ends behind an extended header whose entry is missing")
 
     def data(self) -> Iterator[bytes]:
-        """The rest of the current entry's content, in pieces of at most CHUNK bytes."""
-        while self._unread:
-            piece = self._stream.read(min(self._unread, CHUNK))
+        """The current entry's content, in pieces of at most CHUNK bytes, once. Holes of a sparse one come as zeros."""
+        if self._map is None:
+            yield from self._stored(self._unread)
+            return
+        position = 0
+        for offset, length in (*self._map.pieces, (self._map.size, 0)):
+            while position < offset:
+                yield _ZEROS[: offset - position]
+                position += min(CHUNK, offset - position)
+            yield from self._stored(length)
+            position += length
+
+    def _stored(self, count: int) -> Iterator[bytes]:
+        """The next `count` bytes of what is stored of the current entry."""
+        while count:
+            piece = self._stream.read(min(count, CHUNK))
             if not piece:
                 raise ArchiveError(
                     f"the archive is cut short, {self._unread} bytes of this entry are missing",
                     entry=self._last,
                     offset=self.position,
                 )
+            count -= len(piece)
             self._unread -= len(piece)
             self._advance(len(piece))
             yield piece
 
     def _skip(self) -> None:
-        for _ in self.data():
+        for _ in self._stored(self._unread):
             pass
         self._exactly(self._padding)
         self._padding = 0
@@ -159,7 +176,8 @@ class Reader:
         """
         offset = self.position
         try:
-            return headers.parse(self._exactly(BLOCK))
+            self._block = self._exactly(BLOCK)
+            return headers.parse(self._block)
         except ValueError as error:
             if offset == 0:
                 raise ArchiveError("this is no tar archive, plain or compressed with gzip, bzip2, xz or zstd") from None
@@ -188,18 +206,18 @@ class Reader:
         self, header: Header, offset: int, pax: dict[bytes, bytes], long_name: bytes | None, long_link: bytes | None
     ) -> Entry:
         """The entry that `header` and its extensions describe; a GNU long name wins over pax's, as Go has it."""
-        name = long_name or pax.get(b"path") or header.name
+        name = long_name or pax.get(b"GNU.sparse.name") or pax.get(b"path") or header.name
         try:
-            if any(keyword.startswith(b"GNU.sparse.") for keyword in pax) or header.type == b"S":
-                raise ValueError("it is stored as a sparse file; make the archive without --sparse")
             if header.type not in _KINDS:
                 raise ValueError(f"its type {header.type!r} is none that a file system tree is made of")
             kind = _KINDS[header.type]
             size = headers.pax_number(pax[b"size"], "size") if pax.get(b"size") else header.size
-            if kind is not Kind.FILE:
-                size = 0  # no content follows these, whatever the field says: POSIX ustar, and all other readers
-            if size < 0 or size > self._limits.total - self.position:
-                raise ValueError(f"it says it is {size} bytes long, the archive may have {self._limits.total} in all")
+            if kind is Kind.FILE:
+                size = self._expect(header, pax, size)
+            else:
+                # No content follows these, whatever the field says: POSIX ustar, and all other readers.
+                size = self._unread = self._padding = 0
+                self._map = None
             return Entry(
                 name=name,
                 kind=Kind.DIRECTORY if kind is Kind.FILE and name.endswith(b"/") else kind,
@@ -216,6 +234,26 @@ class Reader:
             )
         except ValueError as error:
             raise ArchiveError(str(error), entry=name, offset=offset) from None
+
+    def _expect(self, header: Header, pax: dict[bytes, bytes], stored: int) -> int:
+        """Get ready for the content of an entry, of which `stored` bytes are in the archive; how many it has."""
+        if stored < 0 or stored > self._limits.total - self.position:
+            raise ValueError(f"it says it is {stored} bytes long, the archive may have {self._limits.total} in all")
+        start = self.position
+        if header.type == b"S":
+            self._map = sparse.from_header(self._block, lambda: self._exactly(BLOCK))
+            start = self.position
+        else:
+            self._map = sparse.from_pax(pax, lambda: self._exactly(BLOCK))
+        self._unread, self._padding = stored - (self.position - start), -stored % BLOCK
+        if self._map is None:
+            return stored
+        if self._map.stored != self._unread:
+            raise ValueError("its sparse map does not fit what is stored of it")
+        self._holes += self._map.size - self._unread
+        if self._holes > self._limits.total - self.position:
+            raise ValueError(f"its holes make it larger than the {self._limits.total} bytes that are allowed in all")
+        return self._map.size
 
     def _xattrs(self, pax: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Extended attributes by name. star and GNU tar write them raw (with `=` and `%` of the name escaped),
@@ -239,8 +277,8 @@ class Reader:
         return found
 
 
-# "7" is a contiguous file, which POSIX has readers treat as a regular one.
-_KINDS = {kind.value: kind for kind in Kind} | {b"7": Kind.FILE}
+# "7" is a contiguous file, which POSIX has readers treat as a regular one; "S" GNU tar's old form of a sparse one.
+_KINDS = {kind.value: kind for kind in Kind} | {b"7": Kind.FILE, b"S": Kind.FILE}
 
 
 def _owner(record: bytes | None, field: int, what: str) -> int:

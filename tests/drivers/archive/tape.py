@@ -52,6 +52,19 @@ def header(
     return block[:148] + (b"%06o\0 " % total if checksum is None else checksum) + block[156:]
 
 
+def old_sparse(name: bytes, pieces: list[tuple[int, int]], size: int, stored: bytes, *, more: bool = False) -> bytes:
+    """A sparse member as old GNU tar has it, with up to four pieces."""
+    block = bytearray(header(name, b"S", size=len(stored), magic=GNU))
+    for number, (offset, length) in enumerate(pieces):
+        block[386 + 24 * number : 410 + 24 * number] = octal(offset, 12) + octal(length, 12)
+    block[345:386] = bytes(41)
+    block[482] = more
+    block[483:495] = octal(size, 12)
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + padded(stored)
+
+
 def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % BLOCK)
 
@@ -92,6 +105,16 @@ def extension(body: bytes, type: bytes) -> bytes:  # noqa: A002
 
 def pax(records: dict[bytes, bytes], type: bytes = b"x") -> bytes:  # noqa: A002
     return extension(b"".join(record(keyword, value) for keyword, value in records.items()), type)
+
+
+def sparse(pieces: bytes, size: int, stored: bytes = b"") -> bytes:
+    """A sparse member with its map in the pax header, version 0.1."""
+    return pax({b"GNU.sparse.map": pieces, b"GNU.sparse.size": b"%d" % size}) + file(b"f", stored)
+
+
+def sparse_text(text: bytes, size: int) -> bytes:
+    """One with its map in the content, version 1.0."""
+    return pax({b"GNU.sparse.major": b"1", b"GNU.sparse.realsize": b"%d" % size}) + file(b"f", padded(text))
 
 
 def archive(*parts: bytes) -> bytes:
