@@ -43,6 +43,7 @@ def create(store: ContainerStore, storage: Storage, options: RunOptions) -> Crea
         parent = unpack(images, image, driver)
         container, lock = store.add(config._replace(parent=parent))
         try:
+            images.confirm(image)  # who removes images looks at the containers that are recorded
             mounts = driver.prepare(container.id, parent, quota=options.quota, volatile=options.remove)
             save(container.directory, container.state().to(Status.CREATED))
         except BaseException:

@@ -56,9 +56,10 @@ def images(store: ContainerStore, *, named: bool = False) -> Pruned:
         if image.id in used or (image.tags and not named):
             continue
         # By its manifest, what digests of other repositories still hold: another image may have the same id, and a tag.
+        # By its manifest, what digests of other repositories still hold; its id may be another's that has a tag.
         for name in (*image.tags, image.manifest):
             with suppress(NoSuchImage, ImageInUse):
-                removed = kept.remove(name, in_use=used)
+                removed = kept.remove(name, in_use=lambda: rmi.in_use(store))
                 lines += [*(f"untagged: {one}" for one in removed.untagged)]
                 lines += [*(f"deleted: {one}" for one in removed.deleted)]
     freed = before - sum(kept.blob_sizes().values())

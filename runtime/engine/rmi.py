@@ -13,7 +13,7 @@ from runtime.images.unpack import forget_snapshots
 def remove_image(store: ContainerStore, reference: str) -> Removed:
     """Raises NoSuchImage, ImageInUse."""
     images = ImageStore(store.paths.images)
-    removed = images.remove(reference, in_use=in_use(store))
+    removed = images.remove(reference, in_use=lambda: in_use(store))
     if removed.deleted:
         forget(store.paths, images)
     return removed

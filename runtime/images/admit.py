@@ -1,31 +1,19 @@
-"""The last step of getting an image from elsewhere: it is unpacked at once, and an image that cannot be is not kept."""
+"""An image from elsewhere, before it becomes one of the store's: unpacked at once, and refused if it cannot be."""
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from drivers.api import Snapshotter
-from runtime.errors import ImageError, ImageInUse, NoSuchImage
+from runtime.images.store import ImageStore
 from runtime.images.unpack import unpack
 
-if TYPE_CHECKING:
-    from runtime.images.image import Image
-    from runtime.images.store import ImageStore
 
+def admit(store: ImageStore, manifest: bytes, media_type: str, names: Sequence[str], driver: Snapshotter) -> str:
+    """Unpack what has been received for `manifest` into `driver`, verifying the diff ids; the name of the snapshot.
 
-def admit(store: ImageStore, image: Image, driver: Snapshotter) -> str:
-    """Unpack what was just published into `driver`, verifying the diff ids; the name of the snapshot with its tree.
-
-    An image that is refused (its layers are hostile, or not those that it says) is removed again, with all its names;
-    a full disk or a kernel's refusal says nothing about the image, and it stays. Raises as unpack() does.
+    To be called before store.publish() with the same arguments: a refused image has then taken no other's name, and the
+    store is as it was. Raises as unpack() does; ImageError for a refused one.
     """
-    try:
-        return unpack(store, image, driver) if image.layers else ""
-    except ImageError as error:
-        if error.__cause__ is not None and isinstance(error.__cause__.__cause__, OSError):
-            raise
-        with contextlib.suppress(NoSuchImage, ImageInUse):
-            for name in image.references or (image.id,):
-                store.remove(name)
-        raise
+    image = store.received(manifest, media_type, names)
+    return unpack(store, image, driver) if image.layers else ""

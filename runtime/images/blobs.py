@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Container
+from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
@@ -94,8 +95,12 @@ class Blobs:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each blob by its digest."""
+        found = {}
         with os.scandir(self._directory) as entries:
-            return {f"sha256:{entry.name}": entry.stat().st_size for entry in entries}
+            for entry in entries:
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    found[f"sha256:{entry.name}"] = entry.stat().st_size
+        return found
 
     def remove_all_but(self, kept: Container[str]) -> None:
         for name in os.listdir(self._directory):

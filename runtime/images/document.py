@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _OCI = "application/vnd.oci.image"
@@ -172,14 +172,45 @@ def parse_configuration(data: bytes) -> Configuration:
     if not all(isinstance(diff_id, str) and _DIGEST.fullmatch(diff_id) for diff_id in diff_ids):
         raise ValueError("has a configuration whose diff_ids are no sha256 digests")
     created = content.get("created")
+    config = _object(content, "config")
+    for key, fits in _CONFIG.items():
+        if (value := config.get(key)) is not None and not fits(value):
+            raise ValueError(f"has a configuration whose {key} is not what it should be: {str(value)[:60]!r}")
     return Configuration(
         platform=_platform(content),
         diff_ids=tuple(diff_ids),
-        config=_object(content, "config"),
+        config=config,
         created=created if isinstance(created, str) else "",
         history=tuple(step for step in _list(content, "history", None) if isinstance(step, dict)),
         document=content,
     )
+
+
+def _is_text(value: Any) -> bool:
+    """What can be an argument of a program: names that are no UTF-8 come as surrogates, and others cannot be meant."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value))
+
+
+def _is_labels(value: Any) -> bool:
+    return _is_object(value) and all(map(_is_text, value.values()))
+
+
+# What of `config` is used, and its types (config.md).
+_CONFIG: dict[str, Callable[[Any], bool]] = {
+    "Cmd": _is_texts, "Entrypoint": _is_texts, "Env": _is_texts, "User": _is_text, "WorkingDir": _is_text,
+    "StopSignal": _is_text, "Labels": _is_labels, "ExposedPorts": _is_object, "Volumes": _is_object,
+}  # fmt: skip
 
 
 def host_platforms() -> tuple[Platform, ...]:
@@ -246,8 +277,9 @@ def _descriptor(content: Any, limit: int = _MAX_BLOB) -> Descriptor:
 
 
 def _platform(content: Mapping[str, Any]) -> Platform:
+    """What is no word of letters is none of a platform's, and would be printed."""
     values = (content.get(key) for key in ("os", "architecture", "variant"))
-    return Platform(*(value if isinstance(value, str) else "" for value in values))
+    return Platform(*(value if isinstance(value, str) and value.isprintable() else "" for value in values))
 
 
 def _object(content: Any, key: str) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 from drivers import locks
 from drivers.errors import TimedOut
@@ -164,6 +165,10 @@ class Arrivals:
     def _whole(self, digest: str) -> str:
         return os.path.join(self._directory, hex_of(digest) + _WHOLE)
 
+    def open(self, digest: str) -> BinaryIO:
+        """A blob that has arrived and is not published yet. FileNotFoundError."""
+        return open(self._whole(digest), "rb")
+
     def publish(self, digest: str) -> bool:
         """Make the blob one of the store's, if it has arrived. The store's lock is held. It stays here as well, until
         settle(): what comes after may fail, and what was received is not to be lost with it."""
@@ -206,12 +211,13 @@ class Arrivals:
 
     def size(self) -> int:
         """Bytes that are there, of blobs that the store does not have."""
-        try:
-            with os.scandir(self._directory) as entries:
-                found = [entry.stat() for entry in entries]
-        except FileNotFoundError:
-            return 0
-        return sum(status.st_size for status in found if status.st_nlink == 1)
+        found = 0
+        with suppress(FileNotFoundError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # published or swept since it was listed
+                    status = entry.stat()
+                    found += status.st_size if status.st_nlink == 1 else 0
+        return found
 
     def sweep(self) -> int:
         """Remove what nobody receives; the bytes that were freed. Nothing while some process receives an image."""

@@ -15,6 +15,7 @@ from runtime.errors import ImageError
 from runtime.images import document
 
 _FRESH = ".new"
+_MARK = "oci-layout"
 _REFERENCE = "org.opencontainers.image.ref.name"
 
 
@@ -32,8 +33,9 @@ Index = dict[str, Listed]
 
 
 def load(root: str) -> Index:
-    """The index of the store at `root`; empty when there is none yet. ImageError when it is damaged."""
+    """The index of the store at `root`; empty when there is none yet. ImageError when it is damaged, or gone."""
     path = os.path.join(root, "index.json")
+    marked = os.path.exists(os.path.join(root, _MARK))  # looked for first: it is made after the first index
     index: Index = {}
     try:
         with open(path, "rb") as file:
@@ -45,9 +47,11 @@ def load(root: str) -> Index:
             media_type = descriptor.get("mediaType", document.MANIFEST)
             index[descriptor["digest"]] = Listed(descriptor["size"], references, media_type)
     except FileNotFoundError:
+        if marked:  # or all images would be taken for garbage
+            raise ImageError(f"{path} is missing; restore it, or remove {root} and get the images again") from None
         return {}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ImageError(f"{path} is damaged; restore it, or remove {root} and import the images again") from None
+        raise ImageError(f"{path} is damaged; restore it, or remove {root} and get the images again") from None
     return index
 
 
@@ -85,9 +89,9 @@ def is_digest(name: str) -> bool:
 
 
 def mark(root: str) -> None:
-    """The file that makes a directory an OCI image layout."""
-    if not os.path.exists(os.path.join(root, "oci-layout")):
-        _replace(root, "oci-layout", {"imageLayoutVersion": "1.0.0"})
+    """The file that makes a directory an OCI image layout; where it is, there is an index."""
+    if not os.path.exists(os.path.join(root, _MARK)):
+        _replace(root, _MARK, {"imageLayoutVersion": "1.0.0"})
 
 
 def sweep(root: str) -> None:

@@ -55,7 +55,8 @@ def put_out(blob: BinaryIO, root_fd: int, diff_id: str) -> None:
         while read.read(_READ):
             pass
     if f"sha256:{digest.hexdigest()}" != diff_id:
-        raise ArchiveError("its diff id is wrong: it is damaged on disk, or was built wrong; get the image again")
+        why = "its diff id is wrong: it is damaged on disk, or was built wrong"
+        raise ArchiveError(f"{why}; remove the image and get it again")
 
 
 class _Tee:

@@ -1,6 +1,6 @@
 """An image from a registry: index, manifest, configuration and layers into the store, and into a driver.
 
-    index -> manifest of the platform -> blobs, three at a time, into <images>/incoming │ publish │ admit (unpack)
+    index -> manifest of the platform -> blobs, three at a time, into <images>/incoming │ admit (unpack) │ publish
 
 A pull that fails or is killed leaves what has come of blobs, and the next one goes on from there.
 """
@@ -124,8 +124,8 @@ def _pull(
         _fetch(store, client, parsed, progress)
     # Also for what is known: a killed pull may have come as far as here, and another driver may lack it.
     index = top.digest if top.digest != chosen.digest else ""
+    admit(store, chosen.data, chosen.media_type, names, driver)
     image = store.publish(chosen.data, chosen.media_type, names, index=index)
-    admit(store, image, driver)
     if newer:
         for layer in dict.fromkeys(parsed.layers):
             progress.state(short(layer.digest), "Pull complete")

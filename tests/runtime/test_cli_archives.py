@@ -280,3 +280,48 @@ def test_info_counts(box: Runtime) -> None:
     told = box("info")
     assert "\nImages: 1\n" in told
     assert "\n  * vfs: works: " in told
+
+
+def test_a_prune_takes_the_twin_without_a_name(box: Runtime, tmp_path: Path) -> None:
+    """Two manifests of one configuration: the id is that of the other, which has a tag."""
+    from runtime.images import document
+    from runtime.images.blobs import digest_of
+    from runtime.images.document import Descriptor
+    from runtime.images.store import ImageStore
+
+    store = ImageStore(str(box.root / "images"))
+    image = store.get("box")
+    with store.open_blob(image.blobs[0].digest) as file, store.writer() as packed:
+        packed.write(gzip.compress(file.read(), 1))
+        config = Descriptor(document.CONFIG, image.id, len(store.read(image.id)))
+        layer = Descriptor(document.LAYER_GZIP, packed.digest, packed.size)
+        manifest = document.encode(document.manifest(config, [layer]))
+        twin = store.publish(manifest, document.MANIFEST, [], fresh=[packed])
+    assert (twin.id, twin.references) == (image.id, ())
+    assert digest_of(manifest) != image.manifest
+    assert box.run(image.id, "echo", "x") == "x\n"
+    assert f"deleted: {image.id}" in box("image", "prune", "-f")
+    assert [each.references for each in store.list()] == [("box:latest",)]
+    assert box.run("box", "echo", "x") == "x\n"
+
+
+def test_an_image_is_not_removed_under_a_container_in_the_making(box: Runtime) -> None:
+    """`rmi` between the look at the image and the record of the container: no container comes of it."""
+    script = """
+import sys
+from runtime.engine import create
+from runtime.cli import command
+unpack = create.unpack
+def unpack_and_lose(*given):
+    name = unpack(*given)
+    assert command([*sys.argv[1:6], *sys.argv[6:7], "rmi", "box"]) == 0
+    return name
+create.unpack = unpack_and_lose
+sys.exit(command([*sys.argv[1:], "run", "--network=none", "box", "true"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *box.command()[3:]], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 125, done.stderr
+    assert "there is no image" in done.stderr
+    assert box.ids() == []

@@ -94,11 +94,24 @@ def test_a_configuration() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [{"rootfs": {"diff_ids": [5]}}, {"rootfs": {"diff_ids": ["x"]}}, {"config": "x"}, {"history": {"a": 1}}],
+    [
+        {"rootfs": {"diff_ids": [5]}}, {"rootfs": {"diff_ids": ["x"]}}, {"config": "x"}, {"history": {"a": 1}},
+        *({"config": {key: value}} for key, value in (
+            ("Env", 5), ("Env", [1]), ("Env", ["A=\ud800"]), ("Env", ["A=\0"]), ("Entrypoint", 7), ("Cmd", "/bin/sh"),
+            ("User", 0), ("WorkingDir", ["/"]), ("StopSignal", 15), ("Labels", [1]), ("Labels", {"a": 1}),
+            ("Volumes", ["/x"]), ("ExposedPorts", "80"),
+        )),
+    ],
 )
 def test_bad_configurations(content: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="has "):
+    with pytest.raises(ValueError, match="has ") as caught:
         document.parse_configuration(json.dumps(content).encode())
+    assert str(caught.value).isprintable()
+
+
+def test_a_configuration_may_have_names_that_are_no_utf8_and_nothing() -> None:
+    content = {"config": {"Env": ["A=\udce9"], "Cmd": None, "Labels": {}, "Healthcheck": {"Test": 5}}}
+    assert document.parse_configuration(json.dumps(content).encode()).config == content["config"]
 
 
 def listed(*platforms: Platform | None, media_type: str = document.MANIFEST) -> list[Listed]:

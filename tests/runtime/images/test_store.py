@@ -142,9 +142,9 @@ def test_removing(store: ImageStore, archive: Archive) -> None:
     with pytest.raises(NoSuchImage, match="there is no image 'b'"):
         store.remove("b")
     with pytest.raises(ImageInUse, match="image a:latest is used by a container"):
-        store.remove("a", in_use={image.id})
+        store.remove("a", in_use=lambda: {image.id})
     with pytest.raises(ImageInUse):
-        store.remove(image.id[:17], in_use={image.id})
+        store.remove(image.id[:17], in_use=lambda: {image.id})
     assert store.get("a") == image
     removed = store.remove(image.id[7:19])
     assert removed == (("a:latest",), (image.id, *image.layers))
@@ -339,6 +339,20 @@ def test_a_damaged_index_is_one_line(text: str, store: ImageStore) -> None:
     Path(store.root, "index.json").write_text(text)
     with pytest.raises(ImageError, match=r"index\.json is damaged; restore it, or remove"):
         ImageStore(store.root).list()
+
+
+def test_a_lost_index_is_no_empty_one(store: ImageStore, archive: Archive) -> None:
+    store.import_rootfs(archive(), "a")
+    blobs = store.blob_sizes()
+    os.rename(f"{store.root}/index.json", f"{store.root}/elsewhere")
+    again = ImageStore(store.root)
+    with pytest.raises(ImageError, match=r"index\.json is missing; restore it, or remove"):
+        again.list()
+    with pytest.raises(ImageError, match=r"index\.json is missing"):
+        again.import_rootfs(archive({"x": "y"}, "b.tar"), "b")
+    assert again.blob_sizes() == blobs
+    os.rename(f"{store.root}/elsewhere", f"{store.root}/index.json")
+    assert again.get("a")
 
 
 def test_documents_cannot_name_other_files(store: ImageStore) -> None:
