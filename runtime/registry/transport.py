@@ -8,6 +8,7 @@ HTTPS_PROXY, HTTP_PROXY and NO_PROXY, for all but loopback hosts.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import ssl
@@ -66,11 +67,7 @@ class Transport:
             self.aborted.set()
             for connection in self._busy:
                 if connection.sock is not None:
-                    try:
-                        # Not close(): another thread is in recv() on the descriptor, whose number could be given anew.
-                        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-                    except OSError:
-                        pass  # not connected any more
+                    _shut_down(connection.sock)
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str], body: Body | None = None, *, server: Host | None = None
@@ -152,7 +149,7 @@ class Transport:
         except (BrokenPipeError, ConnectionResetError):
             # It need not hear us out to refuse: what it said before it closed may still be there to read.
             pass
-        answer = connection.getresponse()
+        answer = _head(connection, server.timeout)
         return Response(answer, server, lambda whole: self._give_back(connection, server, proxy, reusable=whole))
 
     def _take(self, server: Host, proxy: Proxy | None) -> tuple[http.client.HTTPConnection, bool]:
@@ -233,6 +230,39 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     except ValueError:
         port = -1
     return parts.scheme, parts.hostname, port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
+def _shut_down(sock: socket.socket) -> None:
+    """Not close(): another thread is in recv() on the descriptor, whose number could be given anew."""
+    with contextlib.suppress(OSError):  # not connected any more
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _head(connection: http.client.HTTPConnection, seconds: float) -> http.client.HTTPResponse:
+    """The answer up to its body. TimeoutError when that takes longer than `seconds` in all: the socket's time-out is
+    each recv(2)'s, and 100 Continue may be said for ever."""
+    late = threading.Event()
+    sock: socket.socket = connection.sock
+
+    def stop() -> None:
+        late.set()
+        _shut_down(sock)
+
+    timer = threading.Timer(seconds, stop)
+    timer.start()
+    try:
+        answer = connection.getresponse()
+    except (http.client.HTTPException, OSError):
+        if late.is_set():
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+        timer.join()
+    if late.is_set():  # a header that was cut off passes for a whole one
+        answer.close()
+        raise TimeoutError
+    return answer
 
 
 def _connect(connection: http.client.HTTPConnection, server: Host, proxy: Proxy | None, path: str) -> None:

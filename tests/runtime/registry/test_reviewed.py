@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +98,31 @@ def test_a_token_that_says_it_lives_for_ever(puller: Puller, lying: Lying, life:
         assert "answers with no token" in puller.refused(name)
     else:
         puller.pull(name)
+
+
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 100 Continue\r\n\r\n", b"x"], ids=["interim answers", "a header"])
+def test_a_head_without_an_end(puller: Puller, config: Path, piece: bytes) -> None:
+    """Something comes all the time, so no recv(2) ever waits for long."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        host = f"127.0.0.1:{listening.getsockname()[1]}"
+        (config / "registries.toml").write_text(f'[registry."{host}"]\ntimeout = 0.2\n')
+
+        def serve() -> None:
+            for _ in range(5):  # as often as it is tried
+                connection, _ = listening.accept()
+                with connection, pytest.raises(OSError):
+                    connection.recv(65536)
+                    connection.sendall(b"" if piece.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\nX: ")
+                    while not stop.wait(0.001):
+                        connection.sendall(piece)
+                    raise OSError
+
+        stop = threading.Event()
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            assert "does not answer within 0.2 seconds" in puller.refused(f"{host}/x")
+            assert len(puller.pauses) == 4
+        finally:
+            stop.set()
+            server.join()
