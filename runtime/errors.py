@@ -110,11 +110,13 @@ class ShimLost(RuntimeFault):
 
 
 def sentence(error: BaseException) -> str:
-    """One line for the user. An OSError's text begins with what it is about, and leaves its number out."""
+    """One line for the user, and for a terminal: what is no character to be seen is escaped. A registry, an image or
+    a file's name may have put it there. An OSError's text begins with what it is about, and leaves its number out."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(text.split("\n")).strip()
+    line = " ".join(text.split("\n")).strip()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
 
 
 def by_name(name: str, message: str) -> RuntimeFault:

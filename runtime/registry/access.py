@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from runtime.errors import RegistryError
+from runtime.errors import RegistryError, sentence
 from runtime.images.reference import Reference
 from runtime.registry.client import Client
 from runtime.registry.config import Endpoint, Registries
@@ -59,6 +59,6 @@ class Access:
                 with self.client(endpoint, reference, "pull") as client:
                     return do(client)
             except RegistryError as error:
-                skipped(f"mirror {endpoint.name}: {error}; going on without it")
+                skipped(f"mirror {endpoint.name}: {sentence(error)}; going on without it")
         with self.client(own, reference, "pull") as client:
             return do(client)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import RegistryError, UsageError
+from runtime.errors import RegistryError, UsageError, sentence
 from runtime.registry import login
 from runtime.registry.credentials import Login
 from tests.runtime.registry.conftest import Puller
@@ -126,3 +126,9 @@ def test_a_head_without_an_end(puller: Puller, config: Path, piece: bytes) -> No
         finally:
             stop.set()
             server.join()
+
+
+def test_an_error_writes_no_escape_sequences() -> None:
+    """Whatever a registry says reaches the terminal as characters that can be seen."""
+    assert sentence(RegistryError("it has \x1b[2J/\x9b1m\x07\nü \udcff")) == r"it has \x1b[2J/\x9b1m\x07 ü \udcff"
+    assert sentence(OSError(2, "No such file", b"a\xff\x1b")) == r"a\udcff\x1b: No such file"
