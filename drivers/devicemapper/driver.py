@@ -209,7 +209,7 @@ class Driver(GraphSnapshotter):
                 needed = records.needed(transaction)
                 exists = records.pool(transaction) is not None
             active = self._thins.active()
-            if not exists or not (pending or active):
+            if not exists or not (pending or active or ioctl.status(self._pool.name)):
                 return
             self._upkeep.up()
             self._thins.resume_all()

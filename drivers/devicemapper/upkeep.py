@@ -44,18 +44,19 @@ class Upkeep:
         if was_active and not self.used:
             self._pool.check_ours()
             self._pool.grow()
-        status = self._pool.status()
-        if (status.needs_check or status.failed) and not self._thins.active() and self._pool.deactivate():
-            self._pool.activate(check=True)
-            was_active = False
-        self._journal.recover()
-        self.used = True
-        if not was_active:
-            try:
+        try:
+            status = self._pool.status()
+            if (status.needs_check or status.failed) and not self._thins.active() and self._pool.deactivate():
+                self._pool.activate(check=True)
+                was_active = False
+            self._journal.recover()
+            if not was_active:
                 self._check_base()
-            except BaseException:
+        except BaseException:
+            if not was_active:
                 self.down()  # or the next to look would find the pool up and believe it
-                raise
+            raise
+        self.used = True
 
     def _activate(self, state: str) -> None:
         if state == "new":

@@ -31,6 +31,7 @@ from tests.drivers.crashing import CrashContract
 from unionfs.linux import consts, mounts, processes
 
 MIB = 1 << 20
+Opener = Callable[..., Driver]
 OPTIONS = {"dm.loopdatasize": "256M", "dm.loopmetadatasize": "4M", "dm.basesize": "24M", "dm.min_free_space": "3%"}
 
 
@@ -90,9 +91,9 @@ class TestDevicemapper(OneRoot, SnapshotterContract):
     quota = 40 * MIB
 
 
-def before_each_change(function: Callable[[], object], act: Callable[[int], None]) -> None:
+def before_each_change(function: Callable[[], object], act: Callable[[int], None]) -> int:
     """Run `function`, and `act(n)` before its n-th call that changes something: an ioctl, a transaction's beginning
-    and end, the size of a file, a program."""
+    and end, a lock, a sync, the size of a file, a program. How many there were."""
     number = 0
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
@@ -106,6 +107,7 @@ def before_each_change(function: Callable[[], object], act: Callable[[int], None
         function()
     finally:
         sys.setprofile(None)
+    return number
 
 
 def _changes(frame: FrameType, call: str) -> bool:
@@ -116,36 +118,30 @@ def _changes(frame: FrameType, call: str) -> bool:
     if call == "execute":
         line = linecache.getline(code.co_filename, frame.f_lineno)
         return "PRAGMA" in line or (code.co_name == "_transaction" and frame.f_locals["begin"] != "BEGIN")
-    return call in ("ftruncate", "truncate", "fork_exec", "mknod")
+    return call in ("flock", "fsync", "ftruncate", "truncate", "fork_exec", "mknod")
 
 
-class Killed(CrashContract):
+class TestKilled(OneRoot, CrashContract):
     """A step is a call that changes something: what is between two of them leaves the same behind."""
 
+    stride = 2
     unpacking_stride = 150
 
     def orphans(self, root: str) -> Sequence[str]:
         return [*super().orphans(root), *ours()]
 
-    def trace(self, function: Callable[[], object], before_step: Callable[[int], None]) -> None:
-        before_each_change(function, before_step)
+    def trace(self, function: Callable[[], object], before_step: Callable[[int], None]) -> int:
+        return before_each_change(function, before_step)
 
-
-class TestKilled(OneRoot, Killed):
+    @pytest.mark.skip("the store is made as any driver's is; what is this one's own is made with the first layer")
     def test_killed_in_the_first_open(self, root: str) -> None:
-        pytest.skip("the next test's, which has a pool of its own to make")
+        pass
 
-
-class TestKilledWithItsPool(Killed):
-    driver_name = "devicemapper"
-    driver_options = OPTIONS
-    __test__ = True
-
-    def test_killed_on_the_way_up_and_down(self, root: str) -> None:
-        """The first layer makes the pool and its base; close() takes them down."""
+    def test_killed_on_the_way_up_and_down(self, opened: Opener, tmp_path: Path) -> None:
+        """The first layer makes the pool and its base, and close() takes them down."""
 
         def first(before_step: Callable[[int], None]) -> None:
-            driver = self.open(root)
+            driver = opened()
 
             def work() -> None:
                 driver.prepare("key")
@@ -154,23 +150,20 @@ class TestKilledWithItsPool(Killed):
 
             self.trace(work, before_step)
 
-        for _ in self.killed(first, 3):
-            with closing(self.open(root)) as driver:
+        for _ in self.killed(first, 7):
+            with closing(opened()) as driver:
                 driver.cleanup()
                 driver.check_invariants()
-                for name in self.kinds(driver):
+                for name in [info.name for info in driver.walk()]:
                     with mounted(driver.prepare("look", name) if name == "name" else driver.mounts(name)) as path:
                         trees.assert_tree(path, {})
                 for info in reversed(list(driver.walk())):
                     driver.remove(info.name)
-            assert self.orphans(root) == []
+            assert self.orphans(str(tmp_path / "driver")) == []
 
 
 def ours() -> list[str]:
     return [name for name in ioctl.devices() if name.startswith("fuse-aufs-") and name != SHARED]
-
-
-Opener = Callable[..., Driver]
 
 
 @pytest.fixture
@@ -408,7 +401,7 @@ def test_a_full_pool(opened: Opener) -> None:
         write(f"{again}/new", 8 * MIB)
     driver.commit("name", "key")
     driver.check_invariants()
-    with pytest.raises(Unavailable, match="dm.loopdatasize=64M is less than the 128M"):
+    with pytest.raises(Unavailable, match=r"dm.loopdatasize=64M is less than the 128M"):
         opened(dm_loopdatasize="64M")
 
 
@@ -542,7 +535,8 @@ def test_an_older_copy_of_the_store_is_found_out(opened: Opener) -> None:
     store.write_bytes(new)
 
 
-def test_who_dies_holding_devices_lets_them_go_on(driver: Driver) -> None:
+def test_who_dies_holding_devices_lets_them_go_on(opened: Opener) -> None:
+    driver = opened()
     [mount] = driver.prepare("key")
     name = driver._thins.name(thin(driver, "key").device)
     ioctl.suspend(name)
