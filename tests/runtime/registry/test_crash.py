@@ -57,7 +57,8 @@ def test_a_killed_pull_is_gone_on_with(fresh: Runtime, lying: Callable[..., Serv
         return all(part.exists() and part.stat().st_size == 2 * CHUNK for part in parts)
 
     try:
-        wait_until(arrived, "two chunks of each layer are on disk")
+        wait_until(lambda: arrived() or process.poll() is not None, "two chunks of each layer are on disk")
+        assert process.poll() is None, process.communicate()
     finally:
         kill(process)
         free.set()
@@ -164,10 +165,14 @@ def test_two_pulls_at_once_fetch_each_blob_once(
 
     server = lying(WaitsForBoth, made([8 * CHUNK] * 3), both=threading.Barrier(2))
     both = [fresh.popen("pull", f"{server.host}/x", stdin=subprocess.DEVNULL) for _ in range(2)]
-    for process in both:
-        output, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
-        assert b"Status: " in output
+    try:
+        for process in both:
+            output, errors = process.communicate(timeout=60)
+            assert process.returncode == 0, errors
+            assert b"Status: " in output
+    finally:
+        for process in both:
+            kill(process)
     for layer in server.image.layers:
         assert server.sent[layer] == len(server.image.blobs[layer])
     assert len(fresh("images", "-q").split()) == 1

@@ -25,6 +25,15 @@ def skopeo(*words: object) -> str:
     return call("skopeo", *words)
 
 
+pytestmark = pytest.mark.needs("fuse")
+
+
+@pytest.fixture
+def fresh(new_runtime: Callable[[], Runtime]) -> Runtime:
+    """On this project's own union: layers of other tools are what it is made for."""
+    return new_runtime().on("fuse-aufs")
+
+
 @pytest.fixture
 def layout(tmp_path: Path, rootfs: Path) -> Path:
     """An OCI layout with one image, made by umoci: gzip layers, the second with a whiteout and a new file."""
