@@ -7,10 +7,12 @@ import struct
 
 import pytest
 
-from drivers.devicemapper import ioctl, options, status, superblock
+from drivers.api import Kind
+from drivers.devicemapper import ioctl, options, records, status, superblock
 from drivers.devicemapper.backing import Files
 from drivers.devicemapper.pool import OwnPool
 from drivers.errors import Unavailable
+from drivers.metadata import Store
 
 
 def test_an_ioctl_is_as_linux_dm_ioctl_h_says() -> None:
@@ -160,6 +162,36 @@ def test_an_xfs_superblock() -> None:
     assert superblock.parse(bytes(head)) == superblock.Superblock(
         "xfs", bytes(range(16)), 4096, 320 << 20, 3, None, 25
     )
+
+
+def test_numbers_are_given_again_when_the_last_is_taken(tmp_path: os.PathLike[str]) -> None:
+    store = Store(os.path.join(tmp_path, "store"), "devicemapper", records.SCHEMA)
+    with store.write() as transaction:
+        assert [records.begin(transaction, 1, 3) for _ in range(3)] == [1, 2, 3]
+        for free in (1, 2):
+            records.forget(transaction, free)
+            assert records.begin(transaction, 1, 3) == free
+        with pytest.raises(Unavailable, match="no number left"):
+            records.begin(transaction, 1, 3)
+    store.close()
+
+
+def test_a_snapshot_cannot_lose_its_device(tmp_path: os.PathLike[str]) -> None:
+    """The graph and the devices are one store: what would tear them apart is not committed."""
+    store = Store(os.path.join(tmp_path, "store"), "devicemapper", records.SCHEMA)
+    with store.write() as transaction:
+        number = transaction.create("key", "", Kind.ACTIVE, {})
+        records.become_layer(transaction, records.begin(transaction, 1, 3), number)
+        assert records.needed(transaction) == {1}
+    with pytest.raises(Unavailable, match="FOREIGN KEY"), store.write() as transaction:
+        transaction.remove("key")
+    with store.write() as transaction:
+        transaction.remove("key")
+        records.retire(transaction, 1)
+        assert records.needed(transaction) == set()
+    with store.read() as transaction:
+        assert [device.device for device in records.in_role(transaction, "removing")] == [1]
+    store.close()
 
 
 def test_no_superblock() -> None:
