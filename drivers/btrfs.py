@@ -1,6 +1,7 @@
 """The driver `btrfs`: every snapshot is a subvolume, and a child begins as a snapshot of its parent's.
 
-    <id>/fs         the subvolume with the whole tree; a view has an empty directory, and its parent's tree is mounted
+    <id>/fs         the subvolume with the whole tree; a view of a parent has an empty directory, and the parent's tree
+                    is mounted
     <id>/settled    while a commit puts a plain tree in the place of one with subvolumes in it
 
 On a root that is on btrfs it uses that; elsewhere a file with a btrfs in it (drivers.btrfs_image).
@@ -52,9 +53,8 @@ class Driver(DirectorySnapshotter):
     def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
         fd = os.open(directory, DIRECTORY)
         try:
-            if wish.kind is Kind.VIEW:
+            if parents and wish.kind is Kind.VIEW:
                 os.mkdir(_LAYER, dir_fd=fd)
-                os.chmod(_LAYER, 0o755, dir_fd=fd)
             elif parents:
                 parent_fd = os.open(parents[0], DIRECTORY)
                 try:
@@ -72,9 +72,11 @@ class Driver(DirectorySnapshotter):
             os.close(fd)
 
     def _tree(self, directory: str, kind: Kind, parents: Sequence[str], *, volatile: bool) -> list[Mount]:
-        if kind is Kind.VIEW and parents:
-            return bind(parents[0], kind)
-        return bind(os.path.join(directory, _LAYER), kind)
+        layer = parents[0] if kind is Kind.VIEW and parents else os.path.join(directory, _LAYER)
+        if self._image is None:
+            return bind(layer, kind)
+        subvolume = "subvol=/" + os.path.relpath(layer, self._layout.path)
+        return [Mount("btrfs", self._image.device, (subvolume, "ro" if kind is Kind.VIEW else "rw"))]
 
     def _check_quota(self, quota: int) -> None:
         """Every btrfs has quotas."""
@@ -180,7 +182,7 @@ class Driver(DirectorySnapshotter):
             super().close()
 
     def _let_go(self) -> bool:
-        """Close all but the image; whether no mounts that we have given are still good."""
+        """Close all but the image; whether there is no snapshot that can be mounted."""
         try:
             with self._store.read() as transaction:
                 idle = not transaction.execute("SELECT 1 FROM snapshots WHERE kind != 'committed' LIMIT 1")

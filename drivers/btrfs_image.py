@@ -2,12 +2,16 @@
 
     <root>/btrfs.img     the file system; made as btrfs.img.new and renamed, so that it is there whole or not at all
     <root>/btrfs.lock    held (flock) while somebody mounts, unmounts or grows it
-    <root>/snapshots     where it is mounted, privately; so everything else is as on a root that is on btrfs
+    <root>/snapshots     where it is mounted, privately, while a driver is open
 
 Any number of processes use it at once. Each holds the image open with a lock that says so (an OFD lock, fcntl(2), at
-the byte that is the number of its mount namespace): who closes last unmounts, and the kernel then detaches the loop
-device. Another mount namespace mounts the same device for itself; that is one file system in two places. Who is killed
-leaves it mounted for the next. After a reboot the next open mounts it again.
+the byte that is the number of its mount namespace): who closes last unmounts. Another mount namespace mounts the same
+device for itself; that is one file system in two places. Who is killed leaves it mounted for the next.
+
+The mounts of a snapshot name the loop device, which is the same in every mount namespace: a container's process that
+mounts one, and the one that removes it in the end, need not see our mount. So the device stays attached while there is
+a snapshot that can be mounted; otherwise the kernel detaches it with its last user (LO_FLAGS_AUTOCLEAR). After a reboot
+the next open attaches and mounts it again.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ class Image:
         self.root = os.path.realpath(root)
         self.path = os.path.join(self.root, "btrfs.img")
         self.target = os.path.join(self.root, "snapshots")
+        self.device = ""
         self._fd = -1
         os.makedirs(self.target, 0o700, exist_ok=True)
         with self._exclusive():
@@ -69,15 +74,15 @@ class Image:
         """Unmount it if nobody else in this mount namespace uses it. Twice is fine.
 
         `let_go` is called while nobody can mount or unmount: it closes what we have open in it, and says whether the
-        file system may go as far as we are concerned.
+        device can go too: no snapshot names it.
         """
         if self._fd < 0:
             let_go()
             return
         try:
             with self._exclusive():
-                if let_go():
-                    self._leave()
+                loop.set_autoclear(self.device, let_go())
+                self._leave()
         except TimedOut:
             let_go()  # who holds the lock for so long is mounting or unmounting it
         if self._fd >= 0:
@@ -159,6 +164,9 @@ class Image:
             except OSError:
                 raise self._turned_read_only() from None
             self._mount_device()
+        self.device = loop.find(self.path) or ""
+        if not self.device:
+            raise Unavailable(f"{self.target} is mounted, and not from a loop device of {self.path}: unmount it")
         # Each time: who mounted it may have been killed before. Nobody else has to see what is mounted below it.
         mounts.mount("none", self.target, None, consts.MS_PRIVATE)
         if stat.S_IMODE(os.stat(self.target).st_mode) != 0o700:
@@ -213,8 +221,7 @@ class Image:
         fd = os.open(self.target, DIRECTORY)
         try:
             if has - subvolumes.device_size(fd) >= _MIB:
-                if device := loop.find(self.path):
-                    loop.set_capacity(device)
+                loop.set_capacity(self.device)
                 subvolumes.grow(fd)
         finally:
             os.close(fd)

@@ -25,6 +25,7 @@ from drivers.errors import Unavailable
 
 # linux/loop.h
 LOOP_CLR_FD = 0x4C01
+LOOP_SET_STATUS64 = 0x4C04
 LOOP_GET_STATUS64 = 0x4C05
 LOOP_SET_CAPACITY = 0x4C07
 LOOP_CONFIGURE = 0x4C0A
@@ -36,6 +37,7 @@ LO_FLAGS_DIRECT_IO = 16
 # struct loop_info64: lo_device, lo_inode, lo_rdevice, lo_offset, lo_sizelimit; lo_number, lo_encrypt_type,
 # lo_encrypt_key_size, lo_flags; lo_file_name, lo_crypt_name, lo_encrypt_key; lo_init.
 _INFO = struct.Struct("=5Q4I64s64s32s2Q")
+_FLAGS_OFFSET = struct.calcsize("=5Q3I")
 # struct loop_config: fd, block_size; info; __reserved.
 _CONFIG = struct.Struct(f"=2I{_INFO.size}s64x")
 assert (_INFO.size, _CONFIG.size) == (232, 304)
@@ -105,6 +107,21 @@ def set_capacity(device: str) -> None:
     fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.ioctl(fd, LOOP_SET_CAPACITY, 0)
+    finally:
+        os.close(fd)
+
+
+def set_autoclear(device: str, value: bool) -> None:
+    """Let the device go with the last that has it open, or stay until detach()."""
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        info = bytearray(_INFO.size)
+        fcntl.ioctl(fd, LOOP_GET_STATUS64, info)
+        (flags,) = struct.unpack_from("=I", info, _FLAGS_OFFSET)
+        wanted = flags | LO_FLAGS_AUTOCLEAR if value else flags & ~LO_FLAGS_AUTOCLEAR
+        if wanted != flags:
+            struct.pack_into("=I", info, _FLAGS_OFFSET, wanted)
+            fcntl.ioctl(fd, LOOP_SET_STATUS64, info)
     finally:
         os.close(fd)
 
