@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from runtime.errors import RegistryError, sentence
+from runtime.errors import ImageError, RegistryError, sentence
 from runtime.images.reference import Reference
 from runtime.registry.client import Client
 from runtime.registry.config import Endpoint, Registries
@@ -58,7 +58,7 @@ class Access:
             try:
                 with self.client(endpoint, reference, "pull") as client:
                     return do(client)
-            except RegistryError as error:
+            except (RegistryError, ImageError) as error:  # or what it has is refused
                 skipped(f"mirror {endpoint.name}: {sentence(error)}; going on without it")
         with self.client(own, reference, "pull") as client:
             return do(client)

@@ -79,13 +79,13 @@ class Client:
             try:
                 if not self._authorizer.renew(wanted, used):
                     return response
+                response.read(_REASON)  # a short refusal is read to its end, and the connection can be used again
             except Answered as error:
                 response.close()
                 raise self._denied(str(error)) if error.status in (401, 403) else error from None
             except BaseException:
                 response.close()
                 raise
-            response.read(_REASON)  # a short refusal is read to its end, and the connection can be used again
             response.close()
         raise AssertionError("the second round returns")
 

@@ -136,7 +136,7 @@ def _image(runtime: Runtime, source: str, name: str) -> None:
 
 
 class Expires(Honest):
-    """Its own token server; a token is good for three requests."""
+    """Its own token server; the first token is good for three requests."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/token"):
@@ -149,7 +149,7 @@ class Expires(Honest):
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         with self.server.lock:
             uses[token] = uses.get(token, 0) + 1
-        if not token or uses[token] > 3:
+        if not token or (token == "t1" and uses[token] > 3):
             realm = f'Bearer realm="http://{self.server.host}/token",service="s",scope="repository:x:pull"'
             self.note()
             return self.error(401, "UNAUTHORIZED", "authentication required", WWW_Authenticate=realm)
@@ -159,7 +159,8 @@ class Expires(Honest):
 def test_a_token_that_expires_is_renewed_once_for_all_threads(puller: Puller, lying: Callable[..., Server]) -> None:
     server = lying(Expires, made([CHUNK] * 8), tokens=0, uses={})
     puller.pull(f"{server.host}/x")
-    assert server.more["tokens"] == 4, "ten requests, three a token"
+    assert server.more["tokens"] == 2
+    assert server.more["uses"]["t1"] > 3
     assert puller.pauses == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from runtime.errors import RegistryError, UsageError, sentence
 from runtime.registry import login
 from runtime.registry.credentials import Login
 from tests.runtime.registry.conftest import Puller
-from tests.runtime.registry.lying import Honest, Server
+from tests.runtime.registry.lying import Honest, Made, Server, digest_of, made
 
 Lying = Callable[..., Server]
 
@@ -132,3 +133,20 @@ def test_an_error_writes_no_escape_sequences() -> None:
     """Whatever a registry says reaches the terminal as characters that can be seen."""
     assert sentence(RegistryError("it has \x1b[2J/\x9b1m\x07\nü \udcff")) == r"it has \x1b[2J/\x9b1m\x07 ü \udcff"
     assert sentence(OSError(2, "No such file", b"a\xff\x1b")) == r"a\udcff\x1b: No such file"
+
+
+def test_a_mirror_whose_image_is_refused(puller: Puller, lying: Lying, config: Path) -> None:
+    """Its layer is not the one of its diff id; the registry itself has a sound image."""
+    sound = made()
+    content, manifest = json.loads(sound.config), json.loads(sound.manifest)
+    content["rootfs"]["diff_ids"] = ["sha256:" + "0" * 64]
+    data = json.dumps(content).encode()
+    manifest["config"] |= {"digest": digest_of(data), "size": len(data)}
+    bad = Made(
+        json.dumps(manifest).encode(), sound.media_type, data, sound.layers, {**sound.blobs, digest_of(data): data}
+    )
+    mirror, own = lying(Honest, bad), lying(Honest, sound)
+    (config / "registries.toml").write_text(f'[registry."{own.host}"]\nmirrors = ["{mirror.host}"]\n')
+    assert puller.pull(f"{own.host}/x").digest == sound.digest
+    assert f"mirror {mirror.host}: cannot unpack layer" in puller.said.getvalue()
+    assert [image.manifest for image in puller.store.list()] == [sound.digest]

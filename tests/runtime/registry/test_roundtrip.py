@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +71,19 @@ def test_run_gets_what_is_missing(
     assert missing.returncode == 125
     assert missing.stderr.splitlines()[-1].startswith(f"runtime: manifest for {name}:missing not found")
     assert fresh.refused("run", "A B", code=125).startswith("runtime: there is no image 'A B'")
+
+
+def test_run_of_what_is_there_loads_nothing_of_registries(fresh: Runtime, rootfs_tar: Path) -> None:
+    """Starting a container is to be quick."""
+    fresh("import", rootfs_tar, "here")
+    _, _, _, *words = fresh.command("run", "--rm", "--network=none", "here", "true")
+    traced = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "runtime", *words], capture_output=True, text=True, timeout=100
+    )
+    assert traced.returncode == 0, traced.stderr[-2000:]
+    assert "runtime.images.store" in traced.stderr
+    assert "runtime.registry" not in traced.stderr
+    assert "http.client" not in traced.stderr
 
 
 def test_names_and_quiet(fresh: Runtime, registry: Registry, rootfs_tar: Path) -> None:
