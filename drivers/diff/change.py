@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Literal, NamedTuple
 
 from unionfs.linux.files import fd_path
+
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE, errno.EXDEV)
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether an entry that was there is not any more, or something else is in its place: a tree may be in use. Also
+    EXDEV, what is mounted in it: that is not the tree's."""
+    return error.errno in _GONE
 
 
 class Change(NamedTuple):

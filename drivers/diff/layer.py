@@ -22,7 +22,7 @@ from contextlib import closing
 
 from drivers.archive.reader import CHUNK, Entry, Kind
 from drivers.archive.writer import Writer
-from drivers.diff.change import Found
+from drivers.diff.change import Found, is_gone
 from drivers.diff.compare import xattrs
 from unionfs.linux.files import fd_path
 from unionfs.union import whiteout
@@ -91,8 +91,9 @@ def _whole(found: Found) -> Iterator[tuple[Entry, Iterable[bytes]]]:
         place, follow = found.place
         target = os.readlink(place) if stat.S_ISLNK(status.st_mode) else b""
         yield _entry(found.path, status, xattrs(place, follow=follow), target), ()
-    except FileNotFoundError:
-        return
+    except OSError as error:
+        if not is_gone(error):
+            raise
 
 
 def _entry(path: bytes, status: os.stat_result, attributes: dict[bytes, bytes], target: bytes = b"") -> Entry:

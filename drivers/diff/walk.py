@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from drivers.diff import forms
-from drivers.diff.change import Found
+from drivers.diff.change import Found, is_gone
 from drivers.diff.compare import is_same, is_same_root
 from drivers.trees import open_below
 
@@ -93,8 +93,10 @@ class _Walk:
             self._open(directory)
             listing = forms.read(self._new, self._form)
             below = forms.read(self._old, forms.PLAIN).names if directory.old else set()
-        except FileNotFoundError:
-            return
+        except OSError as error:
+            if is_gone(error):
+                return
+            raise
         gone = (below if listing.opaque else below & listing.hidden) - listing.names
         replaced = below & listing.sockets  # whiteouts too, in an archive
         directory.names = sorted(listing.names - replaced, reverse=True)
@@ -110,17 +112,13 @@ class _Walk:
     def _entry(self, directory: _Directory, name: bytes) -> Iterator[Found]:
         try:
             self._open(directory)
-        except FileNotFoundError:
-            directory.names = []
-            return
-        new = _status(self._new, name)
-        if new is None:
-            return
-        old = _status(self._old, name) if directory.old else None
-        try:
+            new = os.stat(name, dir_fd=self._new, follow_symlinks=False)
+            old = _status(self._old, name) if directory.old else None
             same = old is not None and is_same(self._new, self._old, name, new, old)
-        except FileNotFoundError:
-            return
+        except OSError as error:
+            if is_gone(error):
+                return
+            raise
         path = _join(directory.path, name)
         if stat.S_ISDIR(new.st_mode):
             if old is not None and os.path.samestat(new, old):
@@ -145,15 +143,17 @@ class _Walk:
             directory.shown = True
             try:
                 fd = open_below(self._new_root, directory.path)
-            except FileNotFoundError:
-                continue
+            except OSError as error:
+                if is_gone(error):
+                    continue
+                raise
             try:
                 yield Found(directory.kind or "C", directory.path, fd, b"", os.fstat(fd), directory.kind != "A")
             finally:
                 os.close(fd)
 
     def _open(self, directory: _Directory) -> None:
-        """Have the two descriptors be those of `directory`. FileNotFoundError when the new one has vanished."""
+        """Have the two descriptors be those of `directory`. Raises OSError."""
         if self._opened == directory.path:
             return
         self.close()

@@ -17,9 +17,9 @@ from drivers.api import Snapshotter
 from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
 from drivers.archive.reader import CHUNK
-from drivers.diff import Change, changes, snapshots, write_diff, write_tree
+from drivers.diff import Change, changes, layer, snapshots, write_diff, write_tree
 from drivers.diff.walk import differences
-from drivers.mounts import mounted
+from drivers.mounts import Mount, mount_all, mounted, unmount_all
 from drivers.registry import open_driver
 from tests import trees
 from tests.capabilities import missing
@@ -154,7 +154,7 @@ def test_what_is_reserved_is_no_entry(memory: Path) -> None:
 
 def test_a_tree_that_changes_while_it_is_walked(memory: Path) -> None:
     """What vanishes is left out; what is replaced by something else is left out or is what it was."""
-    trees.build(str(memory), {"a": {"f": "x", "g": "x"}, "b": {"c": {"f": "x"}}, "z": "x"})
+    trees.build(str(memory), {"a": {"f": "x", "g": "x"}, "b": {"c": {"f": "x"}}, "d": {"f": "x"}, "e": {}, "z": "x"})
     root = os.open(memory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         walk = differences(root, None)
@@ -163,10 +163,47 @@ def test_a_tree_that_changes_while_it_is_walked(memory: Path) -> None:
         os.unlink(memory / "b/c/f")
         os.rmdir(memory / "b/c")
         os.rmdir(memory / "b")
+        os.unlink(memory / "d/f")
+        os.rmdir(memory / "d")
+        (memory / "d").write_text("now a file")
+        os.rmdir(memory / "e")
+        os.symlink("a", memory / "e")
         found += [one.path for one in walk]
     finally:
         os.close(root)
-    assert found == [b"", b"a", b"a/f", b"z"]
+    assert found == [b"", b"a", b"a/f", b"d", b"e", b"z"]
+
+
+def test_a_file_that_is_replaced_before_it_is_written(memory: Path) -> None:
+    """By a link or a fifo: neither is followed, nor waited for."""
+    trees.build(str(memory), {"a": "x", "b": "x", "c": "x", "secret": "y"})
+    root = os.open(memory, os.O_RDONLY | os.O_DIRECTORY)
+    names = []
+    try:
+        for entry, content in layer.members(differences(root, None)):
+            names.append(entry.name)
+            b"".join(content)
+            if len(names) == 1:
+                for name in "abc":
+                    os.unlink(memory / name)
+                os.symlink("secret", memory / "a")
+                os.mkfifo(memory / "b")
+    finally:
+        os.close(root)
+    assert names == [b"./", b"a", b"b", b"secret"]
+
+
+def test_what_is_mounted_in_a_tree_is_not_the_trees(memory: Path) -> None:
+    trees.build(str(memory), {"a": {}, "mounted": {}, "z": "x"})
+    with mounted([Mount("tmpfs", "tmpfs", ())]) as other:
+        trees.build(other, {"f": "x"})
+        mount_all([Mount("bind", other, ("rw",))], str(memory / "mounted"))
+        root = os.open(memory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            assert [one.path for one in differences(root, None)] == [b"", b"a", b"z"]
+        finally:
+            os.close(root)
+            unmount_all(str(memory / "mounted"))
 
 
 @pytest.fixture
