@@ -259,7 +259,7 @@ class Driver(GraphSnapshotter):
             garbage, snapshots = self._find_garbage()
         for snapshot in snapshots:
             self._is_destroyed(snapshot)
-        # What is garbage may be a clone of what is garbage: in rounds, until one gets nowhere.
+        # What is garbage may be a clone of what is garbage, made in the same moment: in rounds, until one gets nowhere.
         while garbage:
             left = [name for name in garbage if not self._is_destroyed(name)]
             if len(left) == len(garbage):
@@ -291,9 +291,10 @@ class Driver(GraphSnapshotter):
         return {str(name): str(snapshot) for name, snapshot in rows}
 
     def _listed(self) -> list[tuple[str, str]]:
-        """The datasets below ours, and their snapshots: (name, "" or snapshot)."""
+        """The datasets below ours, and their snapshots: (name, "" or snapshot). Clones come before what they are of."""
         listed = []
-        for full in zfs("list", "-Hr", "-oname", "-tfilesystem,snapshot", "-d2", self._top).splitlines():
+        what = ("-oname", "-tfilesystem,snapshot", "-Screatetxg", "-d2", self._top)
+        for full in zfs("list", "-Hr", *what).splitlines():
             name, _, snapshot = full.removeprefix(self._top).partition("@")
             if name.count("/") == 1:
                 listed.append((name[1:], snapshot))
