@@ -189,7 +189,7 @@ def _patience(config: Path, server: Server, seconds: float) -> None:
 
 def test_a_stalled_blob_is_gone_on_with(puller: Puller, lying: Lying, config: Path) -> None:
     server = lying(Stalls, made((3 * CHUNK,)))
-    _patience(config, server, 0.2)
+    _patience(config, server, 1)
     puller.pull(f"{server.host}/x")
     (layer,) = server.image.layers
     assert server.sent[layer] == len(server.image.blobs[layer])
@@ -206,7 +206,7 @@ def test_no_answer_at_all(puller: Puller, lying: Lying, config: Path) -> None:
     server = lying(Silent)
     _patience(config, server, 0.05)
     assert "does not answer within 0.05 seconds" in puller.refused(f"{server.host}/x")
-    assert len(server.asked) == 5, "it was asked again, and not for ever"
+    assert len(puller.pauses) == 4, "it was asked again, and not for ever"
 
 
 class Trickles(Honest):
@@ -229,10 +229,10 @@ class Slow(Honest):
 
 def test_a_trickle_is_a_stall_and_slowness_is_not(puller: Puller, lying: Lying, config: Path) -> None:
     server = lying(Trickles)
-    _patience(config, server, 0.2)
+    _patience(config, server, 0.3)
     assert "has stalled" in puller.refused(f"{server.host}/x")
-    server = lying(Slow, made((4 * CHUNK,)))
-    _patience(config, server, 0.2)
+    server = lying(Slow, made((8 * CHUNK,)))
+    _patience(config, server, 1)
     puller.pull(f"{server.host}/x")
     assert len(server.paths()) == 3, "nothing was asked for twice"
 
