@@ -11,7 +11,8 @@
     locks, sizes  file locks with a bound; sizes as options have them
     copytree      a faithful copy of a tree (vfs)
     registry      a driver by its name; whether it works here, in a sentence
-    archive/      applying and making layer tars; over any mounts, whichever driver they come from
+    archive/      layer tars, read and written; over any mounts, whichever driver they come from
+    diff/         what a snapshot changed: told, written as a layer, applied to another
 
 May import unionfs; is imported by runtime and benchmarks. A driver never mounts, hashes or reads a tar.
 """

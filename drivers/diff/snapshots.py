@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from drivers.api import Kind, Snapshotter
 from drivers.diff import forms
-from drivers.errors import NotFound
+from drivers.errors import DriverError
 from drivers.mounts import Mount, mount_all, unmount_all
 from drivers.overlay_mount import overlay_tree, takes_layers
 from drivers.trees import DIRECTORY
@@ -137,14 +137,20 @@ def _take_back(driver: Snapshotter) -> None:
             continue
         if _started(int(match[2])) == match[3]:
             continue
-        place = _place(info.name)
-        with contextlib.suppress(FileNotFoundError):
-            found = os.lstat(place)
-            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():  # the directory is anybody's to write to
-                unmount_all(place)
-                os.rmdir(place)
-        with contextlib.suppress(NotFound):  # another process was quicker
+        # Another process may be quicker, or somebody look into what is mounted: the next one tries again.
+        with contextlib.suppress(DriverError, OSError):
+            _unmount(_place(info.name))
             driver.remove(info.name)
+
+
+def _unmount(place: str) -> None:
+    try:
+        found = os.lstat(place)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():  # the directory above is anybody's to write to
+        unmount_all(place)
+        os.rmdir(place)
 
 
 def _pid_namespace() -> int:
