@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 
+from runtime.cli import human
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
 from runtime.errors import UsageError
@@ -24,6 +26,8 @@ def main(given: Given, settings: Settings) -> int:
 
     with trees.driver_of(container) as driver:
         changes = diff.changes(driver, container.id, mount_points=trees.mount_points(container))
+    # The container chose the names: what it writes into them is not to reach a terminal, nor to look like a line.
+    shown = human.printable if sys.stdout is not None and sys.stdout.isatty() else str
     for change in changes:
-        print(change.kind, os.fsdecode(change.path))
+        print(change.kind, shown(os.fsdecode(change.path)))
     return 0

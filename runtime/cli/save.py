@@ -58,6 +58,8 @@ def _make_directory(output: str, fill: Callable[[str], None]) -> None:
     try:
         fill(fresh)
         os.rename(fresh, output)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
+        if isinstance(error, OSError) and not error.filename:
+            raise OSError(error.errno, error.strerror, output) from None
         raise

@@ -55,7 +55,6 @@ def images(store: ContainerStore, *, named: bool = False) -> Pruned:
     for image in kept.list():
         if image.id in used or (image.tags and not named):
             continue
-        # By its manifest, what digests of other repositories still hold: another image may have the same id, and a tag.
         # By its manifest, what digests of other repositories still hold; its id may be another's that has a tag.
         for name in (*image.tags, image.manifest):
             with suppress(NoSuchImage, ImageInUse):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from drivers.mounts import Mount, mounted
 from runtime.engine import prune
 from runtime.engine.containers import ContainerStore
 from runtime.engine.paths import Paths
 from runtime.images import document
 from runtime.images.blobs import digest_of
 from runtime.images.store import ImageStore
+from tests.runtime.conftest import IMAGE, Runtime, Terminal
 from tests.runtime.images.conftest import LAYERS, Made, image_of, receive
 
 
@@ -56,3 +58,23 @@ def test_pruning_takes_the_image_and_not_another_with_its_id(paths: Paths, store
     assert [(image.manifest, image.tags) for image in store.list()] == [(digest_of(tagged.manifest), ("keep:latest",))]
     assert f"deleted: {tagged.id}" in pruned.lines
     assert store.get(tagged.id).tags == ("keep:latest",)
+
+
+@pytest.mark.needs("tmpfs")
+def test_a_disk_that_is_full_for_a_layout_is_named(runtime: Runtime) -> None:
+    with mounted([Mount("tmpfs", "tmpfs", ("size=64k",))]) as memory:
+        said = runtime.refused("save", "--format=oci-dir", "-o", f"{memory}/layout", IMAGE, code=1)
+        assert said == f"runtime: {memory}/layout: No space left on device\n"
+        assert os.listdir(memory) == []
+
+
+def test_a_container_s_names_do_not_command_the_terminal(
+    runtime: Runtime, terminal: Callable[..., Terminal]
+) -> None:
+    name = "\x1b[2J\nA "
+    runtime("run", "--name=writes", "--network=none", IMAGE, "touch", f"/{name}x")
+    shown = terminal(runtime.command("diff", "writes")).expect("x")
+    assert "A /?[2J?A x" in shown
+    assert "\x1b" not in shown
+    assert runtime("diff", "writes") == f"A /{name}x\n"
+    runtime("rm", "writes")
