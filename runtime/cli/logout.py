@@ -22,8 +22,11 @@ def main(given: Given, settings: Settings) -> int:
     from runtime.registry.credentials import Credentials
 
     registry = normal(given.arguments[0]) if given.arguments else normal("")
-    if Credentials(os.environ).forget(registry):
+    credentials = Credentials(os.environ)
+    if credentials.forget(registry):
         print(f"Removing login credentials for {registry}")
     else:
         print(f"Not logged in to {registry}")
+    if other := credentials.where(registry):
+        print(f"{other} has a login as well, which is used from now on; 'docker logout' takes it away")
     return 0

@@ -41,11 +41,18 @@ class Credentials:
         self._docker = os.path.join(environ.get("DOCKER_CONFIG") or os.path.join(home, ".docker"), "config.json")
 
     def find(self, registry: str) -> Login | None:
+        return self._find(registry)[0]
+
+    def where(self, registry: str) -> str:
+        """The file that find() has a login from, or ""."""
+        return self._find(registry)[1]
+
+    def _find(self, registry: str) -> tuple[Login | None, str]:
         for path in (self.path, self._docker):
             for key, entry in _auths(_load(path), path).items():
                 if normal(key) == registry and (login := _login(entry, path)):
-                    return login
-        return None
+                    return login, path
+        return None, ""
 
     def keep(self, registry: str, login: Login) -> None:
         """Remember it, in place of what was there. UsageError for a user name that the file's form cannot hold."""

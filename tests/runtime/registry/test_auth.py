@@ -296,7 +296,7 @@ def test_tls_to_a_server_that_has_none(fresh: Runtime, registry: Registry, confi
     assert "does not speak TLS" in refused and "write insecure = true" in refused
 
 
-def test_docker_s_own_file_is_read_and_never_written(config: Path, tmp_path: Path) -> None:
+def test_docker_s_own_file_is_read_and_never_written(fresh: Runtime, config: Path, tmp_path: Path) -> None:
     docker = tmp_path / "home/.docker/config.json"
     docker.parent.mkdir(parents=True)
     entry = {"auth": base64.b64encode(b"me:from docker").decode()}
@@ -308,6 +308,7 @@ def test_docker_s_own_file_is_read_and_never_written(config: Path, tmp_path: Pat
     credentials.keep("docker.io", Login("me", "ours"))
     assert credentials.find("docker.io") == Login("me", "ours")
     assert credentials.forget("docker.io") and not credentials.forget("docker.io")
+    assert f"{docker} has a login as well" in fresh("logout")
     assert docker.read_text() == text
 
 
