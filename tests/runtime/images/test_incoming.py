@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from runtime.images.document import MANIFEST
 from runtime.images.store import ImageStore
 from tests.drivers import steps
 from tests.drivers.children import in_child
+from tests.runtime.conftest import wait_until
 from tests.runtime.images.conftest import IMAGES, LAYERS, contents, image_of, receive
 
 BLOB = os.urandom(300_000)
@@ -281,3 +284,34 @@ def test_killed_before_each_step_of_a_pull(store: ImageStore) -> None:
     assert status == 0
     assert seen == {0, 1}
     assert step > 100, "the steps were not seen"
+
+
+_RECEIVE = """
+import sys
+from runtime.images.store import ImageStore
+root, digest, path = sys.argv[1:]
+blob = open(path, "rb").read()
+with ImageStore(root).receive(digest, len(blob)) as incoming:
+    incoming.write(blob[incoming.position :])
+    incoming.finish()
+"""
+
+
+def test_a_file_that_is_swept_under_who_waits_for_it(store: ImageStore, tmp_path: Path) -> None:
+    """What the waiting process has open is no longer what has the name, and it begins anew."""
+    (tmp_path / "blob").write_bytes(BLOB)
+    path = f"{store.root}/incoming/{HEX}"
+    with store.receive(DIGEST, len(BLOB)) as incoming:
+        incoming.write(BLOB[:1000])
+        second = subprocess.Popen([sys.executable, "-c", _RECEIVE, store.root, DIGEST, str(tmp_path / "blob")])
+        wait_until(lambda: path in map(_target, Path(f"/proc/{second.pid}/fd").iterdir()), "the second waits")
+        os.unlink(path)
+    assert second.wait() == 0
+    assert Path(f"{path}.whole").read_bytes() == BLOB
+
+
+def _target(descriptor: Path) -> str:
+    try:
+        return os.readlink(descriptor)
+    except FileNotFoundError:
+        return ""
