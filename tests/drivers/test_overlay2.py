@@ -21,6 +21,7 @@ from drivers.mounts import mounted
 from drivers.registry import open_driver, probe
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
+from tests.contracts.snapshotter.stability import Stability
 
 pytestmark = pytest.mark.needs("overlay")
 
@@ -35,32 +36,8 @@ def upper(driver: Snapshotter, key: str) -> str:
 
 class TestOverlay2(SnapshotterContract):
     driver_name = "overlay2"
-    depth = overlay_mount.MAX_LAYERS if overlay_mount.takes_layers() else 200
-    compared_layers = 128
+    depth = 20  # for TestManyLayers has them all
     renames_lower_directories = False
-
-    @contextmanager
-    def plain_writing(self, driver: Snapshotter, name: str, parent: str) -> Iterator[str]:
-        """What only adds can be written to the layer directly. Each tenth is mounted all the same."""
-        key = f"writing-{name}"
-        mounts = driver.prepare(key, parent)
-        if int(name.split("-")[1]) % 10 == 9:
-            with mounted(mounts) as path:
-                yield path
-        else:
-            yield upper(driver, key)
-        driver.commit(name, key)
-
-    def test_more_layers_than_the_kernel_stacks(self, driver: Snapshotter) -> None:
-        parent = ""
-        for number in range(overlay_mount.MAX_LAYERS + 1):
-            driver.prepare("key", parent)
-            driver.commit(f"layer-{number}", "key")
-            parent = f"layer-{number}"
-        for make in (driver.prepare, driver.view):
-            with pytest.raises(NotSupported, match="layer-500 has 501 layers and overlayfs takes 500"):
-                make("key", parent)
-        assert "key" not in self.names(driver)
 
     def test_a_committed_layer_is_in_overlay_form(self, driver: Snapshotter) -> None:
         self.layer(driver, "base", {"gone": "", "dir": {"a": "a"}, "kept": "", "again": {"old": ""}})
@@ -89,6 +66,42 @@ class TestOverlay2(SnapshotterContract):
         with pytest.raises(Unavailable, match="remove the container"):
             driver.commit("name", "key")
         driver.remove("key")
+
+
+class TestManyLayers(Stability):
+    """As many as the kernel stacks; in memory, for each layer is synced to the disk."""
+
+    driver_name = "overlay2"
+    depth = overlay_mount.MAX_LAYERS if overlay_mount.takes_layers() else 200
+    compared_layers = 128
+    renames_lower_directories = False
+
+    @pytest.fixture
+    def place(self, memory: Path) -> Path:
+        return memory
+
+    @contextmanager
+    def plain_writing(self, driver: Snapshotter, name: str, parent: str) -> Iterator[str]:
+        """What only adds can be written to the layer directly. Each tenth is mounted all the same."""
+        key = f"writing-{name}"
+        mounts = driver.prepare(key, parent)
+        if int(name.split("-")[1]) % 10 == 9:
+            with mounted(mounts) as path:
+                yield path
+        else:
+            yield upper(driver, key)
+        driver.commit(name, key)
+
+    def test_more_layers_than_the_kernel_stacks(self, driver: Snapshotter) -> None:
+        parent = ""
+        for number in range(overlay_mount.MAX_LAYERS + 1):
+            driver.prepare("key", parent)
+            driver.commit(f"layer-{number}", "key")
+            parent = f"layer-{number}"
+        for make in (driver.prepare, driver.view):
+            with pytest.raises(NotSupported, match="layer-500 has 501 layers and overlayfs takes 500"):
+                make("key", parent)
+        assert "key" not in self.names(driver)
 
 
 def test_what_the_probe_found_is_in_its_sentence(tmp_path: Path) -> None:
