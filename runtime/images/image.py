@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from runtime.errors import ImageError, ImageInUse
 from runtime.images import document
-from runtime.images.document import Descriptor
-from runtime.images.index import is_digest
+from runtime.images.document import Configuration, Descriptor, Manifest
+from runtime.images.index import Listed, is_digest
 from runtime.images.reference import parse
 
 
@@ -86,3 +86,21 @@ def names_to_go(image: Image, text: str) -> tuple[str, ...]:
     if name.digest or any(other != name.key and parse(other).name == name.name for other in image.tags):
         return (name.key,)
     return (name.key, *(other for other in image.digests if parse(other).name == name.name))
+
+
+def described(manifest: str, listed: Listed, parsed: Manifest, configuration: Configuration) -> Image:
+    """The image of the manifest with that digest, as its documents tell. ValueError when they do not fit together."""
+    if len(configuration.diff_ids) != len(parsed.layers):
+        raise ValueError(f"has {len(parsed.layers)} layers, and its configuration another number")
+    return Image(
+        id=parsed.config.digest,
+        references=listed.references,
+        layers=configuration.diff_ids,
+        config=configuration.config,
+        created=configuration.created,
+        size=sum(layer.size for layer in parsed.layers),
+        manifest=manifest,
+        media_type=listed.media_type,
+        blobs=parsed.layers,
+        architecture=configuration.platform.architecture,
+    )

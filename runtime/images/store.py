@@ -34,7 +34,7 @@ from runtime.errors import ImageError, ImageInUse, NoSuchImage
 from runtime.images import document, index
 from runtime.images.blobs import Blobs, Writer, digest_of
 from runtime.images.document import Configuration, Descriptor, Manifest
-from runtime.images.image import Image, Removed, names_to_go
+from runtime.images.image import Image, Removed, described, names_to_go
 from runtime.images.incoming import Arrivals, Incoming
 from runtime.images.index import Index, Listed
 from runtime.images.reference import parse
@@ -118,7 +118,7 @@ class ImageStore:
             parsed = document.parse_manifest(manifest)
             with self.open_blob(parsed.config.digest) as file:
                 configuration = document.parse_configuration(file.read())
-            return _described(digest_of(manifest), Listed(0, tuple(names), media_type), parsed, configuration)
+            return described(digest_of(manifest), Listed(0, tuple(names), media_type), parsed, configuration)
         except ValueError as error:
             raise ImageError(f"the manifest of {', '.join(names)} {error}") from None
 
@@ -257,7 +257,7 @@ class ImageStore:
                     raise ValueError(f"names {blob.digest[:19]}, which was removed meanwhile; try again")
                 if self._blobs.size(blob.digest) != blob.size:
                     raise ValueError(f"says that {blob.digest[:19]} has {blob.size} bytes, which is wrong")
-            _described("", listed, parsed, self._configuration(parsed.config.digest))
+            described("", listed, parsed, self._configuration(parsed.config.digest))
             digest = self._blobs.add(manifest)
             self._blobs.sync()
             changed = index.renamed(found, digest, listed, names)
@@ -299,7 +299,7 @@ class ImageStore:
         except ValueError as error:
             name = references[0] if references else manifest[7:19]
             raise ImageError(f"image {name}: {error}; remove it (runtime rmi {name}) and get it again") from None
-        return _described(manifest, found[manifest], parsed, configuration)
+        return described(manifest, found[manifest], parsed, configuration)
 
     def _id(self, manifest: str) -> str:
         """The image's id; of a damaged one the manifest's digest, so that there is something to remove it by."""
@@ -335,20 +335,3 @@ class ImageStore:
             if hits:
                 raise NoSuchImage(f"{text} is the beginning of {len(hits)} image ids; write more of it")
         raise NoSuchImage(f"there is no image {text!r}; see 'runtime images', and 'runtime pull' or 'load' to get one")
-
-
-def _described(manifest: str, listed: Listed, parsed: Manifest, configuration: Configuration) -> Image:
-    if len(configuration.diff_ids) != len(parsed.layers):
-        raise ValueError(f"has {len(parsed.layers)} layers, and its configuration another number")
-    return Image(
-        id=parsed.config.digest,
-        references=listed.references,
-        layers=configuration.diff_ids,
-        config=configuration.config,
-        created=configuration.created,
-        size=sum(layer.size for layer in parsed.layers),
-        manifest=manifest,
-        media_type=listed.media_type,
-        blobs=parsed.layers,
-        architecture=configuration.platform.architecture,
-    )
