@@ -50,13 +50,20 @@ class Thins:
             if frozen:
                 ioctl.resume(name)
 
-    def delete(self, device: int) -> None:
+    def delete(self, device: int, *, patience: float = PATIENCE) -> None:
         """Take the number and its blocks back; one that is not there is fine. EBUSY while it is active."""
-        try:
-            self._pool.message(f"delete {device}")
-        except OSError as error:
-            if error.errno != errno.ENODATA:
-                raise
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self._pool.message(f"delete {device}")
+                return
+            except OSError as error:
+                if error.errno == errno.ENODATA:
+                    return
+                # One that goes by itself as it is closed loses its name first, and lets go of the pool later.
+                if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                    raise
+            time.sleep(PAUSE)
 
     def activate(self, device: int, sectors: int, *, read_only: bool = False) -> Device:
         """Make it a block device, or find it as one: what the state of an active one is does not matter.

@@ -223,12 +223,12 @@ def write(path: str, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def is_gone(name: str) -> bool:
-    """Soon: the kernel takes a device away that is closed when it gets round to it (dm_deferred_remove())."""
+def soon(condition: Callable[[], bool]) -> bool:
+    """The kernel takes a device away that is closed when it gets round to it (dm_deferred_remove())."""
     deadline = time.monotonic() + 10
-    while ioctl.status(name) is not None and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
-    return ioctl.status(name) is None
+    return condition()
 
 
 def thin(driver: Driver, key: str) -> records.ThinDevice:
@@ -250,7 +250,7 @@ def test_a_thin_number_is_taken_once(driver: Driver) -> None:
     assert taken.value.errno == errno.EEXIST
     thins.activate(1000, 2048)
     with pytest.raises(OSError, match="busy") as active:
-        thins.delete(1000)
+        thins.delete(1000, patience=0)
     assert active.value.errno == errno.EBUSY
     assert thins.deactivate(1000)
     thins.delete(1000)
@@ -334,8 +334,7 @@ def test_a_device_that_is_open_goes_when_it_is_closed(driver: Driver) -> None:
     holder = os.open(active.node, os.O_RDONLY)
     assert not thins.deactivate(1002, patience=0)
     os.close(holder)
-    assert is_gone(thins.name(1002))
-    assert not os.path.exists(active.node)
+    assert soon(lambda: not os.path.exists(active.node))
     thins.delete(1002)
 
 
@@ -592,7 +591,7 @@ def test_a_mount_that_has_leaked(driver: Driver) -> None:
         os.close(fd)
     assert child.wait() == 0
     os.rmdir(path)
-    assert is_gone(driver._thins.name(device))
+    assert soon(lambda: ioctl.status(driver._thins.name(device)) is None)
     driver.cleanup()
     driver.check_invariants()
 
