@@ -530,7 +530,7 @@ def test_an_older_copy_of_the_store_is_found_out(opened: Opener) -> None:
     store.write_bytes(old)
     with closing(opened()) as older, pytest.raises(Unavailable, match="one of them is an older copy"):
         older.prepare("key", "base")
-    ioctl.remove(driver._pool.name)
+    assert ours() == []
     store.write_bytes(new)
 
 
