@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import linecache
 import os
 import shutil
@@ -398,6 +399,38 @@ def test_killed_in_prepare(driver: Driver, tmp_path: Path) -> None:
         else:
             assert last == {"base": Kind.COMMITTED}
     assert "key" in last
+
+
+@needs_zfs
+def test_cleanup_waits_for_a_command_that_outlives_its_process(driver: Driver, tmp_path: Path) -> None:
+    """What `zfs clone` makes after its parent was killed is not there yet when cleanup() could look for it."""
+    root = str(tmp_path / "driver")
+    told, tell = os.pipe()
+
+    def run() -> None:
+        def trace(frame: FrameType, event: str, argument: Any) -> Any:
+            if event == "line" and frame.f_code.co_name == "_run" and is_moment(frame):
+                orphan = frame.f_locals["command"].pid
+                os.kill(orphan, signal.SIGSTOP)
+                os.write(tell, str(orphan).encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        mine = reopen(root)
+        sys.settrace(trace)
+        mine.prepare("key", "base")
+
+    assert in_child(run).wait() == -signal.SIGKILL
+    orphan = int(os.read(told, 100))
+    os.close(told)
+    os.close(tell)
+    with open(f"{root}/making", "rb") as lock:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.kill(orphan, signal.SIGCONT)
+    driver.cleanup()
+    driver.check_invariants()
+    assert kinds(driver) == {"base": Kind.COMMITTED}
 
 
 @needs_zfs
