@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from drivers import loop
-from drivers.loop import attach, attached, detach, find, set_capacity
+from drivers.loop import attach, attached, detach, find, set_autoclear, set_capacity
 from tests.drivers.children import in_child
 from unionfs.linux import consts, mounts
 
@@ -160,6 +160,16 @@ def test_attached_outlasts_the_with_while_it_is_mounted(image: str, tmp_path: Pa
         (target / "f").write_text("x")
     finally:
         mounts.umount2(str(target), consts.UMOUNT_NOFOLLOW)
+    assert find(image) is None
+
+
+def test_whether_a_device_goes_by_itself_can_be_changed(image: str) -> None:
+    with attached(image) as device:
+        set_autoclear(device, False)
+    assert find(image) == device and not flags(device, "autoclear")
+    with attached(image) as same:
+        assert same == device
+        set_autoclear(device, True)
     assert find(image) is None
 
 
