@@ -28,11 +28,13 @@ class TestVfs(CrashContract):
 @pytest.mark.needs("overlay")
 class TestOverlay2(CrashContract):
     driver_name = "overlay2"
+    upkeep_stride = 7
 
 
 @pytest.mark.needs("fuse")
 class TestFuseAufs(CrashContract):
     driver_name = "fuse-aufs"
+    upkeep_stride = 7
     unpacking_stride = 41
 
     @contextmanager
