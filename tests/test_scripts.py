@@ -16,7 +16,8 @@ _DEADLINE = 120  # seconds; the demo takes less than 15 on an idle machine
 @pytest.fixture(scope="module", autouse=True)
 def set_up() -> None:
     """Without this check a run of the demo would install packages, or remake the .venv that the tests run in."""
-    check = subprocess.run(["scripts/setup", "--tests", "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = ["scripts/setup", "--tests", "--check"]
+    check = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if check.returncode:
         pytest.skip(f"this machine was not set up by scripts/setup: {check.stderr.strip()}")
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from drivers import btrfs_image, loop, qgroups, subvolumes
+from drivers import loop
 from drivers.api import Kind, Snapshotter
+from drivers.btrfs import image as btrfs_image
+from drivers.btrfs import qgroups, subvolumes
 from drivers.directories import DirectorySnapshotter
 from drivers.errors import Unavailable
 from drivers.mounts import Mount, mounted, unmount_all

@@ -1,23 +1,13 @@
-"""The driver `btrfs`: every snapshot is a subvolume, and a child begins as a snapshot of its parent's.
-
-    <id>/fs         the subvolume with the whole tree; a view of a parent has an empty directory, and the parent's tree
-                    is mounted
-    <id>/settled    while a commit puts a plain tree in the place of one with subvolumes in it
-
-On a root that is on btrfs it uses that; elsewhere a file with a btrfs in it (drivers.btrfs_image).
-
-A snapshot costs nothing until something in it is changed, and the number of layers below it nothing at all. usage() is
-what it has changed against its parent, read from the changed leaves of its tree: inodes made or changed, its root
-always among them, and bytes of the extents written. Blocks that it has only ceased to refer to are not taken off.
-"""
+"""The Snapshotter of subvolumes; drivers/btrfs/__init__.py says how it hangs together."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 
-from drivers import btrfs_image, qgroups, subvolumes, trees
+from drivers import trees
 from drivers.api import Kind, Probe, Usage
+from drivers.btrfs import image, qgroups, subvolumes
 from drivers.copytree import copy_tree
 from drivers.directories import DirectorySnapshotter, bind
 from drivers.errors import DriverError, Unavailable
@@ -208,12 +198,12 @@ def _make_plain(layer_fd: int, settled_fd: int, reference: subvolumes.Reference)
         os.close(target_directory)
 
 
-def _image(root: str, options: Mapping[str, str]) -> btrfs_image.Image | None:
+def _image(root: str, options: Mapping[str, str]) -> image.Image | None:
     """The image that the root needs; None if it is on btrfs itself."""
     size = parse_size(options[LOOPSIZE], LOOPSIZE) if LOOPSIZE in options else 0
     os.makedirs(root, 0o700, exist_ok=True)
     if os.path.lexists(os.path.join(root, "btrfs.img")) or not _is_on_btrfs(root):
-        return btrfs_image.Image(root, size)
+        return image.Image(root, size)
     if LOOPSIZE in options:
         raise Unavailable(f"{LOOPSIZE} is for a root that is not on btrfs, and {root} is: leave it out")
     return None
@@ -243,6 +233,6 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
         return Probe(False, "this kernel has no btrfs: modprobe btrfs")
     if not os.path.exists("/dev/loop-control") and not os.path.isdir("/sys/module/loop"):
         return Probe(False, "there are no loop devices here: modprobe loop")
-    if btrfs_image.mkfs() is None:
-        return Probe(False, btrfs_image.NO_MKFS)
+    if image.mkfs() is None:
+        return Probe(False, image.NO_MKFS)
     return Probe(True, "subvolumes and snapshots in a file that is mounted by a loop device")

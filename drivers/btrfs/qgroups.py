@@ -23,7 +23,7 @@ import fcntl
 import struct
 import time
 
-from drivers import subvolumes
+from drivers.btrfs import subvolumes
 from drivers.errors import TimedOut
 
 # linux/btrfs.h

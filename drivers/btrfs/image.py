@@ -24,7 +24,8 @@ import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from drivers import loop, subvolumes
+from drivers import loop
+from drivers.btrfs import subvolumes
 from drivers.directories import STORE
 from drivers.errors import TimedOut, Unavailable
 from drivers.locks import locked
