@@ -30,7 +30,7 @@ _SECONDS = 1800
 _AT_ONCE = 2
 _PYTEST = [
     "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=600",
-    "-o", "tmp_path_retention_policy=none",  # /tmp is memory, and disk images are large
+    "-o", "tmp_path_retention_policy=failed",  # /tmp is memory, and disk images are large
     "-p", "no:hypothesispytest",  # importing it takes half of the start, and nothing in these files uses it
 ]  # fmt: skip
 
