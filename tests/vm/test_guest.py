@@ -57,8 +57,7 @@ GUESTS = {
     "devicemapper": Guest(("tests/drivers/test_devicemapper*.py",), f"not TestDevicemapper or {_CONTRACT}"),
     "zfs": Guest(("tests/drivers/test_zfs.py",), f"not TestZfs or {_CONTRACT}", zfs=True),
     "project quotas": Guest(("tests/drivers/test_*quota*.py",)),
-    # The one that is left out starts a container before it skips for want of version 1.
-    "cgroups of version 2 alone": Guest(("tests/runtime/oci/test_cgroups.py",), "not freeze"),
+    "cgroups of version 2 alone": Guest(("tests/runtime/oci/test_cgroups.py",)),
     "containers on every driver": Guest(("tests/vm/test_every_driver.py",), zfs=True),
 }
 
