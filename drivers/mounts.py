@@ -41,6 +41,10 @@ _FLAGS = {
     "rw": (0, 0),
 }
 
+# What directories are called, in whatever place is for temporary files, that a tree is mounted at for a moment.
+_MOUNTED = "fuse-aufs-mounted-"
+_MOMENTARY = (_MOUNTED, "fuse-aufs-diff-")  # drivers.diff.snapshots
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -84,7 +88,7 @@ def mounted(mounts: Sequence[Mount]) -> Iterator[str]:
     """The tree of `mounts` at a temporary directory, for the time of the `with`."""
     import tempfile  # late: half of what importing this module would cost, and a container's start needs none of it
 
-    target = tempfile.mkdtemp(prefix="fuse-aufs-")
+    target = tempfile.mkdtemp(prefix=_MOUNTED)
     try:
         mount_all(mounts, target)
         try:
@@ -93,6 +97,19 @@ def mounted(mounts: Sequence[Mount]) -> Iterator[str]:
             unmount_all(target)
     finally:
         os.rmdir(target)
+
+
+def let_go_of_copies(*places: str) -> None:
+    """Unmount, in a mount namespace that was just copied, what others have mounted for a moment: at `places`, and at
+    mounted() trees.
+
+    Unmounting it where it was mounted does not reach a copy, unless mounts are shared there (mount_namespaces(7)). The
+    tree would stay in use for as long as the namespace is: its server does not end, its device cannot be removed.
+    """
+    resolved = set(map(os.path.realpath, places))
+    for point in reversed(sys_mounts.mountinfo()):
+        if point.target in resolved or os.path.basename(point.target).startswith(_MOMENTARY):
+            sys_mounts.umount2(point.target, consts.UMOUNT_NOFOLLOW | consts.MNT_DETACH)
 
 
 def branches(paths: Sequence[tuple[str, str]]) -> str:

@@ -35,6 +35,11 @@ class Paths(NamedTuple):
         return f"{self.root}/images"
 
     @property
+    def unpacking(self) -> str:
+        """Where runtime.images.unpack mounts a layer while it fills it."""
+        return f"{self.images}/unpack"
+
+    @property
     def containers(self) -> str:
         return f"{self.root}/containers"
 

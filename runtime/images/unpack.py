@@ -88,11 +88,15 @@ def _committed(snapshotter: Snapshotter, name: str) -> bool:
 
 
 def _remove_left_overs(store: ImageStore, snapshotter: Snapshotter) -> None:
-    """What a process left that was killed in _unpack_layer(); nobody is in there now, for the lock is ours."""
+    """What a process left that was killed in _unpack_layer(); nobody is in there now, for the lock is ours.
+
+    What cannot be removed, because some mount namespace has a copy of the mount, is left to the next that comes here.
+    """
     unmount_all(_mount_point(store))
     for info in list(snapshotter.walk()):
         if info.name.startswith(_KEY) and info.kind is Kind.ACTIVE:
-            snapshotter.remove(info.name)
+            with suppress(InUse):
+                snapshotter.remove(info.name)
 
 
 def _mount_point(store: ImageStore) -> str:

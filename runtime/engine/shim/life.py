@@ -17,10 +17,11 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from drivers.mounts import Mount, mount_all
+from drivers.mounts import Mount, let_go_of_copies, mount_all
 from runtime.engine import accounts, records, release
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.network import Endpoint, files, open_network
+from runtime.engine.paths import Paths
 from runtime.engine.processes import mount_namespace
 from runtime.engine.state import Status, save
 from runtime.engine.stdio import Ends, pipes
@@ -71,6 +72,7 @@ class Life:
     def _mount_rootfs(self, mounts: list[Mount]) -> None:
         processes.unshare(consts.CLONE_NEWNS)
         linux_mounts.mount("none", "/", None, consts.MS_REC | consts.MS_SLAVE)
+        let_go_of_copies(Paths(self._config.root, "").unpacking)
         # Before there is a second process in it: should we be killed, recovery finds by it who is to end.
         records.write(self._container.namespace, mount_namespace())
         os.makedirs(self._container.rootfs, mode=0o710)
