@@ -88,11 +88,14 @@ def _committed(snapshotter: Snapshotter, name: str) -> bool:
 
 
 def _remove_left_overs(store: ImageStore, snapshotter: Snapshotter) -> None:
-    """What a process left that was killed in _unpack_layer(); nobody is in there now, for the lock is ours.
+    """What a process left that was killed in _unpack_layer(); nobody is in there now, for the lock is ours. And
+    what any that was killed has left in the driver: nobody else looks for it, unless a container crashes.
 
     What cannot be removed, because some mount namespace has a copy of the mount, is left to the next that comes here.
     """
     unmount_all(_mount_point(store))
+    with suppress(OSError):
+        snapshotter.cleanup()
     for info in list(snapshotter.walk()):
         if info.name.startswith(_KEY) and info.kind is Kind.ACTIVE:
             with suppress(InUse):

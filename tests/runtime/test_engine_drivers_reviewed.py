@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
-from tests.runtime.conftest import IMAGE, Runtime
+from tests.runtime.conftest import IMAGE, Runtime, die_at
 
 # A command that runs another one whenever it comes to a call.
 _BESIDE = """
@@ -45,3 +46,17 @@ def test_a_container_that_starts_while_a_layer_is_mounted(each_driver: Runtime) 
     finally:
         runtime("rm", "-f", "beside")
         runtime("rmi", "layered")
+
+
+def test_what_a_killed_rmi_left_in_the_driver_is_taken_back(each_driver: Runtime) -> None:
+    runtime = each_driver
+    runtime("run", "--name=first", "--network=none", IMAGE, "sh", "-c", "echo new >/new")
+    runtime("commit", "first", "layered")
+    runtime("rm", "first")
+    assert runtime.run("layered", "cat", "/new") == "new\n"
+    directory = runtime.root / "drivers" / runtime.driver / "snapshots"
+    before = len(os.listdir(directory))
+    die_at(runtime, "drivers.directories:DirectorySnapshotter._discard", "rmi", "layered")
+    assert len(os.listdir(directory)) == before
+    runtime("image", "prune", "-f")
+    assert len(os.listdir(directory)) == before - 1
