@@ -26,6 +26,7 @@ _SCHEMA = (
     "CREATE TABLE datasets (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, snapshot TEXT)",
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*(/[A-Za-z0-9_.:-]+)*")
+_DATASET = re.compile(r"/[0-9a-f]{16}")  # of ours, below the top one
 _OURS = re.compile(r"layer-[0-9a-f]{16}")
 _BUSY_SECONDS = 10.0
 # Inherited by everything below. Names are bytes to us; POSIX ACLs and other attributes are part of a layer and are kept
@@ -60,8 +61,11 @@ class Driver(GraphSnapshotter):
         os.chmod(self._root, 0o700)  # makedirs obeys the umask, and the directory may have been there
         self._now = _Commit()
         super().__init__(
-            Store(os.path.join(self._root, STORE), self.NAME, _SCHEMA, options=options, fixed=self.FIXED)
-        )
+            Store(
+                os.path.join(self._root, STORE), self.NAME, _SCHEMA, options=options, fixed=self.FIXED,
+                has_content=lambda: os.path.exists(os.path.join(self._root, "making")),  # _making() is for every layer
+            )
+        )  # fmt: skip
         try:
             self._top = self._settled_top()
         except BaseException:
@@ -291,14 +295,10 @@ class Driver(GraphSnapshotter):
         return {str(name): str(snapshot) for name, snapshot in rows}
 
     def _listed(self) -> list[tuple[str, str]]:
-        """The datasets below ours, and their snapshots: (name, "" or snapshot). Clones come before what they are of."""
-        listed = []
+        """Our datasets, and all snapshots of them: (name, "" or snapshot). Clones come before what they are of."""
         what = ("-oname", "-tfilesystem,snapshot", "-Screatetxg", "-d2", self._top)
-        for full in zfs("list", "-Hr", *what).splitlines():
-            name, _, snapshot = full.removeprefix(self._top).partition("@")
-            if name.count("/") == 1:
-                listed.append((name[1:], snapshot))
-        return listed
+        names = (full.removeprefix(self._top).partition("@") for full in zfs("list", "-Hr", *what).splitlines())
+        return [(name[1:], snapshot) for name, _, snapshot in names if _DATASET.fullmatch(name)]
 
     def check_invariants(self) -> None:
         super().check_invariants()

@@ -254,6 +254,33 @@ def test_snapshots_cannot_be_entered(driver: Driver) -> None:
 
 
 @needs_zfs
+def test_datasets_that_others_made_below_ours_stay(driver: Driver) -> None:
+    driver.prepare("active")
+    foreign = f"{driver._top}/backup"
+    zfs("create", foreign)
+    driver.cleanup()
+    driver.check_invariants()
+    assert zfs("list", "-Honame", foreign).strip() == foreign
+    zfs("destroy", foreign)
+
+
+@needs_zfs
+def test_a_store_that_was_lost_is_not_begun_anew(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    driver = open_driver("zfs", str(root), OPTIONS)
+    assert isinstance(driver, Driver)
+    top = driver._top
+    driver.prepare("active")
+    driver.close()
+    for name in os.listdir(root):
+        if name.startswith("metadata.db"):
+            os.unlink(root / name)
+    with pytest.raises(Unavailable, match="restore it from a backup"):
+        open_driver("zfs", str(root), OPTIONS)
+    zfs("destroy", "-r", top)
+
+
+@needs_zfs
 def test_a_root_on_zfs_needs_no_option(tmp_path: Path) -> None:
     dataset = f"{POOL}/home"
     zfs("create", "-omountpoint=legacy", dataset)
