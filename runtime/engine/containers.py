@@ -12,13 +12,16 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple
 
+from drivers import locks
 from runtime.engine import names, records, state
 from runtime.engine.paths import Paths
 from runtime.engine.state import State, Status
 from runtime.errors import NameInUse, NoSuchContainer, StateError
+
+_PATIENCE = locks.PATIENCE  # for the names; nothing is done under their lock that takes time
 
 
 class Config(NamedTuple):
@@ -146,13 +149,8 @@ class ContainerStore:
         os.makedirs(self._names, mode=0o710, exist_ok=True)
         os.makedirs(paths.running, mode=0o710, exist_ok=True)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fd = _flock(f"{self.paths.containers}/.lock", fcntl.LOCK_EX, os.O_CREAT)
-        try:
-            yield
-        finally:
-            os.close(fd)
+    def _locked(self) -> AbstractContextManager[int]:
+        return locks.locked(f"{self.paths.containers}/.lock", patience=_PATIENCE)
 
     def add(self, config: Config) -> tuple[Container, int]:
         """Record a new container as CREATING; its lock is held by the descriptor returned.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from drivers import locks
 from runtime.errors import RegistryError, UsageError
 from runtime.registry.config import HUB, normal
 
@@ -86,7 +86,7 @@ class Credentials:
         os.makedirs(directory, 0o700, exist_ok=True)
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            locks.lock(lock, directory)
             document = _load(path)
             yield document
             fresh = f"{path}.new"  # one name is enough: the lock is held

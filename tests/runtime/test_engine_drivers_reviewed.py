@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from drivers.errors import TimedOut
+from runtime.engine import containers
+from runtime.engine.network import host
+from runtime.engine.paths import Paths
+from runtime.errors import NetworkError
 from tests.runtime.conftest import IMAGE, Runtime, die_at
 
 # A command that runs another one whenever it comes to a call.
@@ -60,3 +69,29 @@ def test_what_a_killed_rmi_left_in_the_driver_is_taken_back(each_driver: Runtime
     assert len(os.listdir(directory)) == before
     runtime("image", "prune", "-f")
     assert len(os.listdir(directory)) == before - 1
+
+
+def test_the_lock_of_the_names_is_waited_for_with_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = containers.ContainerStore(Paths(str(tmp_path / "root"), str(tmp_path / "state")))
+    os.mkdir(f"{store.paths.containers}/{'0' * 64}")  # to be swept, under the lock
+    monkeypatch.setattr(containers, "_PATIENCE", 0.01)
+    with open(f"{store.paths.containers}/.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TimedOut, match=rf"\.lock, which process {os.getpid()} "):
+            store.sweep()
+    store.sweep()
+    assert set(os.listdir(store.paths.containers)) == {"names", ".lock"}
+
+
+@pytest.mark.needs("root")
+def test_a_user_who_locks_the_network_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import fcntl, os; fcntl.flock(os.open('/proc/self/ns/net', 0), 2); print(flush=True); os.read(0, 1)"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(["/usr/bin/python3", "-c", code], **pipes, user=65534, group=65534) as user:  # type: ignore[call-overload]
+        user.stdout.readline()
+        monkeypatch.setattr(host, "_PATIENCE", 0.01)
+        with pytest.raises(NetworkError, match=f"network namespace .*, which process {user.pid} "), host.locked():
+            pass
+        user.communicate(b"\n")
+    with host.locked():
+        pass

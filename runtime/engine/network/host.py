@@ -8,13 +8,14 @@ each: aufs0, aufs1 … All of `Host` wants the lock held and raises OSError or N
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
+from drivers import locks
+from drivers.errors import TimedOut
 from runtime.engine.network import files, nat, rtnetlink, subnets, sysctl
 from runtime.engine.network.netlink import NetlinkSocket, Request
 from runtime.engine.network.rtnetlink import Link
@@ -24,17 +25,21 @@ _OWNED = "fuse-aufs"
 _OWNED_FORWARDING = "fuse-aufs+forwarding"  # and forwarding was off before us (sysctl.py)
 _ALIAS_MAX = 255  # linux/if.h, IFALIASZ less its NUL
 _ETHERNET_MTU = 1500
+_PATIENCE = locks.PATIENCE
 
 
 @contextmanager
 def locked() -> Iterator[None]:
     """Hold the calling thread's network namespace: flock(2) on its file in /proc, one file however it is reached.
 
-    It orders the processes of every root, and a killed holder lets go.
+    It orders the processes of every root, and a killed holder lets go. Any user can take it: NetworkError says who has.
     """
     fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            locks.lock(fd, "the network namespace (/proc/self/ns/net)", patience=_PATIENCE)
+        except TimedOut as error:
+            raise NetworkError(str(error)) from None
         yield
     finally:
         os.close(fd)
