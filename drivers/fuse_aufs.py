@@ -67,7 +67,10 @@ class Driver(DirectorySnapshotter):
     def _check_idle(self, record: Record) -> None:
         """A union locks its writable branch for as long as its server lives (union/branch)."""
         layer = self._layer(record)
-        fd = os.open(layer, trees.DIRECTORY)
+        try:
+            fd = os.open(layer, trees.DIRECTORY)
+        except FileNotFoundError:
+            return  # somebody has deleted it, and the snapshot can still be removed
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

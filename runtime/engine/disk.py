@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from drivers.api import Kind, Snapshotter
-from drivers.errors import DriverError, NotFound, Unavailable
+from drivers.errors import DriverError
 from drivers.registry import NAMES, open_driver
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.paths import Paths
@@ -58,17 +58,19 @@ class Disk(NamedTuple):
 
 
 def measure(store: ContainerStore) -> Disk:
-    """Raises ImageError for a damaged store; a driver that does not work here counts nothing."""
+    """Raises ImageError for a damaged store; a driver that does not work here, and what is damaged in one, counts
+    nothing."""
     images = ImageStore(store.paths.images)
     listed = images.list()
     sizes: dict[Piece, int] = {("", digest): size for digest, size in images.blob_sizes().items()}
     containers = {container.id: container for container in store}
     written: dict[str, int] = {}
     for name, driver in opened(store.paths):
-        sizes |= {(name, chain): size for chain, size in snapshots(driver).items()}
+        with suppress(DriverError, OSError):
+            sizes |= {(name, chain): size for chain, size in snapshots(driver).items()}
         for container in containers.values():
             if container.config.driver == name:
-                with suppress(NotFound):
+                with suppress(DriverError, OSError):
                     written[container.id] = driver.usage(container.id).size
     used = [container.config.image_id for container in containers.values()]
     found = []
@@ -97,7 +99,7 @@ def opened(paths: Paths) -> Iterator[tuple[str, Snapshotter]]:
             continue
         try:
             driver = open_driver(name, paths.driver(name))
-        except Unavailable:
+        except DriverError:
             continue
         try:
             yield name, driver

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import NamedTuple
 
-from drivers.errors import NotFound
+from drivers.errors import DriverError
 from drivers.registry import open_driver
 from runtime.engine import rmi
 from runtime.engine.containers import ContainerStore
@@ -23,23 +23,34 @@ class Pruned(NamedTuple):
 
 
 def containers(store: ContainerStore) -> Pruned:
-    """Remove the containers that have ended. One that somebody else works on stays."""
+    """Remove the containers that have ended. One that somebody else works on stays.
+
+    One that cannot be removed does not keep the others; the first failure is raised at the end.
+    """
     pruned = Pruned([], 0)
+    failures: list[Exception] = []
     for container in store:
-        with suppress(NoSuchContainer, StateError):
+        try:
             if container.state().status is not Status.EXITED:
                 continue
             size = _written(store, container.config.driver, container.id)
             remove(store, container, force=False)
             pruned = Pruned([*pruned.lines, container.id], pruned.freed + size)
+        except (NoSuchContainer, StateError):
+            continue
+        except (DriverError, OSError) as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
     return pruned
 
 
 def _written(store: ContainerStore, name: str, container_id: str) -> int:
+    """0 as well for what is damaged: to remove that is right."""
     driver = open_driver(name, store.paths.driver(name))
     try:
         return driver.usage(container_id).size
-    except NotFound:
+    except (DriverError, OSError):
         return 0
     finally:
         driver.close()

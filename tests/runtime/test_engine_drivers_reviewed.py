@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_what_a_killed_rmi_left_in_the_driver_is_taken_back(each_driver: Runtime
     assert len(os.listdir(directory)) == before
     runtime("image", "prune", "-f")
     assert len(os.listdir(directory)) == before - 1
+
+
+def test_one_damaged_container_does_not_keep_the_others(each_driver: Runtime) -> None:
+    runtime = each_driver
+    runtime("run", "--name=older", "--network=none", IMAGE, "true")
+    directory = runtime.root / "drivers" / runtime.driver / "snapshots"
+    before = set(os.listdir(directory))
+    runtime("run", "--name=newer", "--network=none", IMAGE, "true")
+    (lost,) = set(os.listdir(directory)) - before
+    shutil.rmtree(directory / lost)
+    assert runtime("system", "df").splitlines()[2].split()[:2] == ["Containers", "2"]
+    assert len(runtime("container", "prune", "-f").split("\n\n")[0].splitlines()) == 3
+    assert runtime.ids() == []
 
 
 def test_the_lock_of_the_names_is_waited_for_with_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
