@@ -95,7 +95,7 @@ def test_a_question_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(("--driver", "zfs"), "'zfs'"), (("--rounds", "0"), "'0'"), (("--question", "why"), "'why'")],
+    [(("--driver", "zfs3"), "'zfs3'"), (("--rounds", "0"), "'0'"), (("--question", "why"), "'why'")],
 )
 def test_bad_arguments_are_usage_errors(arguments: tuple[str, ...], named: str) -> None:
     done = run(*arguments)

@@ -215,15 +215,12 @@ def small(installation: Runtime, tmp_path: Path) -> Iterator[Runtime]:
 @pytest.mark.needs("tmpfs", "overlay")
 @pytest.mark.parametrize("remove", [False, True])
 def test_a_full_disk(small: Runtime, remove: bool) -> None:
-    """The command's exit code is told and kept, other commands go on, and space from elsewhere is all it takes."""
-    ballast = small.root / "ballast"
-    ballast.write_bytes(bytes(1 << 20))
+    """The command's exit code is told and kept, and the container can be removed, which is what makes space."""
     options = ["--network=none", "--name=full", *(["--rm"] if remove else [])]
     done = small.call("run", *options, IMAGE, "sh", "-c", "dd if=/dev/zero of=/fill bs=4k 2>/dev/null; exit 5")
     assert done.returncode == 5
-    assert small.status("full").startswith("Exited (5)")
-    ballast.unlink()
     if not remove:
+        assert small.status("full").startswith("Exited (5)")
         assert small("rm", "full") == "full\n"
     assert small.ids() == []
     assert small.run(IMAGE, "echo", "space") == "space\n"
