@@ -106,12 +106,12 @@ class Driver(DirectorySnapshotter):
         """
         directory_fd = os.open(self._layout.join(record.id), DIRECTORY)
         try:
+            self._destroy(directory_fd, _SETTLED)  # of somebody who was killed in here
             layer_fd = os.open(_LAYER, DIRECTORY, dir_fd=directory_fd)
             try:
                 nested = subvolumes.children(layer_fd, subvolumes.number(layer_fd))
                 if not nested:
                     return
-                self._destroy(directory_fd, _SETTLED)  # of somebody who was killed in here
                 subvolumes.snapshot(layer_fd, directory_fd, _SETTLED)
                 settled_fd = os.open(_SETTLED, DIRECTORY, dir_fd=directory_fd)
                 try:

@@ -13,6 +13,7 @@ import pytest
 
 from drivers import loop
 from drivers.api import Kind, Snapshotter
+from drivers.btrfs import driver as btrfs_driver
 from drivers.btrfs import image as btrfs_image
 from drivers.btrfs import qgroups, subvolumes
 from drivers.directories import DirectorySnapshotter
@@ -187,6 +188,23 @@ def test_subvolumes_nested_deeper_than_a_path_or_the_stack(root: str) -> None:
     assert len(all_subvolumes(root)) == depth + 1
     driver.remove("key")
     assert not all_subvolumes(root)
+    driver.close()
+
+
+def test_what_a_killed_commit_put_aside_goes_with_the_next(either: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = opened(either)
+    with mounted(driver.prepare("key")) as path:
+        build_nested(path)
+
+    def die_after_the_exchange() -> None:
+        exchange = btrfs_driver.renameat2
+        monkeypatch.setattr(btrfs_driver, "renameat2", lambda *how: (exchange(*how), os._exit(9)))
+        opened(either).commit("base", "key")
+
+    assert in_child(die_after_the_exchange).wait() == 9
+    driver.commit("base", "key")
+    assert len(all_subvolumes(either)) == 1
+    driver.remove("base")
     driver.close()
 
 
