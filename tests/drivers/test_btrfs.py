@@ -27,6 +27,7 @@ from tests.drivers.children import in_child
 from tests.drivers.crashing import CrashContract
 from tests.trees import Dir, File
 from unionfs.linux import consts, mounts, processes
+from unionfs.linux.files import renameat2
 
 pytestmark = pytest.mark.needs("loop", "program:mkfs.btrfs")
 
@@ -197,8 +198,7 @@ def test_what_a_killed_commit_put_aside_goes_with_the_next(either: str, monkeypa
         build_nested(path)
 
     def die_after_the_exchange() -> None:
-        exchange = btrfs_driver.renameat2
-        monkeypatch.setattr(btrfs_driver, "renameat2", lambda *how: (exchange(*how), os._exit(9)))
+        monkeypatch.setattr(btrfs_driver, "renameat2", lambda *how: (renameat2(*how), os._exit(9)))
         opened(either).commit("base", "key")
 
     assert in_child(die_after_the_exchange).wait() == 9
