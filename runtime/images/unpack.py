@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 from drivers.api import Kind, Snapshotter
 from drivers.archive.errors import ArchiveError
-from drivers.errors import InUse, NotFound
+from drivers.errors import InUse, NotFound, TimedOut
 from drivers.mounts import Mount, mount_all, unmount_all
 from runtime.errors import ImageError
 from runtime.images.document import Descriptor
@@ -94,7 +94,7 @@ def _remove_left_overs(store: ImageStore, snapshotter: Snapshotter) -> None:
     What cannot be removed, because some mount namespace has a copy of the mount, is left to the next that comes here.
     """
     unmount_all(_mount_point(store))
-    with suppress(OSError):
+    with suppress(OSError, TimedOut):
         snapshotter.cleanup()
     for info in list(snapshotter.walk()):
         if info.name.startswith(_KEY) and info.kind is Kind.ACTIVE:
