@@ -8,6 +8,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -198,7 +199,11 @@ def test_what_a_killed_commit_put_aside_goes_with_the_next(either: str, monkeypa
         build_nested(path)
 
     def die_after_the_exchange() -> None:
-        monkeypatch.setattr(btrfs_driver, "renameat2", lambda *how: (renameat2(*how), os._exit(9)))
+        def exchange(*how: Any) -> None:
+            renameat2(*how)
+            os._exit(9)
+
+        monkeypatch.setattr(btrfs_driver, "renameat2", exchange)
         opened(either).commit("base", "key")
 
     assert in_child(die_after_the_exchange).wait() == 9
