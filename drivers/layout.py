@@ -138,6 +138,10 @@ class Layout:
         """Whether any directory here has the number of a snapshot."""
         return any(name.isdecimal() for name in self._names())
 
+    def newest(self) -> int:
+        """The greatest number that a directory has, 0 if there is none."""
+        return max((int(name) for name in self._names() if name.isdecimal()), default=0)
+
     def _names(self) -> list[str]:
         return os.listdir(self.path)  # not by the descriptor: threads would share its position
 

@@ -71,6 +71,11 @@ class Transaction:
     def ids(self) -> set[int]:
         return {row[0] for row in self._connection.execute("SELECT id FROM snapshots")}
 
+    def last_id(self) -> int:
+        """The greatest id that was ever given, 0 if none was (sqlite.org/autoinc.html)."""
+        rows = self.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'")
+        return int(str(rows[0][0])) if rows else 0
+
     def ancestors(self, record: Record) -> list[int]:
         """The ids below a snapshot, its parent first."""
         return [row[0] for row in self._connection.execute(_LINE, (record.id,))][1:]

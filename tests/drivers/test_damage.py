@@ -40,3 +40,28 @@ def test_a_layer_whose_directory_is_missing(name: str, depth: int, tmp_path: Pat
     driver.cleanup()
     driver.check_invariants()
     driver.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_store_that_is_an_older_copy(name: str, tmp_path: Path) -> None:
+    found = probe(name, str(tmp_path))
+    if not found.works:
+        pytest.skip(f"{name}: {found.reason}")
+    root, copy = tmp_path / "root", tmp_path / "copy"
+    driver = open_driver(name, str(root))
+    driver.prepare("old")
+    driver.close()
+    shutil.copy(root / "metadata.db", copy)
+    driver = open_driver(name, str(root))
+    for key in ("new", "newer"):
+        driver.prepare(key)
+    driver.close()
+    shutil.copy(root / "metadata.db", tmp_path / "current")
+    shutil.copy(copy, root / "metadata.db")
+    with pytest.raises(Unavailable, match=r"metadata\.db is an older copy: it knows 1 "):
+        open_driver(name, str(root))
+    shutil.copy(tmp_path / "current", root / "metadata.db")
+    driver = open_driver(name, str(root))
+    assert [info.name for info in driver.walk()] == ["old", "new", "newer"]
+    driver.check_invariants()
+    driver.close()
