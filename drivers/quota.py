@@ -93,8 +93,9 @@ def delete_with_project(parent_fd: int, name: str) -> None:
         if project:
             # First, for nobody would know afterwards whose it was. Without files and limit there is no project.
             quotactl.set_limit(fd, project, 0)
-            # Directories are moved up while they are deleted, which they are not from one project to another (EXDEV).
-            _set_project(fd, project)
+        # Directories are moved up to here while they are deleted, which they are not from one project to another where
+        # that is inherited (EXDEV); and the container may have given its own ones any.
+        _inherit_no_project(fd)
     finally:
         os.close(fd)
     trees.delete(parent_fd, name)
@@ -140,6 +141,15 @@ def _project(fd: int) -> int:
         return int(_FSXATTR.unpack(get_fsxattr(fd))[3])
     except OSError:
         return 0
+
+
+def _inherit_no_project(fd: int) -> None:
+    try:
+        flags, *rest = _FSXATTR.unpack(get_fsxattr(fd))
+    except OSError:
+        return  # there are none
+    if flags & consts.FS_XFLAG_PROJINHERIT:
+        set_fsxattr(fd, _FSXATTR.pack(flags & ~consts.FS_XFLAG_PROJINHERIT, *rest))
 
 
 def _set_project(fd: int, project: int) -> None:

@@ -200,6 +200,19 @@ def test_projects_go_with_their_snapshots(driver: DirectorySnapshotter, place: P
     assert_projects(place, [])
 
 
+def test_what_gives_itself_other_projects_can_be_removed(driver: DirectorySnapshotter) -> None:
+    """Root in a container can (chattr -p): what is moved while it is deleted is then of several projects."""
+    driver.prepare("key", quota=10 * MIB)
+    top = Path(layer(driver, "key"))
+    (top / "a/b/c").mkdir(parents=True)
+    for path, project in (("a/b", 7), ("", quota.FIRST_PROJECT + 1000)):
+        fd = os.open(top / path, os.O_RDONLY)
+        quota._set_project(fd, project)
+        os.close(fd)
+    driver.remove("key")
+    driver.check_invariants()
+
+
 def test_changes_of_a_limited_layer_are_as_ever(driver: Snapshotter) -> None:
     """Renames, links and whiteouts between the directories of a project, and a layer that is committed from it."""
     with mounted(driver.prepare("key", "base", quota=50 * MIB)) as path:
