@@ -8,14 +8,16 @@
 Modules:
 
     command     runs zfs(8) and zpool(8); what they say becomes an OSError
+    probing     whether that works here, and below which dataset
     driver      the Snapshotter
 
 Why a crash leaves nothing
 ==========================
 
-Datasets have random names, and the store's table `datasets` has them by number. So a dataset exists for good when, and
-only when, the transaction that adds its row says so; what no row names is garbage: half-made, given up, or removed. No
-dataset is renamed, and none is made or destroyed inside a transaction, where everybody would wait for the disk.
+Datasets are named by a count and by chance, and the store's table `datasets` has them by number. So a dataset exists
+for good when, and only when, the transaction that adds its row says so; what no row names is garbage: half-made, given
+up, or removed. No dataset is renamed, and none is made or destroyed inside a transaction, where everybody would wait
+for the disk.
 
 What is half-made now, by somebody alive, is told from garbage by a lock: who makes something holds it shared until the
 row is there, cleanup() takes it alone for as long as it looks. The zfs command inherits the descriptor, so that one
@@ -29,6 +31,7 @@ image: it would be over the limit at birth, or the limit be another for each ima
 own. It counts snapshots that others take of the container as well, which then cost the container room.
 """
 
-from drivers.zfs.driver import OPTIONS, Driver, probe
+from drivers.zfs.driver import Driver
+from drivers.zfs.probing import OPTIONS, probe
 
 __all__ = ["OPTIONS", "Driver", "probe"]

@@ -8,24 +8,22 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from drivers.api import Kind, Probe, Usage
+from drivers.api import Kind, Usage
 from drivers.directories import STORE
 from drivers.errors import DriverError, InUse, NotFound, Unavailable
 from drivers.graph import GraphSnapshotter, Wish
 from drivers.locks import locked
 from drivers.metadata import Record, Store, Transaction
 from drivers.mounts import Mount
-from drivers.zfs.command import destroy, missing, zfs, zpool
+from drivers.zfs.command import destroy, zfs
+from drivers.zfs.probing import OPTIONS, place_of
 from unionfs.linux.mounts import mountinfo
-
-OPTIONS = {"zfs.fsname": "the dataset below which layers are kept, as tank/containers (the one that the root is on)"}
 
 _SCHEMA = (
     # The dataset that all others are below; `made` once it exists. One row.
     "CREATE TABLE place (top TEXT NOT NULL, made INTEGER NOT NULL)",
     "CREATE TABLE datasets (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, snapshot TEXT)",
 )
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*(/[A-Za-z0-9_.:-]+)*")
 _DATASET = re.compile(r"/[0-9a-f]{16}")  # of ours, below the top one
 _OURS = re.compile(r"layer-[0-9a-f]{16}")
 _BUSY_SECONDS = 10.0
@@ -80,7 +78,7 @@ class Driver(GraphSnapshotter):
             return str(rows[0][0])
         with self._store.write() as transaction:
             if not transaction.execute("SELECT 1 FROM place"):
-                name = f"{_place(self._root, self._store.options)}/fuse-aufs-{os.urandom(4).hex()}"
+                name = f"{place_of(self._root, self._store.options)}/fuse-aufs-{os.urandom(4).hex()}"
                 transaction.execute("INSERT INTO place VALUES (?, 0)", (name,))
         with self._store.write() as transaction:
             [(top, made)] = transaction.execute("SELECT top, made FROM place")
@@ -126,7 +124,7 @@ class Driver(GraphSnapshotter):
             with self._store.write() as transaction:
                 self._add_row(transaction, wish, line)
                 return self._view_of(transaction, line)
-        name = os.urandom(8).hex()
+        name = self._new_name()
         with self._making() as held, self._explaining():
             try:
                 self._make_dataset(name, wish, line, held)
@@ -137,6 +135,12 @@ class Driver(GraphSnapshotter):
                 self._give_up(name)
                 raise
         return self._mount_of(name, wish.kind)
+
+    def _new_name(self) -> str:
+        """Which says how many snapshots there had been: so an older copy of the store is found out, before it makes
+        everybody's layers garbage (_check_newest)."""
+        with self._store.read() as transaction:
+            return f"{transaction.last_id() + 1:08x}{os.urandom(4).hex()}"
 
     def _make_dataset(self, name: str, wish: Wish, line: list[int], held: int) -> None:
         """Make it, as durable as all that zfs(8) does. Raises as prepare() does."""
@@ -279,14 +283,27 @@ class Driver(GraphSnapshotter):
 
     def _find_garbage(self) -> tuple[list[str], list[str]]:
         """Our datasets that no row names, and snapshots of ours on the others that no row names."""
+        listed = self._listed()
+        self._check_newest(listed)
         known = self._known()
         garbage, snapshots = [], []
-        for name, snapshot in self._listed():
+        for name, snapshot in listed:
             if name not in known and not snapshot:
                 garbage.append(f"{self._top}/{name}")
             elif name in known and _OURS.fullmatch(snapshot) and snapshot != known[name]:
                 snapshots.append(f"{self._top}/{name}@{snapshot}")
         return garbage, snapshots
+
+    def _check_newest(self, listed: list[tuple[str, str]]) -> None:
+        """Raise Unavailable if the store is an older copy than the datasets."""
+        with self._store.read() as transaction:
+            last = transaction.last_id()
+        newest = max((int(name[:8], 16) for name, _ in listed), default=0)
+        if newest > last + 1:  # one more may be of somebody who was killed before its row
+            raise Unavailable(
+                f"{self._store.path} is an older copy: it knows {last} snapshots, and the newest dataset below "
+                f"{self._top} is the {newest}th; put back the one that belongs to them, or remove {self._root}"
+            )
 
     def _known(self) -> dict[str, str]:
         """The datasets that rows name, each with its snapshot once it has one."""
@@ -311,40 +328,3 @@ class Driver(GraphSnapshotter):
                 name = self._dataset(transaction, record.id)
                 assert bool(known.get(name)) == (record.info.kind is Kind.COMMITTED), record
                 assert name or (record.info.kind is Kind.VIEW and record.info.parent), record
-
-
-def probe(directory: str, options: Mapping[str, str]) -> Probe:
-    """`directory` is on the file system that the root would be on. Makes nothing."""
-    if reason := missing():
-        return Probe(False, reason)
-    try:
-        place = _place(directory, options)
-        pool = place.partition("/")[0]
-        if zfs("get", "-H", "-ovalue", "type", place).strip() != "filesystem":
-            return Probe(False, f"{place} is no file system of zfs: layers are datasets below one")
-        health, readonly = zpool("list", "-H", "-ohealth,readonly", pool).split()
-    except Unavailable as error:
-        return Probe(False, str(error))
-    except FileNotFoundError:
-        return Probe(False, f"there is no dataset {place}: zpool import, or zfs create {place}")
-    if health not in ("ONLINE", "DEGRADED") or readonly == "on":
-        how = "read-only" if readonly == "on" else health
-        return Probe(False, f"the pool {pool} is {how}: see zpool status {pool}")
-    return Probe(True, f"datasets below {place}")
-
-
-def _place(directory: str, options: Mapping[str, str]) -> str:
-    """The dataset below which those of a root go: the option's, or the one that the root is on. Raises Unavailable."""
-    if "zfs.fsname" in options:
-        name = options["zfs.fsname"]
-        if not _NAME.fullmatch(name):
-            raise Unavailable(f"zfs.fsname={name} names no dataset: write it as in zfs.fsname=tank/containers")
-        return name
-    device = os.stat(directory).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for point in mountinfo():
-        if point.device == number and point.fstype == "zfs":
-            return point.source
-    raise Unavailable(
-        f"{directory} is not on zfs: say below which dataset layers go, by --storage-opt zfs.fsname=POOL/DATASET"
-    )

@@ -281,6 +281,28 @@ def test_a_store_that_was_lost_is_not_begun_anew(tmp_path: Path) -> None:
 
 
 @needs_zfs
+def test_an_older_copy_of_the_store_destroys_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    driver = open_driver("zfs", str(root), OPTIONS)
+    assert isinstance(driver, Driver)
+    driver.close()
+    backup = {name: (root / name).read_bytes() for name in os.listdir(root) if name.startswith("metadata.db")}
+    driver = open_driver("zfs", str(root))
+    for key in ("first", "second"):
+        driver.prepare(key)
+    driver.close()
+    for name, content in backup.items():
+        (root / name).write_bytes(content)
+    driver = open_driver("zfs", str(root))
+    assert isinstance(driver, Driver)
+    with pytest.raises(Unavailable, match="is an older copy: it knows 0 snapshots"):
+        driver.cleanup()
+    assert len(driver._listed()) == 2
+    driver.close()
+    zfs("destroy", "-r", driver._top)
+
+
+@needs_zfs
 def test_a_root_on_zfs_needs_no_option(tmp_path: Path) -> None:
     dataset = f"{POOL}/home"
     zfs("create", "-omountpoint=legacy", dataset)
@@ -500,9 +522,9 @@ def test_killed_in_cleanup(driver: Driver, tmp_path: Path) -> None:
     def litter() -> None:
         base = source(driver.view("look", "base"))
         driver.remove("look")
-        zfs("clone", base, f"{driver._top}/0123456789abcdef")
-        zfs("snapshot", f"{driver._top}/0123456789abcdef@layer-0123456789abcdef")
-        zfs("clone", f"{driver._top}/0123456789abcdef@layer-0123456789abcdef", f"{driver._top}/fedcba9876543210")
+        zfs("clone", base, f"{driver._top}/0000000123456789")
+        zfs("snapshot", f"{driver._top}/0000000123456789@layer-0123456789abcdef")
+        zfs("clone", f"{driver._top}/0000000123456789@layer-0123456789abcdef", f"{driver._top}/0000000198765432")
         zfs("snapshot", f"{base.partition('@')[0]}@layer-0123456789abcdef")
 
     litter()
