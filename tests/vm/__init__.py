@@ -12,7 +12,8 @@ layer of another), /sys/fs/cgroup is cgroup2 alone, /dev is a devtmpfs that no u
 Modules are loaded on demand, as on any Debian.
 
 The kernel, and zfs built for it, are fetched and made once, into /var/cache/fuse-aufs/vm (or $FUSE_AUFS_CACHE);
-deleting that directory is how to get newer ones.
+deleting that directory is how to get newer ones. `python -m tests.vm --prepare` does only that: the tests have a
+network namespace of their own, from which nothing can be fetched, so scripts/test does it before them.
 
     packages.py   Debian packages that are not installed here, into a directory
     kernel.py     the kernel, its modules, the initramfs

@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 
-from tests.vm import guest
+from tests.vm import guest, zfs
+from tests.vm.kernel import kernel
 from tests.vm.packages import Unavailable
 
 
@@ -15,9 +16,15 @@ def main() -> int:
     parser.add_argument("--zfs", action="store_true", help="with zfs, which is built when it never was")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="boot included (600)")
     parser.add_argument("--memory", type=int, default=3072, metavar="MIB", help="of the guest (3072)")
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="run as root in the repository's directory")
+    parser.add_argument("--prepare", action="store_true", help="only fetch the kernel and build zfs")
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="run as root in the repository's directory")
     options = parser.parse_args()
+    if bool(options.command) == options.prepare:
+        parser.error("either a command or --prepare")
     try:
+        if options.prepare:
+            zfs.layer(kernel())
+            return 0
         return guest.run(
             options.command, _write, with_zfs=options.zfs, timeout=options.timeout, memory=options.memory
         )

@@ -39,6 +39,9 @@ _TREES = (
 )  # fmt: skip
 
 
+NAME = f"kernel-{_FORMAT}"
+
+
 class Kernel(NamedTuple):
     directory: str
     release: str
@@ -49,7 +52,7 @@ class Kernel(NamedTuple):
 
 def kernel() -> Kernel:
     """The guest's kernel, from the cache or the Debian archive. Raises Unavailable."""
-    directory = made_once(f"kernel-{_FORMAT}", _make)
+    directory = made_once(NAME, _make)
     with open(os.path.join(directory, "release"), encoding="ascii") as file:
         return Kernel(directory, file.read().strip())
 
@@ -59,9 +62,9 @@ def made_once(name: str, make: Callable[[str], None]) -> str:
 
     Who comes second waits for the one that is making it. What a killed process has left half-made is deleted.
     """
-    cache = os.path.realpath(os.environ.get("FUSE_AUFS_CACHE") or "/var/cache/fuse-aufs/vm")
+    cache = _cache()
     target = os.path.join(cache, name)
-    if os.path.isdir(target):
+    if is_made(name):
         return target
     try:
         os.makedirs(cache, exist_ok=True)
@@ -81,6 +84,15 @@ def made_once(name: str, make: Callable[[str], None]) -> str:
     finally:
         os.close(lock)
     return target
+
+
+def is_made(name: str) -> bool:
+    """Whether made_once() has nothing to do."""
+    return os.path.isdir(os.path.join(_cache(), name))
+
+
+def _cache() -> str:
+    return os.path.realpath(os.environ.get("FUSE_AUFS_CACHE") or "/var/cache/fuse-aufs/vm")
 
 
 def _make(directory: str) -> None:

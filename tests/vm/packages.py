@@ -37,17 +37,10 @@ class Archive:
             f"--option=Dir::Etc::SourceList={sources}",
             "--option=Dir::Etc::SourceParts=/dev/null",
             "--option=Dir::State::status=/var/lib/dpkg/status",
-            "--option=Acquire::Retries=5",
+            "--option=Acquire::Retries=3",
             "--option=APT::Sandbox::User=root",  # the directory need not be one that the user _apt can write to
         ]
-        update = ["apt-get", *self._options, "--quiet=2", "--error-on=any", "update"]
-        for attempt in range(3):  # lists of a mirror that is just being updated do not belong together
-            try:
-                run(update, directory)
-                break
-            except Unavailable:
-                if attempt == 2:
-                    raise
+        run(["apt-get", *self._options, "--quiet=2", "--error-on=any", "update"], directory)
 
     def dependency(self, package: str) -> str:
         """What a package that only names another one depends on: linux-image-6.12-amd64 gives the newest kernel."""

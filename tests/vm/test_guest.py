@@ -1,6 +1,6 @@
 """What takes another kernel: tests that are skipped here are run in guests, two at once, all in the first set-up.
 
-The first run on a machine fetches a kernel and builds zfs, which takes some minutes; later ones find them in the cache.
+`python -m tests.vm --prepare` has fetched a kernel and built zfs before; here there is no network.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.vm import zfs
 from tests.vm.guest import REPOSITORY
-from tests.vm.kernel import kernel
-from tests.vm.packages import Unavailable
-from tests.vm.zfs import layer
+from tests.vm.kernel import NAME, is_made, kernel
 
 pytestmark = pytest.mark.needs("root", *(f"program:{name}" for name in ("qemu-system-x86_64", "cpio", "depmod")))
 
 _SECONDS = 1800
+_PREPARE = "python -m tests.vm --prepare (scripts/test) fetches and builds what is missing, and says why it cannot"
 _AT_ONCE = 2
 _PYTEST = [
     "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=600",
@@ -99,16 +99,11 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def prepared(with_zfs: bool) -> str:
-    """Fetch and build what is not in the cache; why zfs cannot be had, "" if it can. Skips without a kernel."""
-    try:
-        booted = kernel()
-    except Unavailable as error:
-        pytest.skip(f"no guest can be started: {error}")
-    try:
-        if with_zfs:
-            layer(booted)
-    except Unavailable as error:
-        return str(error)
+    """Why zfs cannot be had, "" if it can. Skips without a kernel."""
+    if not is_made(NAME):
+        pytest.skip(f"there is no kernel for a guest: {_PREPARE}")
+    if with_zfs and not is_made(zfs.name(kernel())):
+        return f"zfs was not built for the guest's kernel: {_PREPARE}"
     return ""
 
 

@@ -22,8 +22,13 @@ _PROGRAMS = ("zfsutils-linux", "libzfs6linux", "libzpool6linux", "libnvpair3linu
 
 def layer(booted: Kernel) -> str:
     """The directory to put over the root of a guest with this kernel. Raises Unavailable."""
-    made = made_once(f"zfs-{_FORMAT}-{booted.release}", lambda directory: _make(directory, booted))
+    made = made_once(name(booted), lambda directory: _make(directory, booted))
     return os.path.join(made, "root")
+
+
+def name(booted: Kernel) -> str:
+    """What it is called in the cache."""
+    return f"zfs-{_FORMAT}-{booted.release}"
 
 
 def _make(directory: str, booted: Kernel) -> None:
@@ -41,7 +46,7 @@ def _make(directory: str, booted: Kernel) -> None:
         makefile.write(f"include {build}/usr/src/linux-headers-{flavour}-common/Makefile\n")
     # Without it no type information is made for the modules, which would take pahole.
     os.unlink(f"{headers}/vmlinux")
-    [version] = [name for name in os.listdir(f"{build}/usr/src") if name.startswith("zfs-")]
+    [version] = [entry for entry in os.listdir(f"{build}/usr/src") if entry.startswith("zfs-")]
     source = f"{build}/usr/src/{version}"
     log = os.path.join(os.path.dirname(directory), "zfs-failed.log")
     _build(source, log, [
