@@ -9,6 +9,7 @@
     directories   a Snapshotter whose layers are directories
     fuse_aufs, overlay2, vfs
     locks, sizes  file locks with a bound; sizes as options have them
+    programs      where the programs of the system are
     copytree      a faithful copy of a tree (vfs)
     registry      a driver by its name; whether it works here, in a sentence
     archive/      layer tars, read and written; over any mounts, whichever driver they come from

@@ -24,7 +24,7 @@ import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from drivers import loop
+from drivers import loop, programs
 from drivers.btrfs import subvolumes
 from drivers.directories import STORE
 from drivers.errors import TimedOut, Unavailable
@@ -230,11 +230,7 @@ class Image:
 
 def mkfs() -> str | None:
     """The path of mkfs.btrfs; None if it is not installed."""
-    for directory in (*os.get_exec_path(), "/usr/sbin", "/sbin"):
-        path = os.path.join(directory, "mkfs.btrfs")
-        if os.access(path, os.X_OK):
-            return path
-    return None
+    return programs.find("mkfs.btrfs")
 
 
 NO_MKFS = "mkfs.btrfs is not installed: apt install btrfs-progs"

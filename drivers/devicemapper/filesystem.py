@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from drivers import programs
 from drivers.devicemapper import superblock
 from drivers.errors import Unavailable
 from unionfs.linux import consts, mounts
 
-SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 PACKAGE = {"ext4": "e2fsprogs", "xfs": "xfsprogs"}
 
 # Nothing is discarded, for nothing is mapped yet. ext4's inode tables and journal are written now: the kernel would
@@ -126,14 +125,9 @@ def opened(node: str, filesystem: str) -> Iterator[int]:
         os.close(root)
 
 
-def program(name: str) -> str | None:
-    """Where it is: root's PATH leaves out the directories for root where it comes from `su` without `-`."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
-
-
 def run(command: Sequence[str], package: str) -> None:
     """Run a program of the system. Raises Unavailable with what it said, or with the package that it is in."""
-    path = program(command[0])
+    path = programs.find(command[0])
     if path is None:
         raise Unavailable(f"{command[0]} is not installed: apt-get install {package}")
     done = subprocess.run(

@@ -9,6 +9,7 @@ from drivers import loop
 from drivers.api import Probe
 from drivers.devicemapper import filesystem, ioctl, options
 from drivers.errors import Unavailable
+from drivers.programs import find
 
 
 def probe(directory: str, given: Mapping[str, str]) -> Probe:
@@ -24,7 +25,7 @@ def probe(directory: str, given: Mapping[str, str]) -> Probe:
         (f"mkfs.{settings.filesystem}", filesystem.PACKAGE[settings.filesystem]),
         ("thin_check", "thin-provisioning-tools"),
     ):
-        if filesystem.program(program) is None:
+        if find(program) is None:
             return Probe(False, f"{program} is not installed: apt-get install {package}")
     if settings.pool_device:
         return Probe(True, f"thin devices in the pool {settings.pool_device}")

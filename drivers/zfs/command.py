@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import time
 
 from drivers.errors import TimedOut, Unavailable
+from drivers.programs import find
 
 # What comes after "cannot …: " (libzfs_util.c, zfs_error messages), and what it means. The first that is found counts.
 _MEANINGS = (
@@ -40,11 +40,6 @@ def zfs(*arguments: str, held: int | None = None) -> str:
 def zpool(*arguments: str) -> str:
     """As zfs()."""
     return _run("zpool", arguments, None)
-
-
-def find(program: str) -> str | None:
-    """The path of a program that may lie where only root looks."""
-    return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin")
 
 
 def missing() -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from typing import NamedTuple
 
 from drivers import registry
+from drivers.programs import find
 from runtime.engine.containers import ContainerStore
 from runtime.engine.state import Status
 from runtime.errors import NoSuchContainer
@@ -61,17 +61,12 @@ def features() -> list[Feature]:
     """What of the kernel and its tools containers are made with."""
     with open("/proc/filesystems", encoding="ascii") as table:
         filesystems = {line.split()[-1] for line in table}
-    nat = next((tool for tool in ("nft", "iptables") if _which(tool)), "")
+    nat = next((tool for tool in ("nft", "iptables") if find(tool)), "")
     return [
         Feature("fuse", os.path.exists("/dev/fuse"), "/dev/fuse"),
         Feature("overlayfs", "overlay" in filesystems, "in /proc/filesystems"),
         Feature("namespaces", True, " ".join(name for name in _NAMESPACES if os.path.exists(f"/proc/self/ns/{name}"))),
         Feature("seccomp", os.path.exists("/proc/sys/kernel/seccomp"), "filters"),
         Feature("masquerading", bool(nat), nat or "neither nft nor iptables is installed"),
-        Feature("zstd", bool(_which("zstd")), "for image archives that zstd packed"),
+        Feature("zstd", bool(find("zstd")), "for image archives that zstd packed"),
     ]
-
-
-def _which(tool: str) -> str | None:
-    """sbin is not in every PATH, and its programs are found by their full names then."""
-    return shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from drivers import loop
+from drivers import loop, programs
 from drivers.devicemapper import Driver, filesystem, ioctl, nodes, records
 from drivers.errors import InUse, NotSupported, Unavailable
 from drivers.mounts import Mount, mount_all, mounted, unmount_all
@@ -212,7 +212,7 @@ def _options(given: Mapping[str, str]) -> dict[str, str]:
 
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(filesystem, "SBIN", "/nowhere")
+    monkeypatch.setattr(programs, "_SBIN", ())
 
 
 def write(path: str, size: int) -> None:

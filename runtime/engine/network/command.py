@@ -9,19 +9,6 @@ import os
 
 from runtime.errors import NetworkError
 
-# A root shell got by plain su(1) has no sbin in its PATH.
-_SBIN = ("/usr/sbin", "/sbin")
-
-
-def find(*names: str) -> str | None:
-    """The path of the first of `names` that is installed."""
-    for name in names:
-        for directory in (*os.get_exec_path(), *_SBIN):
-            path = os.path.join(directory, name)
-            if os.access(path, os.X_OK):
-                return path
-    return None
-
 
 def run(*argv: str, text: str = "") -> str:
     """What the program wrote, with `text` as its input. NetworkError with its last line when it fails."""

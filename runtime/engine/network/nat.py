@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import NamedTuple
 
+from drivers.programs import find
 from runtime.engine.network import command, iptables
 from runtime.engine.network.netlink import NetlinkSocket, Request, string
 from runtime.errors import NetworkError
@@ -75,7 +76,7 @@ def present(bridge: str) -> bool:
 def add(rules: Rules) -> None:
     """Put the rules into force, in place of the bridge's former ones. NetworkError when neither tool can."""
     has_nf_tables = _nft_table("filter") is not None
-    nft = command.find("nft") if has_nf_tables else None
+    nft = find("nft") if has_nf_tables else None
     if nft:
         # Only where there is one: a transaction that deletes waits for a grace period, three times what this takes.
         former = f"delete table ip {table_of(rules.bridge)}\n" if _nft_table(table_of(rules.bridge)) else ""
@@ -84,7 +85,7 @@ def add(rules: Rules) -> None:
             if table == "filter":
                 iptables.let_through(tool, rules.bridge)
         return
-    program = command.find("iptables") if has_nf_tables else command.find("iptables-legacy", "iptables")
+    program = find("iptables") if has_nf_tables else find("iptables-legacy", "iptables")
     if not program:
         raise NetworkError("nothing here can masquerade: `apt install nftables`, or --network none or host")
     iptables.add(program, rules.bridge, rules.subnet, closed=rules.closed)
@@ -93,7 +94,7 @@ def add(rules: Rules) -> None:
 def remove(bridge: str) -> None:
     """Take the bridge's rules away, from wherever they are. None there is fine."""
     if _nft_table(table_of(bridge)):
-        command.run(command.find("nft") or "nft", "delete", "table", "ip", table_of(bridge))
+        command.run(find("nft") or "nft", "delete", "table", "ip", table_of(bridge))
     for tool, table in _iptables_tables():
         iptables.remove(tool, table, bridge)
 
@@ -108,7 +109,7 @@ def _iptables_tables() -> Iterator[tuple[str, str]]:
     for table in ("filter", "nat"):
         for kept, names_of in ((_nft_table(table), ("iptables-nft", "iptables")),
                                (table in legacy, ("iptables-legacy", "iptables"))):  # fmt: skip
-            program = command.find(*names_of) if kept else None
+            program = find(*names_of) if kept else None
             if program:
                 yield program, table
 

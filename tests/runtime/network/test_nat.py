@@ -10,6 +10,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
+from drivers.programs import find
 from runtime.engine.network import command, iptables, nat
 from runtime.engine.network.bridge import BridgeNetwork
 from runtime.errors import NetworkError
@@ -61,7 +62,7 @@ def test_a_refused_transaction_is_a_sentence_and_leaves_nothing(host: None) -> N
 @pytest.mark.usefixtures("no_nft")
 def test_without_nft_and_iptables(bridge: BridgeNetwork, box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    if command.find("iptables", "iptables-legacy"):
+    if find("iptables", "iptables-legacy"):
         pytest.skip("iptables is installed where every root looks for it")
     with pytest.raises(NetworkError, match=r"nothing here can masquerade: `apt install nftables`"):
         bridge.attach(box().pid, "one")
@@ -145,8 +146,8 @@ def test_the_jump_is_made_once(host: None) -> None:
 
 
 def test_commands(tmp_path: object) -> None:
-    cat, sh = command.find("cat"), command.find("no such program", "sh")
-    assert cat and sh and command.find("no such program") is None
+    cat, sh = find("cat"), find("no such program", "sh")
+    assert cat and sh and find("no such program") is None
     assert command.run(cat, text="in\n" * 5000) == "in\n" * 5000
     with pytest.raises(NetworkError, match=r"^sh: the reason$"):
         command.run(sh, "-c", "echo the reason >&2; echo more; exit 3")
