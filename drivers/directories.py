@@ -47,25 +47,13 @@ class DirectorySnapshotter(GraphSnapshotter):
                 )
             )
             try:
-                self._check_newest()
+                self._store.check_newest(self._layout.newest(), "beside it")
             except BaseException:
                 self._store.close()
                 raise
         except BaseException:
             self._layout.close()
             raise
-
-    def _check_newest(self) -> None:
-        """Raise Unavailable if the store is an older copy: it would give numbers that directories have, and those would
-        be deleted."""
-        newest = self._layout.newest()  # first: by the time that we look into the store there are rows for these
-        with self._store.read() as transaction:
-            last = transaction.last_id()
-        if newest > last + 1:  # one more may be of somebody between publishing and COMMIT, or who was killed there
-            raise Unavailable(
-                f"{self._store.path} is an older copy: it knows {last} snapshots, and the newest beside it is the "
-                f"{newest}th; put back the one that belongs to them, or remove {self._layout.root} to begin anew"
-            )
 
     # What a driver adds.
 

@@ -222,6 +222,18 @@ class Store:
         if damage != [("ok",)]:
             raise self._damaged(str(damage[0][0]))
 
+    def check_newest(self, newest: int, where: str) -> None:
+        """Raise Unavailable if this is an older copy: by it the newer snapshots would be garbage, and their ids given
+        again. `newest` is the greatest id that something bears which is `where`, looked at before: by now it has a row.
+        """
+        with self.read() as transaction:
+            last = transaction.last_id()
+        if newest > last + 1:  # one more may be of somebody who is just before COMMIT, or was killed there
+            raise Unavailable(
+                f"{self.path} is an older copy: it knows {last} snapshots, and the newest {where} is the {newest}th; "
+                f"put back the one that belongs to them, or remove {os.path.dirname(self.path)} to begin anew"
+            )
+
     def _damaged(self, how: str) -> Unavailable:
         return Unavailable(f"{self.path} is damaged ({how}); nothing was changed: restore it from a backup")
 

@@ -138,7 +138,7 @@ class Driver(GraphSnapshotter):
 
     def _new_name(self) -> str:
         """Which says how many snapshots there had been: so an older copy of the store is found out, before it makes
-        everybody's layers garbage (_check_newest)."""
+        everybody's layers garbage (Store.check_newest)."""
         with self._store.read() as transaction:
             return f"{transaction.last_id() + 1:08x}{os.urandom(4).hex()}"
 
@@ -284,7 +284,8 @@ class Driver(GraphSnapshotter):
     def _find_garbage(self) -> tuple[list[str], list[str]]:
         """Our datasets that no row names, and snapshots of ours on the others that no row names."""
         listed = self._listed()
-        self._check_newest(listed)
+        newest = max((int(name[:8], 16) for name, _ in listed), default=0)
+        self._store.check_newest(newest, f"dataset below {self._top}")
         known = self._known()
         garbage, snapshots = [], []
         for name, snapshot in listed:
@@ -293,17 +294,6 @@ class Driver(GraphSnapshotter):
             elif name in known and _OURS.fullmatch(snapshot) and snapshot != known[name]:
                 snapshots.append(f"{self._top}/{name}@{snapshot}")
         return garbage, snapshots
-
-    def _check_newest(self, listed: list[tuple[str, str]]) -> None:
-        """Raise Unavailable if the store is an older copy than the datasets."""
-        with self._store.read() as transaction:
-            last = transaction.last_id()
-        newest = max((int(name[:8], 16) for name, _ in listed), default=0)
-        if newest > last + 1:  # one more may be of somebody who was killed before its row
-            raise Unavailable(
-                f"{self._store.path} is an older copy: it knows {last} snapshots, and the newest dataset below "
-                f"{self._top} is the {newest}th; put back the one that belongs to them, or remove {self._root}"
-            )
 
     def _known(self) -> dict[str, str]:
         """The datasets that rows name, each with its snapshot once it has one."""
