@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from unionfs.linux import consts, mounts
+from unionfs.transport.delivery import AtMountPoint
 from unionfs.union.branch import Branch
 
 # The calls that change what is on disk. Opening is one only when it creates; `_changes` looks.
@@ -105,7 +106,7 @@ def _serve(serve: Callable[..., None], lower: str, upper: str, path: str, log: s
         os.dup2(fd, 2)
         logging.basicConfig(force=True, level=logging.ERROR, stream=open(log, "a", encoding="utf-8"))  # noqa: SIM115
         branches = [Branch.open(os.fsencode(upper), "rw"), Branch.open(os.fsencode(lower), "ro")]
-        serve(branches, path, flags=(), allow_other=True, ready=lambda: os.write(ready, b"r") and None)
+        serve(branches, AtMountPoint(path), flags=(), allow_other=True, ready=lambda: os.write(ready, b"r") and None)
         status = 0
     except BaseException:
         traceback.print_exc(file=sys.__stderr__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -46,11 +47,16 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     mount.add_argument("spec", nargs="?", metavar="LOWER:UPPER", help="branches, bottom to top")
-    mount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    mount.add_argument("mountpoint", nargs="?", metavar="MOUNTPOINT")
     mount.add_argument("-o", dest="options", action="append", default=[], metavar="OPTION[,…]")
     mount.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground, log to stderr")
     mount.add_argument("--log", metavar="FILE", help="log to FILE instead of syslog")
     mount.add_argument("--debug", action="store_true", help="log every request and its answer (pyfuse3: those refused)")
+    mount.add_argument(
+        "--hand-over", type=int, metavar="FD",
+        help="instead of a MOUNTPOINT, for programs: attach the mount nowhere, and send a descriptor of it over the "
+        "Unix socket FD, with one of the server's process (a pidfd); it ends with what refers to it last",
+    )  # fmt: skip
     umount = verbs.add_parser("umount", help="unmount; returns when the server has ended", allow_abbrev=False)
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
     info = verbs.add_parser("info", help="say how a mount is served, without using it", allow_abbrev=False)
@@ -61,9 +67,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _mount(arguments: argparse.Namespace) -> int:
     from unionfs import options
-    from unionfs.transport import background, branches, serve
+    from unionfs.transport import background, branches, delivery, serve
 
-    spec = arguments.spec
+    spec, mountpoint, receiver = arguments.spec, arguments.mountpoint, arguments.hand_over
+    if mountpoint is None and receiver is None:
+        spec, mountpoint = None, spec  # one word, and it is this one
+    if (mountpoint is None) == (receiver is None):
+        words = "MOUNTPOINT is missing" if receiver is None else "give a MOUNTPOINT or --hand-over, not both"
+        print(f"unionfs: {words}; see 'unionfs mount --help'", file=sys.stderr)
+        return 2
     if spec == "none" and arguments.options:
         spec = None  # the source that mount(8) passes for file systems without one
     try:
@@ -71,7 +83,13 @@ def _mount(arguments: argparse.Namespace) -> int:
     except options.OptionError as error:
         print(f"unionfs: {error}", file=sys.stderr)
         return 2
-    plan, mountpoint = branches.resolve(wanted, arguments.mountpoint)
+    goal: delivery.Delivery
+    if receiver is None:
+        goal = delivery.AtMountPoint(branches.mount_point(mountpoint))
+        plan = branches.resolve(wanted, goal.name)
+    else:
+        goal = delivery.HandedOver(_socket(receiver))
+        plan = branches.resolve(wanted, None)
     try:
         handler = background.log_handler(arguments.log, foreground=arguments.foreground)
     except OSError as error:
@@ -79,14 +97,23 @@ def _mount(arguments: argparse.Namespace) -> int:
     background.log_to(handler, debug=arguments.debug)
 
     def serve_it(ready: Callable[[], None]) -> None:
-        serve.serve(plan, mountpoint, ready)
+        serve.serve(plan, goal, ready)
 
     if arguments.foreground:
         serve_it(lambda: None)
     else:
-        background.start(serve_it, handler, mountpoint)
+        background.start(serve_it, handler, goal.name, [] if receiver is None else [receiver])
     logging.shutdown()
     return 0
+
+
+def _socket(fd: int) -> socket.socket:
+    try:
+        os.set_inheritable(fd, False)
+        return socket.socket(fileno=fd)
+    except OSError as error:
+        text = f"no socket to hand the mount over to ({error.strerror})"
+        raise OSError(error.errno, text, f"--hand-over {fd}") from None
 
 
 def _umount(arguments: argparse.Namespace) -> int:

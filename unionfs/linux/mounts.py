@@ -1,13 +1,15 @@
-"""Mounting: mount(2), umount2(2), pivot_root(2), the fsopen family, and /proc/self/mountinfo."""
+"""Mounting: mount(2), umount2(2), pivot_root(2), the fsopen family, detached mounts, and /proc/self/mountinfo."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from unionfs.linux import consts, libc
+from unionfs.linux.processes import unshare
 
 _char_p, _int, _uint, _ulong = ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_ulong
 
@@ -24,6 +26,8 @@ _mount_setattr = libc.syscall(
 )
 
 StrPath = str | bytes
+
+_PLACE = "/proc"
 
 
 class mount_attr(ctypes.Structure):
@@ -106,6 +110,39 @@ def mount_setattr(
 ) -> None:
     attributes = mount_attr(attr_set, attr_clr, propagation, 0)
     _mount_setattr(dirfd, os.fsencode(path), flags, ctypes.byref(attributes), ctypes.sizeof(attributes))
+
+
+def detached(mounting: Callable[[str], None]) -> int:
+    """What `mounting` mounts with mount(2) at the place that it is given, as a descriptor of a detached mount.
+
+    For what fsopen(2) cannot make. It is mounted in a mount namespace that one thread has for that moment. No mount
+    goes from there to another: the place is /proc, which every namespace of ours has and which is made private there.
+    Raises what `mounting` raises.
+    """
+    import threading  # late: every command would pay for it
+
+    made: list[int] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            unshare(consts.CLONE_NEWNS)  # and CLONE_FS with it: unshare(2)
+            mount("none", _PLACE, None, consts.MS_PRIVATE)
+            mounting(_PLACE)
+            made.append(open_tree(consts.AT_FDCWD, _PLACE, consts.OPEN_TREE_CLONE))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    # The namespace holds a copy of every mount there is, until the kernel is done with the thread, which join() is not
+    # about.
+    while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+        time.sleep(0.0001)
+    for error in failed:
+        raise error
+    return made[0]
 
 
 class MountPoint(NamedTuple):

@@ -1,7 +1,8 @@
 """Layer 3: what a mount is to the machine.
 
     branches     paths to open branches, and why one is refused
-    device       /dev/fuse on a mount point, and off again
+    device       /dev/fuse mounted, and off again
+    delivery     where the mount goes: to a mount point, or to who asked for it
     serve        which of the two transports serves a mount
     direct       one that speaks to /dev/fuse itself, its main thread
     workers      ... and the threads that read requests and write answers

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import syslog
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from unionfs.linux.mounts import mounted_at
 from unionfs.transport import device
@@ -68,8 +68,11 @@ def log_to(handler: logging.Handler, *, debug: bool) -> None:
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)  # its debug lines are about its own workers
 
 
-def start(serve: Serve, handler: logging.Handler, mountpoint: str) -> None:
-    """Run `serve` in a new background process; return when it is ready. Raises OSError with the server's reason."""
+def start(serve: Serve, handler: logging.Handler, name: str, keep: Collection[int] = ()) -> None:
+    """Run `serve` in a new background process; return when it is ready. Raises OSError with the server's reason.
+
+    `name` is the mount point, or what a mount without one is called. The server keeps the descriptors `keep`.
+    """
     # A caller without standard streams: the pipe must not get one of their numbers, which the server fills.
     while (spare := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) < 3:
         pass
@@ -80,7 +83,7 @@ def start(serve: Serve, handler: logging.Handler, mountpoint: str) -> None:
         status = 1
         try:
             os.close(reader)
-            status = _server(serve, handler, mountpoint, writer)
+            status = _server(serve, handler, name, writer, keep)
         finally:
             os._exit(status)
     os.close(writer)
@@ -97,20 +100,20 @@ def start(serve: Serve, handler: logging.Handler, mountpoint: str) -> None:
     if said:
         path, _, reason = os.fsdecode(said).partition("\0")
         raise OSError(errno.EIO, reason, path)
-    left = mounted_at(mountpoint)
+    left = mounted_at(name)
     if left is not None and left.fstype == device.FSTYPE:
-        device.detach(mountpoint, lazy=True)
-    raise OSError(errno.EIO, "the server ended before the mount answered; see its log (--log FILE)", mountpoint)
+        device.detach(name, lazy=True)
+    raise OSError(errno.EIO, "the server ended before the mount answered; see its log (--log FILE)", name)
 
 
-def _server(serve: Serve, handler: logging.Handler, mountpoint: str, writer: int) -> int:
+def _server(serve: Serve, handler: logging.Handler, name: str, writer: int, keep: Collection[int]) -> int:
     """The child's part; returns its exit status."""
     os.setsid()
     os.chdir("/")
     null = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
-    keep = {writer}
+    keep = {writer, *keep}
     if isinstance(handler, logging.StreamHandler):
         keep.add(handler.stream.fileno())
         os.dup2(handler.stream.fileno(), 2)  # what libfuse and a dying interpreter have to say
@@ -130,9 +133,9 @@ def _server(serve: Serve, handler: logging.Handler, mountpoint: str, writer: int
     try:
         serve(lambda: tell(_READY))
     except OSError as error:
-        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else mountpoint
-        logging.getLogger(__name__).error("%s: %s", name, error.strerror)
-        tell(os.fsencode(f"{name}\0{error.strerror or error}"))
+        place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else name
+        logging.getLogger(__name__).error("%s: %s", place, error.strerror)
+        tell(os.fsencode(f"{place}\0{error.strerror or error}"))
         return 1
     except BaseException as error:
         logging.getLogger(__name__).critical("the session ended", exc_info=error)

@@ -18,10 +18,10 @@ from unionfs.union.branch import Branch
 FSTYPE = "fuse.unionfs"
 
 
-def resolve(plan: MountPlan, mountpoint: str) -> tuple[MountPlan, str]:
-    """The plan and the mount point with absolute paths free of symbolic links, proved not to overlap."""
-    target = _mount_point(mountpoint)
-    ancestry = [(target, "mount point", _ancestors(target))]
+def resolve(plan: MountPlan, target: str | None) -> MountPlan:
+    """The plan with absolute paths free of symbolic links, which overlap neither each other nor the mount point
+    `target`, where there is one."""
+    ancestry = [] if target is None else [(target, "mount point", _ancestors(target))]
     branches = []
     for branch in plan.branches:
         _directory(branch.path, "branch", "create it or correct the list of branches")
@@ -39,7 +39,7 @@ def resolve(plan: MountPlan, mountpoint: str) -> tuple[MountPlan, str]:
                 _refuse(errno.EINVAL, f"the {other_what} lies inside the {what} {path}; choose another", other)
     if plan.workdir is not None:
         _directory(plan.workdir, "workdir", "create it or leave the option out")
-    return replace(plan, branches=tuple(branches)), target
+    return replace(plan, branches=tuple(branches))
 
 
 def open_branches(plan: MountPlan) -> list[Branch]:
@@ -58,7 +58,8 @@ def open_branches(plan: MountPlan) -> list[Branch]:
     return opened
 
 
-def _mount_point(path: str) -> str:
+def mount_point(path: str) -> str:
+    """The directory `path`, on which no union is mounted, absolute and free of symbolic links."""
     # Before any stat: that of a mount whose server was killed fails with ENOTCONN.
     target = os.path.realpath(path)
     point = mounted_at(target)

@@ -1,7 +1,7 @@
-"""Attaching a /dev/fuse descriptor to a mount point, and taking the mount away again.
+"""Mounting a /dev/fuse descriptor, at a mount point or at none, and taking the mount away again.
 
-Root mounts by mount(2), so that a refusal has an errno and nothing else writes to stderr; others through
-fusermount3(1).
+Root mounts by mount(2) and fsmount(2), so that a refusal has an errno and nothing else writes to stderr; others through
+fusermount3(1), and at a mount point only.
 """
 
 from __future__ import annotations
@@ -37,6 +37,20 @@ _MS = {
     "strictatime": consts.MS_STRICTATIME,
 }
 
+# What of these belongs to the mount, and so is for fsmount(2); the rest is the file system's.
+_ATTRIBUTES = {
+    "ro": consts.MOUNT_ATTR_RDONLY,
+    "nosuid": consts.MOUNT_ATTR_NOSUID,
+    "nodev": consts.MOUNT_ATTR_NODEV,
+    "noexec": consts.MOUNT_ATTR_NOEXEC,
+    "nosymfollow": consts.MOUNT_ATTR_NOSYMFOLLOW,
+    "noatime": consts.MOUNT_ATTR_NOATIME,
+    "nodiratime": consts.MOUNT_ATTR_NODIRATIME,
+    "relatime": 0,  # the default
+    "strictatime": consts.MOUNT_ATTR_STRICTATIME,
+}
+_OF_FILE_SYSTEM = ("ro", "sync", "dirsync")
+
 # Always so, or unknown to fusermount3.
 _NOT_FOR_FUSERMOUNT = {"nosuid", "nodev", "nosymfollow", "relatime", "strictatime"}
 
@@ -49,8 +63,34 @@ def attach(mountpoint: str, flags: Collection[str], allow_other: bool) -> int:
     system's would be. Raises OSError with what to do in its text.
     """
     if os.geteuid() == 0:
-        return _mount(mountpoint, flags)
+        return mount(mountpoint, flags)
     return _fusermount(mountpoint, flags, allow_other)
+
+
+def make_detached(flags: Collection[str]) -> tuple[int, int]:
+    """The same as a mount that is attached nowhere: the descriptor to serve, and one of the mount.
+
+    Nobody finds it by a name, and it ends with the last descriptor of it. Raises OSError as attach() does. The umask is
+    applied by the kernel unless INIT asks for FUSE_DONT_MASK: fsconfig(2) has no SB_POSIXACL.
+    """
+    fd = _open_device()
+    try:
+        context = mounts.fsopen("fuse")
+        try:
+            for key, value in {
+                "source": SOURCE, "subtype": SUBTYPE, "fd": str(fd), "rootmode": f"{stat.S_IFDIR:o}", "user_id": "0",
+                "group_id": "0",
+            }.items():  # fmt: skip
+                mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, value)
+            for flag in ("default_permissions", "allow_other", *(flag for flag in flags if flag in _OF_FILE_SYSTEM)):
+                mounts.fsconfig(context, consts.FSCONFIG_SET_FLAG, flag)
+            mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
+            return fd, mounts.fsmount(context, sum(_ATTRIBUTES.get(flag, 0) for flag in flags))
+        finally:
+            os.close(context)
+    except OSError as error:
+        os.close(fd)
+        raise _refused(error, "detached") from None
 
 
 def detach(mountpoint: str, *, lazy: bool = False) -> None:
@@ -64,25 +104,34 @@ def detach(mountpoint: str, *, lazy: bool = False) -> None:
             raise OSError(code, reason, mountpoint)
 
 
-def _mount(mountpoint: str, flags: Collection[str]) -> int:
-    try:
-        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    except (FileNotFoundError, OSError) as error:
-        remedy = {errno.ENOENT: "not found: try 'modprobe fuse'", errno.ENODEV: "no driver: try 'modprobe fuse'"}
-        text = remedy.get(error.errno or 0, f"cannot be opened ({error.strerror}); a container needs it as a device")
-        raise OSError(error.errno, text, "/dev/fuse") from None
+def mount(mountpoint: str, flags: Collection[str]) -> int:
+    """attach() for root."""
+    fd = _open_device()
     try:
         data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other"
         mounts.mount(SOURCE, mountpoint, FSTYPE, sum(_MS[flag] for flag in flags) | _MS_POSIXACL, data)
     except OSError as error:
         os.close(fd)
-        remedy = {
-            errno.EPERM: "not allowed to mount here: CAP_SYS_ADMIN is needed",
-            errno.ENODEV: "the kernel has no FUSE: try 'modprobe fuse'",
-        }
-        text = remedy.get(error.errno or 0, f"cannot be mounted ({error.strerror})")
-        raise OSError(error.errno, text, mountpoint) from None
+        raise _refused(error, mountpoint) from None
     return fd
+
+
+def _open_device() -> int:
+    try:
+        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        remedy = {errno.ENOENT: "not found: try 'modprobe fuse'", errno.ENODEV: "no driver: try 'modprobe fuse'"}
+        text = remedy.get(error.errno or 0, f"cannot be opened ({error.strerror}); a container needs it as a device")
+        raise OSError(error.errno, text, "/dev/fuse") from None
+
+
+def _refused(error: OSError, place: str) -> OSError:
+    remedy = {
+        errno.EPERM: "not allowed to mount here: CAP_SYS_ADMIN is needed",
+        errno.ENODEV: "the kernel has no FUSE: try 'modprobe fuse'",
+    }
+    text = remedy.get(error.errno or 0, f"cannot be mounted ({error.strerror})")
+    return OSError(error.errno, text, place)
 
 
 def _fusermount(mountpoint: str, flags: Collection[str], allow_other: bool) -> int:

@@ -1,10 +1,11 @@
 """A session that speaks to /dev/fuse itself: mount, answer until the last user is gone, end. Standard library only.
 
-    serve()       main thread   mount(2), the first stat, signals, the control socket, unmounting
+    serve()       main thread   mounting, the first stat, signals, the control socket, unmounting
     workers.py    threads       INIT and every other request
 
 SIGTERM and SIGINT unmount. If the mount is in use it is detached: no new user finds it, those it has go on until they
-are done, so that nothing they wrote is lost; a second signal ends the session under them.
+are done, so that nothing they wrote is lost; a second signal ends the session under them, as the first does where the
+mount was handed over and is not to be found.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from unionfs.fuse import abi, init, reply, table, wiretext
 from unionfs.fuse.init import Agreement, Refused, Wish
 from unionfs.fuse.request import Malformed, parse
 from unionfs.linux import consts, fusedev
-from unionfs.linux.mounts import MountPoint, mounted_at
 from unionfs.linux.processes import WithoutCapability
 from unionfs.serve.passthrough import Passthrough
 from unionfs.serve.wire import WireOperations
-from unionfs.transport import control, device, info, serving
+from unionfs.transport import control, info, serving
+from unionfs.transport.delivery import Delivery
 from unionfs.transport.workers import Answer, Workers
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
@@ -56,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 def serve(
     branches: Sequence[Branch],
-    mountpoint: str,
+    delivery: Delivery,
     *,
     flags: Collection[str],
     allow_other: bool,
@@ -66,10 +67,9 @@ def serve(
     spin_us: int = 200,
     reason: str = "",
 ) -> None:
-    """Mount the union of `branches` (top first; closed at the end) at `mountpoint` (absolute, resolved) and serve it;
-    return when it is unmounted.
+    """Mount the union of `branches` (top first; closed at the end) and serve it; return when it is unmounted.
 
-    `ready` is called once, from the main thread, when the mount has answered its first request; `posix` and `spin_us`
+    `ready` is called once, from the main thread, when the mount answers and is delivered; `posix` and `spin_us`
     are the mount options; `reason` says why this transport was chosen. Raises OSError when the union or the mount is
     refused, and fuse.init.Refused, with nothing left mounted or open, when the kernel is too old.
     """
@@ -82,11 +82,10 @@ def serve(
         at_end.callback(fs.close)
         # Before the mount: a signal between the two would leave it without a server.
         signals = at_end.enter_context(_signals())
-        fd = device.attach(mountpoint, flags, allow_other)
+        at_end.callback(delivery.close)
+        fd = delivery.mount(flags, allow_other, dont_mask=bool(WISH.flags & abi.FUSE_DONT_MASK))
         at_end.callback(os.close, fd)
-        mount = mounted_at(mountpoint)
-        assert mount is not None
-        at_end.callback(serving.detach, mount.device)
+        at_end.callback(lambda: serving.detach(delivery.device))
         connection = _Connection(fs, workers, fd, strict=posix)
 
         def facts() -> info.Facts:
@@ -111,7 +110,7 @@ def serve(
         answer = connection.operations.answer
         workers.start(fd, _told(answer) if _log.isEnabledFor(logging.DEBUG) else answer)
         try:
-            _attend(connection, mount, signals, ready, facts)
+            _attend(connection, delivery, signals, ready, facts)
         finally:
             workers.stop()
             workers.join()
@@ -230,17 +229,17 @@ def _signals() -> Iterator[int]:
 
 
 def _attend(
-    connection: _Connection, mount: MountPoint, signals: int, ready: Callable[[], None], facts: control.Facts
+    connection: _Connection, delivery: Delivery, signals: int, ready: Callable[[], None], facts: control.Facts
 ) -> None:
     """The main thread, until the connection has ended."""
     try:
-        os.stat(mount.target)
+        delivery.deliver()
     except OSError:
         if connection.refused is not None:
             return
         raise
-    with _announced(mount.device) as listener:
-        _log.info("%s: mounted, process %d", mount.target, os.getpid())
+    with _announced(delivery.device) as listener:
+        _log.info("%s: mounted, process %d", delivery.name, os.getpid())
         ready()
         poll = select.poll()
         poll.register(connection.workers.ended_fd, select.POLLIN)
@@ -254,13 +253,13 @@ def _attend(
                 return
             for number in os.read(signals, 16) if signals in found else b"":
                 name = signal.Signals(number).name
-                if unmounting:
-                    _log.warning("%s: %s again: ending under its users", mount.target, name)
+                if unmounting or (delivery.is_detached and not serving.places(delivery.device)):
+                    _log.warning("%s: %s: ending under its users", delivery.name, name)
                     connection.workers.abandon()
                     return
-                _log.info("%s: %s", mount.target, name)
+                _log.info("%s: %s", delivery.name, name)
                 # In a thread: it waits for pages to be written, and may be told to hurry.
-                threading.Thread(target=serving.unmount, args=(mount.device,), daemon=True).start()
+                threading.Thread(target=serving.unmount, args=(delivery.device,), daemon=True).start()
                 unmounting = True
             if listener is not None and listener.fileno() in found:
                 with contextlib.suppress(OSError):  # gone again

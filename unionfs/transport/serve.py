@@ -9,12 +9,13 @@ from collections.abc import Callable
 from unionfs.fuse.init import Refused
 from unionfs.options import MountPlan
 from unionfs.transport import branches
+from unionfs.transport.delivery import Delivery
 
 _log = logging.getLogger(__name__)
 
 
-def serve(plan: MountPlan, mountpoint: str, ready: Callable[[], None]) -> None:
-    """Serve a resolved plan until it is unmounted; `ready` is called when the mount answers. Raises OSError."""
+def serve(plan: MountPlan, delivery: Delivery, ready: Callable[[], None]) -> None:
+    """Serve a resolved plan until it is unmounted; `ready` is called when the mount is delivered. Raises OSError."""
     reason = "asked for"
     if plan.transport != "pyfuse3":
         from unionfs.transport import direct
@@ -22,20 +23,20 @@ def serve(plan: MountPlan, mountpoint: str, ready: Callable[[], None]) -> None:
         opened = branches.open_branches(plan)
         try:
             direct.serve(
-                opened, mountpoint, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile,
+                opened, delivery, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile,
                 posix=plan.posix, spin_us=plan.spin, ready=ready,
                 reason=reason if plan.transport == "direct" else "the kernel speaks what it needs",
             )  # fmt: skip
             return
         except Refused as refused:
             if plan.transport == "direct":
-                raise OSError(errno.EPROTO, f"{refused}; try -o transport=pyfuse3", mountpoint) from None
+                raise OSError(errno.EPROTO, f"{refused}; try -o transport=pyfuse3", delivery.name) from None
             reason = str(refused)
             _log.warning("%s; going on with pyfuse3", reason)
     opened = branches.open_branches(plan)
     from unionfs.transport import session  # after the checks: it takes a tenth of a second
 
     session.serve(
-        opened, mountpoint, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile, ready=ready,
+        opened, delivery, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile, ready=ready,
         reason=reason,
     )  # fmt: skip

@@ -34,10 +34,10 @@ def prepare_process() -> None:
 def unmount(dev: str) -> None:
     """Take the mount with this device number away wherever it is; where it is in use, detach it: no new user finds it,
     those it has are served until they are done."""
-    places = _places(dev)
-    if not places:
+    found = places(dev)
+    if not found:
         _log.warning("covered by another mount or held by another namespace: served until it is unmounted there")
-    for point in places:
+    for point in found:
         try:
             device.detach(point.target)
         except OSError as error:
@@ -48,13 +48,13 @@ def unmount(dev: str) -> None:
 
 def detach(dev: str) -> None:
     """After the session: a mount that nobody serves must not stay. Usually there is none left."""
-    for point in _places(dev):
+    for point in places(dev):
         with contextlib.suppress(OSError):  # unmounted by somebody else meanwhile
             device.detach(point.target, lazy=True)
 
 
-def _places(dev: str) -> list[MountPoint]:
-    """Where our mount can be unmounted: it may have been moved or bound, or lie under another mount."""
+def places(dev: str) -> list[MountPoint]:
+    """Where we can unmount our mount: it may have been moved or bound, or lie under another."""
     points = mountinfo()
     top = {point.target: point.mount_id for point in points}
     return [p for p in reversed(points) if p.device == dev and top[p.target] == p.mount_id]

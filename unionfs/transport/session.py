@@ -1,10 +1,11 @@
 """A pyfuse3 + trio session: mount, answer until the last user is gone, end.
 
-    serve()  main thread   signals, mount(2), INIT, requests, in one trio run
+    serve()  main thread   signals, mounting, INIT, requests, in one trio run
              a thread      the first stat of the mount: its answer is what makes the mount ready
 
 SIGTERM and SIGINT unmount. If the mount is in use it is detached: no new user finds it, those it has go on until they
-are done, so that nothing they wrote is lost; a second signal ends the session under them.
+are done, so that nothing they wrote is lost; a second signal ends the session under them, as the first does where the
+mount was handed over and is not to be found.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 import pyfuse3
 import trio
 
-from unionfs.linux.mounts import MountPoint, mounted_at
 from unionfs.serve.pyfuse import UnionOperations
-from unionfs.transport import control, device, info, serving
+from unionfs.transport import control, info, serving
+from unionfs.transport.delivery import Delivery
 from unionfs.transport.interrupt import Interrupts
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 def serve(
     branches: Sequence[Branch],
-    mountpoint: str,
+    delivery: Delivery,
     *,
     flags: Collection[str],
     allow_other: bool,
@@ -43,10 +44,9 @@ def serve(
     volatile: bool = False,
     reason: str = "the direct transport was not tried",
 ) -> None:
-    """Mount the union of `branches` (top first; closed at the end) at `mountpoint` (absolute, resolved) and serve it;
-    return when it is unmounted.
+    """Mount the union of `branches` (top first; closed at the end) and serve it; return when it is unmounted.
 
-    `ready` is called once, from the main thread, when the mount has answered its first request. `reason` is why this
+    `ready` is called once, from the main thread, when the mount answers and is delivered. `reason` is why this
     transport was chosen, for `unionfs info`. Raises OSError when the union or the mount is refused.
     """
     serving.prepare_process()
@@ -72,14 +72,14 @@ def serve(
         }
 
     try:
-        trio.run(_session, fs, mountpoint, flags, allow_other, ready, facts)
+        trio.run(_session, fs, delivery, flags, allow_other, ready, facts)
     finally:
         fs.close()
 
 
 async def _session(
     fs: UnionFs,
-    mountpoint: str,
+    delivery: Delivery,
     flags: Collection[str],
     allow_other: bool,
     ready: Callable[[], None],
@@ -88,40 +88,39 @@ async def _session(
     interrupts = Interrupts()
     # Before the mount: a signal between the two would leave it without a server.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        fd = device.attach(mountpoint, flags, allow_other)
-        mount = mounted_at(mountpoint)
-        assert mount is not None
+        fd = delivery.mount(flags, allow_other, dont_mask=False)
         try:
             # libfuse takes a descriptor that is mounted already by this name, and does not unmount it.
             pyfuse3.init(UnionOperations(fs, interrupts), f"/dev/fd/{fd}", set())
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_end_on_signal, signals, mount, interrupts)
-                    nursery.start_soon(_announce, mount, ready, interrupts, facts)
+                    nursery.start_soon(_end_on_signal, signals, delivery, interrupts)
+                    nursery.start_soon(_announce, delivery, ready, interrupts, facts)
                     try:
                         await pyfuse3.main(max_tasks=_REQUESTS_AT_ONCE)
                     except* ConnectionAbortedError:
                         # Ended while a worker was about to read (fs/fuse/dev.c: ECONNABORTED instead of ENODEV).
-                        _log.info("%s: the connection has ended", mount.target)
+                        _log.info("%s: the connection has ended", delivery.name)
                     nursery.cancel_scope.cancel()
             finally:
                 pyfuse3.close(unmount=False)
         finally:
-            serving.detach(mount.device)
+            delivery.close()
+            serving.detach(delivery.device)
 
 
 async def _announce(
-    mount: MountPoint, ready: Callable[[], None], interrupts: Interrupts, facts: control.Facts
+    delivery: Delivery, ready: Callable[[], None], interrupts: Interrupts, facts: control.Facts
 ) -> None:
     """Wait until the mount answers, say so, and be found by those who unmount it or ask about it."""
     with interrupts:
-        await trio.to_thread.run_sync(os.stat, mount.target)
+        await trio.to_thread.run_sync(delivery.deliver)
     try:
-        announcement = control.Announcement(mount.device)
+        announcement = control.Announcement(delivery.device)
     except OSError as error:
         _log.warning("%s: 'unionfs umount' will not wait for this server", error)
         announcement = None
-    _log.info("%s: mounted, process %d", mount.target, os.getpid())
+    _log.info("%s: mounted, process %d", delivery.name, os.getpid())
     ready()
     if announcement is None:
         return
@@ -149,13 +148,16 @@ async def _attend(connection: trio.socket.SocketType, facts: control.Facts) -> N
             said = said[await connection.send(said) :]
 
 
-async def _end_on_signal(signals: AsyncIterator[int], mount: MountPoint, interrupts: Interrupts) -> None:
+async def _end_on_signal(signals: AsyncIterator[int], delivery: Delivery, interrupts: Interrupts) -> None:
     async for number in signals:
-        _log.info("%s: %s", mount.target, signal.Signals(number).name)
+        _log.info("%s: %s", delivery.name, signal.Signals(number).name)
+        if delivery.is_detached and not serving.places(delivery.device):
+            pyfuse3.terminate()
+            return
         # In a thread: unmounting writes dirty mapped pages back, which is work for us.
         with interrupts:
-            await trio.to_thread.run_sync(serving.unmount, mount.device)
+            await trio.to_thread.run_sync(serving.unmount, delivery.device)
         break
     async for number in signals:
-        _log.warning("%s: %s again: ending under its users", mount.target, signal.Signals(number).name)
+        _log.warning("%s: %s again: ending under its users", delivery.name, signal.Signals(number).name)
         pyfuse3.terminate()
