@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from drivers.api import Snapshotter
-from drivers.mounts import Mount, mount_all, mounted, unmount_all
+from drivers.mounts import Mount, mount_all, private, unmount_all
 from drivers.registry import open_driver
 
 Layer = Callable[[str], None]  # writes one layer's files below the directory it is given
@@ -102,8 +102,8 @@ class DriverStack:
     def commit(self, layers: Sequence[Layer]) -> None:
         parent = ""
         for number, fill in enumerate(layers, start=1):
-            with mounted(self._snapshotter.prepare("filling", parent)) as directory:
-                fill(directory)
+            with private(self._snapshotter.prepare("filling", parent)) as root:
+                fill(f"/proc/{os.getpid()}/fd/{root}")  # also for programs that it runs
             parent = f"layer-{number}"
             self._snapshotter.commit(parent, "filling")
 

@@ -1,4 +1,4 @@
-"""Mount, the value that drivers answer with, and the functions that make trees of such values.
+"""Mount, the value that drivers answer with, and the trees that are made of such values.
 
 A driver returns Mount values and never mounts. A list of them is mounted in order on one target, each over the one
 before; usually it has one element. The type says how:
@@ -8,17 +8,26 @@ before; usually it has one element. The type says how:
                 names, and its other options (drivers.overlay_mount)
     unionfs     our own union; "br=/top=rw:/low=ro" as `unionfs mount -o` takes it (`branches` below makes it)
     others      a file system of the kernel on a device or dataset: Mount("ext4", "/dev/…", ("discard",)),
-                Mount("zfs", "pool/…"). Options that are mount(2) flags are passed as flags, the rest as data
+                Mount("zfs", "pool/…"). Options that are flags of a mount are such, the rest is the file system's
 
-Needs CAP_SYS_ADMIN. Failures are OSError, which name the target and say what the kernel said, or
-`drivers.errors.Unavailable` with the sentence of `unionfs mount`, or of a volatile overlay that a crash may have torn;
-InUse for a tree that is busy.
+A tree is first a *detached* mount: it is attached nowhere and in no mount namespace that anybody could enter, so it has
+no name, no copy of it gets into a namespace that is made meanwhile, and it ends with the last descriptor of it, however
+the process that has it ends. There are two uses of that, and no third:
+
+    private     what we look into or write to ourselves, without set-user-ID programs, devices and programs at all
+    open_tree   what becomes a container's root: with all that, attached in the container's mount namespace
+
+mount_all() is for who wants a tree at a place of the file system: it attaches what open_tree() gives.
+
+Needs CAP_SYS_ADMIN. Failures are OSError, which say what the kernel said, or `drivers.errors.Unavailable` with the
+sentence of `unionfs mount`, or of a volatile overlay that a crash may have torn; InUse for a tree that is busy.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +38,7 @@ from drivers.errors import InUse, Unavailable
 from unionfs.linux import consts
 from unionfs.linux import mounts as sys_mounts
 from unionfs.transport import device
+from unionfs.transport.unmount import DEADLINE_SECONDS
 from unionfs.transport.unmount import unmount as unmount_union
 
 # Options that are flags of mount(2), with what the file-descriptor calls name them (linux/mount.h).
@@ -40,10 +50,7 @@ _FLAGS = {
     "noatime": (consts.MS_NOATIME, consts.MOUNT_ATTR_NOATIME),
     "rw": (0, 0),
 }
-
-# What directories are called, in whatever place is for temporary files, that a tree is mounted at for a moment.
-_MOUNTED = "fuse-aufs-mounted-"
-_MOMENTARY = (_MOUNTED, "fuse-aufs-diff-")  # drivers.diff.snapshots
+_HARMLESS = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOUNT_ATTR_NOEXEC
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,91 @@ class Mount:
         return f"{self.type} {self.source} ({','.join(self.options)})" if self.options else f"{self.type} {self.source}"
 
 
+class Tree:
+    """A detached mount, and the process that serves it if there is one. `fd` is a descriptor of its root (O_PATH).
+
+    What is attached of it (attach(), or move_mount(2) of `fd`) goes on after release() and leave(); what is attached
+    nowhere ends then. A child of this process that has not called execve(2) yet holds it too. Not for use by several
+    threads.
+    """
+
+    def __init__(self, fd: int, server: int = -1) -> None:
+        """`fd` and `server`, a pidfd, are the tree's from now on."""
+        self.fd = fd
+        self._server = server
+
+    def attach(self, target: str) -> None:
+        """At the directory `target`, over what is there. Raises OSError, which names the target."""
+        try:
+            sys_mounts.move_mount(self.fd, "", consts.AT_FDCWD, target, consts.MOVE_MOUNT_F_EMPTY_PATH)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, target) from None
+
+    def release(self) -> None:
+        """Close the descriptor. Twice is fine."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def leave(self) -> None:
+        """release() of a tree whose end is somebody else's matter: unmount_all()'s. Twice is fine."""
+        self.release()
+        if self._server >= 0:
+            os.close(self._server)
+            self._server = -1
+
+    def close(self) -> None:
+        """release(), and return when the tree has ended: its server's branches are closed then and complete.
+
+        Raises InUse when that takes more than half a minute: somewhere it is attached, or a file is open in it.
+        Twice is fine.
+        """
+        self.release()
+        ended = self._server < 0 or _ended(self._server)
+        self.leave()
+        if not ended:
+            raise InUse("a union's server has not ended: its mount is still attached, or something is open in it")
+
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+def open_tree(mounts: Sequence[Mount]) -> Tree:
+    """The tree of `mounts`: of the last of them, which hides the others."""
+    mount = mounts[-1]
+    return _MAKERS.get(mount.type, _device)(mount)
+
+
+@contextmanager
+def private(mounts: Sequence[Mount], *, read_only: bool = False) -> Iterator[int]:
+    """A descriptor of the root directory of the tree of `mounts`, which nobody else can find or enter.
+
+    With nosuid, nodev and noexec, and ro if that is asked for. At the end of the `with` it has ended, as after
+    Tree.close(), unless something in it is still open: InUse then, of a union.
+    """
+    with open_tree(mounts) as tree:
+        attributes = _HARMLESS | (consts.MOUNT_ATTR_RDONLY if read_only else 0)
+        sys_mounts.mount_setattr(tree.fd, "", consts.AT_EMPTY_PATH | consts.AT_RECURSIVE, attr_set=attributes)
+        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fd)
+        try:
+            yield root
+        finally:
+            os.close(root)
+
+
 def mount_all(mounts: Sequence[Mount], target: str) -> None:
     """Mount each of `mounts`, in order, on the directory `target`. On failure what was mounted is unmounted again."""
     done = 0
     try:
         for mount in mounts:
-            _MOUNTERS.get(mount.type, _mount_device)(mount, target)
+            tree = open_tree([mount])
+            try:
+                tree.attach(target)
+            finally:
+                tree.leave()
             done += 1
     except BaseException:
         for _ in range(done):
@@ -83,33 +169,8 @@ def unmount_all(target: str) -> None:
         pass
 
 
-@contextmanager
-def mounted(mounts: Sequence[Mount]) -> Iterator[str]:
-    """The tree of `mounts` at a temporary directory, for the time of the `with`."""
-    import tempfile  # late: half of what importing this module would cost, and a container's start needs none of it
-
-    target = tempfile.mkdtemp(prefix=_MOUNTED)
-    try:
-        mount_all(mounts, target)
-        try:
-            yield target
-        finally:
-            unmount_all(target)
-    finally:
-        os.rmdir(target)
-
-
 def let_go_of_copies(*places: str) -> None:
-    """Unmount, in a mount namespace that was just copied, what others have mounted for a moment: at `places`, and at
-    mounted() trees.
-
-    Unmounting it where it was mounted does not reach a copy, unless mounts are shared there (mount_namespaces(7)). The
-    tree would stay in use for as long as the namespace is: its server does not end, its device cannot be removed.
-    """
-    resolved = set(map(os.path.realpath, places))
-    for point in reversed(sys_mounts.mountinfo()):
-        if point.target in resolved or os.path.basename(point.target).startswith(_MOMENTARY):
-            sys_mounts.umount2(point.target, consts.UMOUNT_NOFOLLOW | consts.MNT_DETACH)
+    """Nothing to do any more."""
 
 
 def branches(paths: Sequence[tuple[str, str]]) -> str:
@@ -117,75 +178,92 @@ def branches(paths: Sequence[tuple[str, str]]) -> str:
     return "br=" + ":".join(f"{_escape(path, ':=,')}={permission}" for path, permission in paths)
 
 
-def _mount_bind(mount: Mount, target: str) -> None:
-    """Clone, set the flags, attach: there is no moment in which a read-only bind can be written through."""
+def _bind(mount: Mount) -> Tree:
+    """Nothing is ever seen of a read-only one that could be written through; nor does it get or give what is mounted
+    elsewhere: a copy of a shared mount is one of its peers until it is made private."""
     recursive = consts.AT_RECURSIVE if "rbind" in mount.options else 0
-    tree = sys_mounts.open_tree(consts.AT_FDCWD, mount.source, consts.OPEN_TREE_CLONE | recursive)
+    fd = sys_mounts.open_tree(consts.AT_FDCWD, mount.source, consts.OPEN_TREE_CLONE | recursive)
     try:
-        if attributes := _attributes(mount.options):
-            sys_mounts.mount_setattr(tree, "", consts.AT_EMPTY_PATH | recursive, attr_set=attributes)
-        _attach(tree, target)
-    finally:
-        os.close(tree)
+        sys_mounts.mount_setattr(
+            fd, "", consts.AT_EMPTY_PATH | recursive, attr_set=_attributes(mount.options), propagation=consts.MS_PRIVATE
+        )
+    except BaseException:
+        os.close(fd)
+        raise
+    return Tree(fd)
 
 
-def _mount_overlay(mount: Mount, target: str) -> None:
+def _overlay(mount: Mount) -> Tree:
     words = [option for option in mount.options if option not in _FLAGS]
-    if not overlay_mount.takes_layers():
-        overlay_mount.mount_by_data(mount.source, words, target, _mount_flags(mount.options))
-        return
-    tree = overlay_mount.overlay_tree(mount.source, words, _attributes(mount.options))
-    try:
-        _attach(tree, target)
-    finally:
-        os.close(tree)
+    if overlay_mount.takes_layers():
+        return Tree(overlay_mount.overlay_tree(mount.source, words, _attributes(mount.options)))
+    flags = sum(_FLAGS[option][0] for option in mount.options if option in _FLAGS)
+    return Tree(
+        sys_mounts.detached(lambda place: overlay_mount.mount_by_data(mount.source, words, place, flags))
+    )
 
 
-def _mount_unionfs(mount: Mount, target: str) -> None:
+def _union(mount: Mount) -> Tree:
     """Run `unionfs mount`, which returns when the mount answers; the server is a process of its own.
 
     With -P the working directory is not searched for modules; the package is found where ours was, so an editable
     install, a source tree and a wheel all do.
     """
-    import subprocess  # late, as in mounted()
+    import socket  # late: half of what importing this module would cost, and other drivers need none of it
+    import subprocess
+
+    from unionfs.transport import delivery
 
     where = os.path.abspath(os.path.join(os.path.dirname(device.__file__), os.pardir, os.pardir))
     path = os.pathsep.join(filter(None, [where, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", "unionfs", "mount", "-o", ",".join(mount.options), "--", target]
+    command = [sys.executable, "-P", "-m", "unionfs", "mount", "-o", ",".join(mount.options), "--hand-over"]
     # A file, not a pipe: its end is not for the server, which goes on, to decide.
     output = os.memfd_create("unionfs-mount")
+    ours, theirs = socket.socketpair()
+    with ours:
+        try:
+            with theirs:
+                code = subprocess.call(
+                    [*command, str(theirs.fileno())], env={**os.environ, "PYTHONPATH": path},
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[theirs.fileno()],
+                )  # fmt: skip
+            lines = os.pread(output, 65536, 0).decode(errors="replace").strip().splitlines()
+        finally:
+            os.close(output)
+        if code:
+            raise Unavailable(lines[-1].removeprefix("unionfs: ") if lines else f"unionfs mount ended with {code}")
+        return Tree(*delivery.receive(ours))
+
+
+def _device(mount: Mount) -> Tree:
+    context = sys_mounts.fsopen(mount.type)
     try:
-        code = subprocess.call(
-            command, env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-        lines = os.pread(output, 65536, 0).decode(errors="replace").strip().splitlines()
-    finally:
-        os.close(output)
-    if code:
-        raise Unavailable(lines[-1].removeprefix("unionfs: ") if lines else f"unionfs mount ended with {code}")
-
-
-def _mount_device(mount: Mount, target: str) -> None:
-    data = ",".join(option for option in mount.options if option not in _FLAGS)
-    sys_mounts.mount(mount.source, target, mount.type, _mount_flags(mount.options), data or None)
-
-
-_MOUNTERS = {"bind": _mount_bind, "overlay": _mount_overlay, "unionfs": _mount_unionfs}
-
-
-def _attach(tree: int, target: str) -> None:
-    try:
-        sys_mounts.move_mount(tree, "", consts.AT_FDCWD, target, consts.MOVE_MOUNT_F_EMPTY_PATH)
+        sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "source", mount.source)
+        for option in mount.options:
+            key, equals, value = option.partition("=")
+            if equals:
+                sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, value)
+            elif option == "ro" or option not in _FLAGS:
+                sys_mounts.fsconfig(context, consts.FSCONFIG_SET_FLAG, option)
+        sys_mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
+        return Tree(sys_mounts.fsmount(context, _attributes(mount.options)))
     except OSError as error:
-        raise OSError(error.errno, error.strerror, target) from None
+        raise OSError(error.errno, error.strerror, mount.source) from None
+    finally:
+        os.close(context)
+
+
+_MAKERS = {"bind": _bind, "overlay": _overlay, "unionfs": _union}
+
+
+def _ended(server: int) -> bool:
+    poll = select.poll()  # not select(2): a descriptor may be beyond 1023
+    poll.register(server, select.POLLIN)
+    return bool(poll.poll(DEADLINE_SECONDS * 1000))
 
 
 def _attributes(options: Sequence[str]) -> int:
     return sum(_FLAGS[option][1] for option in options if option in _FLAGS)
-
-
-def _mount_flags(options: Sequence[str]) -> int:
-    return sum(_FLAGS[option][0] for option in options if option in _FLAGS)
 
 
 def _unmount_top(target: str) -> bool:

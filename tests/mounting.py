@@ -7,14 +7,31 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from drivers.mounts import Mount, mount_all, unmount_all
 from unionfs.linux import consts, mounts
 from unionfs.transport import control
 
 TRANSPORTS = ("direct", "pyfuse3")
 
 _DEADLINE = 30  # seconds; a mount or an unmount that takes longer hangs
+
+
+@contextmanager
+def mounted(mounts: Sequence[Mount]) -> Iterator[str]:
+    """The tree of `mounts` at a temporary directory, as a container has it, for the time of the `with`."""
+    target = tempfile.mkdtemp(prefix="mounted-")
+    try:
+        mount_all(mounts, target)
+        try:
+            yield target
+        finally:
+            unmount_all(target)
+    finally:
+        os.rmdir(target)
 
 
 class Union:

@@ -13,7 +13,6 @@ trees go through the same walk, and come to the same archive, byte for byte.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from contextlib import closing
 
@@ -24,8 +23,7 @@ from drivers.archive.reader import Source
 from drivers.diff import layer, snapshots
 from drivers.diff.change import Change
 from drivers.diff.walk import differences
-from drivers.mounts import mounted
-from drivers.trees import DIRECTORY
+from drivers.mounts import private
 
 __all__ = ["Change", "apply", "changes", "diff_size", "write_diff", "write_tree"]
 
@@ -71,12 +69,8 @@ def apply(driver: Snapshotter, key: str, stream: Source, *, limits: Limits = DEF
 
     What was applied stays when it fails: the caller then removes the snapshot. Raises ArchiveError, DriverError.
     """
-    with mounted(driver.mounts(key)) as path:
-        root_fd = os.open(path, DIRECTORY)
-        try:
-            return extract(stream, root_fd, limits=limits)
-        finally:
-            os.close(root_fd)
+    with private(driver.mounts(key)) as root_fd:
+        return extract(stream, root_fd, limits=limits)
 
 
 def diff_size(driver: Snapshotter, key: str) -> int:

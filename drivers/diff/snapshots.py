@@ -23,8 +23,7 @@ from typing import NamedTuple
 from drivers.api import Kind, Snapshotter
 from drivers.diff import forms
 from drivers.errors import DriverError
-from drivers.mounts import Mount, mount_all, unmount_all
-from drivers.overlay_mount import overlay_tree, takes_layers
+from drivers.mounts import Mount, private, unmount_all
 from drivers.trees import DIRECTORY
 
 # diff-(pid namespace)-(pid)-(start time of the process)-(random)
@@ -97,20 +96,7 @@ def _beside(mount: Mount) -> Mount:
 
 @contextmanager
 def _opened(mounts: Sequence[Mount], name: str) -> Iterator[int]:
-    with ExitStack() as held:
-        if len(mounts) == 1 and mounts[0].type == "bind":
-            fd = _directory(mounts[0].source, held)
-        elif len(mounts) == 1 and mounts[0].type == "overlay" and takes_layers():
-            detached = overlay_tree(mounts[0].source, mounts[0].options)
-            held.callback(os.close, detached)
-            fd = _directory(f"/proc/self/fd/{detached}/.", held)
-        else:
-            place = _place(name)
-            os.mkdir(place, 0o700)
-            held.callback(os.rmdir, place)
-            mount_all(mounts, place)
-            held.callback(unmount_all, place)
-            fd = _directory(place, held)
+    with private(mounts) as fd:
         yield fd
 
 

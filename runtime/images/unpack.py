@@ -3,22 +3,22 @@
 A layer's snapshot is named by its chain id (image-spec config.md, "Layer ChainID"), so images share what they have in
 common from the bottom up. One process of a store unpacks at a time, under `unpack.lock`; the next finds the work done:
 
-    lock │ what a killed process left is removed │ per missing layer: prepare, mount, extract, unmount, commit
+    lock │ what a killed process left is removed │ per missing layer: prepare, extract, commit
 
-So under the lock every snapshot `unpack-…` and every mount at the store's mount point is a left-over.
+So under the lock every snapshot `unpack-…` is a left-over.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 
 from drivers.api import Kind, Snapshotter
 from drivers.archive.errors import ArchiveError
 from drivers.errors import InUse, NotFound, TimedOut
-from drivers.mounts import Mount, mount_all, unmount_all
+from drivers.mounts import private
 from runtime.errors import ImageError
 from runtime.images.document import Descriptor
 from runtime.images.image import Image
@@ -50,7 +50,7 @@ def unpack(store: ImageStore, image: Image, snapshotter: Snapshotter) -> str:
     if _committed(snapshotter, chains[-1]):
         return chains[-1]
     with store.locked(_LOCK, patience=_PATIENCE):
-        _remove_left_overs(store, snapshotter)
+        _remove_left_overs(snapshotter)
         parent = ""
         for layer, chain in zip(zip(image.layers, image.blobs, strict=True), chains, strict=True):
             if not _committed(snapshotter, chain):
@@ -67,7 +67,7 @@ def forget_snapshots(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
     """
     removed = []
     with store.locked(_LOCK, patience=_PATIENCE):
-        _remove_left_overs(store, snapshotter)
+        _remove_left_overs(snapshotter)
         # Read under the lock: what was unpacked until now belongs to images that were in the store then.
         wanted = {chain for image in store.list() for chain in chain_ids(image.layers)}
         for info in reversed(list(snapshotter.walk())):
@@ -87,23 +87,19 @@ def _committed(snapshotter: Snapshotter, name: str) -> bool:
         return False
 
 
-def _remove_left_overs(store: ImageStore, snapshotter: Snapshotter) -> None:
+def _remove_left_overs(snapshotter: Snapshotter) -> None:
     """What a process left that was killed in _unpack_layer(); nobody is in there now, for the lock is ours. And
     what any that was killed has left in the driver: nobody else looks for it, unless a container crashes.
 
-    What cannot be removed, because some mount namespace has a copy of the mount, is left to the next that comes here.
+    What is in use is left to the next that comes here: 0.1.0 unpacked at a mount point in the store, and a process that
+    is killed leaves such a mount until the machine is restarted.
     """
-    unmount_all(_mount_point(store))
     with suppress(OSError, TimedOut):
         snapshotter.cleanup()
     for info in list(snapshotter.walk()):
         if info.name.startswith(_KEY) and info.kind is Kind.ACTIVE:
             with suppress(InUse):
                 snapshotter.remove(info.name)
-
-
-def _mount_point(store: ImageStore) -> str:
-    return os.path.join(store.root, "unpack")
 
 
 def _unpack_layer(
@@ -122,7 +118,7 @@ def _unpack_layer(
         key = _KEY + os.urandom(8).hex()
         mounts = snapshotter.prepare(key, parent)
         try:
-            with _mounted(mounts, _mount_point(store)) as root_fd:
+            with private(mounts) as root_fd:
                 put_out(archive, root_fd, diff_id)
             snapshotter.commit(chain, key)
         except BaseException as error:
@@ -139,19 +135,3 @@ def _give_up(snapshotter: Snapshotter, key: str) -> None:
         with suppress(OSError):
             snapshotter.remove(key)
             return
-
-
-@contextmanager
-def _mounted(mounts: Sequence[Mount], target: str) -> Iterator[int]:
-    """A descriptor of the tree's root, mounted at `target`: a fixed place, to find a killed process's mount."""
-    os.makedirs(target, 0o700, exist_ok=True)
-    mount_all(mounts, target)
-    try:
-        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-    finally:
-        unmount_all(target)
-        os.rmdir(target)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers.mounts import Mount, mounted
+from drivers.mounts import Mount
+from tests.mounting import mounted
 
 
 @pytest.fixture

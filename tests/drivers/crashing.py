@@ -29,11 +29,12 @@ import pytest
 from drivers.api import Kind, Snapshotter
 from drivers.archive.extract import extract
 from drivers.graph import GraphSnapshotter
-from drivers.mounts import mount_all, mounted, unmount_all
+from drivers.mounts import mount_all, unmount_all
 from tests import trees
 from tests.contracts.snapshotter.words import Words
 from tests.drivers.children import in_child
 from tests.drivers.steps import PACKAGE, before_each_step
+from tests.mounting import mounted
 from unionfs.linux.mounts import mountinfo
 
 TREE: trees.Tree = {"f": "content", "dir": {"g": trees.File("x" * 5000, mode=0o600)}, "link": trees.Symlink(target="f")}

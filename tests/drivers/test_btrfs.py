@@ -19,13 +19,14 @@ from drivers.btrfs import image as btrfs_image
 from drivers.btrfs import qgroups, subvolumes
 from drivers.directories import DirectorySnapshotter
 from drivers.errors import Unavailable
-from drivers.mounts import Mount, mounted, unmount_all
+from drivers.mounts import Mount, unmount_all
 from drivers.registry import open_driver, probe
 from drivers.trees import DIRECTORY
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.drivers.children import in_child
 from tests.drivers.crashing import CrashContract
+from tests.mounting import mounted
 from tests.trees import Dir, File
 from unionfs.linux import consts, mounts, processes
 from unionfs.linux.files import renameat2

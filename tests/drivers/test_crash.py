@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind, Snapshotter
-from drivers.mounts import Mount, mounted
+from drivers.mounts import Mount
 from drivers.registry import open_driver
 from tests import trees
 from tests.drivers.crashing import CrashContract
 from tests.drivers.steps import before_each_step
+from tests.mounting import mounted
 
 pytestmark = pytest.mark.needs("tmpfs")
 

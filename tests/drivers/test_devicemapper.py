@@ -21,13 +21,14 @@ import pytest
 from drivers import loop, programs
 from drivers.devicemapper import Driver, filesystem, ioctl, nodes, records
 from drivers.errors import InUse, NotSupported, Unavailable
-from drivers.mounts import Mount, mount_all, mounted, unmount_all
+from drivers.mounts import Mount, mount_all, unmount_all
 from drivers.registry import open_driver, probe
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.contracts.snapshotter.words import Words
 from tests.drivers.children import in_child
 from tests.drivers.crashing import CrashContract
+from tests.mounting import mounted
 from unionfs.linux import consts, mounts, processes
 
 MIB = 1 << 20

@@ -19,11 +19,12 @@ from drivers.archive.extract import extract
 from drivers.archive.reader import CHUNK
 from drivers.diff import Change, changes, layer, snapshots, write_diff, write_tree
 from drivers.diff.walk import differences
-from drivers.mounts import Mount, mount_all, mounted, unmount_all
+from drivers.mounts import Mount, mount_all, unmount_all
 from drivers.registry import open_driver
 from tests import trees
 from tests.capabilities import missing
 from tests.drivers.children import in_child
+from tests.mounting import mounted
 
 
 def peak(script: str, *arguments: object) -> int:

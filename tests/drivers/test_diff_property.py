@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from drivers.api import Snapshotter
 from drivers.diff import apply, changes, diff_size, write_diff
-from drivers.mounts import mounted
 from drivers.registry import open_driver
 from tests import trees
 from tests.capabilities import missing
 from tests.contracts.snapshotter.differ import by_comparison
+from tests.mounting import mounted
 
 DRIVERS = {"fuse-aufs": "fuse", "overlay2": "overlay", "vfs": "root"}
 ACL = bytes.fromhex("02000000 01000600ffffffff 02000400d2040000 04000400ffffffff 10000400ffffffff 20000400ffffffff")

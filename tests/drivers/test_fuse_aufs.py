@@ -13,10 +13,10 @@ import pytest
 
 from drivers.api import Kind, Snapshotter
 from drivers.errors import InUse
-from drivers.mounts import mount_all, mounted, unmount_all
+from drivers.mounts import mount_all, unmount_all
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
-from tests.mounting import kill_server
+from tests.mounting import kill_server, mounted
 from tests.trees import File
 
 

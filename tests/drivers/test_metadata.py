@@ -16,10 +16,10 @@ from drivers import metadata, reserve
 from drivers.api import Info, Kind, Usage
 from drivers.errors import AlreadyExists, DriverError, InUse, NotFound, TimedOut, Unavailable, WrongState
 from drivers.metadata import Record, Store, Transaction
-from drivers.mounts import mounted
 from drivers.registry import open_driver
 from tests import trees
 from tests.drivers.children import in_child
+from tests.mounting import mounted
 
 # What a driver of thin devices would keep: which number is whose, and how far its making has come.
 DEVICES = (

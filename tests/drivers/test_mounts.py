@@ -12,10 +12,10 @@ import pytest
 
 from drivers import mounts, overlay_mount
 from drivers.errors import InUse, Unavailable
-from drivers.mounts import Mount, branches, mount_all, mounted, unmount_all
+from drivers.mounts import Mount, branches, mount_all, unmount_all
 from drivers.overlay2 import overlay
 from tests import trees
-from tests.mounting import kill_server
+from tests.mounting import kill_server, mounted
 from unionfs.linux.mounts import mounted_at, mountinfo
 
 pytestmark = pytest.mark.needs("overlay")
@@ -265,7 +265,7 @@ def test_the_working_directory_does_not_decide_which_package_serves(tmp_path: Pa
     script = (
         "import os, sys\nfrom drivers.mounts import *\n"
         "mount = Mount('unionfs', 'unionfs', (branches([(sys.argv[1], 'ro')]),))\n"
-        "os.chdir(sys.argv[2])\nwith mounted([mount]) as path: print(sorted(os.listdir(path)))"
+        "os.chdir(sys.argv[2])\nwith private([mount]) as root: print(sorted(os.listdir(root)))"
     )
     root = os.path.dirname(os.path.dirname(mounts.__file__))
     command = [sys.executable, "-c", script, layers[0], str(tmp_path / "build")]

@@ -17,11 +17,11 @@ import pytest
 from drivers import overlay_mount
 from drivers.api import Snapshotter
 from drivers.errors import NotSupported, Unavailable
-from drivers.mounts import mounted
 from drivers.registry import open_driver, probe
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.contracts.snapshotter.stability import Stability
+from tests.mounting import mounted
 
 pytestmark = pytest.mark.needs("overlay")
 
@@ -130,7 +130,8 @@ def test_a_file_system_without_d_type(tmp_path: Path) -> None:
 
 IN_A_USER_NAMESPACE = """
 import os, shutil, sys
-from drivers.mounts import Mount, mount_all, mounted
+from drivers.mounts import Mount, mount_all
+from tests.mounting import mounted
 from drivers.registry import open_driver, probe
 from tests import trees
 

@@ -14,10 +14,10 @@ import pytest
 
 from drivers.api import Kind
 from drivers.directories import DirectorySnapshotter
-from drivers.mounts import mounted
 from drivers.registry import open_driver
 from tests import trees
 from tests.drivers.steps import before_each_step
+from tests.mounting import mounted
 
 pytestmark = pytest.mark.needs("loop", "program:mkfs.ext4")
 

@@ -18,12 +18,13 @@ from drivers.api import Snapshotter
 from drivers.directories import DirectorySnapshotter
 from drivers.errors import NotSupported
 from drivers.loop import attached
-from drivers.mounts import Mount, mounted
+from drivers.mounts import Mount
 from drivers.registry import open_driver, probe
 from drivers.trees import DIRECTORY
 from tests import trees
 from tests.drivers.children import in_child
 from tests.drivers.steps import before_each_step
+from tests.mounting import mounted
 from unionfs.linux import consts, quotactl
 
 pytestmark = pytest.mark.needs("loop")

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from drivers.errors import Unavailable
-from drivers.mounts import Mount, mounted
+from drivers.mounts import Mount
 from drivers.registry import NAMES, open_driver, probe
 from tests.drivers.children import in_child
+from tests.mounting import mounted
 
 
 def test_the_names() -> None:

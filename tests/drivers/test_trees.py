@@ -16,9 +16,10 @@ import pytest
 
 from drivers import copytree
 from drivers.copytree import copy_tree
-from drivers.mounts import Mount, mount_all, mounted, unmount_all
+from drivers.mounts import Mount, mount_all, unmount_all
 from drivers.trees import DIRECTORY, delete, disk_usage, open_below, walk
 from tests import trees
+from tests.mounting import mounted
 from tests.trees import Dir, File, HardLink, Special, Symlink
 
 DEPTH = 1200  # directories, of 30 bytes each: far beyond PATH_MAX, the recursion limit and the descriptor limit

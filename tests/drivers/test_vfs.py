@@ -14,10 +14,11 @@ from drivers import copytree
 from drivers.copytree import copy_tree
 from drivers.directories import DirectorySnapshotter
 from drivers.loop import attached
-from drivers.mounts import Mount, mounted
+from drivers.mounts import Mount
 from drivers.registry import open_driver
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
+from tests.mounting import mounted
 from unionfs.linux.files import get_flags, set_flags
 
 MIB = 1 << 20

@@ -21,7 +21,7 @@ import pytest
 
 from drivers.api import Kind
 from drivers.errors import InUse, NotFound, Unavailable
-from drivers.mounts import Mount, mount_all, mounted
+from drivers.mounts import Mount, mount_all
 from drivers.registry import open_driver, probe
 from drivers.zfs import driver as zfs_driver
 from drivers.zfs.command import missing, zfs, zpool
@@ -29,6 +29,7 @@ from drivers.zfs.driver import Driver
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.drivers.children import in_child
+from tests.mounting import mounted
 from unionfs.linux import consts, libc, mounts
 
 MIB = 1 << 20

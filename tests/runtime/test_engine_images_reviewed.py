@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from drivers.mounts import Mount, mounted
+from drivers.mounts import Mount
 from runtime.engine import prune
 from runtime.engine.containers import ContainerStore
 from runtime.engine.paths import Paths
 from runtime.images import document
 from runtime.images.blobs import digest_of
 from runtime.images.store import ImageStore
+from tests.mounting import mounted
 from tests.runtime.conftest import IMAGE, Runtime, Terminal
 from tests.runtime.images.conftest import LAYERS, Made, image_of, receive
 

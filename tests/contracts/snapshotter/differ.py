@@ -21,9 +21,9 @@ from drivers.archive.reader import Entry, Reader
 from drivers.diff import apply, changes, diff_size, layer, write_diff
 from drivers.diff.snapshots import tree
 from drivers.diff.walk import differences
-from drivers.mounts import mounted
 from tests import trees
 from tests.contracts.snapshotter.words import Words
+from tests.mounting import mounted
 from tests.trees import Dir, File, Special, Symlink
 
 OLD = 1_000_000_000_000_000_000

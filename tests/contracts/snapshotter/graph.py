@@ -11,9 +11,9 @@ import pytest
 
 from drivers.api import Kind, Snapshotter
 from drivers.errors import AlreadyExists, InUse, InvalidName, NotFound, WrongState
-from drivers.mounts import mounted
 from tests import trees
 from tests.contracts.snapshotter.words import Words
+from tests.mounting import mounted
 from tests.trees import File
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from drivers.api import Snapshotter
 from drivers.errors import AlreadyExists
-from drivers.mounts import mounted
 from tests import trees
 from tests.contracts.snapshotter.words import Words
 from tests.drivers.children import in_child
+from tests.mounting import mounted
 
 
 class Sharing(Words):

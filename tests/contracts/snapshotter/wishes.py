@@ -11,10 +11,10 @@ import pytest
 
 from drivers.api import Snapshotter
 from drivers.errors import NotFound, NotSupported, Unavailable
-from drivers.mounts import mounted
 from drivers.registry import open_driver
 from tests import trees
 from tests.contracts.snapshotter.words import Words
+from tests.mounting import mounted
 from unionfs.linux.files import syncfs
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from drivers.api import Kind, Snapshotter
 from drivers.graph import GraphSnapshotter
-from drivers.mounts import mounted
 from drivers.registry import open_driver, probe
 from tests import trees
+from tests.mounting import mounted
 
 
 class Words:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind, Snapshotter
-from drivers.mounts import mounted
 from drivers.registry import open_driver
 from runtime.errors import ImageError
 from runtime.images.admit import admit
@@ -18,6 +17,7 @@ from runtime.images.document import MANIFEST
 from runtime.images.store import ImageStore
 from runtime.images.unpack import chain_ids
 from tests.drivers.archive import tape
+from tests.mounting import mounted
 from tests.runtime.images.conftest import LAYERS, Made, image_of, receive
 
 pytestmark = pytest.mark.needs("tmpfs")

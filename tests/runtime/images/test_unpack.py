@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind, Snapshotter
-from drivers.mounts import mounted
 from drivers.registry import NAMES, open_driver, probe
 from runtime.errors import ImageError, NoSuchImage
 from runtime.images import layer as layers
@@ -21,6 +20,7 @@ from runtime.images.unpack import chain_ids, forget_snapshots, unpack
 from tests.drivers import steps
 from tests.drivers.archive import tape
 from tests.drivers.children import Child, in_child
+from tests.mounting import mounted
 from tests.runtime.images.conftest import IMAGES, ROOTFS
 from tests.trees import Tree, assert_same, assert_tree, read
 from unionfs.linux import mounts

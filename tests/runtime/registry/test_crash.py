@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.mounts import Mount, mounted
+from drivers.mounts import Mount
 from drivers.registry import open_driver
 from runtime.errors import ImageError
 from runtime.images.reference import parse
@@ -23,6 +23,7 @@ from runtime.registry.access import Access
 from runtime.registry.progress import Progress
 from runtime.registry.pull import pull
 from tests.drivers.children import in_child
+from tests.mounting import mounted
 from tests.runtime.conftest import Runtime, kill, wait_until
 from tests.runtime.registry.conftest import Puller
 from tests.runtime.registry.lying import CHUNK, Honest, Made, Server, made
