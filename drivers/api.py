@@ -1,7 +1,7 @@
 """The Snapshotter: what a storage driver is.
 
 A driver keeps *snapshots*: file trees that share what they have in common with their parent. It hands out a tree as a
-list of `Mount` values and never mounts it, and it never sees a tar, a digest or an image. Mounting is
+list of `Mount` values and never mounts it, and it never sees a tar, a digest or an image. Making trees of them is
 `drivers.mounts`; reading and writing layers as archives is `drivers.archive`, which works over the mounts of any
 driver; what the names mean is the caller's business. The vocabulary is containerd's (core/snapshots).
 
@@ -37,13 +37,21 @@ characters without space and "/", the first of them a letter or a digit. They ar
 How it is used
 ==============
 
+A tree is mounted in one of two ways, and both give a mount that is attached nowhere: nobody finds it, no mount
+namespace has a copy of it, and it ends with the process that has it, however that ends.
+
+    private(mounts)      for who reads or writes a tree himself: the root directory of one that has no set-user-ID
+                         programs, no devices and nothing to execute, whatever a container has put there
+    open_tree(mounts)    for who gives a tree to a container: attached in the container's mount namespace and nowhere
+                         else, with all that a container may have
+
 Importing an image's first layer. The key is random, so that two processes that import the same image do not meet; the
 first to commit wins and the other removes its work:
 
     key = f"unpack-{uuid4().hex}"
     mounts = driver.prepare(key)
     try:
-        with mounted(mounts) as root:
+        with private(mounts) as root:       # a descriptor
             extract(layer, root)
         driver.commit(chain_id, key)
     except AlreadyExists:
@@ -54,14 +62,16 @@ Importing the next layer is the same with prepare(key, chain_id_below), and it g
 Running a container:
 
     mounts = driver.prepare(container_id, image_chain_id)
-    mount_all(mounts, rootfs)               # … and again after a reboot, from driver.mounts(container_id)
-    …
-    unmount_all(rootfs)
+    with open_tree(mounts) as tree:         # … and again after a reboot, from driver.mounts(container_id)
+        …                                   # attach `tree.fd` in the container's mount namespace, run it, wait for it
     driver.remove(container_id)             # or commit() it, which makes an image layer of what the container did
 
 Looking into a layer, or comparing two, without a chance of changing either:
 
-    with mounted(driver.view(a, "sha256:…")) as left, mounted(driver.view(b, "sha256:…")) as right: …
+    with private(driver.view(a, "sha256:…")) as left, private(driver.view(b, "sha256:…")) as right: …
+
+An active snapshot that is in use is looked at through the mount that it has, and not through a second one: a union and
+an overlay do not bear somebody who changes their layers (drivers.at_rest tells whether one is in use).
 
 Deleting an image: remove() its names from the top down. Each that is still a parent says InUse, and that is the answer.
 

@@ -41,14 +41,14 @@ from unionfs.transport import device
 from unionfs.transport.unmount import DEADLINE_SECONDS
 from unionfs.transport.unmount import unmount as unmount_union
 
-# Options that are flags of mount(2), with what the file-descriptor calls name them (linux/mount.h).
-_FLAGS = {
-    "ro": (consts.MS_RDONLY, consts.MOUNT_ATTR_RDONLY),
-    "nosuid": (consts.MS_NOSUID, consts.MOUNT_ATTR_NOSUID),
-    "nodev": (consts.MS_NODEV, consts.MOUNT_ATTR_NODEV),
-    "noexec": (consts.MS_NOEXEC, consts.MOUNT_ATTR_NOEXEC),
-    "noatime": (consts.MS_NOATIME, consts.MOUNT_ATTR_NOATIME),
-    "rw": (0, 0),
+# Options that are the mount's, and not its file system's.
+_ATTRIBUTES = {
+    "ro": consts.MOUNT_ATTR_RDONLY,
+    "nosuid": consts.MOUNT_ATTR_NOSUID,
+    "nodev": consts.MOUNT_ATTR_NODEV,
+    "noexec": consts.MOUNT_ATTR_NOEXEC,
+    "noatime": consts.MOUNT_ATTR_NOATIME,
+    "rw": 0,
 }
 _HARMLESS = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOUNT_ATTR_NOEXEC
 
@@ -194,13 +194,8 @@ def _bind(mount: Mount) -> Tree:
 
 
 def _overlay(mount: Mount) -> Tree:
-    words = [option for option in mount.options if option not in _FLAGS]
-    if overlay_mount.takes_layers():
-        return Tree(overlay_mount.overlay_tree(mount.source, words, _attributes(mount.options)))
-    flags = sum(_FLAGS[option][0] for option in mount.options if option in _FLAGS)
-    return Tree(
-        sys_mounts.detached(lambda place: overlay_mount.mount_by_data(mount.source, words, place, flags))
-    )
+    words = [option for option in mount.options if option not in _ATTRIBUTES]
+    return Tree(overlay_mount.overlay_tree(mount.source, words, _attributes(mount.options)))
 
 
 def _union(mount: Mount) -> Tree:
@@ -243,7 +238,7 @@ def _device(mount: Mount) -> Tree:
             key, equals, value = option.partition("=")
             if equals:
                 sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, value)
-            elif option == "ro" or option not in _FLAGS:
+            elif option == "ro" or option not in _ATTRIBUTES:
                 sys_mounts.fsconfig(context, consts.FSCONFIG_SET_FLAG, option)
         sys_mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
         return Tree(sys_mounts.fsmount(context, _attributes(mount.options)))
@@ -263,7 +258,7 @@ def _ended(server: int) -> bool:
 
 
 def _attributes(options: Sequence[str]) -> int:
-    return sum(_FLAGS[option][1] for option in options if option in _FLAGS)
+    return sum(_ATTRIBUTES.get(option, 0) for option in options)
 
 
 def _unmount_top(target: str) -> bool:

@@ -122,10 +122,9 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
             "directories do not tell the types of their entries (d_type), which overlayfs needs: make the file system "
             "anew, xfs with -n ftype=1, ext4 with -O filetype",
         )
-    key = "lowerdir+" if overlay_mount.takes_layers() else "lowerdir"
     try:
         tree = overlay_mount.overlay_tree(
-            "overlay", (f"{key}={lower}", f"upperdir={upper}", f"workdir={work}", *_features())
+            "overlay", (f"lowerdir+={lower}", f"upperdir={upper}", f"workdir={work}", *_features())
         )
     except OSError as error:
         if error.errno == errno.ENODEV:

@@ -1,11 +1,12 @@
-"""Mounting the kernel's overlayfs: many layers, any names, and volatile ones more than once.
+"""The kernel's overlayfs as a detached mount: many layers, any names, and volatile ones more than once.
 
 How a layer is named, in the order of preference (Documentation/filesystems/overlayfs.rst, "Layers via file descriptor";
 fs/overlayfs/params.c):
 
     FSCONFIG_SET_FD      lowerdir+, upperdir, workdir    Linux 6.13; names are not parsed at all
     FSCONFIG_SET_STRING  lowerdir+, upperdir, workdir    Linux 6.8; 255 bytes, longer ones as /proc/self/fd/N
-    mount(2)             lowerdir=A:B,upperdir=…         a page of options: /proc/self/fd/N each, about 220 layers
+    mount(2)             lowerdir=A:B,upperdir=…         a page of options: /proc/self/fd/N each, about 220 layers;
+                                                         in a mount namespace of its own (linux.mounts.detached)
 
 `options` are those of a Mount("overlay", …) without what are flags of mount(2): "lowerdir+=DIR" once a layer, top
 first, "upperdir=", "workdir=", and others of overlayfs as they are. Failures are OSError with what the kernel said.
@@ -37,10 +38,14 @@ _BOOT = "boot"
 def overlay_tree(source: str, options: Sequence[str], attributes: int = 0) -> int:
     """The overlay as a descriptor of a detached mount: it ends when the descriptor is closed, unless it is attached.
 
-    Needs `takes_layers()` for "lowerdir+=". `attributes` are MOUNT_ATTR_*. Raises OSError; Unavailable for a volatile
-    one that a crash may have torn.
+    `attributes` are MOUNT_ATTR_*. Raises OSError, E2BIG with how many layers this kernel would take; Unavailable for a
+    volatile one that a crash may have torn.
     """
     _allow_volatile(options)
+    if not takes_layers():
+        tree = mounts.detached(lambda place: _mount_by_data(source, options, place))
+        mounts.mount_setattr(tree, "", consts.AT_EMPTY_PATH, attr_set=attributes)
+        return tree
     with ExitStack() as held:
         context = mounts.fsopen("overlay")
         held.callback(os.close, context)
@@ -58,12 +63,8 @@ def overlay_tree(source: str, options: Sequence[str], attributes: int = 0) -> in
         return mounts.fsmount(context, attributes)
 
 
-def mount_by_data(source: str, options: Sequence[str], target: str, flags: int = 0) -> None:
-    """mount(2) with an option string, for kernels without `lowerdir+`; `flags` are MS_*.
-
-    Raises OSError, E2BIG with how many layers would fit; Unavailable as overlay_tree().
-    """
-    _allow_volatile(options)
+def _mount_by_data(source: str, options: Sequence[str], target: str) -> None:
+    """mount(2) with an option string, for kernels without `lowerdir+`."""
     with ExitStack() as held:
         layers, rest = [], []
         for option in options:
@@ -88,7 +89,7 @@ def mount_by_data(source: str, options: Sequence[str], target: str, flags: int =
                 target,
             )
         with WithoutCapability(consts.CAP_SYS_RESOURCE):
-            mounts.mount(source, target, "overlay", flags, data)
+            mounts.mount(source, target, "overlay", 0, data)
 
 
 @cache

@@ -8,7 +8,9 @@ what somebody has mounted into a layer is not the layer's, and least of all to b
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 
 from drivers.api import Usage
@@ -39,6 +41,22 @@ def open_below(root_fd: int, path: bytes) -> int:
             os.close(fd)
         fd = below
     return fd
+
+
+def open_regular(dir_fd: int, name: bytes) -> int:
+    """Open the regular file `name` of the directory `dir_fd` for reading, and nothing else that may be in its place.
+
+    A container may exchange it at any moment. So it is looked at without being opened, and what was looked at is then
+    opened: a device is never, and a FIFO is not waited for. Raises OSError, ESTALE for what is no regular file.
+    """
+    place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
+        # Without O_NONBLOCK, which has one whose lease (fcntl(2)) is being broken fail; that takes 45 seconds at most.
+        return os.open(fd_path(place), os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
 
 
 def entries(fd: int) -> list[os.DirEntry[bytes]]:

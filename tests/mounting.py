@@ -21,17 +21,33 @@ _DEADLINE = 30  # seconds; a mount or an unmount that takes longer hangs
 
 
 @contextmanager
-def mounted(mounts: Sequence[Mount]) -> Iterator[str]:
-    """The tree of `mounts` at a temporary directory, as a container has it, for the time of the `with`."""
+def mounted(values: Sequence[Mount]) -> Iterator[str]:
+    """The tree of `values` at a temporary directory, as a container has it, for the time of the `with`."""
     target = tempfile.mkdtemp(prefix="mounted-")
     try:
-        mount_all(mounts, target)
+        mount_all(values, target)
         try:
             yield target
         finally:
             unmount_all(target)
     finally:
         os.rmdir(target)
+
+
+@contextmanager
+def seen(path: str) -> Iterator[int]:
+    """The root of what is mounted at `path`, as the engine gives it of a running container: for reading only."""
+    harmless = consts.MOUNT_ATTR_RDONLY | consts.MOUNT_ATTR_NODEV | consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NOEXEC
+    clone = mounts.open_tree(consts.AT_FDCWD, path, consts.OPEN_TREE_CLONE)
+    try:
+        mounts.mount_setattr(clone, "", consts.AT_EMPTY_PATH, attr_set=harmless)
+        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=clone)
+    finally:
+        os.close(clone)
+    try:
+        yield root
+    finally:
+        os.close(root)
 
 
 class Union:

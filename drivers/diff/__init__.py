@@ -7,7 +7,7 @@
     layer      what the walk finds, as an archive
     snapshots  the trees of a driver's snapshots, opened
 
-Works over any driver's snapshots, mounted or not. Differences that a driver keeps by themselves and a comparison of two
+Works over any driver's snapshots, in use or not. Differences that a driver keeps by themselves and a comparison of two
 trees go through the same walk, and come to the same archive, byte for byte.
 """
 
@@ -28,14 +28,17 @@ from drivers.mounts import private
 __all__ = ["Change", "apply", "changes", "diff_size", "write_diff", "write_tree"]
 
 
-def changes(driver: Snapshotter, key: str, *, mount_points: Collection[bytes] = ()) -> list[Change]:
+def changes(
+    driver: Snapshotter, key: str, *, mount_points: Collection[bytes] = (), live: int | None = None
+) -> list[Change]:
     """What `docker diff` would tell of the snapshot `key`, of any kind: sorted by path, the root left out.
 
     `mount_points` are paths, b"etc/hosts", where something is mounted in a container: empty files and directories that
-    are there only for that are left out. Raises NotFound, other DriverErrors, OSError.
+    are there only for that are left out. `live` is a descriptor of the root of a snapshot that is in use, as it is
+    mounted (diff.snapshots.tree). Raises NotFound, InUse, other DriverErrors, OSError.
     """
     with (
-        snapshots.compared(driver, key) as trees,
+        snapshots.compared(driver, key, live) as trees,
         closing(differences(*trees, mount_points=mount_points)) as found,
     ):
         told = [Change(one.kind, b"/" + one.path) for one in found if one.kind != "=" and one.path]
@@ -43,16 +46,21 @@ def changes(driver: Snapshotter, key: str, *, mount_points: Collection[bytes] = 
 
 
 def write_diff(
-    driver: Snapshotter, key: str, write: Callable[[bytes], object], *, mount_points: Collection[bytes] = ()
+    driver: Snapshotter,
+    key: str,
+    write: Callable[[bytes], object],
+    *,
+    mount_points: Collection[bytes] = (),
+    live: int | None = None,
 ) -> int:
     """Give `write` the uncompressed archive of the layer that makes the parent's tree that of `key`; its bytes.
 
     The same tree on the same parent gives the same bytes, on any driver. Memory does not grow with the files.
-    `mount_points` as for changes(). Raises NotFound, other DriverErrors, OSError, ArchiveError for a path that no
-    archive can have.
+    `mount_points` and `live` as for changes(). Raises NotFound, InUse, other DriverErrors, OSError, ArchiveError for a
+    path that no archive can have.
     """
     with (
-        snapshots.compared(driver, key) as trees,
+        snapshots.compared(driver, key, live) as trees,
         closing(differences(*trees, mount_points=mount_points)) as found,
     ):
         return layer.write(found, write)

@@ -15,10 +15,10 @@ import os
 import stat
 
 from drivers.archive import policy
+from drivers.trees import open_regular
 from unionfs.linux.files import fd_path
 
 _PIECE = 1 << 20
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def is_same(new_fd: int, old_fd: int, name: bytes, new: os.stat_result, old: os.stat_result) -> bool:
@@ -28,7 +28,7 @@ def is_same(new_fd: int, old_fd: int, name: bytes, new: os.stat_result, old: os.
     if (new.st_ino, new.st_ctime_ns, new.st_mtime_ns) == (old.st_ino, old.st_ctime_ns, old.st_mtime_ns):
         return True
     kind = stat.S_IFMT(new.st_mode)
-    if kind == stat.S_IFLNK and os.readlink(name, dir_fd=new_fd) != os.readlink(name, dir_fd=old_fd):
+    if kind == stat.S_IFLNK and link_target(fd_path(new_fd, name)) != link_target(fd_path(old_fd, name)):
         return False
     if xattrs(fd_path(new_fd, name)) != xattrs(fd_path(old_fd, name)):
         return False
@@ -74,10 +74,20 @@ def xattrs(path: bytes, *, follow: bool = False) -> dict[bytes, bytes]:
     return found
 
 
-def _same_content(new_fd: int, old_fd: int, name: bytes) -> bool:
-    new = os.open(name, _OPEN, dir_fd=new_fd)
+def link_target(path: bytes) -> bytes:
+    """Where the symbolic link `path` leads. Raises OSError, ESTALE if something else is there by now."""
     try:
-        old = os.open(name, _OPEN, dir_fd=old_fd)
+        return os.readlink(path)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path) from None
+        raise
+
+
+def _same_content(new_fd: int, old_fd: int, name: bytes) -> bool:
+    new = open_regular(new_fd, name)
+    try:
+        old = open_regular(old_fd, name)
         try:
             return _same_bytes(new, old)
         finally:

@@ -23,7 +23,8 @@ from contextlib import closing
 from drivers.archive.reader import CHUNK, Entry, Kind
 from drivers.archive.writer import Writer
 from drivers.diff.change import Found, is_gone
-from drivers.diff.compare import xattrs
+from drivers.diff.compare import link_target, xattrs
+from drivers.trees import open_regular
 from unionfs.linux.files import fd_path
 from unionfs.union import whiteout
 
@@ -31,7 +32,6 @@ _KINDS = {
     stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFIFO: Kind.FIFO,
     stat.S_IFCHR: Kind.CHAR, stat.S_IFBLK: Kind.BLOCK,
 }  # fmt: skip
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOTHING = bytes(CHUNK)
 _Identity = tuple[int, int]
 
@@ -57,7 +57,8 @@ def members(found: Iterable[Found]) -> Generator[tuple[Entry, Iterable[bytes]], 
             if one.kind == "C":
                 yield _whiteout(one.path), ()
         elif stat.S_ISDIR(one.status.st_mode) or one.status.st_nlink == 1:
-            yield from _whole(one)
+            for entry, content, _ in _whole(one):
+                yield entry, content
         else:
             identity = (one.status.st_dev, one.status.st_ino)
             if identity in written:
@@ -65,32 +66,32 @@ def members(found: Iterable[Found]) -> Generator[tuple[Entry, Iterable[bytes]], 
             elif one.kind == "=":
                 unchanged.setdefault(identity, []).append(one.path)
             else:
-                for whole in _whole(one):
-                    yield whole
-                    written[identity] = one.path
-                    for path in unchanged.pop(identity, ()):
-                        yield _link(one._replace(path=path), one.path), ()
+                for entry, content, is_it in _whole(one):
+                    yield entry, content
+                    if is_it:
+                        written[identity] = one.path
+                        for path in unchanged.pop(identity, ()):
+                            yield _link(one._replace(path=path), one.path), ()
 
 
-def _whole(found: Found) -> Iterator[tuple[Entry, Iterable[bytes]]]:
-    """The entry with all that it is; nothing if it has vanished."""
+def _whole(found: Found) -> Iterator[tuple[Entry, Iterable[bytes], bool]]:
+    """The entry with all that it is, and whether that is the file that was found, and not one that has replaced it;
+    nothing if it has vanished."""
     status = found.status
     assert status is not None
     try:
         if stat.S_ISREG(status.st_mode):
-            fd = os.open(found.name, _OPEN, dir_fd=found.fd)
+            fd = open_regular(found.fd, found.name)
             try:
-                # What is open, and not what had the name: it may have been replaced since.
-                status = os.fstat(fd)
-                if stat.S_ISREG(status.st_mode):
-                    entry = _entry(found.path, status, xattrs(fd_path(fd), follow=True))
-                    yield entry, _content(fd, entry.size)
+                now = os.fstat(fd)
+                entry = _entry(found.path, now, xattrs(fd_path(fd), follow=True))
+                yield entry, _content(fd, entry.size), os.path.samestat(status, now)
             finally:
                 os.close(fd)
             return
         place, follow = found.place
-        target = os.readlink(place) if stat.S_ISLNK(status.st_mode) else b""
-        yield _entry(found.path, status, xattrs(place, follow=follow), target), ()
+        target = link_target(place) if stat.S_ISLNK(status.st_mode) else b""
+        yield _entry(found.path, status, xattrs(place, follow=follow), target), (), True
     except OSError as error:
         if not is_gone(error):
             raise

@@ -17,14 +17,16 @@ from drivers.api import Snapshotter
 from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
 from drivers.archive.reader import CHUNK
+from drivers.at_rest import at_rest
 from drivers.diff import Change, changes, layer, snapshots, write_diff, write_tree
 from drivers.diff.walk import differences
-from drivers.mounts import Mount, mount_all, unmount_all
+from drivers.errors import InUse
+from drivers.mounts import Mount, branches, mount_all, open_tree, private, unmount_all
 from drivers.registry import open_driver
 from tests import trees
 from tests.capabilities import missing
 from tests.drivers.children import in_child
-from tests.mounting import mounted
+from tests.mounting import mounted, seen
 
 
 def peak(script: str, *arguments: object) -> int:
@@ -258,22 +260,58 @@ def test_a_killed_diff_is_taken_back(name: str, layered: Callable[[str], Snapsho
 
 
 @pytest.mark.parametrize("name", ["fuse-aufs", "overlay2", "vfs"])
-def test_beside_a_mount_that_is_written_to(name: str, layered: Callable[[str], Snapshotter]) -> None:
+def test_a_tree_that_is_in_use(name: str, layered: Callable[[str], Snapshotter]) -> None:
     """As `diff` of a running container: nothing is let go of, and the mount goes on."""
     driver = layered(name)
-    with mounted(driver.mounts("active")) as path:
+    with mounted(driver.mounts("active")) as path, seen(path) as live:
         trees.build(path, {"three": "x"})
         os.unlink(f"{path}/one")
         with open(f"{path}/open", "w") as held:
             held.write("x")
-            assert changes(driver, "active") == [Change("D", b"/one"), Change("A", b"/open"), Change("A", b"/three")]
+            told = changes(driver, "active", live=live)
+            assert told == [Change("D", b"/one"), Change("A", b"/open"), Change("A", b"/three")]
             held.write("y")
         out = io.BytesIO()
-        write_diff(driver, "active", out.write)
-        with snapshots.tree(driver, "active") as root:
+        write_diff(driver, "active", out.write, live=live)
+        with snapshots.tree(driver, "active", live) as root:
             assert sorted(os.listdir(root)) == ["open", "three", "two"]
         trees.build(path, {"four": "x"})
-        assert Change("A", b"/four") in changes(driver, "active")
+        assert Change("A", b"/four") in changes(driver, "active", live=live)
+
+
+@pytest.mark.parametrize("name", ["fuse-aufs", "overlay2", "vfs"])
+def test_no_second_union_reads_what_one_writes(name: str, layered: Callable[[str], Snapshotter]) -> None:
+    """Whatever mount namespace the first is in; what has one page cache for all mounts of it is read beside it."""
+    driver = layered(name)
+    with open_tree(driver.mounts("active")) as first:
+        if name == "vfs":
+            with snapshots.tree(driver, "active") as root:
+                assert sorted(os.listdir(root)) == ["one", "two"]
+        else:
+            with pytest.raises(InUse, match=r"writes to .*: look at it through its mount"):
+                snapshots.tree(driver, "active").__enter__()
+        os.mkdir("three", dir_fd=first.fd)
+    for _ in range(2):
+        with snapshots.tree(driver, "active") as root, snapshots.tree(driver, "active") as again:
+            assert sorted(os.listdir(root)) == sorted(os.listdir(again)) == ["one", "three", "two"]
+            with pytest.raises(OSError, match="Read-only"):
+                os.mkdir("four", dir_fd=root)
+
+
+def test_a_union_at_rest_whatever_its_layers_are_called(tmp_path: Path) -> None:
+    """A name may end in what escapes, and have in it what marks a writable branch."""
+    names = ["a=rw", "b\\", "c\\=rw", "d:e,f=rw:"]
+    for at, name in enumerate(names):
+        for top in (name, *names[at + 1 :]):
+            trees.build(str(tmp_path / f"{at}" / top), {top: ""})
+        stack = [(str(tmp_path / f"{at}" / top), "rw" if top == name else "ro") for top in (name, *names[at + 1 :])]
+        mount = Mount("unionfs", "unionfs", (branches(stack), "volatile"))
+        with private([at_rest(mount)]) as root:
+            assert sorted(os.listdir(root)) == sorted([name, *names[at + 1 :]])
+            with pytest.raises(OSError, match="Read-only"):
+                os.mkdir("new", dir_fd=root)
+        with open_tree([mount]), pytest.raises(InUse):
+            at_rest(mount)
 
 
 def test_a_full_disk_while_a_layer_is_applied(layered: Callable[[str], Snapshotter], memory: Path) -> None:

@@ -23,20 +23,26 @@ from drivers.diff.snapshots import tree
 from drivers.diff.walk import differences
 from tests import trees
 from tests.contracts.snapshotter.words import Words
-from tests.mounting import mounted
+from tests.mounting import mounted, seen
 from tests.trees import Dir, File, Special, Symlink
 
 OLD = 1_000_000_000_000_000_000
 
 
-def told(driver: Snapshotter, key: str) -> list[str]:
-    return [f"{change.kind} {os.fsdecode(change.path)}" for change in changes(driver, key)]
+def told(driver: Snapshotter, key: str, live: int | None = None) -> list[str]:
+    return [f"{change.kind} {os.fsdecode(change.path)}" for change in changes(driver, key, live=live)]
 
 
-def archived(driver: Snapshotter, key: str) -> bytes:
+def archived(driver: Snapshotter, key: str, live: int | None = None) -> bytes:
     out = io.BytesIO()
-    assert write_diff(driver, key, out.write) == len(out.getvalue())
+    assert write_diff(driver, key, out.write, live=live) == len(out.getvalue())
     return out.getvalue()
+
+
+def in_use(driver: Snapshotter, key: str, path: str) -> tuple[list[str], bytes]:
+    """Both, of a snapshot that is mounted at `path`."""
+    with seen(path) as live:
+        return told(driver, key, live), archived(driver, key, live)
 
 
 def members(archive: bytes) -> list[Entry]:
@@ -63,7 +69,7 @@ class Differ(Words):
         with mounted(driver.prepare("changed", "base")) as path:
             change(path)
             expected = trees.read(path)
-            live, archive = told(driver, "changed"), archived(driver, "changed")
+            live, archive = in_use(driver, "changed", path)
         assert told(driver, "changed") == live
         assert by_comparison(driver, "changed") == archive
         driver.commit("done", "changed")
@@ -305,7 +311,7 @@ class Differ(Words):
             os.unlink(f"{path}/c/three")
             expected = trees.read(path)
             shown = [f"C /{name}" for name in ("a/one", "b/two") if Path(path, name).read_text() == "changed"]
-            live, archive = told(driver, "active"), archived(driver, "active")
+            live, archive = in_use(driver, "active", path)
         assert [line for line in live if line.count("/") == 2] == [*shown, "D /c/three"]
         assert archived(driver, "active") == archive
         driver.prepare("copy", "base")
