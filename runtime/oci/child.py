@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-from runtime.oci import caps, command, rootfs, seccomp, spec, sync, terminal
+from runtime.oci import caps, command, newroot, seccomp, spec, sync, terminal
 from runtime.oci.cgroups import Cgroup
 from runtime.oci.inroot import Root
 from unionfs.linux import consts, processes
@@ -34,8 +34,9 @@ class Birth(NamedTuple):
     process: spec.Process
     config: spec.Spec
     cgroup: Cgroup | None
-    root_steps: tuple[rootfs.RootfsStep, ...] | None  # None: the root of the joined container
-    new: int  # clone flags of the namespaces to make, but the cgroup namespace's
+    root_steps: tuple[newroot.RootfsStep, ...] | None  # None: the root of the joined container
+    root: int | None  # descriptor of the root file system, where the steps want it as one
+    new: int  # clone flags of the namespaces to make, but those that steps make: the cgroup and mount namespaces
     new_cgroup: bool
     joins: tuple[tuple[int, int], ...]  # (descriptor of a namespace or pidfd, clone flags) for setns
     stdio: tuple[int, int, int] | None  # None: /dev/null
@@ -45,8 +46,8 @@ def run(birth: Birth, channel: sync.Channel) -> NoReturn:
     """From birth to execve; `channel` is the child's end of the socketpair."""
     step = "prepare the process"
     try:
-        joins, channel = _keep_only(birth, channel)
-        for step, action in _steps(birth, joins, channel):  # noqa: B007  a fault names the step it was in
+        joins, tree, channel = _keep_only(birth, channel)
+        for step, action in _steps(birth, joins, tree, channel):  # noqa: B007  a fault names the step it was in
             action()
         channel.send(sync.READY)
         if channel.receive().kind != sync.START:
@@ -70,24 +71,28 @@ def _report(channel: sync.Channel, fault: sync.Fault) -> None:
         pass  # nobody is left to be told
 
 
-def _keep_only(birth: Birth, channel: sync.Channel) -> tuple[list[tuple[int, int]], sync.Channel]:
-    """Standard input, output and error as asked, the channel as 3, the namespaces to join, and nothing else open.
+def _keep_only(birth: Birth, channel: sync.Channel) -> tuple[list[tuple[int, int]], int, sync.Channel]:
+    """Standard input, output and error as asked, the channel as 3, the namespaces to join, the root (-1: none), and
+    nothing else open.
 
     It comes before anything is shared with a container: a descriptor of the host's that is still open then is a way
     to the host (CVE-2016-9962, CVE-2024-21626).
     """
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     wanted = [*(birth.stdio or (null, null, null)), channel.detach(), *(fd for fd, _ in birth.joins)]
+    if birth.root is not None:
+        wanted.append(birth.root)
     # First out of the way of the numbers they shall have: the caller's may be any, in any order.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in wanted]
     for number, fd in enumerate(high):
         os.dup2(fd, number, inheritable=number < _CHANNEL_FD)
     processes.close_range(len(wanted))
     joins = [(number, flags) for number, (_, flags) in enumerate(birth.joins, _CHANNEL_FD + 1)]
-    return joins, sync.Channel.adopt(_CHANNEL_FD)
+    tree = -1 if birth.root is None else len(wanted) - 1
+    return joins, tree, sync.Channel.adopt(_CHANNEL_FD)
 
 
-def _steps(birth: Birth, joins: list[tuple[int, int]], channel: sync.Channel) -> list[Step]:
+def _steps(birth: Birth, joins: list[tuple[int, int]], tree: int, channel: sync.Channel) -> list[Step]:
     process, console = birth.process, _Console()
     steps: list[Step] = [("prepare the process", _forget_the_parent)]
     if birth.cgroup is not None:
@@ -101,7 +106,7 @@ def _steps(birth: Birth, joins: list[tuple[int, int]], channel: sync.Channel) ->
         steps.append(("make a cgroup namespace", lambda: processes.unshare(consts.CLONE_NEWCGROUP)))
     steps.append(("start a session", os.setsid))
     if birth.root_steps is not None:
-        steps += _creation(birth.config, birth.root_steps, process, console)
+        steps += _creation(birth.config, birth.root_steps, newroot.Work(tree), console, channel)
     elif process.terminal:
         steps.append(("open a terminal", lambda: console.open(Root(os.open("/", os.O_PATH)), process, bind=False)))
     if process.terminal:
@@ -122,10 +127,10 @@ def _steps(birth: Birth, joins: list[tuple[int, int]], channel: sync.Channel) ->
 
 
 def _creation(
-    config: spec.Spec, root_steps: tuple[rootfs.RootfsStep, ...], process: spec.Process, console: _Console
-) -> list[Step]:
-    work = rootfs.Work()
-    hostname, domainname = config.hostname, config.domainname
+    config: spec.Spec, root_steps: tuple[newroot.RootfsStep, ...], work: newroot.Work, console: _Console,
+    channel: sync.Channel,
+) -> list[Step]:  # fmt: skip
+    process, hostname, domainname = config.process, config.hostname, config.domainname
     steps: list[Step] = []
     if hostname:
         steps.append((f"set the hostname {hostname}", lambda: processes.sethostname(hostname)))
@@ -141,11 +146,18 @@ def _creation(
         steps.append((step.describe(), _applier(step, work)))
     if process.terminal:
         steps.append(("open a terminal", lambda: console.open(work.root, process, bind=True)))
-    steps.append(("pivot into the root", lambda: rootfs.pivot(work.root)))
+    steps.append(("hand out a look at the root", lambda: _hand_out_root(work.root, channel)))
     return steps
 
 
-def _applier(step: rootfs.RootfsStep, work: rootfs.Work) -> Callable[[], None]:
+def _hand_out_root(root: Root, channel: sync.Channel) -> None:
+    fd = newroot.look(root)
+    channel.send(sync.ROOT, fd=fd)
+    os.close(fd)
+    root.close()
+
+
+def _applier(step: newroot.RootfsStep, work: newroot.Work) -> Callable[[], None]:
     return lambda: step.apply(work)
 
 
@@ -198,7 +210,7 @@ def _loopback_up() -> None:
 def _join(joins: list[tuple[int, int]]) -> None:
     for fd, flags in joins:
         processes.setns(fd, flags)
-    processes.close_range(_CHANNEL_FD + 1)
+        os.close(fd)
 
 
 def _clone_sibling(new: int, channel: sync.Channel) -> None:

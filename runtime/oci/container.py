@@ -41,7 +41,8 @@ class Init:
     """A process of a container, child of this process: the first one, or one that exec_process added.
 
     `pid` is the caller's number for it, `pidfd` becomes readable when it ends, `console` is the master of its pty
-    or None; the caller closes the console, `wait` the rest.
+    or None, `root` of a first process a look at the container's root (newroot.look) or None; the caller closes the
+    console, `wait` the rest.
     """
 
     # Those of this process that nobody has collected yet, by pidfd.
@@ -51,6 +52,7 @@ class Init:
         self.pid = child.pid
         self.pidfd = child.pidfd
         self.console = child.console
+        self.root = child.root
         self._channel = child.channel
         self._code: int | None = None
         self._alive[self.pidfd] = self
@@ -90,6 +92,9 @@ class Init:
         del self._alive[self.pidfd]
         self._channel.close()
         os.close(self.pidfd)
+        if self.root is not None:
+            os.close(self.root)
+            self.root = None
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """Send a signal. After `wait` it does nothing."""
@@ -97,15 +102,19 @@ class Init:
             signal.pidfd_send_signal(self.pidfd, signum)
 
 
-def create(config: dict[str, Any], *, stdio: Stdio | None = None) -> Init:
+def create(config: dict[str, Any], *, stdio: Stdio | None = None, root: int | None = None) -> Init:
     """A container of this OCI configuration, with everything done but execve.
+
+    `root` is its root file system as a descriptor of a mount that is in no namespace (fsmount(2), open_tree(2)), and
+    is moved into the container's; root.path is then an empty directory, where it is attached for a moment. The caller
+    closes the descriptor, when it likes.
 
     ConfigError: the configuration cannot be run. ContainerError: a step failed; the sentence names it. Nothing is
     left behind in either case.
     """
     wanted = parse(config)
     cgroup = Cgroup(wanted.cgroups_path) if wanted.cgroups_path else None
-    steps = tuple(rootfs.plan(wanted, cgroup.hierarchies if cgroup else hierarchies()))
+    steps = tuple(rootfs.plan(wanted, cgroup.hierarchies if cgroup else hierarchies(), given=root is not None))
     new = [kind for kind, path in wanted.namespaces.items() if path is None]
     joins: list[tuple[int, int]] = []
     try:
@@ -117,7 +126,8 @@ def create(config: dict[str, Any], *, stdio: Stdio | None = None) -> Init:
             config=wanted,
             cgroup=cgroup,
             root_steps=steps,
-            new=sum(_CLONE[kind] for kind in new if kind != "cgroup"),
+            root=root,
+            new=sum(_CLONE[kind] for kind in new if kind not in ("cgroup", "mount")),
             new_cgroup="cgroup" in new,
             joins=tuple(joins),
             stdio=stdio,
@@ -151,6 +161,7 @@ def exec_process(pid: int, process: dict[str, Any], *, spec: dict[str, Any], std
             config=wanted,
             cgroup=cgroup,
             root_steps=None,
+            root=None,
             new=0,
             new_cgroup=False,
             joins=((pidfd, flags),),

@@ -16,15 +16,17 @@ class Child(NamedTuple):
     pidfd: int
     channel: sync.Channel
     console: int | None
+    root: int | None
 
 
 class _Heard(NamedTuple):
     """What the child had to say until it was ready, or until nobody of it was left."""
 
-    ready: bool
-    born: int | None
-    console: int | None
-    fault: tuple[str, ...] | None
+    ready: bool = False
+    born: int | None = None
+    console: int | None = None
+    root: int | None = None
+    fault: tuple[str, ...] | None = None
 
 
 def spawn(birth: child.Birth) -> Child:
@@ -36,12 +38,12 @@ def spawn(birth: child.Birth) -> Child:
         raise ContainerError("cannot start a process from a process with several threads")
     ours, theirs = sync.Channel.pair()
     made: list[tuple[int, int]] = []  # (pid, pidfd) of children to collect; the last is the container's
-    console = None
+    handed: list[int] = []
     try:
         made.append(_clone(birth, ours, theirs))
         theirs.close()
         heard = _listen(ours, joins=bool(birth.joins))
-        console = heard.console
+        handed += (fd for fd in (heard.console, heard.root) if fd is not None)
         if heard.born is not None:
             made.append((heard.born, os.pidfd_open(heard.born)))
         if heard.fault is not None:
@@ -53,12 +55,12 @@ def spawn(birth: child.Birth) -> Child:
             joiner, joiner_pidfd = made.pop()  # it has said its only word, and ends
             os.waitpid(joiner, 0)
             os.close(joiner_pidfd)
-        return Child(pid, pidfd, ours, console)
+        return Child(pid, pidfd, ours, heard.console, heard.root)
     except BaseException:
         ours.close()
         theirs.close()
-        if console is not None:
-            os.close(console)
+        for fd in handed:
+            os.close(fd)
         while made:
             reap(*made.pop())
         raise
@@ -90,20 +92,22 @@ def _clone(birth: child.Birth, ours: sync.Channel, theirs: sync.Channel) -> tupl
 def _listen(channel: sync.Channel, *, joins: bool) -> _Heard:
     """Until there is all that is needed, or the end. With `joins` two processes talk: the one that joined says BORN,
     the one it cloned says the rest, and which of them the scheduler lets speak first is open."""
-    ready, born, console, fault = False, None, None, None
-    while not ready or (joins and born is None):
+    heard = _Heard()
+    while not heard.ready or (joins and heard.born is None):
         message = channel.receive()
         if message.kind == sync.BORN:
-            born = int(message.fields[0])
+            heard = heard._replace(born=int(message.fields[0]))
+        elif message.kind == sync.ROOT:
+            heard = heard._replace(root=message.fd)
         elif message.kind == sync.CONSOLE:
-            console = message.fd
+            heard = heard._replace(console=message.fd)
         elif message.kind == sync.READY:
-            ready = True
+            heard = heard._replace(ready=True)
         elif message.kind == sync.FAULT:
-            fault = message.fields
+            heard = heard._replace(fault=message.fields)
         else:
-            return _Heard(False, born, console, fault)
-    return _Heard(True, born, console, fault)
+            return heard._replace(ready=False)
+    return heard
 
 
 def reap(pid: int, pidfd: int) -> int:

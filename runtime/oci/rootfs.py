@@ -1,9 +1,9 @@
 """A container's root directory: decided as a list of steps by `plan`, then applied in one loop, in the child.
 
-Every step is a value: `describe()` is the half sentence that an error begins with, `apply` does it. The child is
-alone in a new mount namespace that starts as a copy of the host's; the last step leaves only the new root in it.
-Mounts are made detached (fsmount(2), open_tree(2)), finished, and only then attached to a descriptor of their place,
-so nothing in the image is ever named by a path that it could bend.
+Every step is a value: `describe()` is the half sentence that an error begins with, `apply` does it. The first ones
+(newroot.py) leave nothing but the root in a new mount namespace; the others do their work in there, with nothing of
+the host in sight. Mounts are made detached (fsmount(2), open_tree(2)), finished, and only then attached to a
+descriptor of their place, so nothing in the image is ever named by a path that it could bend.
 """
 
 from __future__ import annotations
@@ -11,34 +11,29 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from runtime.oci import defaults, options, spec
 from runtime.oci.cgroups import Hierarchy
 from runtime.oci.inroot import Root
-from unionfs.linux import consts, mounts, processes
+from runtime.oci.newroot import AttachRoot, BindRoot, NewNamespace, OpenSource, Pivot, RootfsStep, Work
+from unionfs.linux import consts, mounts
 
 
-class Work:
-    """What the steps hand on: the root from BindRoot on, and the verified null device from MakeDevices on."""
-
-    def __init__(self) -> None:
-        self.root = Root(-1)
-        self.null_fd = -1
-
-
-class RootfsStep(Protocol):
-    def describe(self) -> str: ...
-    def apply(self, work: Work) -> None: ...
-
-
-def plan(config: spec.Spec, hierarchies: tuple[Hierarchy, ...]) -> list[RootfsStep]:
-    """The steps in order. `hierarchies` are those that the container is in."""
-    steps: list[RootfsStep] = [Propagation(config.propagation), BindRoot(config.rootfs)]
+def plan(config: spec.Spec, hierarchies: tuple[Hierarchy, ...], *, given: bool = False) -> list[RootfsStep]:
+    """The steps in order. `hierarchies` are those that the container is in; the root file system is that of
+    root.path, or one that is `given` to the Work as a descriptor."""
+    steps: list[RootfsStep] = [
+        OpenSource(mount.source, mount.destination, options.sort(mount.options))
+        for mount in config.mounts if mount.type == "bind"
+    ]  # fmt: skip
+    steps.append(NewNamespace(config.propagation))
+    steps.append(AttachRoot(config.rootfs, config.propagation) if given else BindRoot(config.rootfs))
+    steps.append(Pivot())
     for mount in config.mounts:
         sorted_options = options.sort(mount.options)
         if mount.type == "bind":
-            steps.append(Bind(mount.source, mount.destination, sorted_options))
+            steps.append(Bind(mount.source, mount.destination))
         elif mount.type == "cgroup":
             steps.append(MountCgroups(mount.destination, hierarchies, sorted_options))
         else:
@@ -57,34 +52,6 @@ def _devices(config: spec.Spec) -> tuple[spec.Device, ...]:
     wished = {device.path: device for device in config.devices}
     standard = (spec.Device(path, "c", major, minor, 0o666, 0, 0) for path, major, minor in defaults.DEVICES)
     return (*(device for device in standard if device.path not in wished), *wished.values())
-
-
-class Propagation(NamedTuple):
-    """Cut the copied mounts off from the host's: what is mounted from here on must not appear there."""
-
-    kind: str
-
-    def describe(self) -> str:
-        return f"make the mounts {self.kind}"
-
-    def apply(self, work: Work) -> None:
-        propagation = consts.MS_SLAVE if self.kind == "slave" else consts.MS_PRIVATE
-        mounts.mount_setattr(consts.AT_FDCWD, "/", consts.AT_RECURSIVE, propagation=propagation)
-
-
-class BindRoot(NamedTuple):
-    """The root must be a mount point for pivot_root(2), and the descriptor of the copy is the root from here on."""
-
-    path: str
-
-    def describe(self) -> str:
-        return f"bind the root {self.path} on itself"
-
-    def apply(self, work: Work) -> None:
-        flags = consts.OPEN_TREE_CLONE | consts.AT_RECURSIVE
-        root_fd = mounts.open_tree(consts.AT_FDCWD, self.path, flags)
-        mounts.move_mount(root_fd, b"", consts.AT_FDCWD, self.path, consts.MOVE_MOUNT_F_EMPTY_PATH)
-        work.root = Root(root_fd)
 
 
 class MountFilesystem(NamedTuple):
@@ -107,27 +74,17 @@ class MountFilesystem(NamedTuple):
 
 
 class Bind(NamedTuple):
-    """A directory or file of the host. Its attributes hold for every mount below it too: read-only is read-only."""
+    """A directory or file of the host: the next of the sources that were opened while the host was in sight."""
 
     source: str
     destination: str
-    options: options.MountOptions
 
     def describe(self) -> str:
         return f"bind {self.source} on {self.destination}"
 
     def apply(self, work: Work) -> None:
-        recursive = consts.AT_RECURSIVE if self.options.recursive else 0
-        mount_fd = mounts.open_tree(consts.AT_FDCWD, self.source, consts.OPEN_TREE_CLONE | recursive)
+        mount_fd = work.sources.popleft()
         try:
-            mounts.mount_setattr(
-                mount_fd,
-                b"",
-                consts.AT_EMPTY_PATH | recursive,
-                attr_set=self.options.attr_set,
-                attr_clr=self.options.attr_clr,
-                propagation=self.options.propagation or consts.MS_PRIVATE,
-            )
             _attach(work.root, mount_fd, self.destination)
         finally:
             os.close(mount_fd)
@@ -294,22 +251,6 @@ class ReadonlyRoot(NamedTuple):
 
     def apply(self, work: Work) -> None:
         mounts.mount_setattr(work.root.fd, b"", consts.AT_EMPTY_PATH, attr_set=consts.MOUNT_ATTR_RDONLY)
-
-
-def pivot(root: Root) -> None:
-    """Make `root` the namespace's root and let go of the old one. See pivot_root(2), "pivot_root(".", ".")"."""
-    # pivot_root(2) swaps the caller's root. If the caller is in a chroot that is not the namespace's, which would stay
-    # above the container's: whoever joins the namespace starts there, and CAP_SYS_CHROOT reaches it. Entering a mount
-    # namespace, also one's own, leads to its root (fs/namespace.c, mntns_install).
-    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    processes.setns(namespace, consts.CLONE_NEWNS)
-    os.close(namespace)
-    os.fchdir(root.fd)
-    mounts.pivot_root(".", ".")
-    # The old root is now stacked on the new one at "."; what is under it is private, so the host keeps its mounts.
-    mounts.umount2(".", consts.MNT_DETACH)
-    os.chdir("/")
-    root.close()
 
 
 def _new_mount(kind: str, source: str, data: tuple[tuple[str, str | None], ...], attributes: int) -> int:

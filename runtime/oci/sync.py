@@ -5,6 +5,7 @@
              ◀────────────────────────── BORN pid    only when there are namespaces to join: the child that
                                                      joined them has cloned the real one, its sibling, and ends;
                                                      the sibling's messages may come before it
+             ◀────────────────────────── ROOT        of a new container: a look at its root, as SCM_RIGHTS
              ◀────────────────────────── CONSOLE     with a terminal: carries the pty's master as SCM_RIGHTS
              ◀────────────────────────── READY       everything is done but execve: create returns
       the caller attaches a network …
@@ -23,7 +24,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-BORN, CONSOLE, READY, START, FAULT = b"B", b"C", b"R", b"S", b"F"
+BORN, ROOT, CONSOLE, READY, START, FAULT = b"B", b"L", b"C", b"R", b"S", b"F"
 
 # What a fault means to the user; the values travel.
 FAILED, NOT_FOUND, NOT_EXECUTABLE = "failed", "not-found", "not-executable"

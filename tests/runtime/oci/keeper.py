@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -64,9 +65,10 @@ class Keeper:
         code = self.call("run", spec=spec, output=path)
         return Result(code, _contents(path))
 
-    def create(self, spec: dict[str, Any]) -> Box:
+    def create(self, spec: dict[str, Any], root: str = "") -> Box:
+        """With `root`, its root is a copy of the mount there, given as a descriptor."""
         path = self.output()
-        pid = self.call("create", spec=spec, output=path)
+        pid = self.call("create", spec=spec, output=path, root=root)
         return Box(self, spec, pid, path)
 
     def kill(self) -> None:
@@ -117,6 +119,16 @@ class Box:
     def delete(self) -> None:
         self._keeper.call("delete", spec=self.spec)
 
+    def end(self) -> Result:
+        self.signal(signal.SIGKILL)
+        result = self.wait()
+        self.delete()
+        return result
+
+    def look(self) -> tuple[int, int]:
+        """(pid, descriptor there) of a look at its root, which outlives the container."""
+        return self._keeper.pid, self._keeper.call("look", pid=self.pid)
+
     def type(self, text: str) -> None:
         self._keeper.call("type", pid=self.pid, text=text)
 
@@ -150,9 +162,23 @@ class _Side:
         self.inits[init.pid] = init
         return init.pid
 
-    def create(self, spec: dict[str, Any], output: str) -> int:
+    def create(self, spec: dict[str, Any], output: str, root: str = "") -> int:
         stdio = self._stdio(output)
-        return self._keep(container.create(spec, stdio=stdio), stdio)
+        if not root:
+            return self._keep(container.create(spec, stdio=stdio), stdio)
+        fd = mounts.open_tree(consts.AT_FDCWD, root, consts.OPEN_TREE_CLONE)
+        try:
+            return self._keep(container.create(spec, stdio=stdio, root=fd), stdio)
+        finally:
+            os.close(fd)
+
+    def look(self, pid: int) -> int:
+        root = self.inits[pid].root
+        assert root is not None
+        return os.dup(root)
+
+    def close_fd(self, fd: int) -> None:
+        os.close(fd)
 
     def run(self, spec: dict[str, Any], output: str) -> int:
         pid = self.create(spec, output)

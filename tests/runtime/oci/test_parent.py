@@ -35,19 +35,19 @@ def _hear(*messages: Callable[[sync.Channel], None], joins: bool) -> parent._Hea
 
 @pytest.mark.parametrize("order", list(itertools.permutations([_born, _ready])))
 def test_who_is_born_may_be_ready_before_that_is_said(order: tuple[Callable[[sync.Channel], None], ...]) -> None:
-    assert _hear(*order, joins=True) == (True, 77, None, None)
+    assert _hear(*order, joins=True) == parent._Heard(ready=True, born=77)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([_born, _fault])))
 def test_a_fault_does_not_hide_who_is_to_be_collected(order: tuple[Callable[[sync.Channel], None], ...]) -> None:
-    assert _hear(*order, joins=True) == (False, 77, None, (sync.FAILED, "do it", "because"))
+    assert _hear(*order, joins=True) == parent._Heard(born=77, fault=(sync.FAILED, "do it", "because"))
 
 
 def test_silence_is_not_readiness() -> None:
-    assert _hear(joins=False) == (False, None, None, None)
-    assert _hear(_born, joins=True) == (False, 77, None, None)
-    assert _hear(_ready, joins=True) == (False, None, None, None)
-    assert _hear(_ready, joins=False) == (True, None, None, None)
+    assert _hear(joins=False) == parent._Heard()
+    assert _hear(_born, joins=True) == parent._Heard(born=77)
+    assert _hear(_ready, joins=True) == parent._Heard()
+    assert _hear(_ready, joins=False) == parent._Heard(ready=True)
 
 
 @pytest.mark.parametrize(

@@ -275,10 +275,15 @@ def test_no_file_of_the_image_takes_a_sysctl(sh: Sh, rootfs: Path) -> None:
 # -- The plan --
 
 
-def test_every_step_describes_itself_and_pivoting_sees_a_finished_root(rootfs: Path, config: Make) -> None:
-    wanted = spec.parse(config("true", root__readonly=True))
+def test_the_steps_and_their_order(rootfs: Path, config: Make) -> None:
+    wanted = spec.parse(config("true", root__readonly=True, mounts=[*defaults.MOUNTS, _bind(rootfs, "/v")]))
     sentences = [step.describe() for step in steps.plan(wanted, ())]
-    assert sentences[:2] == ["make the mounts private", f"bind the root {rootfs} on itself"]
+    # Between the copy of the host's mounts and the end of it there is nothing that could take long.
+    assert sentences[:4] == [
+        f"bind {rootfs} on /v", "make the mounts private", f"bind the root {rootfs} on itself", "pivot into the root"
+    ]  # fmt: skip
+    given = [step.describe() for step in steps.plan(wanted, (), given=True)]
+    assert given == [*sentences[:2], f"attach the root at {rootfs}", *sentences[3:]]
     assert sentences[-1] == "make the root read-only"
     assert sentences.index("make the device nodes") > sentences.index("mount tmpfs on /dev")
     assert sentences.index("mask /proc/kcore") > sentences.index("make the device nodes")
