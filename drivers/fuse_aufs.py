@@ -8,7 +8,6 @@ the layer (pseudo-links make a file one file again in the unions above), and its
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from drivers import trees
 from drivers.api import Differences, Kind, Probe
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
-from drivers.errors import InUse
+from drivers.errors import InUse, TimedOut
 from drivers.graph import Wish
 from drivers.layout import sync_directory
+from drivers.locks import holder, lock
 from drivers.metadata import Record
 from drivers.mounts import Mount, branches
 from drivers.quota import delete_with_project, limit_directories, require_quotas
@@ -26,6 +26,9 @@ from unionfs.union import whiteout
 from unionfs.union.branch import Branch
 
 OPTIONS: dict[str, str] = {}
+
+# Seconds for a server to end whose last user is gone: it deletes what was open and unlinked.
+_PATIENCE = 5.0
 
 
 class Driver(DirectorySnapshotter):
@@ -72,9 +75,9 @@ class Driver(DirectorySnapshotter):
         except FileNotFoundError:
             return  # somebody has deleted it, and the snapshot can still be removed
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InUse(f"a union still writes to {layer}: unmount it first") from None
+            lock(fd, layer, patience=_PATIENCE)
+        except TimedOut:
+            raise InUse(f"a union still writes to {layer}: {holder(os.fstat(fd))}; unmount it first") from None
         finally:
             os.close(fd)
 

@@ -99,14 +99,14 @@ class Tree:
             os.close(self._server)
             self._server = -1
 
-    def close(self) -> None:
+    def close(self, patience: float = DEADLINE_SECONDS) -> None:
         """release(), and return when the tree has ended: its server's branches are closed then and complete.
 
-        Raises InUse when that takes more than half a minute: somewhere it is attached, or a file is open in it.
+        Raises InUse when that takes more than `patience` seconds: somewhere it is attached, or a file is open in it.
         Twice is fine.
         """
         self.release()
-        ended = self._server < 0 or _ended(self._server)
+        ended = self._server < 0 or _ended(self._server, patience)
         self.leave()
         if not ended:
             raise InUse("a union's server has not ended: its mount is still attached, or something is open in it")
@@ -167,10 +167,6 @@ def unmount_all(target: str) -> None:
     resolved = os.path.realpath(target)
     while _unmount_top(resolved):
         pass
-
-
-def let_go_of_copies(*places: str) -> None:
-    """Nothing to do any more."""
 
 
 def branches(paths: Sequence[tuple[str, str]]) -> str:
@@ -251,10 +247,10 @@ def _device(mount: Mount) -> Tree:
 _MAKERS = {"bind": _bind, "overlay": _overlay, "unionfs": _union}
 
 
-def _ended(server: int) -> bool:
+def _ended(server: int, patience: float = DEADLINE_SECONDS) -> bool:
     poll = select.poll()  # not select(2): a descriptor may be beyond 1023
     poll.register(server, select.POLLIN)
-    return bool(poll.poll(DEADLINE_SECONDS * 1000))
+    return bool(poll.poll(patience * 1000))
 
 
 def _attributes(options: Sequence[str]) -> int:
