@@ -295,6 +295,21 @@ def _no_containers(runtime: Runtime) -> None:
     assert os.listdir(runtime.state / "containers") == []
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """`compiled(text)` is the path of a program of that C text, linked statically: the image has no libraries."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc is not installed")
+
+    def compile_it(text: str) -> str:
+        program = tmp_path_factory.mktemp("compiled") / "program"
+        subprocess.run([compiler, "-static", "-O2", "-xc", "-o", program, "-"], input=text.encode(), check=True)
+        return str(program)
+
+    return compile_it
+
+
 def kill(process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None:
     process.send_signal(number)
     process.communicate()

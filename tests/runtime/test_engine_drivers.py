@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.runtime.conftest import IMAGE, Runtime
@@ -47,6 +48,18 @@ def test_a_compile_like_load_of_small_files(each_driver: Runtime) -> None:
     first, second, count = each_driver.run(IMAGE, "sh", "-ec", script).splitlines()
     assert first == second
     assert count == "202"
+
+
+def test_a_root_has_set_user_id_programs_and_devices(each_driver: Runtime, compiled: Callable[[str], str]) -> None:
+    """For the container; which devices can be opened is for its cgroup to say."""
+    euid = compiled("#include <stdio.h>\n#include <unistd.h>\nint main() { printf(\"%d\\n\", geteuid()); }")
+    script = """
+        cp /euid /set; chmod 4755 /set; mknod /null c 1 3; mknod /loops c 10 237; chmod 666 /null /loops
+        su app -c '/euid; /set; echo x >/null && echo null; exec 3</loops'
+    """
+    done = each_driver.call("run", "--rm", "--network=none", "-v", f"{euid}:/euid:ro", IMAGE, "sh", "-c", script)
+    assert done.stdout == "1000\n0\nnull\n"
+    assert "can't open /loops: Operation not permitted" in done.stderr
 
 
 def test_what_a_stopped_container_changed_is_an_aufs_layer(runtime: Runtime) -> None:
