@@ -71,11 +71,6 @@ class Container(NamedTuple):
     def log(self) -> str:
         return f"{self.directory}/log.json"
 
-    @property
-    def namespace(self) -> str:
-        """The record of the shim's mount namespace: its inode number."""
-        return f"{self.run_directory}/namespace.json"
-
     def exists(self) -> bool:
         return os.path.exists(f"{self.directory}/config.json")
 

@@ -5,7 +5,7 @@
     <root>/network/                  leases
     <root>/containers/ID/            config.json, state.json, lock, log.json
     <root>/containers/names/NAME     symbolic link to an ID
-    <state>/containers/ID/           rootfs/ (mount point), etc/ (files bound into it), spec.json, state.json, shim.sock
+    <state>/containers/ID/           rootfs/ (empty), etc/ (files bound into it), spec.json, state.json, shim.sock
 
 A directory <state>/containers/ID exists exactly as long as a shim has the container up, or died having it up.
 """
@@ -33,11 +33,6 @@ class Paths(NamedTuple):
     @property
     def images(self) -> str:
         return f"{self.root}/images"
-
-    @property
-    def unpacking(self) -> str:
-        """Where runtime.images.unpack mounts a layer while it fills it."""
-        return f"{self.images}/unpack"
 
     @property
     def containers(self) -> str:

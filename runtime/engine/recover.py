@@ -7,20 +7,15 @@ left by one that died. Taking its lock makes this process the one at work.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from contextlib import suppress
 
 from drivers.errors import DriverError
-from runtime.engine import records, release
+from runtime.engine import release
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.paths import Paths
-from runtime.engine.processes import holding
 from runtime.engine.state import State, Status
-from runtime.errors import NoSuchContainer, RuntimeFault, StateError
-
-# How long a FUSE server may take to unmount and end after SIGTERM before it is killed, seconds.
-_PATIENCE = 5.0
+from runtime.errors import NoSuchContainer, RuntimeFault
 
 # The exit codes of containers that nobody saw the end of: as killed, and docker's for "the machine went down".
 _KILLED = 137
@@ -64,7 +59,7 @@ def _settle(store: ContainerStore, container: Container) -> bool:
     up = os.path.exists(container.run_directory)
     if found.status is Status.EXITED and not up:
         return False  # its shim has ended between our look and now
-    trouble = release.attempt([release.processes, release.endpoint, _namespace, release.mounts], container)
+    trouble = release.attempt([release.processes, release.endpoint], container)
     if found.status in (Status.RUNNING, Status.EXITED) and not container.config.remove:
         container.rest(_final(found, up, trouble))
     else:
@@ -79,20 +74,6 @@ def _final(found: State, up: bool, trouble: str) -> State:
     code, cause = (_KILLED, "its shim was killed") if up else (_WENT_DOWN, "the machine went down")
     error = "; ".join(filter(None, [cause, trouble]))
     return found.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=code, error=error)
-
-
-def _namespace(container: Container) -> None:
-    """End what keeps the shim's mount namespace, and with it the root file system: a driver's FUSE server, or the
-    command that is about to start it. Looked for until there is none: one may beget another."""
-    namespace = records.read(container.namespace)
-    while namespace is not None and (found := list(holding(namespace, container.rootfs))):
-        for process in found:
-            with process:
-                process.send(signal.SIGTERM)
-                if not process.ended(_PATIENCE):
-                    process.send(signal.SIGKILL)
-                    if not process.ended(_PATIENCE):
-                        raise StateError(f"process {process.pid} of {container.config.name} waits in the kernel")
 
 
 def _leases(store: ContainerStore) -> None:

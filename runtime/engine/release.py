@@ -1,4 +1,6 @@
-"""Taking back what a running container holds: processes, cgroups, its endpoint, its mounts, and last its record.
+"""Taking back what a running container holds: processes, cgroups, its endpoint, and last its record.
+
+Its root file system is not among it: that ends with its processes and its shim (engine/shim).
 
 Every step is idempotent and bears that the steps before it never happened, so the shim at the end of a container and
 recovery after a killed shim take the same path. A step that fails does not stop the others.
@@ -30,13 +32,6 @@ def endpoint(container: Container) -> None:
     from runtime.engine.network import open_network
 
     open_network(container.config.network, f"{container.config.root}/network").detach(container.id)
-
-
-def mounts(container: Container) -> None:
-    """Unmount the root file system in this process's mount namespace."""
-    from drivers.mounts import unmount_all
-
-    unmount_all(container.rootfs)
 
 
 def attempt(steps: list[Callable[[Container], None]], container: Container) -> str:

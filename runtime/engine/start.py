@@ -16,6 +16,7 @@ from runtime.oci import sealed
 
 # The descriptor that a shim finds its socket on; shim/main.py has the same number.
 _SOCKET = 3
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
 
 
 class Shim:
@@ -35,8 +36,7 @@ class Shim:
             *([] if debug else [(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)]),
             (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET),
         ]
-        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
-        command = [sys.executable, "-I", "-S", program, os.pathsep.join(sys.path)]
+        command = [sys.executable, "-I", "-S", _PROGRAM, os.pathsep.join(sys.path)]
         # The container's process is this interpreter until its execve: it must not be able to overwrite it.
         interpreter = sealed.seal(sys.executable)
         try:

@@ -1,12 +1,12 @@
 """One container from its mounts to its last trace, in the order in which each needs the one before.
 
-    begin   own mount namespace, root file system
+    begin   root file system, attached nowhere                      drivers.mounts.open_tree
             /etc files, and the specification as it is run
             namespaces, cgroups, everything but execve              oci.create
             endpoint in the container's network namespace, and its address in /etc/hosts
             execve                                                  oci.Init.start
             ... streams until the first process ends ...            shim/streams.py
-    end     processes, cgroups, endpoint, mounts                    engine/release.py
+    end     processes, cgroups, endpoint, root file system          engine/release.py
             the record of how it ended, or none of it any more
 """
 
@@ -17,18 +17,19 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from drivers.mounts import Mount, let_go_of_copies, mount_all
+from drivers.errors import InUse
+from drivers.mounts import Mount, Tree, open_tree
 from runtime.engine import accounts, records, release
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.network import Endpoint, files, open_network
-from runtime.engine.paths import Paths
-from runtime.engine.processes import mount_namespace
 from runtime.engine.state import Status, save
 from runtime.engine.stdio import Ends, pipes
 from runtime.errors import ConfigError
 from runtime.oci import container as oci
-from unionfs.linux import consts, processes
-from unionfs.linux import mounts as linux_mounts
+
+# How long a container's end waits for that of its root file system, seconds. Who still looks into it may have it
+# for longer: that is no fault of the container's.
+_PATIENCE = 5.0
 
 
 class Life:
@@ -39,14 +40,15 @@ class Life:
         self._container = container
         self._config = container.config
         self._network = open_network(self._config.network, f"{self._config.root}/network")
+        self._tree: Tree | None = None
         self._init: oci.Init | None = None
         self.state = container.state()
 
     def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[oci.Init, Ends]:
         """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call `end`."""
-        self._mount_rootfs(mounts)
-        spec = self._write_spec(window)
-        self._init, ends = self._create(spec)
+        self._tree = open_tree(mounts)
+        spec = self._write_spec(self._tree.fd, window)
+        self._init, ends = self._create(spec, self._tree.fd)
         address = self._connect(self._init.pid)
         self._init.start()
         self.state = self.state.to(
@@ -57,32 +59,23 @@ class Life:
         save(self._container.run_directory, self.state)
         return self._init, ends
 
-    def _create(self, spec: dict[str, Any]) -> tuple[oci.Init, Ends]:
+    def _create(self, spec: dict[str, Any], root: int) -> tuple[oci.Init, Ends]:
         if self._config.terminal:
-            init = oci.create(spec)
+            init = oci.create(spec, root=root)
             assert init.console is not None
             return init, Ends(console=init.console)
         theirs, ends = pipes(stdin=self._config.stdin)
         try:
-            return oci.create(spec, stdio=theirs), ends
+            return oci.create(spec, stdio=theirs, root=root), ends
         finally:
             for fd in theirs:
                 os.close(fd)
 
-    def _mount_rootfs(self, mounts: list[Mount]) -> None:
-        processes.unshare(consts.CLONE_NEWNS)
-        linux_mounts.mount("none", "/", None, consts.MS_REC | consts.MS_SLAVE)
-        let_go_of_copies(Paths(self._config.root, "").unpacking)
-        # Before there is a second process in it: should we be killed, recovery finds by it who is to end.
-        records.write(self._container.namespace, mount_namespace())
-        os.makedirs(self._container.rootfs, mode=0o710)
-        mount_all(mounts, self._container.rootfs)
-
-    def _write_spec(self, window: tuple[int, int]) -> dict[str, Any]:
+    def _write_spec(self, root: int, window: tuple[int, int]) -> dict[str, Any]:
         """The configuration completed with what only the root file system tells, and recorded for `exec`."""
         spec = self._config.spec
         process = spec["process"]
-        account = accounts.lookup(self._config.user, self._container.rootfs)
+        account = accounts.lookup(self._config.user, f"/proc/self/fd/{root}")
         process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
         if not any(entry.startswith("HOME=") for entry in process["env"]):
             process["env"].append(f"HOME={account.home}")
@@ -92,6 +85,7 @@ class Life:
         for mount in spec["mounts"]:
             if mount["type"] == "bind":
                 _make_source(mount["source"])
+        os.mkdir(self._container.rootfs, 0o710)
         records.write(f"{self._container.run_directory}/spec.json", spec)
         return spec
 
@@ -123,7 +117,7 @@ class Life:
         One that has never run is removed in any case. Docker keeps it as Created; with nothing to look at in it, it
         would only keep its name and its snapshot.
         """
-        trouble = release.attempt([release.processes, self._reap, release.endpoint, release.mounts], self._container)
+        trouble = release.attempt([release.processes, self._reap, release.endpoint, self._close_tree], self._container)
         final = self.state
         if final.status is Status.RUNNING:
             final = final.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code)
@@ -145,6 +139,11 @@ class Life:
         if self._init is not None:
             self._init.wait()
             self._init = None
+
+    def _close_tree(self, container: Container) -> None:
+        if self._tree is not None:
+            with suppress(InUse):
+                self._tree.close(_PATIENCE)
 
 
 def _make_source(path: str) -> None:
