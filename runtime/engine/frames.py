@@ -18,7 +18,8 @@ Both sides send frames: a kind, the length of the payload, the payload. Over the
 
 The caller may hang up at any time; the container goes on. Whoever connects to <state>/containers/ID/shim.sock is a
 watcher: it may send SIGNAL, receives GREW when the log has (what the socket does not take is left out: there are
-notices enough in it), and the end of file when all is taken down.
+notices enough in it), and the end of file when all is taken down. To LOOK it gets a LOOK, and with it a descriptor of
+the container's root (oci/newroot.py, look).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _header = struct.Struct(">BI")
 _number = struct.Struct(">I")
 _window = struct.Struct(">HH")
 
-ORDERS, STARTED, FAULT, OUT, ERR, IN, IN_OK, IN_END, SIGNAL, RESIZE, GREW, EXIT = range(12)
+ORDERS, STARTED, FAULT, OUT, ERR, IN, IN_OK, IN_END, SIGNAL, RESIZE, GREW, EXIT, LOOK = range(13)
 
 # The most bytes of a stream in one frame; also the longest payload of any frame but ORDERS and FAULT.
 CHUNK = 1 << 16

@@ -1,4 +1,11 @@
-"""A container's file system for those who look at it from outside: the driver that has it, and what is not its own."""
+"""A container's file system for those who look at it from outside: the driver that has it, the running container's own
+mount of it, and what is not its own.
+
+While a container runs, what it has written is read through its own mount: another view of the same layer, put together
+beside it, would open by name what the container has exchanged for something else meanwhile. Its shim hands out a mount
+that was made before anything of the container ran. To enter the container's mount namespace instead, and copy what is
+mounted at its root, would ask the container: one with CAP_SYS_ADMIN can mount anything there.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +16,13 @@ from typing import TYPE_CHECKING
 
 from runtime.engine.containers import Container
 from runtime.engine.paths import Paths
+from runtime.engine.watch import connect
+from runtime.errors import StateError
 
 if TYPE_CHECKING:
     from drivers.api import Snapshotter
+
+_PATIENCE = 30.0  # seconds for a shim to answer; one that is stopped, or starved, does not
 
 
 @contextmanager
@@ -25,6 +36,36 @@ def driver_of(container: Container) -> Iterator[Snapshotter]:
         yield driver
     finally:
         driver.close()
+
+
+@contextmanager
+def live(container: Container) -> Iterator[int | None]:
+    """A descriptor of the root directory of a container that runs, as the container itself has it, without what is
+    mounted in it; None of one that does not.
+
+    Nothing can be written through it, nor a device or a program opened. It stays good when the container ends.
+    StateError when the container's shim does not answer.
+    """
+    watch = connect(container)
+    if watch is None:
+        yield None
+        return
+    with watch:
+        try:
+            found = watch.look(_PATIENCE)
+        except TimeoutError:
+            raise StateError(f"the process that keeps {container.config.name} does not answer") from None
+    if found is None:
+        yield None
+        return
+    try:
+        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
+    finally:
+        os.close(found)
+    try:
+        yield root
+    finally:
+        os.close(root)
 
 
 def mount_points(container: Container) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""A later command's line to the shim of a running container: send a signal, wait for its end."""
+"""A later command's line to the shim of a running container: send a signal, look at its root, wait for its end."""
 
 from __future__ import annotations
 
@@ -59,6 +59,26 @@ class Watch:
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError
         return frames.receive(self._sock, self._splitter) is not None
+
+    def look(self, timeout: float) -> int | None:
+        """A descriptor of the container's root, to be closed (oci/newroot.py, look); None when everything has ended.
+
+        TimeoutError: the shim does not answer. The log's growth that it tells meanwhile is dropped.
+        """
+        deadline = time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        try:
+            self._sock.sendall(frames.pack(frames.LOOK))
+            while poll.poll(_milliseconds(deadline)):
+                data, descriptors = frames.receive_with_descriptors(self._sock, 1)
+                if not data:
+                    return None
+                if descriptors:
+                    return descriptors[0]
+        except ConnectionError:
+            return None
+        raise TimeoutError
 
     def ended(self, timeout: float | None = None) -> bool:
         """Wait until the shim has given everything back, at most `timeout` seconds; whether it has."""

@@ -74,7 +74,8 @@ def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     # A system going down sends it to every process: the container's own stop, and then ours.
     signal.signal(signal.SIGTERM, lambda number, _: init.kill(number))
     caller.send(frames.pack(frames.STARTED))
-    streams = Streams(ends, log, caller, listener, init.pidfd)
+    assert init.root is not None
+    streams = Streams(ends, log, caller, listener, init.pidfd, init.root)
     streams.run()
     code = init.wait()
     trouble = life.end(code)

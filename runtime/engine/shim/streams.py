@@ -85,6 +85,12 @@ class Watcher:
         except OSError:
             pass  # full: it has notices enough to read; gone: the next receive sees it
 
+    def hand(self, fd: int) -> None:
+        try:
+            socket.send_fds(self.sock, [frames.pack(frames.LOOK)], [fd])
+        except OSError:
+            pass  # as above
+
     def receive(self) -> list[Frame] | None:
         try:
             return frames.receive(self.sock, self._splitter)
@@ -93,9 +99,11 @@ class Watcher:
 
 
 class Streams:
-    """Runs from start to the end of the container's init."""
+    """Runs from start to the end of the container's init, `pidfd`. `root` is what watchers get to look at."""
 
-    def __init__(self, ends: Ends, log: Writer, caller: Caller, listener: socket.socket, pidfd: int) -> None:
+    def __init__(
+        self, ends: Ends, log: Writer, caller: Caller, listener: socket.socket, pidfd: int, root: int
+    ) -> None:
         self._ends = ends
         self._sources = {
             fd: what
@@ -110,6 +118,7 @@ class Streams:
         self._caller = caller
         self._listener = listener
         self._pidfd = pidfd
+        self._root = root
         self._watchers: list[Watcher] = []
         self._inbox = bytearray()
         self._input_ends = False
@@ -194,6 +203,8 @@ class Streams:
         for frame in received:
             if frame.kind == frames.SIGNAL:
                 self._signal(frame.number())
+            elif frame.kind == frames.LOOK:
+                watcher.hand(self._root)
 
     def _serve_caller(self) -> None:
         self._caller.flush()
