@@ -6,6 +6,7 @@ Exit codes: 0; 1, refused or failed; 2, the command line makes no sense. trio an
 from __future__ import annotations
 
 import argparse
+import fcntl
 import logging
 import os
 import socket
@@ -84,11 +85,13 @@ def _mount(arguments: argparse.Namespace) -> int:
         print(f"unionfs: {error}", file=sys.stderr)
         return 2
     goal: delivery.Delivery
+    keep: tuple[int, ...] = ()
     if receiver is None:
         goal = delivery.AtMountPoint(branches.mount_point(mountpoint))
         plan = branches.resolve(wanted, goal.name)
     else:
-        goal = delivery.HandedOver(_socket(receiver))
+        connection = _socket(receiver)
+        goal, keep = delivery.HandedOver(connection), (connection.fileno(),)
         plan = branches.resolve(wanted, None)
     try:
         handler = background.log_handler(arguments.log, foreground=arguments.foreground)
@@ -102,15 +105,14 @@ def _mount(arguments: argparse.Namespace) -> int:
     if arguments.foreground:
         serve_it(lambda: None)
     else:
-        background.start(serve_it, handler, goal.name, [] if receiver is None else [receiver])
+        background.start(serve_it, handler, goal.name, keep)
     logging.shutdown()
     return 0
 
 
 def _socket(fd: int) -> socket.socket:
     try:
-        os.set_inheritable(fd, False)
-        return socket.socket(fileno=fd)
+        return socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))  # the server closes the first three
     except OSError as error:
         text = f"no socket to hand the mount over to ({error.strerror})"
         raise OSError(error.errno, text, f"--hand-over {fd}") from None

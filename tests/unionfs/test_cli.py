@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -272,6 +273,16 @@ def test_no_dev_fuse() -> None:
 def test_root_without_the_capability() -> None:
     said = refused("mount", "low:up", "mnt", prefix=["setpriv", "--bounding-set=-sys_admin"])
     assert "CAP_SYS_ADMIN" in said
+
+
+@pytest.mark.needs("fuse", "program:setpriv")
+def test_only_root_is_handed_a_mount(nobodys: Path) -> None:
+    ours, theirs = socket.socketpair()
+    words = [*AS_NOBODY, *UNIONFS, "mount", "low:up", "--hand-over", "0"]
+    with ours, theirs:
+        done = subprocess.run(words, stdin=theirs, capture_output=True, text=True, timeout=30, check=False)
+    said = "unionfs: detached mount: only root can have a mount that is attached nowhere\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 @pytest.mark.needs("fuse", "program:unshare", "program:setpriv", "program:fusermount3")

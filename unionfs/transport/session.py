@@ -73,8 +73,17 @@ def serve(
 
     try:
         trio.run(_session, fs, delivery, flags, allow_other, ready, facts)
+    except ExceptionGroup as group:  # what a task of a nursery raises comes in one
+        refusal, other = group.split(OSError)
+        if refusal is None or other is not None:
+            raise
+        raise _first(refusal) from None
     finally:
         fs.close()
+
+
+def _first(error: Exception) -> Exception:
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
 async def _session(
