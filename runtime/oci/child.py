@@ -116,10 +116,12 @@ def _steps(birth: Birth, joins: list[tuple[int, int]], tree: int, channel: sync.
         ("set the resource limits", lambda: _set_rlimits(process.rlimits)),
         ("leave the session keyring", processes.join_new_session_keyring),
     ]
-    if not process.capabilities.bounding & caps.mask(["CAP_SYS_ADMIN"]):
+    administers = bool(process.capabilities.bounding & caps.mask(["CAP_SYS_ADMIN"]))
+    steps += [
         # While this process still may (seccomp(2)); what follows is not what the filter refuses.
-        steps.append(("refuse user namespaces", seccomp.refuse_user_namespaces))
-    steps.append(("become the container's user", lambda: _become(process)))
+        ("filter the system calls", lambda: seccomp.install(user_namespaces=administers)),
+        ("become the container's user", lambda: _become(process)),
+    ]
     if process.no_new_privileges:
         steps.append(("set no_new_privs", lambda: _prctl(consts.PR_SET_NO_NEW_PRIVS, 1)))
     steps.append(("close what is open", lambda: processes.close_range(_CHANNEL_FD, flags=consts.CLOSE_RANGE_CLOEXEC)))

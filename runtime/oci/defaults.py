@@ -1,6 +1,7 @@
 """Docker's default container, as the values that an OCI configuration is built from.
 
-Source: moby daemon/pkg/oci/defaults.go and caps/defaults.go; the numbers of devices are devices.txt's.
+Source: moby daemon/pkg/oci/defaults.go and caps/defaults.go; the numbers of devices are devices.txt's. Masked
+besides is /proc/key-users: which users of the whole host have keys.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ CAPABILITIES = (
 )  # fmt: skip
 
 MASKED_PATHS = (
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
-    "/sys/firmware",
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/key-users", "/proc/keys",
+    "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+    "/sys/devices/virtual/powercap", "/sys/firmware",
 )  # fmt: skip
 
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")

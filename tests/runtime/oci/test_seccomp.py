@@ -1,4 +1,5 @@
-"""User namespaces are refused to containers, by the numbers of each kind of program that the kernel runs."""
+"""What the filter of system calls says, by the numbers of each kind of program that the kernel runs, and what it means
+for user namespaces; for keys, test_keyrings.py."""
 
 from __future__ import annotations
 
@@ -41,21 +42,29 @@ def _verdict(program: bytes, architecture: int, number: int, argument: int = 0) 
 
 
 @pytest.mark.parametrize(
-    ("machine", "architecture", "clone", "unshare"),
+    ("machine", "architecture", "clone", "unshare", "add_key"),
     [
-        ("x86_64", 0xC000003E, 56, 272),
-        ("x86_64", 0x40000003, 120, 310),
-        ("aarch64", 0xC00000B7, 220, 97),
-        ("aarch64", 0x40000028, 120, 337),
+        ("x86_64", 0xC000003E, 56, 272, 248),
+        ("x86_64", 0x40000003, 120, 310, 286),
+        ("aarch64", 0xC00000B7, 220, 97, 217),
+        ("aarch64", 0x40000028, 120, 337, 309),
+        ("i686", 0xC000003E, 56, 272, 248),  # `setarch i686` on the first of these
+        ("armv8l", 0xC00000B7, 220, 97, 217),
     ],
 )
-def test_what_it_says(machine: str, architecture: int, clone: int, unshare: int) -> None:
-    program = seccomp.program(machine)
+@pytest.mark.parametrize("administers", [False, True])
+def test_what_it_says(
+    machine: str, architecture: int, clone: int, unshare: int, add_key: int, administers: bool
+) -> None:
+    program = seccomp.program(machine, user_namespaces=administers)
+    keys = range(add_key, add_key + 3)  # request_key and keyctl come next, wherever they are
+    assert {_verdict(program, architecture, number) for number in keys} == {_EPERM}
     for number in (clone, unshare):
-        assert _verdict(program, architecture, number, _NEWUSER | _NEWNS) == _EPERM
+        assert _verdict(program, architecture, number, _NEWUSER | _NEWNS) == (_ALLOW if administers else _EPERM)
         assert _verdict(program, architecture, number, _NEWNS | 17) == _ALLOW
-    assert _verdict(program, architecture, 435) == _ENOSYS
-    assert all(_verdict(program, architecture, n, _NEWUSER) == _ALLOW for n in range(435) if n not in (clone, unshare))
+    assert _verdict(program, architecture, 435) == (_ALLOW if administers else _ENOSYS)
+    others = set(range(600)) - {clone, unshare, 435, *keys}
+    assert {_verdict(program, architecture, number, _NEWUSER) for number in others} == {_ALLOW}
 
 
 def test_the_numbers_of_another_kind_of_program() -> None:
@@ -74,7 +83,7 @@ def test_clone3_is_missing_and_clone_goes_on() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     child = os.fork()
     if child == 0:
-        seccomp.refuse_user_namespaces()
+        seccomp.install()
         arguments = ctypes.create_string_buffer(88)
         failed = libc.syscall(435, arguments, 88) == -1 and ctypes.get_errno() == 38
         ran = subprocess.call([sys.executable, "-I", "-S", "-c", ""]) == 0
