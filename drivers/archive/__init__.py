@@ -1,13 +1,13 @@
 """Tar archives: those that somebody else made read, checked, and extracted below one directory; and ours written.
 
-    errors <- limits, headers <- reader <- policy <- walk <- validate, extract
+    errors <- limits, headers <- reader <- policy <- tree <- walk <- validate, extract
     acl <- reader, policy
     decompress gives the plain stream that reader takes
     writer is the way back: entries to bytes; what goes into a layer is drivers.diff's
 
 Nothing here trusts an archive. `headers` and `reader` turn bytes into entries or an ArchiveError; `policy` says what an
-entry may ask for; `walk` resolves names inside the root; `validate` runs all that on a tree in memory, `extract` on the
-disk, through directory descriptors. The tarfile module is not used.
+entry may ask for; `tree` has the names that have come; `walk` resolves names inside the root; `validate` runs all that
+on the tree alone, `extract` on the disk, through directory descriptors. The tarfile module is not used.
 
 What is decided, and why:
 - `..` in a name, absolute names: refused. No tool writes them unless asked, so they are a mistake or an attack.

@@ -18,7 +18,7 @@ from drivers.archive.errors import ArchiveError, shown
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.policy import Path, Step
 from drivers.archive.reader import Entry, Kind, Reader, Source
-from drivers.archive.walk import Escape, Root, joined
+from drivers.archive.walk import Escape, Root
 from unionfs.linux import files
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -42,7 +42,7 @@ def extract(stream: Source, root_fd: int, *, limits: Limits = DEFAULT) -> Extrac
     Needs root, and /proc for the attributes of things that cannot be opened. ArchiveError for everything that goes
     wrong, the file system's refusals with it (no space, no extended attributes).
     """
-    extraction = _Extraction(Root(root_fd), limits)
+    extraction = _Extraction(Root(root_fd, limits), limits)
     try:
         for entry in (reader := Reader(stream, limits)):
             extraction.apply(entry, reader)
@@ -66,14 +66,13 @@ def _sentence(error: OSError) -> str:
 
 
 class _Extraction:
-    """The state of one extraction: the root, the times still to be set, the sums."""
+    """The state of one extraction: the root, with what was made and the times still to be set, and the sums."""
 
     def __init__(self, root: Root, limits: Limits) -> None:
         self.root = root
         self.size = 0
         self.entries = 0
         self._limits = limits
-        self._times: dict[Path, int] = {}
         self._inheriting: tuple[Path, bool] | None = None  # the last directory asked for, and the answer
 
     def apply(self, entry: Entry, reader: Reader) -> None:
@@ -89,10 +88,10 @@ class _Extraction:
         step = policy.admit(entry, self._limits)
         if step.opaque:
             _, where = self.root.directory(step.path)
-            self.root.remove(where, keep=self.root.made)
+            self.root.remove_older(where)
         elif step.whiteout:
             _, parent = self.root.directory(step.path[:-1])
-            self.root.remove((*parent, step.path[-1]), keep=self.root.made)
+            self.root.remove_older((*parent, step.path[-1]))
         else:
             self._make(entry, step, reader)
 
@@ -110,12 +109,13 @@ class _Extraction:
             case Kind.DIRECTORY:
                 old = not self._directory(where)
                 self._attributes(entry, where, xattrs, old=old)
-                self._times[where] = entry.mtime_ns
+                self.root.brought_directory(where).mtime_ns = entry.mtime_ns
                 self._inheriting = None
+                return
             case _:
                 self._replace(where, lambda parent, name: _special(entry, parent, name))
                 self._attributes(entry, where, xattrs)
-        self.root.made.add(joined(where))
+        self.root.brought(where)
 
     def _replace(self, where: Path, make: Callable[[int, bytes], _T]) -> _T:
         """`make(parent descriptor, name)`, and once more when something was in the way and has been removed."""
@@ -203,17 +203,17 @@ class _Extraction:
 
     def date_directories(self) -> None:
         """Set the directories' times, now that nothing is made in them any more."""
-        for where, mtime_ns in self._times.items():
+        for path, directory in self.root.made.directories():
+            if (mtime_ns := directory.mtime_ns) is None:
+                continue
             try:
-                fd = self.root.open(where, os.O_PATH | os.O_DIRECTORY)
-            except OSError:
-                continue  # a later entry has put something else there
-            try:
-                os.utime(files.fd_path(fd), ns=(mtime_ns, mtime_ns))
+                fd = self.root.open((path,) if path else (), os.O_PATH | os.O_DIRECTORY)
+                try:
+                    os.utime(files.fd_path(fd), ns=(mtime_ns, mtime_ns))
+                finally:
+                    os.close(fd)
             except OSError as error:
-                raise ArchiveError(_sentence(error), entry=joined(where)) from error
-            finally:
-                os.close(fd)
+                raise ArchiveError(_sentence(error), entry=path or b".") from error
 
 
 def _special(entry: Entry, parent: int, name: bytes) -> None:

@@ -10,10 +10,11 @@ class Limits:
     """Sizes in bytes unless said. An archive that goes over one of them is refused with an ArchiveError."""
 
     total: int = 32 << 30  # the uncompressed archive, headers and padding with it
-    entries: int = 2_000_000  # members
+    entries: int = 2_000_000  # members; different names, with the directories on the way to them
+    names: int = 128 << 20  # all different names and the targets of symbolic links; a directory's counts once
     path: int = 4095  # a name, or the target of a link: PATH_MAX without its NUL
     depth: int = 1024  # directories in a name; each entry is looked up from the root
-    metadata: int = 1 << 20  # the body of one pax or GNU long-name header
+    metadata: int = 1 << 20  # the body of one pax or GNU long-name header; all global records
     xattrs: int = 256 << 10  # all extended attributes of one member, names and values
     padding: int = 16 << 20  # zeros behind the end-of-archive mark
     ratio: int = 1100  # uncompressed bytes a compressed one; deflate cannot go beyond 1032

@@ -101,6 +101,10 @@ class Reader:
                 self._globals |= self._records(header, offset)
                 if len(self._globals) > _GLOBALS:  # they are kept, and merged into each entry that follows
                     raise ArchiveError(f"the archive has more than {_GLOBALS} global records", offset=offset)
+                if sum(map(len, self._globals.values())) > self._limits.metadata:
+                    raise ArchiveError(
+                        f"its global records are over the {self._limits.metadata} bytes that are allowed", offset=offset
+                    )
             elif header.type == b"L":
                 long_name = self._body(header, offset, "long name").rstrip(b"\0")
             elif header.type == b"K":

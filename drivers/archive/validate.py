@@ -12,10 +12,8 @@ from drivers.archive.extract import Extracted
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.policy import Path, Step
 from drivers.archive.reader import CHUNK, Entry, Kind, Reader, Source
-from drivers.archive.walk import Escape, canonical
-
-# A directory is the dictionary of its names, a symbolic link its target, anything else None.
-_Node = dict[bytes, "_Node"] | bytes | None
+from drivers.archive.tree import FILE, Directory, Tree
+from drivers.archive.walk import Escape, Link, canonical
 
 
 def validate(stream: Source, *, limits: Limits = DEFAULT) -> Extracted:
@@ -23,7 +21,7 @@ def validate(stream: Source, *, limits: Limits = DEFAULT) -> Extracted:
 
     ArchiveError: damaged, cut short, over a limit, followed by something, or asking for what extraction refuses.
     """
-    tree = _Tree()
+    tree = _Tree(limits)
     size = entries = 0
     for entry in Reader(stream, limits):
         entries += 1
@@ -49,8 +47,10 @@ def _read_padding(stream: Source, limits: Limits) -> None:
 
 
 class _Tree:
-    def __init__(self) -> None:
-        self._root: dict[bytes, _Node] = {}
+    """What extraction would have made so far."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._tree = Tree(limits)
 
     def add(self, entry: Entry, step: Step) -> None:
         if step.opaque:
@@ -64,45 +64,37 @@ class _Tree:
             return  # there is nothing below an empty root that did not come from this archive
         match entry.kind:
             case Kind.DIRECTORY:
-                if not isinstance(parent.get(name), dict):
-                    parent[name] = {}
+                self._tree.put_directory(parent, name)
             case Kind.SYMLINK:
-                parent[name] = entry.linkname
+                self._tree.put(parent, name, entry.linkname)
             case Kind.HARDLINK:
-                parent[name] = self._target(entry, step.target)
+                self._tree.put(parent, name, self._target(entry, step.target))
             case _:
-                parent[name] = None
+                self._tree.put(parent, name, FILE)
 
-    def _target(self, entry: Entry, target: Path) -> bytes | None:
+    def _target(self, entry: Entry, target: Path) -> bytes:
         parent = self._walk(target[:-1])
-        if not isinstance(parent, dict) or target[-1] not in parent:
+        node = parent.get(target[-1]) if isinstance(parent, Directory) else None
+        if node is None:
             raise entry.refuse(f"it is a hard link to {shown(entry.linkname)}, which does not exist")
-        node = parent[target[-1]]
-        if isinstance(node, dict):
+        if not isinstance(node, bytes):
             raise entry.refuse(f"it is a hard link to the directory {shown(entry.linkname)}")
         return node
 
-    def _directory(self, entry: Entry, path: Path) -> dict[bytes, _Node]:
+    def _directory(self, entry: Entry, path: Path) -> Directory:
         """The directory `path`, made with its parents where missing, as extraction makes them."""
         node = self._walk(path, make=True)
-        if not isinstance(node, dict):
+        if not isinstance(node, Directory):
             raise entry.refuse("a part of its name is a file and no directory")
         return node
 
-    def _walk(self, path: Path, *, make: bool = False) -> _Node:
-        """The node `path`, symbolic links resolved; None when it is missing, or a file is on the way."""
-        node: _Node = self._root
-        for part in path:
-            if isinstance(node, dict):
-                node = node.setdefault(part, {}) if make else node.get(part)
-            if isinstance(node, bytes):
-                return self._walk(canonical(path, self._readlink), make=make)
-            if node is None:
-                return None
-        return node
+    def _walk(self, path: Path, *, make: bool = False) -> Directory | bytes | None:
+        """The directory `path`, symbolic links resolved; FILE when one is on the way, None when it is missing."""
+        node = self._tree.directory(path, make=make)
+        if not isinstance(node, bytes) or node == FILE:
+            return node
+        return self._tree.directory(canonical(path, self._first_link), make=make)
 
-    def _readlink(self, path: Path) -> bytes | None:
-        node: _Node = self._root
-        for part in path:
-            node = node.get(part) if isinstance(node, dict) else None
-        return node if isinstance(node, bytes) else None
+    def _first_link(self, path: Path) -> Link | None:
+        node, length = self._tree.reach(path)
+        return (length, node) if isinstance(node, bytes) and node != FILE else None

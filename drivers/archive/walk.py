@@ -6,59 +6,68 @@ link, `..`, absolute name or /proc magic link can lead out, also while somebody 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable
 
 from drivers.archive.errors import shown
+from drivers.archive.limits import Limits
 from drivers.archive.policy import Path
+from drivers.archive.tree import FILE, Directory, Node, Tree, entries
 from unionfs.linux import consts, files
 
 _BENEATH = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_MAGICLINKS
 _LINKS = 40  # MAXSYMLINKS of the kernel
 _PARTS = 4096  # names on the way, those that links bring in counted
+_DOTS = (b"", b".", b"..")
 
 
 class Escape(Exception):
     """A symbolic link on the way that is not followed. str() says which."""
 
 
-def canonical(path: Path, readlink: Callable[[Path], bytes | None]) -> Path:
+Link = tuple[int, bytes]  # how many names of a path lead to it, and its target
+
+
+def canonical(path: Path, first_link: Callable[[Path], Link | None]) -> Path:
     """`path` with the symbolic links in it resolved; what does not exist counts as a directory to be made.
 
-    `readlink(prefix)` is the target of the symbolic link at `prefix`, None for anything else. Prefixes are asked for
-    in their canonical form only. Escape: an absolute link, one that climbs above the root, or too many of them.
+    `first_link` gives the first symbolic link of a path, None if there is none. Escape: an absolute link, one that
+    climbs above the root, or too many of them.
     """
     pending = list(reversed(path))
-    done: Path = ()
-    links = parts = 0
+    done: list[bytes] = []
+    links, parts = 0, len(path)
     origin = ""
     while pending:
         part = pending.pop()
-        parts += 1
-        if parts > _PARTS:
-            raise Escape(f"it goes through symbolic links with more than {_PARTS} names")
-        if part in (b"", b"."):
-            continue
         if part == b"..":
             if not done:
                 raise Escape(f"it goes through {origin}, which leads above the root")
-            done = done[:-1]
+            done.pop()
+        if part in _DOTS:
             continue
-        target = readlink((*done, part))
-        if target is None:
-            done = (*done, part)
+        done.append(part)
+        if pending and pending[-1] not in _DOTS:
+            continue  # names that follow one another are asked about together
+        if (link := first_link(tuple(done))) is None:
             continue
-        links += 1
-        origin = f"the symbolic link {shown(b'/'.join((*done, part)))} -> {shown(target)}"
+        length, target = link
+        origin = f"the symbolic link {shown(b'/'.join(done[:length]))} -> {shown(target)}"
+        brought = target.split(b"/")
+        links, parts = links + 1, parts + len(brought)
         if target.startswith(b"/"):
             raise Escape(f"it goes through {origin}, which leads out of the root")
         if links > _LINKS:
             raise Escape(f"it goes through more than {_LINKS} symbolic links")
-        pending += reversed(target.split(b"/"))
-    return done
+        if parts > _PARTS:
+            raise Escape(f"it goes through symbolic links with more than {_PARTS} names")
+        pending += (*reversed(done[length:]), *reversed(brought))
+        del done[length - 1 :]
+    return tuple(done)
 
 
 def joined(path: Path) -> bytes:
@@ -66,15 +75,17 @@ def joined(path: Path) -> bytes:
 
 
 class Root:
-    """The directories below `root_fd`, which stays the caller's. One directory is kept open: archives come in order."""
+    """The directories below `root_fd`, which stays the caller's. One directory is kept open: archives come in order.
 
-    def __init__(self, root_fd: int) -> None:
+    `made` has what exists because of this archive, by its canonical names.
+    """
+
+    def __init__(self, root_fd: int, limits: Limits) -> None:
         self._root_fd = root_fd
         self._asked: Path | None = None  # the path that the open directory was asked for by
         self._path: Path = ()  # and where it is
         self._fd = -1
-        # Canonical names that exist because of this archive, and the directories that lead to them.
-        self.made: set[bytes] = set()
+        self.made = Tree(limits)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -84,7 +95,7 @@ class Root:
     def directory(self, path: Path) -> tuple[int, Path]:
         """An O_PATH descriptor of the directory `path`, valid until the next call, and its canonical path.
 
-        Missing directories are made. Escape, or OSError: ENOTDIR, ENAMETOOLONG.
+        Missing directories are made. Escape, ArchiveError for too many, or OSError: ENOTDIR, ENAMETOOLONG.
         """
         if path == self._asked:
             return self._fd, self._path
@@ -95,28 +106,53 @@ class Root:
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOENT):
                 raise
-            where = canonical(path, self._readlink) if error.errno == errno.ELOOP else path
+            where = canonical(path, self._first_link) if error.errno == errno.ELOOP else path
+            self.made.directory(where, make=True)  # first: it may be one too many
             self._make(where)
             fd = self.open(where, os.O_PATH | os.O_DIRECTORY)
         self._asked, self._path, self._fd = path, where, fd
-        # Invariant: with a name, every directory that leads to it is in `made`.
-        for depth in range(len(where), -1, -1):
-            if (name := joined(where[:depth])) in self.made:
-                break
-            self.made.add(name)
+        self.made.directory(where, make=True)
         return fd, where
+
+    def brought(self, where: Path) -> None:
+        """The archive has brought something that is no directory, of this canonical name."""
+        self.made.put(self._parent(where), where[-1], FILE)
+
+    def brought_directory(self, where: Path) -> Directory:
+        return self.made.put_directory(self._parent(where), where[-1]) if where else self.made.root
+
+    def _parent(self, where: Path) -> Directory:
+        parent = self.made.directory(where[:-1], make=True)
+        assert isinstance(parent, Directory)  # what has been brought since in its place would be in the way on disk
+        return parent
 
     def find(self, path: Path) -> int:
         """An O_PATH descriptor, the caller's, of whatever has the name `path`: a symbolic link itself, at its end.
 
         Escape, or OSError: ENOENT, ENOTDIR.
         """
-        where = canonical(path[:-1], self._readlink)
+        where = canonical(path[:-1], self._first_link)
         return self.open((*where, *path[-1:]), os.O_PATH | os.O_NOFOLLOW)
 
     def open(self, path: Path, flags: int) -> int:
         """openat2(2) of a canonical path. ELOOP: a link on the way, or at its end without O_PATH|O_NOFOLLOW."""
         return files.openat2(self._root_fd, joined(path), flags, resolve=_BENEATH)
+
+    def _first_link(self, path: Path) -> Link | None:
+        # The kernel says that there is one on the way to a name, and not where: to the longest for which it does not.
+        beyond = bisect.bisect_left(range(1, len(path) + 1), True, key=lambda length: self._is_beyond(path[:length]))
+        target = self._readlink(path[:beyond])
+        return None if target is None else (beyond, target)
+
+    def _is_beyond(self, path: Path) -> bool:
+        """Whether a symbolic link is on the way to it; what is missing before one hides it."""
+        try:
+            os.close(self.open(path, os.O_PATH | os.O_NOFOLLOW))
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENOTDIR):
+                raise
+            return error.errno == errno.ELOOP
+        return False
 
     def _readlink(self, path: Path) -> bytes | None:
         try:
@@ -146,58 +182,63 @@ class Root:
         finally:
             os.close(fd)
 
-    def remove(self, path: Path, keep: Container[bytes] = ()) -> None:
-        """Remove the canonical `path` and what is below it, except the canonical names in `keep`.
+    def remove(self, path: Path) -> None:
+        """Remove the canonical `path` and what is below it. Nothing there is fine."""
+        self._remove(path, None)
 
-        A kept name's parents must be kept too. Nothing there is fine.
-        """
+    def remove_older(self, path: Path) -> None:
+        """The same, but for what this archive has brought, and the directories that lead there."""
+        self._remove(path, self.made.find(path))
+
+    def _remove(self, path: Path, kept: Node | None) -> None:
         self.close()  # it may be the open directory, or a link on the way to it
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if self._remove_file(path, keep):
-                return
-            self._remove_directory(path, keep)
+            if not path or self._is_directory(path):
+                self._remove_directory(path, kept)
+            elif kept is None:
+                self._unlink(path)
 
-    def _remove_file(self, path: Path, keep: Container[bytes]) -> bool:
-        """True when it was no directory."""
-        if not path:
-            return False
+    def _is_directory(self, path: Path) -> bool:
         parent = self.open(path[:-1], os.O_PATH | os.O_DIRECTORY)
         try:
-            if stat.S_ISDIR(os.stat(path[-1], dir_fd=parent, follow_symlinks=False).st_mode):
-                return False
-            if joined(path) not in keep:
-                os.unlink(path[-1], dir_fd=parent)
-            return True
+            return stat.S_ISDIR(os.stat(path[-1], dir_fd=parent, follow_symlinks=False).st_mode)
         finally:
             os.close(parent)
 
-    def _remove_directory(self, path: Path, keep: Container[bytes]) -> None:
-        """Without recursion: an archive nests two thousand directories in one name."""
-        pending, emptied = [path], []
+    def _unlink(self, path: Path, remove: Callable[..., None] = os.unlink) -> None:
+        parent = self.open(path[:-1], os.O_PATH | os.O_DIRECTORY)
+        try:
+            remove(path[-1], dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    def _remove_directory(self, path: Path, kept: Node | None) -> None:
+        """What is in it first. Without recursion, as an archive nests two thousand directories in one name; in memory
+        are the names on the way to one directory, and those of the directories still to be looked at beside it."""
+        where = list(path)
+        pending = [(kept, self._empty(path, kept))]
         while pending:
-            current = pending.pop()
-            emptied.append(current)
-            fd = self.open(current, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                for name, is_directory in _listing(fd):
-                    child = (*current, name)
-                    if is_directory:
-                        pending.append(child)
-                    elif joined(child) not in keep:
-                        os.unlink(name, dir_fd=fd)
-            finally:
-                os.close(fd)
-        for current in reversed(emptied):
-            if current and joined(current) not in keep:
-                parent = self.open(current[:-1], os.O_PATH | os.O_DIRECTORY)
-                try:
-                    os.rmdir(current[-1], dir_fd=parent)
-                finally:
-                    os.close(parent)
+            kept, directories = pending[-1]
+            if directories:
+                where.append(directories.pop())
+                below = None if kept is None or isinstance(kept, bytes) else entries(kept).get(where[-1])
+                pending.append((below, self._empty(tuple(where), below)))
+            else:
+                pending.pop()
+                if kept is None and where:
+                    self._unlink(tuple(where), os.rmdir)
+                del where[-1:]
 
-
-def _listing(fd: int) -> Iterator[tuple[bytes, bool]]:
-    """Names and whether they are directories, all read before the first is given."""
-    with os.scandir(fd) as entries:
-        found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
-    yield from found
+    def _empty(self, path: Path, kept: Node | None) -> list[bytes]:
+        """Remove the files of a directory, but those that are kept; the names of the directories in it."""
+        stay = {} if kept is None or isinstance(kept, bytes) else entries(kept)
+        fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with os.scandir(fd) as scan:
+                found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in scan]
+            for name, is_directory in found:
+                if not is_directory and name not in stay:
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
+        return [name for name, is_directory in found if is_directory]

@@ -1,0 +1,115 @@
+"""Memory: what an archive may cost is bounded by what it is allowed to bring, and not by what it names.
+
+Each of these is a few kilobytes when it is compressed.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import pytest
+
+from drivers.archive.errors import ArchiveError
+from drivers.archive.extract import Extracted
+from drivers.archive.limits import Limits
+from drivers.archive.validate import validate
+from tests.drivers.archive import tape
+from tests.drivers.archive.tape import directory, file, hard_link, pax, sparse, symlink
+
+_MIB = 1 << 20
+_DEEP = b"aa/" * 1009
+
+
+def _chains(count: int) -> list[bytes]:
+    return [directory(b"%d/" % number + _DEEP) for number in range(count)]
+
+
+BOMBS: dict[str, Callable[[], list[bytes]]] = {
+    "directories that nothing else names": lambda: [file(b"%d/" % number + _DEEP + b"f") for number in range(1000)],
+    "named again": lambda: _chains(300) + _chains(300),
+    "named again through a link": lambda: [
+        *_chains(300), symlink(b"l", b"."), *(directory(b"l/%d/" % number + _DEEP) for number in range(20)),
+    ],
+    "each with a second entry somewhere": lambda: [
+        *_chains(300), *(file(b"%d/" % number + _DEEP[: 3 * number] + b"x") for number in range(300)),
+    ],
+    "replaced by a file": lambda: [chain + file(b"%d" % number) for number, chain in enumerate(_chains(200))],
+    "long names": lambda: [file(b"%015d" % number + b"n" * 240) for number in range(9_000)],
+    "long link targets": lambda: [symlink(b"%d" % number, b"./" * 2000) for number in range(1000)],
+    "hard links": lambda: [file(b"f"), *(hard_link(b"%d" % number, b"./" * 2000 + b"f") for number in range(1000))],
+    "whiteouts": lambda: [file(b"%d/" % number + _DEEP + b".wh.x") for number in range(1000)],
+    "many records": lambda: [*[pax({b"%x" % number: b"" for number in range(45_000)}) + file(b"f")] * 3],
+    "global records": lambda: [*(pax({b"%d" % number: bytes(1_000_000)}, b"g") for number in range(40)), file(b"f")],
+    "attributes": lambda: [
+        pax({b"SCHILY.xattr.user.%d" % n: b"v" * 20 for n in range(1_500)}) + file(b"%d" % number)
+        for number in range(20)
+    ],
+    "sparse pieces": lambda: [sparse(b",".join([b"0"] * (1 << 17)), 0) for _ in range(3)],
+    "too many sparse pieces": lambda: [sparse(b",".join([b"0"] * (1 << 18)), 0)],
+}  # fmt: skip
+# So that what is bounded by a limit meets it: each of these archives would bring a multiple of it.
+_LIMITS = Limits(names=2 * _MIB, entries=400_000)
+
+
+def _peak(work: Callable[[], object]) -> float:
+    """MiB that were in use at once for `work`, which may refuse the archive."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        work()
+    except ArchiveError as error:
+        assert "more than" in str(error) or "over" in str(error), error
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return peak / _MIB
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_validation(bomb: str) -> None:
+    parts = BOMBS[bomb]()
+    assert len(zlib.compress(tape.archive(*parts))) < 1.5 * _MIB
+    stream = tape.stream(*parts)
+    del parts
+    assert _peak(lambda: validate(stream, limits=_LIMITS)) < 20
+
+
+@pytest.mark.parametrize("bomb", ["named again", "replaced by a file", "each with a second entry somewhere"])
+def test_extraction(bomb: str, unpack: Callable[..., Extracted]) -> None:
+    """The disk has the directories too, so it is some of them."""
+    parts = BOMBS[bomb]()
+    assert _peak(lambda: unpack(*parts[:: len(parts) // 8])) < 3
+
+
+def test_an_honest_archive(root: str) -> None:
+    stream = tape.stream(*(file(b"usr/share/doc/package-%d/changelog-%d.gz" % (n // 10, n)) for n in range(20_000)))
+    assert _peak(lambda: validate(stream)) < 20_000 * 250 / _MIB
+
+
+def test_directories_on_the_way_are_entries(unpack: Callable[..., Extracted], root: str) -> None:
+    parts = [file(b"%d/" % number + _DEEP + b"f") for number in range(4)]
+    limits = Limits(entries=4_000)
+    with pytest.raises(ArchiveError, match="more than 4000 entries, directories on their way counted"):
+        validate(tape.stream(*parts), limits=limits)
+    with pytest.raises(ArchiveError, match="more than 4000 entries, directories on their way counted"):
+        unpack(*parts, limits=limits)
+    made = subprocess.run(["find", root, "-mindepth", "1", "-printf", "."], capture_output=True, check=True).stdout
+    assert len(made) == 3 * 1011  # what would be too much is not begun
+
+
+def test_names_are_counted_once() -> None:
+    """Those of a directory are not counted for each of its files, nor a name that comes again."""
+    parts = [file(b"some/directory/%d" % (number % 100)) for number in range(1000)]
+    validate(tape.stream(*parts), limits=Limits(names=len("somedirectory") + 190, entries=1000))
+    with pytest.raises(ArchiveError, match=r"names and link targets .* over the 202 bytes that are allowed"):
+        validate(tape.stream(*parts), limits=Limits(names=len("somedirectory") + 189))
+
+
+def test_a_tree_is_removed_in_little_memory(unpack: Callable[..., Extracted]) -> None:
+    """Its directories lie below one another, and what is above them is said once."""
+    unpack(*(file(b"top/%d/" % number + _DEEP + b"f") for number in range(4)))
+    assert _peak(lambda: unpack(file(b".wh.top"))) < 3
