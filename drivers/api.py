@@ -154,7 +154,8 @@ class Probe(NamedTuple):
 class Differences(NamedTuple):
     """A directory that holds what a snapshot changed against its parent, and nothing else.
 
-    `form` says how what is gone is written down: "aufs" (`.wh.NAME`) or "overlay" (character devices 0:0).
+    `form` says how what is gone is written down: "aufs" (`.wh.NAME`), "overlay" or "overlay-userxattr" (character
+    devices 0:0); drivers.diff.forms has them. Nothing that may be written to the mounted tree is a mark in it.
     """
 
     path: str

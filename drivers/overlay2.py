@@ -82,7 +82,8 @@ class Driver(DirectorySnapshotter):
         (drivers.archive.policy), an entry would say too little of itself."""
         with self._store.read() as transaction:
             record = transaction.get(key)
-        return None if record.info.kind is Kind.VIEW else Differences(self._layer(record), "overlay")
+        form = "overlay-userxattr" if "userxattr" in _features() else "overlay"
+        return None if record.info.kind is Kind.VIEW else Differences(self._layer(record), form)
 
 
 def overlay(lower: Sequence[str], upper: str = "", work: str = "", *, volatile: bool = False) -> Mount:

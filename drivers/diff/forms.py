@@ -1,23 +1,31 @@
 """How a directory says what is not in it.
 
-    PLAIN      a tree as it is mounted: what is not listed is not there
-    "aufs"     a directory of differences of fuse-aufs: whiteouts and opaque markers (unionfs.union.whiteout)
-    "overlay"  one of overlay2: character devices 0:0 and trusted.overlay.opaque
+    PLAIN                a tree as it is mounted: what is not listed is not there
+    "aufs"               a directory of differences of fuse-aufs: whatever its union takes as a whiteout or an opaque
+                         directory (unionfs.union.whiteout), and lets nobody make through the mount
+    "overlay"            one of overlay2: character devices 0:0 and trusted.overlay.opaque
+    "overlay-userxattr"  the same with user.overlay.opaque, in a user namespace
+
+What a container may write says nothing here. Through an overlay these are its `.wh.` names, and without userxattr its
+user.overlay.* attributes: to overlayfs they are names and attributes like any.
 
 In each form `.wh.` names and devices 0:0 are no entries: in a layer's archive they could only be read as whiteouts. A
-plain tree has them when a container made them on a driver that does not refuse it; they are left out, as sockets are.
+tree has them when a container made them on a driver that does not refuse it; they are left out, as sockets are.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import NamedTuple
 
 from drivers.trees import entries
+from unionfs.linux.files import fd_path
 from unionfs.union import whiteout
 
 PLAIN = ""
+_OPAQUE = dict(zip(("overlay", "overlay-userxattr"), whiteout.OVERLAY_OPAQUE, strict=True))
 
 
 class Listing(NamedTuple):
@@ -35,11 +43,9 @@ class Listing(NamedTuple):
 def read(fd: int, form: str) -> Listing:
     """The directory `fd`, which stands in a tree of the form `form`."""
     names, sockets, hidden = set(), set(), set()
-    marked = False
     for entry in entries(fd):
         name = entry.name
         if whiteout.is_reserved(name):
-            marked |= name == whiteout.OPAQUE
             if form == "aufs":
                 hidden.add(name.removeprefix(whiteout.PREFIX))  # of the union's own names this leaves .wh. ones
             continue
@@ -52,7 +58,18 @@ def read(fd: int, form: str) -> Listing:
             sockets.add(name)
     if form == PLAIN:
         return Listing(names, sockets, set(), True)
-    return Listing(names, sockets, hidden, marked or whiteout.is_opaque(fd, b"."))
+    return Listing(names, sockets, hidden, _is_opaque(fd, form))
+
+
+def _is_opaque(fd: int, form: str) -> bool:
+    if form == "aufs":
+        return whiteout.is_opaque(fd, b".")
+    try:
+        return os.getxattr(fd_path(fd), _OPAQUE[form]) == b"y"
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return False
+        raise
 
 
 def _special(entry: os.DirEntry[bytes]) -> tuple[int, int]:

@@ -6,7 +6,8 @@ What is decided, and why:
 - A file of several names is written at the first of them that changed, and the others are hard links to it: those that
   the layer below has too, so that an old and a new name stay one file. The order is the walk's, so there is one way.
 - Sockets are left out, as Docker leaves them out: they are a process's, and nothing listens. Where one has taken the
-  place of something, that is whited out.
+  place of something, that is whited out. So it is with a device 0:0 that has come in the place of something just now
+  (drivers.diff.forms lists none): it would be a whiteout to whoever reads the archive.
 - Holes are written as zeros: sparse members SHOULD NOT be used. They cost no reading (SEEK_DATA), and drivers.archive
   makes holes of them again.
 - Attributes: those that are kept (drivers.archive.policy), and no others.
@@ -53,7 +54,7 @@ def members(found: Iterable[Found]) -> Generator[tuple[Entry, Iterable[bytes]], 
     for one in found:
         if one.status is None:
             yield _whiteout(one.path), ()
-        elif stat.S_ISSOCK(one.status.st_mode):
+        elif stat.S_ISSOCK(one.status.st_mode) or whiteout.is_overlay_whiteout(one.status):
             if one.kind == "C":
                 yield _whiteout(one.path), ()
         elif stat.S_ISDIR(one.status.st_mode) or one.status.st_nlink == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
 from drivers.archive.reader import CHUNK
 from drivers.at_rest import at_rest
-from drivers.diff import Change, changes, layer, snapshots, write_diff, write_tree
+from drivers.diff import Change, changes, forms, layer, snapshots, write_diff, write_tree
 from drivers.diff.walk import differences
 from drivers.errors import InUse
 from drivers.mounts import Mount, branches, mount_all, open_tree, private, unmount_all
@@ -155,6 +156,31 @@ def test_what_is_reserved_is_no_entry(memory: Path) -> None:
     assert b"overlay" not in out.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("form", "marks"),
+    [
+        ("overlay", {"trusted.overlay.opaque"}),
+        ("overlay-userxattr", {"user.overlay.opaque"}),
+        ("aufs", {".wh..wh..opq", "trusted.unionfs.opaque", "trusted.overlay.opaque", "user.overlay.opaque"}),
+    ],
+)
+def test_which_marks_make_a_directory_opaque(form: str, marks: set[str], memory: Path) -> None:
+    """Of an overlay only those that its own mount makes, and nobody can make through it."""
+    found = set()
+    for mark in ("trusted.overlay.opaque", "user.overlay.opaque", "trusted.unionfs.opaque", ".wh..wh..opq"):
+        directory = memory / mark
+        directory.mkdir()
+        if mark.startswith(".wh."):
+            (directory / mark).touch()
+        else:
+            os.setxattr(directory, mark, b"y")
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        if forms.read(fd, form).opaque:
+            found.add(mark)
+        os.close(fd)
+    assert found == marks
+
+
 def test_a_tree_that_changes_while_it_is_walked(memory: Path) -> None:
     """What vanishes is left out; what is replaced by something else is left out or is what it was."""
     trees.build(str(memory), {"a": {"f": "x", "g": "x"}, "b": {"c": {"f": "x"}}, "d": {"f": "x"}, "e": {}, "z": "x"})
@@ -178,7 +204,7 @@ def test_a_tree_that_changes_while_it_is_walked(memory: Path) -> None:
 
 
 def test_a_file_that_is_replaced_before_it_is_written(memory: Path) -> None:
-    """By a link or a fifo: neither is followed, nor waited for."""
+    """By a link or a fifo: neither is followed, nor waited for. By a device 0:0, which would be a whiteout."""
     trees.build(str(memory), {"a": "x", "b": "x", "c": "x", "secret": "y"})
     root = os.open(memory, os.O_RDONLY | os.O_DIRECTORY)
     names = []
@@ -191,6 +217,7 @@ def test_a_file_that_is_replaced_before_it_is_written(memory: Path) -> None:
                     os.unlink(memory / name)
                 os.symlink("secret", memory / "a")
                 os.mkfifo(memory / "b")
+                os.mknod(memory / "c", stat.S_IFCHR, os.makedev(0, 0))
     finally:
         os.close(root)
     assert names == [b"./", b"a", b"b", b"secret"]

@@ -37,9 +37,9 @@ WORK_AREA = b".wh..wh.orph"
 # The longest name that can still be whited out: 255 less the prefix.
 NAME_MAX = 255 - len(PREFIX)
 
-_OPAQUE_ATTRIBUTES = frozenset({
-    "trusted.overlay.opaque", "user.overlay.opaque", "trusted.unionfs.opaque", "user.unionfs.opaque",
-})  # fmt: skip
+# Overlayfs's, without the mount option userxattr and with it.
+OVERLAY_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+_OPAQUE_ATTRIBUTES = frozenset({*OVERLAY_OPAQUE, "trusted.unionfs.opaque", "user.unionfs.opaque"})
 _PRIVATE_ATTRIBUTES = (b"trusted.unionfs.", b"user.unionfs.", b"trusted.overlay.", b"user.overlay.")
 
 

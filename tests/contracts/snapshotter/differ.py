@@ -11,7 +11,9 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from tests import trees
 from tests.contracts.snapshotter.words import Words
 from tests.mounting import mounted, seen
 from tests.trees import Dir, File, Special, Symlink
+from unionfs.linux import consts, files
 
 OLD = 1_000_000_000_000_000_000
 
@@ -70,16 +73,20 @@ class Differ(Words):
             change(path)
             expected = trees.read(path)
             live, archive = in_use(driver, "changed", path)
+        with mounted(driver.mounts("changed")) as path:
+            trees.assert_same(expected, trees.read(path), "when it is mounted again")
         assert told(driver, "changed") == live
         assert by_comparison(driver, "changed") == archive
         driver.commit("done", "changed")
+        with self.looking(driver, "done") as path:
+            trees.assert_same(expected, trees.read(path), "after the commit")
         assert told(driver, "done") == live
         assert archived(driver, "done") == archive == by_comparison(driver, "done")
         driver.prepare("copy", "base")
         assert apply(driver, "copy", io.BytesIO(archive)).size == diff_size(driver, "done")
         driver.commit("applied", "copy")
         with self.looking(driver, "applied") as path:
-            trees.assert_same(_without_sockets(expected), trees.read(path), "after applying")
+            trees.assert_same(_in_a_layer(expected), trees.read(path), "after applying")
         assert archived(driver, "applied") == archive
         assert [info.name for info in driver.walk()] == ["base", "done", "applied"]
         return live
@@ -335,6 +342,38 @@ class Differ(Words):
         assert told(driver, "layer") == ["C /dir", "C /dir/f", "A /dir/g"]
         assert [entry.name for entry in members(archived(driver, "layer"))] == [b"dir/", b"dir/.wh.f"]
 
+    @pytest.mark.parametrize("user", [0, 65534])
+    def test_what_a_container_may_write_is_no_mark(self, driver: Snapshotter, user: int) -> None:
+        """In no form. What a driver refuses is not there, and of the rest a layer has what it can: no `.wh.` names, no
+        devices 0:0, no attributes that are marks of a union elsewhere."""
+        base = {
+            "d": Dir({"a": "a", "b": "b", "sub": Dir({"x": "x"}, uid=user)}, uid=user),
+            "e": Dir({"moved": File("moved", uid=user), "y": "y"}, uid=user),
+        }  # fmt: skip
+
+        def change(path: str) -> None:
+            with _as_user(path, user):
+                for place in ("d", "d/sub", "e"):
+                    for attribute in ("overlay", "unionfs", "fuseoverlayfs"):
+                        with suppress(OSError):
+                            os.setxattr(place, f"user.{attribute}.opaque", b"y")
+                    for name in (".wh..wh..opq", ".wh.a", ".wh.x", ".wh..wh.aufs"):
+                        with suppress(OSError):
+                            Path(place, name).touch()
+                    with suppress(OSError):
+                        os.mkdir(f"{place}/.wh..wh.plnk")
+                    with suppress(OSError):
+                        os.setxattr(f"{place}/y", "user.overlay.whiteout", b"")
+                    with suppress(OSError):  # nobody needs a capability for this one (vfs_mknod(), fs/namei.c)
+                        os.mknod(f"{place}/whiteout", stat.S_IFCHR, os.makedev(0, 0))
+                with suppress(OSError):
+                    files.renameat2(-100, b"e/moved", -100, b"e/there", consts.RENAME_WHITEOUT)
+                Path("d/new").touch()
+
+        found = self.changed(driver, base, change)
+        lost = [line for line in found if line.startswith("D")]
+        assert lost in ([], ["D /e/moved"]) and {"C /d", "A /d/new"} <= {*found}
+
     def test_diff_and_apply(self, driver: Snapshotter) -> None:
         """graphtest's DiffApply: among many files, one and a directory are deleted; sizes agree."""
         self.layer(driver, "base", {"many": {f"f{n}": "x" * n for n in range(100)}, "gone": {"a": "a"}})
@@ -352,5 +391,29 @@ class Differ(Words):
         driver.remove("copy")
 
 
-def _without_sockets(found: dict[str, trees.Found]) -> dict[str, trees.Found]:
-    return {name: entry for name, entry in found.items() if entry.type != stat.S_IFSOCK}
+@contextmanager
+def _as_user(path: str, user: int) -> Iterator[None]:
+    """In the directory `path`, with the rights of `user`."""
+    here = os.open(".", os.O_PATH)
+    os.chdir(path)
+    try:
+        os.seteuid(user)
+        yield
+    finally:
+        os.seteuid(0)
+        os.fchdir(here)
+        os.close(here)
+
+
+_MARKS = ("user.overlay.", "user.unionfs.", "user.fuseoverlayfs.")
+
+
+def _in_a_layer(found: dict[str, trees.Found]) -> dict[str, trees.Found]:
+    """What of a tree a layer's archive can say."""
+    return {
+        name: replace(entry, xattrs={k: v for k, v in (entry.xattrs or {}).items() if not k.startswith(_MARKS)})
+        for name, entry in found.items()
+        if entry.type != stat.S_IFSOCK
+        and not (entry.type == stat.S_IFCHR and entry.rdev == 0)
+        and not any(part.startswith(".wh.") for part in name.split("/"))
+    }
