@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.cli.options import Given, Option
+from runtime.cli.options import Given, Option, conceal
 from runtime.cli.settings import Settings
 from runtime.engine import options
 from runtime.errors import UsageError
@@ -34,6 +34,7 @@ def main(given: Given, settings: Settings) -> int:
     if not sealed.is_sealed():
         # The command's process is this interpreter until its execve: it must not be able to overwrite it.
         sealed.execve_python(sys.orig_argv[1:], os.environ)
+    conceal(given.values("env"))
     store = settings.store()
 
     from runtime.engine.exec import ExecOptions, execute

@@ -6,10 +6,12 @@ Where a verb takes a command of somebody else's, options end at its first argume
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from runtime.errors import UsageError
+from unionfs.linux import processes
 
 
 class Option(NamedTuple):
@@ -101,6 +103,17 @@ def _take(given: Given, option: Option, value: str | None, left: list[str], show
     else:
         raise UsageError(f"invalid value {value!r} for the flag {shown}: it is true or false")
     given.options.setdefault(option.name, []).append(value)
+
+
+def conceal(values: Iterable[str]) -> None:
+    """Cross out what comes after NAME= in this process's command line, which every user of the machine can read for as
+    long as it runs (proc(5))."""
+    memory, _ = processes.invocation()
+    text = memory.tobytes()
+    for value in map(os.fsencode, values):
+        name, equals, secret = value.partition(b"=")
+        text = text.replace(value + b"\0", name + equals + b"*" * len(secret) + b"\0")
+    memory[:] = text
 
 
 def describe(table: Sequence[Option]) -> str:

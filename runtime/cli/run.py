@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.cli.options import Given, Option
+from runtime.cli.options import Given, Option, conceal
 from runtime.cli.settings import Settings
 from runtime.engine import names, options, storage
 from runtime.engine.options import RunOptions
@@ -36,6 +36,7 @@ OPTIONS = (
 
 def main(given: Given, settings: Settings) -> int:
     wish = read(given)
+    conceal(given.values("env"))
     detach = given.flag("detach")
     settings.need_root()
     if wish.terminal and wish.stdin and not detach and not os.isatty(0):

@@ -192,7 +192,12 @@ class _Console:
 
 
 def _forget_the_parent() -> None:
-    """What a fork copies and an execve keeps, set back; and no import from here on."""
+    """What a fork copies and an execve keeps, set back; and no import from here on.
+
+    The parent's arguments and environment, which a container would see of a process that joins it, are its own.
+    """
+    for memory in processes.invocation():
+        memory[:] = bytes(len(memory))
     gc.disable()
     sys.meta_path.clear()
     for number in signal.valid_signals():
@@ -256,6 +261,9 @@ def _become(process: spec.Process) -> None:
     os.setgroups(process.additional_gids)
     os.setresgid(process.gid, process.gid, process.gid)
     os.setresuid(process.uid, process.uid, process.uid)
+    # The change of user has made it what fs.suid_dumpable says (commit_creds(), kernel/cred.c). While it still has more
+    # capabilities than the container no process of that can trace it, and afterwards it is this.
+    _prctl(consts.PR_SET_DUMPABLE, 0)
     _prctl(consts.PR_SET_KEEPCAPS, 0)
     caps.become(
         permitted=wished.permitted,

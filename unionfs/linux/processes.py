@@ -134,6 +134,20 @@ def join_new_session_keyring() -> None:
     _keyctl(consts.KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
+def invocation() -> tuple[memoryview, memoryview]:
+    """The memory in which this process was given its arguments and its environment, each ended by a zero byte, to be
+    written to. Others read it as /proc/PID/cmdline, which is open to everybody, and environ (proc(5)), and a fork has
+    it too; Python has made its own of both at its start."""
+    with open("/proc/self/stat", "rb") as fields:
+        numbers = fields.read().rpartition(b")")[2].split()
+    arg_start, arg_end, env_start, env_end = map(int, numbers[45:49])  # the 48th to the 51st, proc(5)
+    return _memory(arg_start, arg_end), _memory(env_start, env_end)
+
+
+def _memory(start: int, end: int) -> memoryview:
+    return memoryview((ctypes.c_char * (end - start)).from_address(start)).cast("B")
+
+
 def is_dying(tid: int) -> bool:
     """Whether a thread has a SIGKILL pending, as those of a process that a signal ends have, or is gone (proc(5))."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,10 +87,33 @@ def test_it_cannot_be_traced_while_it_joins(running: Box) -> None:
         there = next(line.split()[-1] for line in status if line.startswith("NSpid"))
     look = f"cat /proc/{there}/environ"
     assert "Permission denied" in _exec(running, "sh", "-c", look).out
+    # Anybody may read this one.
+    assert _exec(running, "cat", f"/proc/{there}/cmdline").out.strip("\0") == ""
+    with open(f"/proc/{waiting.pid}/cmdline", "rb") as own, open(f"/proc/{waiting.pid}/environ", "rb") as environ:
+        assert (own.read() + environ.read()).strip(b"\0") == b""
     waiting.start()
     assert _exec(running, "sh", "-c", look).out == f"PATH={defaults.PATH}\0"
     waiting.signal(signal.SIGKILL)
     waiting.wait()
+
+
+def test_nor_by_its_user_where_the_machine_lets_users_dump(running: Box) -> None:
+    """fs.suid_dumpable=1 makes a process that changes its user one that this user may trace (proc(5))."""
+    setting = Path("/proc/sys/fs/suid_dumpable")
+    before = setting.read_text()
+    try:
+        setting.write_text("1")
+    except OSError as error:
+        pytest.skip(f"fs.suid_dumpable cannot be set: {error.strerror}")
+    try:
+        user = {"uid": 1000, "gid": 1000}
+        waiting = running.exec({**process("true"), "user": user, "capabilities": {}})
+    finally:
+        setting.write_text(before)
+    with open(f"/proc/{waiting.pid}/status", encoding="ascii") as status:
+        there = next(line.split()[-1] for line in status if line.startswith("NSpid"))
+    assert "Permission denied" in _exec(running, "cat", f"/proc/{there}/environ", user=user).out
+    assert waiting.start().wait().code == 0
 
 
 def test_waiting_for_the_container_collects_added_processes(keeper: Keeper, config: Make) -> None:
