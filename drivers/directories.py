@@ -107,14 +107,15 @@ class DirectorySnapshotter(GraphSnapshotter):
         sync_file_system(self._layer(record))
 
     def _discard(self, record: Record) -> None:
-        if retired := self._layout.retire(record.id):
-            self._layout.discard(retired)
+        self._layout.remove(record.id)
 
     def cleanup(self) -> None:
         self._store.check_whole()
         with self._store.write() as transaction:
             # Inside: with the write lock ours, nobody is between publishing a directory and committing its row.
-            self._layout.retire_all_but(transaction.ids())
+            stuck = self._layout.retire_all_but(transaction.ids(), transaction.last_id())
+        for number in stuck:
+            self._layout.remove(number)
         self._layout.sweep()
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ only garbage, and any process can tell garbage from work in progress.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import stat
@@ -109,11 +110,35 @@ class Layout:
             return None
         return name
 
-    def retire_all_but(self, numbers: Collection[int]) -> None:
-        """Retire every numbered directory that has no row. To be called inside a write transaction."""
+    def remove(self, number: int) -> None:
+        """Delete the directory of a snapshot that had a row, and so has a number that is never given again.
+
+        A new name takes room, deleting does not: on a full disk it goes in its place.
+        """
+        try:
+            name = self.retire(number)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            name = str(number)
+        if name:
+            self.discard(name)
+
+    def retire_all_but(self, numbers: Collection[int], last: int) -> list[int]:
+        """Retire every numbered directory that has no row. To be called inside a write transaction.
+
+        Gives those for whose new name there is no room, of numbers up to `last`, which have had a row: for remove().
+        """
+        stuck = []
         for name in self._names():
-            if name.isdecimal() and int(name) not in numbers:
-                self.retire(int(name))
+            if name.isdecimal() and (number := int(name)) not in numbers:
+                try:
+                    self.retire(number)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or number > last:
+                        raise
+                    stuck.append(number)
+        return stuck
 
     def discard(self, name: str) -> None:
         """Delete a `new-` or `rm-` directory, unless somebody holds it, who then deletes it himself."""

@@ -30,6 +30,7 @@ __all__ = ["Record", "Store", "Transaction", "Value"]
 VERSION = 2
 # Longer than any write transaction takes, though one waits for the disk in it.
 BUSY_SECONDS = 120.0
+_LEAST = 64 << 10  # bytes: the log's index, and a transaction
 
 _SCHEMA = (
     "CREATE TABLE store (driver TEXT NOT NULL)",
@@ -93,18 +94,35 @@ class Store:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._reserve = f"{path}-reserve"
-        with self._translated(), _opening(path):
+        with _opening(path):
             self._make_room()
+            try:
+                self._connect(driver, schema, has_content, options or {}, fixed)
+            except (OSError, Unavailable) as error:
+                if not _is_want_of_room(error):
+                    raise
+                reserve.give_up(self._reserve)
+                self._connect(driver, schema, has_content, options or {}, fixed)
+            reserve.take(self._reserve)
+
+    def _connect(
+        self,
+        driver: str,
+        schema: Sequence[str],
+        has_content: Callable[[], bool],
+        options: Mapping[str, str],
+        fixed: Container[str],
+    ) -> None:
+        with self._translated():
             self._connection = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
                 self._prepare(driver, schema, has_content)
-                self._settle_options(options or {}, fixed)
+                self._settle_options(options, fixed)
             except BaseException:
                 self._connection.close()
                 raise
-            reserve.take(self._reserve)
 
     def _prepare(self, driver: str, schema: Sequence[str], has_content: Callable[[], bool]) -> None:
         assert self._connection is not None
@@ -164,7 +182,6 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """The only write transaction of all processes. It is durable when the `with` ends; an exception undoes it."""
-        self._make_room()
         with self._transaction("BEGIN IMMEDIATE") as transaction:
             yield transaction
 
@@ -172,6 +189,7 @@ class Store:
     def _transaction(self, begin: str) -> Iterator[Transaction]:
         with self._lock, self._translated():
             connection = self._open_connection()
+            self._make_room()
             connection.execute(begin)
             try:
                 yield Transaction(connection)
@@ -204,8 +222,14 @@ class Store:
             raise Unavailable(f"metadata store {self.path}: {error}") from error
 
     def _make_room(self) -> None:
-        if reserve.is_full(os.path.dirname(self.path)):
-            reserve.give_up(self._reserve)
+        """Give up the reserve if nothing could be written without. Raises OSError (ENOSPC) where that did not help and
+        even reading needs room: to change the log's index, which is mapped into our memory, would end this process."""
+        directory = os.path.dirname(self.path)
+        if reserve.has_room(directory):
+            return
+        reserve.give_up(self._reserve)
+        if reserve.maps_need_room(directory) and not reserve.has_room(directory, _LEAST):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
 
     def _writer(self) -> str:
         """Who holds the lock of a write transaction: byte 120 of the log's index (sqlite, os_unix.c and wal.c)."""
@@ -256,6 +280,14 @@ class Store:
                 if info.parent:
                     assert records[info.parent].info.kind is Kind.COMMITTED, info
                     assert records[info.parent].id < record.id, info
+
+
+def _is_want_of_room(error: Exception) -> bool:
+    """Of an error in opening a store. Of a file that there is no room for sqlite only says that it cannot open it."""
+    if isinstance(error.__cause__, sqlite3.Error):
+        code = error.__cause__.sqlite_errorcode & 0xFF
+        return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager

@@ -441,7 +441,7 @@ def test_what_fills_the_disk_can_be_removed(memory: Path, is_open: bool) -> None
     store.close()
     filler.unlink()
     store = Store(path, "test")
-    assert os.path.getsize(f"{path}-reserve") == reserve.SIZE  # for the next time
+    assert reserve.is_whole(f"{path}-reserve")  # for the next time
     assert names(store) == ["two"]
     store.close()
 
@@ -450,7 +450,7 @@ def test_a_full_disk_is_enospc(memory: Path) -> None:
     """Without a reserve, as a place has none that never had room for it."""
     path = str(memory / "metadata.db")
     store = Store(path, "test")
-    os.unlink(f"{path}-reserve")
+    reserve.give_up(f"{path}-reserve")
     filler = fill(memory)
     with pytest.raises(OSError, match="No space left") as full:
         for number in range(1000):

@@ -18,11 +18,13 @@ _renameat2 = libc.bind(
 )
 _fallocate = libc.bind("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _syncfs = libc.bind("syncfs", ctypes.c_int)
+_fstatfs = libc.bind("fstatfs", ctypes.c_int, ctypes.c_void_p)
 _statx = libc.bind("statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
 
 # struct statx, linux/stat.h: stx_mask, stx_attributes, stx_attributes_mask, stx_btime's seconds and nanoseconds.
 _STATX = struct.Struct("<I4xQ40xQ16xqI")
 _STATX_SIZE = 256
+_STATFS_SIZE = 256  # more than any machine's struct statfs
 _FLAGS = struct.Struct("<I")
 _FSXATTR_SIZE = 28
 
@@ -138,6 +140,13 @@ def file_system_id(fd: int) -> int:
     except OSError:
         pass  # an older kernel, or a file system without a uuid
     return int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little")
+
+
+def file_system_type(fd: int) -> int:
+    """The f_type of fstatfs(2), which is the structure's first field: a number of linux/magic.h."""
+    buffer = ctypes.create_string_buffer(_STATFS_SIZE)
+    _fstatfs(fd, buffer)
+    return int(ctypes.c_ulong.from_buffer(buffer).value)
 
 
 def fd_path(fd: int, name: bytes = b"") -> bytes:

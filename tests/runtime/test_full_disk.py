@@ -1,0 +1,45 @@
+"""A container that fills the disk by itself, and `rm`."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from drivers import loop
+from drivers.mounts import Mount, mount_all, unmount_all
+from drivers.registry import probe
+from tests.runtime.conftest import IMAGE, Runtime
+
+pytestmark = [pytest.mark.needs("root", "loop", "cgroups", "program:mkfs.ext4"), pytest.mark.usefixtures("deadline")]
+
+FILL = "for size in 1M 4k 512; do dd if=/dev/zero of=/log$size bs=$size 2>/dev/null; done; "
+FILES = "n=0; while : >/tmp/$n; do n=$((n+1)); done 2>/dev/null; exit 5"
+
+
+@pytest.mark.parametrize("reserved", ["0", "5"])
+@pytest.mark.parametrize("driver", ["overlay2", "fuse-aufs"])
+def test_rm_of_what_has_filled_the_disk(driver: str, reserved: str, rootfs_tar: Path, tmp_path: Path) -> None:
+    image = tmp_path / "disk"
+    image.touch()
+    with open(image, "r+b") as file:
+        file.truncate(96 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", reserved, "-E", "nodiscard", image], check=True, capture_output=True)
+    place = tmp_path / "place"
+    place.mkdir()
+    with loop.attached(str(image)) as device:
+        mount_all([Mount("ext4", device)], str(place))
+    try:
+        found = probe(driver, str(place))
+        if not found.works:
+            pytest.skip(f"{driver}: {found.reason}")
+        runtime = Runtime(place / "root", tmp_path / "state", driver)
+        runtime("import", rootfs_tar, IMAGE)
+        done = runtime.call("run", "--network=none", "--name=full", IMAGE, "sh", "-c", FILL + FILES)
+        assert done.returncode in (1, 2, 5), done.stderr  # the shell ends where it cannot redirect
+        assert runtime("rm", "full") == "full\n"
+        assert runtime.ids() == []
+        assert runtime.run(IMAGE, "echo", "works") == "works\n"
+    finally:
+        unmount_all(str(place))
