@@ -18,12 +18,14 @@ from drivers import trees
 from drivers.api import Kind, Usage
 from drivers.errors import NotFound, Unavailable
 from drivers.graph import GraphSnapshotter, Wish
-from drivers.layout import Layout, sync_file_system
+from drivers.layout import Layout, has_snapshots, sync_file_system
 from drivers.metadata import Record, Store
 from drivers.mounts import Mount
+from drivers.ownership import own_directory
 from drivers.trees import disk_usage
 
 STORE = "metadata.db"
+_MARK = "snapshots"
 
 
 class DirectorySnapshotter(GraphSnapshotter):
@@ -35,27 +37,62 @@ class DirectorySnapshotter(GraphSnapshotter):
         self, root: str, options: Mapping[str, str], *, delete: Callable[[int, str], None] = trees.delete
     ) -> None:
         """`delete(directory descriptor, name)` deletes a snapshot's directory, where `trees.delete` is not enough."""
-        self._layout = Layout(root, delete)
-        try:
-            super().__init__(
-                Store(
-                    os.path.join(self._layout.root, STORE),
-                    self.NAME,
-                    options=options,
-                    fixed=self.FIXED,
-                    has_content=self._layout.has_snapshots,
-                )
+        self._root = own_directory(root)
+        super().__init__(
+            Store(
+                os.path.join(self._root, STORE),
+                self.NAME,
+                options=options,
+                fixed=self.FIXED,
+                has_content=self._has_content,
             )
+        )
+        try:
+            self._layout = Layout(self._root, delete, place=self._place())
             try:
+                self._check_identity()
                 self._store.check_newest(self._layout.newest(), "beside it")
             except BaseException:
-                self._store.close()
+                self._layout.close()
                 raise
         except BaseException:
-            self._layout.close()
+            self._store.close()
             raise
 
+    def _check_identity(self) -> None:
+        """Raise Unavailable unless the snapshots' directory is the one that the store was made with: where a disk is
+        mounted, or is not, layers would be deleted that are not ours, or called damaged that are elsewhere."""
+        found = self._layout.identity()
+        with self._store.read() as transaction:
+            is_marked = transaction.mark(_MARK) is not None
+            numbers = transaction.ids()
+        if found == self._store.identity and is_marked:
+            return
+        # Stores of older versions have written none.
+        is_ours = not numbers or any(os.path.isdir(self._layout.join(number)) for number in numbers)
+        if found != self._store.identity and (is_marked or found or not is_ours):
+            whose = "those of another store" if found else "not those of this root"
+            raise Unavailable(
+                f"the layers in {self._root}/snapshots are {whose} ({self._store.path}): is another disk mounted "
+                "there, or none? put back what belongs there; nothing was changed"
+            )
+        self._layout.set_identity(self._store.identity)
+        with self._store.write() as transaction:
+            transaction.set_mark(_MARK, "")
+
     # What a driver adds.
+
+    def _has_content(self) -> bool:
+        """Whether the root has layers. Asked before there is a store."""
+        return has_snapshots(self._root)
+
+    def _place(self) -> int | None:
+        """A descriptor of where the snapshots are, if that is not in the root; the store is open."""
+        return None
+
+    def _is_layer(self, path: str) -> bool:
+        """Whether what is at the path can be a layer of a snapshot."""
+        return os.path.isdir(path) and not os.path.islink(path)
 
     @abstractmethod
     def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
@@ -74,7 +111,7 @@ class DirectorySnapshotter(GraphSnapshotter):
         line = self._parent_line(wish)
         parents = self._layers(line)
         try:
-            _check_there(parents)
+            self._check_there(line)
         except Unavailable:
             self._check_parent(wish.parent, line)
             raise
@@ -95,9 +132,19 @@ class DirectorySnapshotter(GraphSnapshotter):
             if transaction.parent_line(parent) != line:
                 raise NotFound(f"{parent} was removed meanwhile")
 
+    def _check_there(self, numbers: Sequence[int]) -> None:
+        """Raise Unavailable if somebody has deleted a layer: a mount would only say that something is missing."""
+        for number, layer in zip(numbers, self._layers(numbers), strict=True):
+            if not self._is_layer(layer):
+                how = "not what it was" if os.path.lexists(layer) else "missing"
+                raise Unavailable(
+                    f"a layer is damaged: {self._root}/snapshots/{number}/fs is {how}; remove the images and "
+                    "containers that stand on it, and get them again"
+                )
+
     def _mounts(self, record: Record, line: Sequence[int]) -> list[Mount]:
         info, parents = record.info, self._layers(line)
-        _check_there([self._layer(record), *parents])
+        self._check_there(line if info.kind is Kind.VIEW and line else [record.id, *line])
         return self._tree(self._layout.join(record.id), info.kind, parents, volatile=info.volatile)
 
     def _measure(self, record: Record) -> Usage:
@@ -132,16 +179,6 @@ class DirectorySnapshotter(GraphSnapshotter):
 
     def _layers(self, line: Sequence[int]) -> list[str]:
         return [self._layout.join(number, "fs") for number in line]
-
-
-def _check_there(layers: Sequence[str]) -> None:
-    """Raise Unavailable if somebody has deleted a layer: a mount would only say that something is missing."""
-    for layer in layers:
-        if not os.path.isdir(layer):
-            raise Unavailable(
-                f"a layer is damaged: {layer} is missing; remove the images and containers that stand on it, "
-                "and get them again"
-            )
 
 
 def begin_layer(path: str, parents: Sequence[str], is_private: Callable[[bytes], bool]) -> None:

@@ -3,6 +3,7 @@
     <root>/                     0700, as all below: layers hold set-id files (CVE-2021-41091)
         metadata.db             drivers.metadata
         snapshots/
+            identity            that of the store, so that another's directory is not taken for ours
             new-1f3a…/          being filled; its owner holds a flock on it
             17/                 the directory of the snapshot with id 17
             rm-1f3a…/           being deleted
@@ -28,10 +29,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from drivers import trees
+from drivers.errors import Unavailable
+from drivers.ownership import own_directory
 from drivers.trees import DIRECTORY
 from unionfs.linux import libc
 
-NEW, RETIRED = "new-", "rm-"
+NEW, RETIRED, IDENTITY = "new-", "rm-", "identity"
 
 _syncfs = libc.bind("syncfs", ctypes.c_int)
 
@@ -66,23 +69,56 @@ class Layout:
     """The directories below `root`, which is made if missing. Any number of processes may use the same root.
 
     `delete(directory descriptor, name)` deletes one with all below it. Thread-safe: holds no state but a descriptor.
-    Raises OSError.
+    Raises OSError; Unavailable for a directory that is not ours.
     """
 
-    def __init__(self, root: str, delete: Callable[[int, str], None] = trees.delete) -> None:
+    def __init__(
+        self, root: str, delete: Callable[[int, str], None] = trees.delete, *, place: int | None = None
+    ) -> None:
+        """`place` is a descriptor of what is `snapshots`, open for longer than this, where that is not in the root."""
         self._delete = delete
-        self.root = os.path.realpath(root)
-        os.makedirs(self.root, 0o700, exist_ok=True)
-        os.chmod(self.root, 0o700)  # makedirs obeys the umask, and the directory may have been there
+        self.root = own_directory(root)
         self.path = os.path.join(self.root, "snapshots")
-        os.makedirs(self.path, 0o700, exist_ok=True)
-        self.fd = os.open(self.path, DIRECTORY)
+        if place is not None:
+            self.path = f"/proc/self/fd/{place}"
+        elif os.path.islink(self.path):
+            raise Unavailable(f"{self.path} is a symbolic link: put back the directory that belongs here")
+        else:
+            own_directory(self.path)
+        self.fd = os.open(os.path.join(self.path, "."), DIRECTORY)
 
     def close(self) -> None:
         """Twice is fine."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def identity(self) -> str:
+        """The identity of the store that the snapshots are of; "" if none has been written."""
+        try:
+            fd = os.open(IDENTITY, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
+        except FileNotFoundError:
+            return ""
+        try:
+            return os.read(fd, 64).decode("ascii", "replace").strip()
+        finally:
+            os.close(fd)
+
+    def set_identity(self, identity: str) -> None:
+        """Write it, durably. Several may do so at once, for all of them write the same."""
+        new = f"{IDENTITY}.new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(new, flags, 0o600, dir_fd=self.fd)
+        try:
+            os.write(fd, f"{identity}\n".encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        try:
+            os.rename(new, IDENTITY, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except FileNotFoundError:
+            pass  # another process was quicker
+        os.fsync(self.fd)
 
     def join(self, *names: str | int) -> str:
         return os.path.join(self.path, *map(str, names))
@@ -159,10 +195,6 @@ class Layout:
         if failures:
             raise failures[0]
 
-    def has_snapshots(self) -> bool:
-        """Whether any directory here has the number of a snapshot."""
-        return any(name.isdecimal() for name in self._names())
-
     def newest(self) -> int:
         """The greatest number that a directory has, 0 if there is none."""
         return max((int(name) for name in self._names() if name.isdecimal()), default=0)
@@ -172,10 +204,18 @@ class Layout:
 
     def check_invariants(self, numbers: Collection[int]) -> None:
         """Exactly the snapshots' directories are here, and closed to others; for tests. Raises AssertionError."""
-        found = set(self._names())
+        found = set(self._names()) - {IDENTITY}
         assert found == set(map(str, numbers)), f"directories {sorted(found)}, rows {sorted(numbers)}"
         for path in (self.root, self.path, *map(self.join, numbers)):
             assert stat.S_IMODE(os.stat(path).st_mode) == 0o700, path
+
+
+def has_snapshots(root: str) -> bool:
+    """Whether any directory below `root` has the number of a snapshot."""
+    try:
+        return any(name.isdecimal() for name in os.listdir(os.path.join(root, "snapshots")))
+    except FileNotFoundError:
+        return False
 
 
 def make_locked(parent_fd: int, prefix: str) -> tuple[str, int]:

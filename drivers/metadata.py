@@ -27,13 +27,15 @@ from drivers.rows import Record, Transaction, Value
 
 __all__ = ["Record", "Store", "Transaction", "Value"]
 
-VERSION = 2
+VERSION = 3
 # Longer than any write transaction takes, though one waits for the disk in it.
 BUSY_SECONDS = 120.0
 _LEAST = 64 << 10  # bytes: the log's index, and a transaction
 
+_MARKS = "CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL)"
 _SCHEMA = (
-    "CREATE TABLE store (driver TEXT NOT NULL)",
+    # The identity is by chance, and is written on everything that the store is of (`marks`).
+    "CREATE TABLE store (driver TEXT NOT NULL, identity TEXT NOT NULL)",
     # AUTOINCREMENT: an id that was ever committed is not given again, so a directory that is being deleted under its
     # id cannot be taken for a new snapshot's.
     """CREATE TABLE snapshots (
@@ -51,14 +53,21 @@ _SCHEMA = (
         CHECK (kind = 'committed' OR (inodes IS NULL AND size IS NULL)))""",
     "CREATE INDEX snapshots_by_parent ON snapshots(parent)",
     "CREATE TABLE options (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    _MARKS,
 )
+_CHANCE = "lower(hex(randomblob(16)))"
 
-# What makes a store of an older version one of this version.
+# What makes a store of an older version one of the next.
 _UPGRADES = {
     1: (
         "ALTER TABLE snapshots ADD COLUMN quota INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE snapshots ADD COLUMN volatile INTEGER NOT NULL DEFAULT 0",
         "CREATE TABLE options (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    ),
+    2: (
+        "ALTER TABLE store ADD COLUMN identity TEXT NOT NULL DEFAULT ''",
+        f"UPDATE store SET identity = {_CHANCE}",
+        _MARKS,
     ),
 }
 
@@ -69,6 +78,10 @@ class Store:
     `schema` are the statements that make the driver's own tables; they run once, when the file is made. `has_content`
     says whether the driver finds snapshots on its root: a store that would be new then has been lost, and is not made
     anew, for with it everything on the root would become garbage.
+
+    `identity`, 32 hexadecimal digits, is what the driver writes on the directories, devices and datasets that it uses.
+    It makes nothing on what bears another's, and believes nothing that bears none once it has noted that it has written
+    it there (Transaction.set_mark).
 
     `options` are the driver's options (registry), which are kept: the store's own `options` are those given here over
     those that were given before. Those that are `fixed` cannot be changed once there is a store.
@@ -90,6 +103,7 @@ class Store:
     ) -> None:
         self.path = path
         self.options: dict[str, str] = {}
+        self.identity = ""
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -141,15 +155,17 @@ class Store:
                     )
                 for statement in (*_SCHEMA, *schema):
                     transaction.execute(statement)
-                transaction.execute("INSERT INTO store VALUES (?)", (driver,))
+                transaction.execute(f"INSERT INTO store VALUES (?, {_CHANCE})", (driver,))
                 transaction.execute(f"PRAGMA user_version = {VERSION}")
             elif version in _UPGRADES:
-                for statement in _UPGRADES[version]:
-                    transaction.execute(statement)
+                for older in range(version, VERSION):
+                    for statement in _UPGRADES[older]:
+                        transaction.execute(statement)
                 transaction.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
                 raise Unavailable(f"{self.path} has format {version}; this version reads {VERSION}")
-            owner = transaction.execute("SELECT driver FROM store")[0][0]
+            [(owner, identity)] = transaction.execute("SELECT driver, identity FROM store")
+            self.identity = str(identity)
             if owner != driver:
                 raise Unavailable(f"{self.path} belongs to the driver {owner}, not {driver}: give each its own root")
 

@@ -30,6 +30,7 @@ from drivers.metadata import Record
 from drivers.mounts import Mount
 from drivers.quota import delete_with_project, limit_directories, require_quotas
 from unionfs.linux.files import fd_path
+from unionfs.linux.processes import in_user_namespace
 
 # Said and not left to the kernel's configuration. "nofollow" is "off", and also does not follow redirects that a
 # hostile layer brings along, which "off" does where redirect_always_follow is set.
@@ -97,13 +98,7 @@ def overlay(lower: Sequence[str], upper: str = "", work: str = "", *, volatile: 
 
 @cache
 def _features() -> tuple[str, ...]:
-    return (*FEATURES, "userxattr") if _in_user_namespace() else FEATURES
-
-
-def _in_user_namespace() -> bool:
-    """Whether user ids are mapped; the first namespace maps all of them to themselves (user_namespaces(7))."""
-    with open("/proc/self/uid_map", encoding="ascii") as lines:
-        return lines.read().split() != ["0", "0", "4294967295"]
+    return (*FEATURES, "userxattr") if in_user_namespace() else FEATURES
 
 
 def _is_private(attribute: bytes) -> bool:

@@ -22,6 +22,7 @@ from drivers.directories import STORE
 from drivers.errors import Unavailable
 from drivers.graph import GraphSnapshotter
 from drivers.layout import delete_unheld, make_locked
+from drivers.ownership import check_mounted, check_way
 from unionfs.linux.mounts import mountinfo
 
 _MODULES = {
@@ -55,6 +56,8 @@ def open_driver(name: str, root: str, options: Mapping[str, str] | None = None) 
     # A root with a store was found to work when that was made. What has changed since, the first mount will say; asking
     # each time would cost every start of a container a few milliseconds.
     if not os.path.exists(os.path.join(root, STORE)):
+        check_mounted(root)
+        check_way(root)
         found = probe(name, root, given)
         if not found.works:
             raise Unavailable(f"storage driver {name} does not work at {root}: {found.reason}")

@@ -76,6 +76,15 @@ class Transaction:
         rows = self.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'")
         return int(str(rows[0][0])) if rows else 0
 
+    def mark(self, name: str) -> str | None:
+        """What set_mark() has noted."""
+        rows = self.execute("SELECT value FROM marks WHERE name = ?", (name,))
+        return str(rows[0][0]) if rows else None
+
+    def set_mark(self, name: str, value: str) -> None:
+        """Note that something bears the store's identity, and what has to be known to find it there."""
+        self.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, value))
+
     def ancestors(self, record: Record) -> list[int]:
         """The ids below a snapshot, its parent first."""
         return [row[0] for row in self._connection.execute(_LINE, (record.id,))][1:]

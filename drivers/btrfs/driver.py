@@ -14,6 +14,7 @@ from drivers.errors import DriverError, Unavailable
 from drivers.graph import Wish
 from drivers.metadata import Record
 from drivers.mounts import Mount
+from drivers.ownership import own_directory
 from drivers.sizes import parse_size
 from drivers.trees import DIRECTORY
 from unionfs.linux import consts, mounts
@@ -32,13 +33,31 @@ class Driver(DirectorySnapshotter):
     NAME = "btrfs"
 
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
-        self._image = _image(root, options)
+        self._image: image.Image | None = None
+        self._size = parse_size(options[LOOPSIZE], LOOPSIZE) if LOOPSIZE in options else 0
+        self._needs_image = _needs_image(own_directory(root))
+        if LOOPSIZE in options and not self._needs_image:
+            raise Unavailable(f"{LOOPSIZE} is for a root that is not on btrfs, and {root} is: leave it out")
         try:
             super().__init__(root, options, delete=self._delete)
         except BaseException:
             if self._image:
-                self._image.close(lambda: True)
+                self._image.leave()
             raise
+
+    def _has_content(self) -> bool:
+        return os.path.lexists(os.path.join(self._root, image.NAME)) or super()._has_content()
+
+    def _place(self) -> int | None:
+        with self._store.read() as transaction:
+            noted = transaction.mark(image.NAME) is not None
+        if not (self._needs_image or noted):
+            return None
+        self._image = image.Image(self._root, self._store, self._size)
+        return self._image.fd
+
+    def _is_layer(self, path: str) -> bool:
+        return super()._is_layer(path) and os.stat(path).st_ino == subvolumes.FIRST_FREE
 
     def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
         fd = os.open(directory, DIRECTORY)
@@ -198,15 +217,9 @@ def _make_plain(layer_fd: int, settled_fd: int, reference: subvolumes.Reference)
         os.close(target_directory)
 
 
-def _image(root: str, options: Mapping[str, str]) -> image.Image | None:
-    """The image that the root needs; None if it is on btrfs itself."""
-    size = parse_size(options[LOOPSIZE], LOOPSIZE) if LOOPSIZE in options else 0
-    os.makedirs(root, 0o700, exist_ok=True)
-    if os.path.lexists(os.path.join(root, "btrfs.img")) or not _is_on_btrfs(root):
-        return image.Image(root, size)
-    if LOOPSIZE in options:
-        raise Unavailable(f"{LOOPSIZE} is for a root that is not on btrfs, and {root} is: leave it out")
-    return None
+def _needs_image(root: str) -> bool:
+    """Whether the root has a file with a file system in it, or needs one because it is not on btrfs itself."""
+    return os.path.lexists(os.path.join(root, image.NAME)) or not _is_on_btrfs(root)
 
 
 def _is_on_btrfs(path: str) -> bool:

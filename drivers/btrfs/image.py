@@ -1,38 +1,40 @@
 """The btrfs of a root that is not on one: a sparse file, mounted from a loop device.
 
     <root>/btrfs.img     the file system; made as btrfs.img.new and renamed, so that it is there whole or not at all
-    <root>/btrfs.lock    held (flock) while somebody mounts, unmounts or grows it
-    <root>/snapshots     where it is mounted, privately, while a driver is open
+    <root>/btrfs.lock    held (flock) while somebody mounts or grows it
 
-Any number of processes use it at once. Each holds the image open with a lock that says so (an OFD lock, fcntl(2), at
-the byte that is the number of its mount namespace): who closes last unmounts. Another mount namespace mounts the same
-device for itself; that is one file system in two places. Who is killed leaves it mounted for the next.
+Any number of processes use it at once. Each mounts it for itself and nowhere: the mount is a descriptor (fsmount(2)),
+which no other mount namespace gets a copy of, and ends with its process, however that does.
 
 The mounts of a snapshot name the loop device, which is the same in every mount namespace: a container's process that
 mounts one, and the one that removes it in the end, need not see our mount. So the device stays attached while there is
 a snapshot that can be mounted; otherwise the kernel detaches it with its last user (LO_FLAGS_AUTOCLEAR). After a reboot
 the next open attaches and mounts it again.
+
+A file is mounted only if it is the one of last time: the store knows the file system's uuid before the file has its
+name. Another's could be anything, and to mount it would write to it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
 import struct
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 from drivers import loop, programs
 from drivers.btrfs import subvolumes
-from drivers.directories import STORE
 from drivers.errors import TimedOut, Unavailable
+from drivers.layout import sync_directory
 from drivers.locks import locked
+from drivers.metadata import Store
+from drivers.ownership import check_file
 from drivers.sizes import show_size
 from drivers.trees import DIRECTORY
 from unionfs.linux import consts, mounts
 
+NAME = "btrfs.img"
 # As docker's loop files have; less where the disk has less room now.
 DEFAULT_SIZE = 100 << 30
 LEAST_SIZE = 256 << 20
@@ -43,101 +45,86 @@ _SUPER_OFFSET = 64 << 10
 _SUPER = struct.Struct("=32x16s16x8s")
 _MAGIC = b"_BHRfS_M"
 
-_FLOCK = struct.Struct("@hhqqi4x")  # struct flock, fcntl.h
+# Nobody uses anything through it but us; what containers mount are mounts of their own, with flags of their own.
+_ATTRIBUTES = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOUNT_ATTR_NOEXEC
 
 
 class Image:
-    """The image of the directory `root`, mounted from here to close(). Not thread-safe.
+    """The image of the directory `root`, mounted from here to close() at the descriptor `fd`. Not thread-safe.
 
     With a `size` in bytes it is made that large, or is grown to it while it is in use. Raises OSError; Unavailable
-    with a sentence: no mkfs.btrfs, no loop devices, a damaged or lost image, a size that is too small; TimedOut.
+    with a sentence: no mkfs.btrfs, no loop devices, a damaged or lost image or another one, a size that is too small;
+    TimedOut.
     """
 
-    def __init__(self, root: str, size: int = 0) -> None:
-        self.root = os.path.realpath(root)
-        self.path = os.path.join(self.root, "btrfs.img")
-        self.target = os.path.join(self.root, "snapshots")
+    def __init__(self, root: str, store: Store, size: int = 0) -> None:
+        self.root = root
+        self.path = os.path.join(root, NAME)
         self.device = ""
-        self._fd = -1
-        os.makedirs(self.target, 0o700, exist_ok=True)
+        self.fd = -1
         with self._exclusive():
-            self._make_if_missing(size)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            self._make_if_missing(store, size)
+            self._check(store)
+            self._mount()
             try:
-                self._hold()
-                self._mount()
                 self._grow(size)
             except BaseException:
-                self._leave()
+                self.leave()
                 raise
 
     def close(self, let_go: Callable[[], bool]) -> None:
-        """Unmount it if nobody else in this mount namespace uses it. Twice is fine.
+        """Unmount it. Twice is fine.
 
-        `let_go` is called while nobody can mount or unmount: it closes what we have open in it, and says whether the
-        device can go too: no snapshot names it.
+        `let_go` is called while nobody else opens it: it closes what we have open in it, and says whether the device
+        can go too: no snapshot names it.
         """
-        if self._fd < 0:
+        if self.fd < 0:
             let_go()
             return
         try:
             with self._exclusive():
                 loop.set_autoclear(self.device, let_go())
-                self._leave()
+                self.leave()
         except TimedOut:
-            let_go()  # who holds the lock for so long is mounting or unmounting it
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            let_go()  # who holds the lock for so long is mounting it
+        self.leave()
 
     def _exclusive(self) -> AbstractContextManager[int]:
         return locked(os.path.join(self.root, "btrfs.lock"))
 
-    def _leave(self) -> None:
-        """End our use, and unmount if it was the last in this mount namespace."""
-        try:
-            if self._is_last():
-                mounts.umount2(self.target, consts.UMOUNT_NOFOLLOW)
-        except OSError as error:
-            # EINVAL: it is not mounted; EBUSY: something is open in it, as in a child that we have forked.
-            if error.errno not in (errno.EINVAL, errno.EBUSY):
-                raise
-        finally:
-            os.close(self._fd)
-            self._fd = -1
+    def leave(self) -> None:
+        """Unmount it, and leave the device as it is."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
-    def _hold(self) -> None:
-        self._set_lock(fcntl.F_RDLCK)
-
-    def _is_last(self) -> bool:
-        try:
-            self._set_lock(fcntl.F_WRLCK)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            return False
-        return True
-
-    def _set_lock(self, kind: int) -> None:
-        namespace = os.stat("/proc/self/ns/mnt").st_ino
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, namespace, 1, 0))
-
-    def _make_if_missing(self, size: int) -> None:
+    def _make_if_missing(self, store: Store, size: int) -> None:
+        new = f"{self.path}.new"
         if os.path.lexists(self.path):
             return
-        if os.path.exists(os.path.join(self.root, STORE)):
-            raise Unavailable(
-                f"{self.path} is missing, and all layers of {self.root} with it: restore it from a backup, or remove "
-                f"{self.root} to begin anew without them"
-            )
+        with store.read() as transaction:
+            noted = transaction.mark(NAME)
+            has_snapshots = bool(transaction.last_id())
+        if noted is None and has_snapshots:  # by an older version, which noted nothing
+            raise self._missing()
+        if noted is not None:
+            if not os.path.lexists(new) or _file_system(new) != noted:
+                raise self._missing()
+        else:
+            if os.path.lexists(new):
+                os.unlink(new)  # of somebody who was killed, for the lock is ours
+            self._make(new, size)
+            with store.write() as transaction:
+                transaction.set_mark(NAME, _file_system(new))
+        os.rename(new, self.path)
+        sync_directory(self.root)
+
+    def _make(self, new: str, size: int) -> None:
         if not size:
             room = os.statvfs(self.root)
             size = max(LEAST_SIZE, min(DEFAULT_SIZE, room.f_bavail * room.f_frsize))
         if size < LEAST_SIZE:
             raise Unavailable(f"btrfs.loopsize={show_size(size)} is too small: at least {show_size(LEAST_SIZE)}")
-        new = f"{self.path}.new"
-        if os.path.lexists(new):
-            os.unlink(new)  # of somebody who was killed, for the lock is ours
         fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, size // _MIB * _MIB)
@@ -148,58 +135,58 @@ class Image:
             raise
         finally:
             os.close(fd)
-        os.rename(new, self.path)
-        directory = os.open(self.root, DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+
+    def _missing(self) -> Unavailable:
+        return Unavailable(
+            f"{self.path} is missing, and all layers of {self.root} with it: restore it from a backup, or remove "
+            f"{self.root} to begin anew without them"
+        )
+
+    def _check(self, store: Store) -> None:
+        """Raise Unavailable unless it is the file that the store's layers are in."""
+        check_file(self.path)
+        found = _file_system(self.path)
+        with store.read() as transaction:
+            noted = transaction.mark(NAME)
+        if not found:
+            raise Unavailable(f"{self.path} is damaged: there is no btrfs in it")
+        if noted is None:  # a root of an older version
+            with store.write() as transaction:
+                transaction.set_mark(NAME, found)
+        elif found != noted:
+            raise Unavailable(
+                f"{self.path} holds the btrfs {found}, and the layers of {self.root} are in {noted}: put back the file "
+                "that belongs here; nothing was changed"
+            )
 
     def _mount(self) -> None:
-        if not self._is_mounted():
-            self._mount_device()
-        elif self._is_read_only():
-            # After an error btrfs stays read-only until it is mounted anew.
+        with ExitStack() as held:
+            is_in_use = loop.find(self.path) is not None
+            self.device = held.enter_context(loop.attached(self.path))
             try:
-                mounts.umount2(self.target, consts.UMOUNT_NOFOLLOW)
-            except OSError:
-                raise self._turned_read_only() from None
-            self._mount_device()
-        self.device = loop.find(self.path) or ""
-        if not self.device:
-            raise Unavailable(f"{self.target} is mounted, and not from a loop device of {self.path}: unmount it")
-        # Each time: who mounted it may have been killed before. Nobody else has to see what is mounted below it.
-        mounts.mount("none", self.target, None, consts.MS_PRIVATE)
-        if stat.S_IMODE(os.stat(self.target).st_mode) != 0o700:
-            os.chmod(self.target, 0o700)
-
-    def _mount_device(self) -> None:
-        is_in_use = loop.find(self.path) is not None
-        try:
-            with loop.attached(self.path) as device:
-                mounts.mount(device, self.target, "btrfs")
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                raise Unavailable("this kernel has no btrfs: modprobe btrfs") from error
-            if error.errno == errno.EINVAL and is_in_use:  # the kernel does not make it writable again
-                raise self._turned_read_only() from error
-            raise Unavailable(f"cannot mount {self.path}: {error.strerror}; see dmesg for the reason") from error
-        if self._is_read_only():
+                context = mounts.fsopen("btrfs")
+                held.callback(os.close, context)
+                mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "source", self.device)
+                mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "subvolid", str(subvolumes.FS_TREE))
+                mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
+                tree = mounts.fsmount(context, _ATTRIBUTES)
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    raise Unavailable("this kernel has no btrfs: modprobe btrfs") from error
+                # The kernel does not make it writable again while something has it mounted.
+                if is_in_use and error.errno in (errno.EINVAL, errno.EBUSY, errno.EROFS):
+                    raise self._turned_read_only() from error
+                raise Unavailable(
+                    f"cannot mount {self.path}: {error.strerror}; see dmesg for the reason"
+                ) from error
+            try:
+                self.fd = os.open(".", DIRECTORY, dir_fd=tree)
+            finally:
+                os.close(tree)
+        if os.fstatvfs(self.fd).f_flag & os.ST_RDONLY:
+            self.leave()
             raise self._turned_read_only()
-
-    def _is_mounted(self) -> bool:
-        """Whether what is at the mount point is this image, whoever has mounted it."""
-        fsid, magic = _SUPER.unpack(os.pread(self._fd, _SUPER.size, _SUPER_OFFSET).ljust(_SUPER.size, b"\0"))
-        if magic != _MAGIC:
-            raise Unavailable(f"{self.path} is damaged: there is no btrfs in it")
-        fd = os.open(self.target, DIRECTORY)
-        try:
-            return subvolumes.is_btrfs(fd) and subvolumes.is_root(fd) and subvolumes.uuid(fd) == fsid
-        finally:
-            os.close(fd)
-
-    def _is_read_only(self) -> bool:
-        return bool(os.statvfs(self.target).f_flag & os.ST_RDONLY)
+        os.fchmod(self.fd, 0o700)
 
     def _turned_read_only(self) -> Unavailable:
         return Unavailable(
@@ -209,7 +196,7 @@ class Image:
 
     def _grow(self, size: int) -> None:
         """File, device, file system: each open goes on where one that was killed has stopped."""
-        has = os.fstat(self._fd).st_size
+        has = os.stat(self.path).st_size
         wanted = size // _MIB * _MIB
         if wanted and wanted < has:
             raise Unavailable(
@@ -217,15 +204,21 @@ class Image:
                 "cannot be made smaller: leave the option out"
             )
         if wanted > has:
-            os.ftruncate(self._fd, wanted)
+            os.truncate(self.path, wanted)
             has = wanted
-        fd = os.open(self.target, DIRECTORY)
-        try:
-            if has - subvolumes.device_size(fd) >= _MIB:
-                loop.set_capacity(self.device)
-                subvolumes.grow(fd)
-        finally:
-            os.close(fd)
+        if has - subvolumes.device_size(self.fd) >= _MIB:
+            loop.set_capacity(self.device)
+            subvolumes.grow(self.fd)
+
+
+def _file_system(path: str) -> str:
+    """The uuid of the btrfs in a file; "" if there is none."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fsid, magic = _SUPER.unpack(os.pread(fd, _SUPER.size, _SUPER_OFFSET).ljust(_SUPER.size, b"\0"))
+    finally:
+        os.close(fd)
+    return fsid.hex() if magic == _MAGIC else ""
 
 
 def mkfs() -> str | None:

@@ -15,6 +15,7 @@ from drivers.graph import GraphSnapshotter, Wish
 from drivers.locks import locked
 from drivers.metadata import Record, Store, Transaction
 from drivers.mounts import Mount
+from drivers.ownership import own_directory
 from drivers.zfs.command import destroy, zfs
 from drivers.zfs.probing import OPTIONS, place_of
 from unionfs.linux.mounts import mountinfo
@@ -54,9 +55,7 @@ class Driver(GraphSnapshotter):
     FIXED = frozenset(OPTIONS)
 
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
-        self._root = os.path.realpath(root)
-        os.makedirs(self._root, 0o700, exist_ok=True)
-        os.chmod(self._root, 0o700)  # makedirs obeys the umask, and the directory may have been there
+        self._root = own_directory(root)
         self._now = _Commit()
         super().__init__(
             Store(

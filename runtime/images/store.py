@@ -26,10 +26,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
-from drivers import locks
+from drivers import locks, ownership
 from drivers.archive.errors import ArchiveError
 from drivers.archive.limits import DEFAULT, Limits
-from drivers.errors import TimedOut
+from drivers.errors import TimedOut, Unavailable
 from runtime.errors import ImageError, ImageInUse, NoSuchImage
 from runtime.images import document, index
 from runtime.images.blobs import Blobs, Writer, digest_of
@@ -47,8 +47,12 @@ class ImageStore:
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
-        os.makedirs(self.root, 0o700, exist_ok=True)
-        os.chmod(self.root, 0o700)  # makedirs obeys the umask, and the directory may have been there
+        try:
+            if not os.path.exists(os.path.join(self.root, "oci-layout")):
+                ownership.check_mounted(self.root)
+            ownership.own_directory(self.root)
+        except Unavailable as error:
+            raise ImageError(str(error)) from error
         self._blobs = Blobs(self.root)
         self._arrivals = Arrivals(self.root, self._blobs)
         # Who holds the lock leaves nothing, or else the next one to open the store collects. That the index is

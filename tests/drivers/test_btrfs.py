@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -69,7 +71,6 @@ def root() -> Iterator[str]:
     with mounted([Mount("tmpfs", "tmpfs", ("size=400m",))]) as memory:
         root = f"{memory}/btrfs"
         yield root
-        unmount_all(f"{root}/snapshots")
         for device in devices(root):
             loop.detach(f"/dev/{device}")
 
@@ -96,6 +97,28 @@ def on(path: str) -> int:
     return os.open(path, DIRECTORY)
 
 
+def on_snapshots(root: str) -> int:
+    """A descriptor of where the root's snapshots are."""
+    if not os.path.exists(f"{root}/btrfs.img"):
+        return on(f"{root}/snapshots")
+    with loop.attached(f"{root}/btrfs.img") as device:
+        context = mounts.fsopen("btrfs")
+        mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "source", device)
+        mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
+        tree = mounts.fsmount(context)
+        fd = os.open(".", DIRECTORY, dir_fd=tree)
+        os.close(context)
+        os.close(tree)
+    return fd
+
+
+def size_of(root: str) -> int:
+    fd = on_snapshots(root)
+    status = os.fstatvfs(fd)
+    os.close(fd)
+    return status.f_blocks * status.f_frsize
+
+
 def make_subvolume(path: str) -> None:
     fd = on(os.path.dirname(path))
     try:
@@ -106,7 +129,7 @@ def make_subvolume(path: str) -> None:
 
 def all_subvolumes(root: str) -> set[int]:
     """Of the whole file system, those whose blocks are still being given back not among them."""
-    fd = on(f"{root}/snapshots")
+    fd = on_snapshots(root)
     try:
         found, pending = set(), [subvolumes.FS_TREE]
         while pending:
@@ -116,10 +139,6 @@ def all_subvolumes(root: str) -> set[int]:
         return found
     finally:
         os.close(fd)
-
-
-def is_mounted(root: str) -> bool:
-    return mounts.mounted_at(os.path.realpath(f"{root}/snapshots")) is not None
 
 
 def devices(root: str) -> list[str]:
@@ -265,6 +284,29 @@ def test_usage_is_what_was_changed(either: str) -> None:
     driver.close()
 
 
+@pytest.mark.parametrize("depth", ["own", "parent"])
+def test_a_subvolume_that_was_replaced_by_a_plain_directory(either: str, depth: str) -> None:
+    """As a copy of the root with cp has them."""
+    driver = opened(either)
+    driver.prepare("key")
+    driver.commit("base", "key")
+    driver.prepare("active", "base")
+    path = layer(driver, "active" if depth == "own" else "base")
+    os.rename(path, f"{path}.aside")
+    os.mkdir(path)
+    damaged = r"a layer is damaged: .*/btrfs/snapshots/[12]/fs is not what it was"
+    with pytest.raises(Unavailable, match=damaged):
+        driver.mounts("active")
+    if depth == "parent":
+        with pytest.raises(Unavailable, match=damaged):
+            driver.prepare("new", "base")
+    os.rmdir(path)
+    os.rename(f"{path}.aside", path)
+    driver.remove("active")
+    driver.check_invariants()
+    driver.close()
+
+
 # Killed at any step.
 
 
@@ -335,7 +377,7 @@ class TestKilled(CrashContract):
 
 def groups_of(root: str) -> list[int]:
     """The quota groups, once the kernel has given back what was destroyed."""
-    fd = on(f"{root}/snapshots")
+    fd = on_snapshots(root)
     try:
         while True:
             found = qgroups.groups(fd)
@@ -439,7 +481,7 @@ def test_what_others_have_limited_stays(disk: Path, kind: int) -> None:
 def test_the_file_is_mounted_while_it_is_used(root: str) -> None:
     first = opened(root, loopsize="1G")
     second = opened(root)
-    assert is_mounted(root) and len(devices(root)) == 1
+    assert len(devices(root)) == 1
     status = os.stat(f"{root}/btrfs.img")
     assert (status.st_size, stat.S_IMODE(status.st_mode)) == (GIB, 0o600)
     assert status.st_blocks * 512 < 16 * MIB
@@ -447,7 +489,7 @@ def test_the_file_is_mounted_while_it_is_used(root: str) -> None:
     second.prepare("unpack")
     second.commit("base", "unpack")
     second.close()
-    assert not is_mounted(root) and not devices(root)
+    assert not devices(root)
     third = opened(root)
     assert [(info.name, info.kind) for info in third.walk()] == [("base", Kind.COMMITTED)]
     third.close()
@@ -459,13 +501,13 @@ def test_mounts_that_were_given_outlast_the_driver(root: str, method: str) -> No
     driver = opened(root)
     given = getattr(driver, method)("key")
     driver.close()
-    assert not is_mounted(root) and len(devices(root)) == 1
+    assert len(devices(root)) == 1
     with mounted(given) as path:
         assert os.listdir(path) == []
     driver = opened(root)
     driver.remove("key")
     driver.close()
-    assert not is_mounted(root) and not devices(root)
+    assert not devices(root)
 
 
 def test_after_a_reboot_it_is_mounted_again(root: str) -> None:
@@ -493,11 +535,11 @@ def test_many_open_it_at_once(root: str) -> None:
 
     children = [in_child(lambda n=number: work(n)) for number in range(4)]
     assert [child.wait() for child in children] == [0] * 4
-    assert not is_mounted(root) and not devices(root)
+    assert not devices(root)
 
 
 def test_another_mount_namespace(root: str) -> None:
-    """A process that does not see our mount has one of its own, of the same file system; each unmounts its own."""
+    """A process there has a mount of its own, of the same file system."""
     driver = opened(root)
     driver.prepare("ours")
     Path(layer(driver, "ours"), "f").write_text("from here")
@@ -505,31 +547,136 @@ def test_another_mount_namespace(root: str) -> None:
     def elsewhere() -> None:
         processes.unshare(consts.CLONE_NEWNS)
         mounts.mount("none", "/", None, consts.MS_REC | consts.MS_PRIVATE)
-        mounts.umount2(f"{root}/snapshots", consts.MNT_DETACH)
-        assert not is_mounted(root)
         mine = opened(root)
-        assert is_mounted(root) and len(devices(root)) == 1
+        assert len(devices(root)) == 1
         trees.assert_tree(layer(mine, "ours"), {"f": "from here"})
         mine.prepare("theirs")
         Path(layer(mine, "theirs"), "g").write_text("from there")
         mine.commit("base", "theirs")
         mine.remove("ours")
         mine.close()
-        assert not is_mounted(root)
 
     assert in_child(elsewhere).wait() == 0
-    assert is_mounted(root)
     trees.assert_tree(layer(driver, "base"), {"g": "from there"})
     driver.close()
-    assert not is_mounted(root) and not devices(root)
+    assert not devices(root)
+
+
+def test_nobody_sees_it_mounted_or_keeps_it(root: str) -> None:
+    """A mount namespace that is made meanwhile has no copy of it, and so does not keep the device for its own life."""
+    driver = opened(root)
+    [device] = devices(root)
+    assert not [point for point in mounts.mountinfo() if point.source == f"/dev/{device}"]
+    command = ["unshare", "-m", "sh", "-c", "echo; read line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as elsewhere:
+        assert elsewhere.stdout is not None
+        elsewhere.stdout.readline()
+        driver.close()
+        assert not devices(root)
+        elsewhere.communicate(b"\n")
+
+
+def test_its_mount_gives_no_rights_and_takes_none_from_containers(root: str) -> None:
+    driver = opened(root)
+    hardened = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC
+    with mounted(driver.prepare("key")) as path:
+        assert os.fstatvfs(driver._layout.fd).f_flag & hardened == hardened
+        assert not os.statvfs(path).f_flag & hardened
+    driver.remove("key")
+    driver.close()
+
+
+def test_who_is_killed_leaves_no_device(root: str) -> None:
+    def work() -> None:
+        opened(root).prepare("key")
+        assert devices(root)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    opened(root).close()
+    assert in_child(work).wait() == -signal.SIGKILL
+    assert not devices(root)
+    driver = opened(root)
+    driver.remove("key")
+    driver.close()
+    assert not devices(root)
+
+
+def digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.mark.parametrize("other", ["a new btrfs", "another root's", "a symbolic link", "a directory", "somebody's"])
+def test_a_file_that_is_not_the_one_of_last_time(root: str, other: str) -> None:
+    """It is not mounted, for that would write to it."""
+    opened(root, loopsize="256M").close()
+    image, aside = f"{root}/btrfs.img", f"{root}/aside"
+    os.rename(image, aside)
+    if other == "a new btrfs":
+        with open(image, "wb") as file:
+            file.truncate(256 * MIB)
+        os.chmod(image, 0o600)
+        subprocess.run(["mkfs.btrfs", "--quiet", "--nodiscard", image], check=True, capture_output=True)
+    elif other == "another root's":
+        opened(f"{root}-2", loopsize="256M").close()
+        os.rename(f"{root}-2/btrfs.img", image)
+    elif other == "a symbolic link":
+        os.symlink(aside, image)
+    elif other == "a directory":
+        os.mkdir(image)
+    else:
+        os.link(aside, image)
+        os.chown(image, 12345, -1)
+    before = None if other == "a directory" else digest(image)
+    with pytest.raises(Unavailable, match=r"put back the (file|one) that belongs here|belongs to the user 12345") as no:
+        opened(root)
+    assert "\n" not in str(no.value)
+    assert not devices(root)
+    assert before is None or digest(image) == before
+    os.rmdir(image) if other == "a directory" else os.unlink(image)
+    os.chown(aside, 0, -1)
+    os.rename(aside, image)
+    os.chmod(image, 0o644)
+    opened(root).close()
+    assert stat.S_IMODE(os.stat(image).st_mode) == 0o600
+
+
+def test_a_store_that_is_lost_beside_the_file(root: str) -> None:
+    opened(root).close()
+    for name in os.listdir(root):
+        if name.startswith("metadata.db") and os.path.isfile(f"{root}/{name}"):
+            os.unlink(f"{root}/{name}")
+    with pytest.raises(Unavailable, match=r"metadata.db is missing or empty, but there are layers beside it"):
+        opened(root)
+    assert not devices(root)
+
+
+def test_a_foreign_btrfs_mounted_at_the_snapshots(disk: Path, tmp_path: Path) -> None:
+    root = str(disk / "root")
+    driver = opened(root)
+    driver.prepare("key")
+    driver.close()
+    image = tmp_path / "foreign"
+    with open(image, "wb") as file:
+        file.truncate(256 * MIB)
+    subprocess.run(["mkfs.btrfs", "--quiet", "--nodiscard", image], check=True, capture_output=True)
+    with loop.attached(str(image)) as device:
+        mounts.mount(device, f"{root}/snapshots", "btrfs")
+    os.mkdir(f"{root}/snapshots/7")
+    with pytest.raises(Unavailable, match="snapshots are not those of this root"):
+        opened(root)
+    assert os.listdir(f"{root}/snapshots") == ["7"]
+    mounts.umount2(f"{root}/snapshots")
+    driver = opened(root)
+    driver.remove("key")
+    driver.close()
 
 
 def test_it_grows_while_it_is_in_use(root: str) -> None:
     first = opened(root, loopsize="300M")
-    before = os.statvfs(f"{root}/snapshots")
+    before = size_of(root)
     second = opened(root, loopsize="600M")
-    after = os.statvfs(f"{root}/snapshots")
-    assert (before.f_blocks * before.f_frsize, after.f_blocks * after.f_frsize) == (300 * MIB, 600 * MIB)
+    assert (before, size_of(root)) == (300 * MIB, 600 * MIB)
     first.close()
     second.close()
     third = opened(root)
@@ -537,15 +684,14 @@ def test_it_grows_while_it_is_in_use(root: str) -> None:
     third.close()
     with pytest.raises(Unavailable, match=r"btrfs.loopsize=500M is less than the 600M .* cannot be made smaller"):
         opened(root, loopsize="500M")
-    assert not is_mounted(root) and not devices(root)
+    assert not devices(root)
 
 
 def test_growing_is_taken_up_where_it_stopped(root: str) -> None:
     opened(root, loopsize="300M").close()
     os.truncate(f"{root}/btrfs.img", 400 * MIB)
     driver = opened(root)
-    found = os.statvfs(f"{root}/snapshots")
-    assert found.f_blocks * found.f_frsize == 400 * MIB
+    assert size_of(root) == 400 * MIB
     driver.close()
 
 
@@ -586,7 +732,7 @@ def test_a_failing_mkfs_leaves_nothing(root: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(btrfs_image, "mkfs", lambda: str(program))
     with pytest.raises(Unavailable, match=r"mkfs.btrfs cannot make .*btrfs.img.new: ERROR: not today"):
         opened(root)
-    assert sorted(os.listdir(root)) == ["btrfs.lock", "snapshots"]
+    assert [name for name in os.listdir(root) if not name.startswith("metadata.db")] == ["btrfs.lock"]
 
 
 def test_a_lost_file(root: str) -> None:

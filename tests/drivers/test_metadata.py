@@ -208,7 +208,7 @@ def test_a_file_of_another_driver(store: Store, path: str) -> None:
 def test_a_file_of_a_newer_version(store: Store, path: str) -> None:
     with store.write() as transaction:
         transaction.execute("PRAGMA user_version = 99")
-    with pytest.raises(Unavailable, match="has format 99; this version reads 2"):
+    with pytest.raises(Unavailable, match="has format 99; this version reads 3"):
         Store(path, "test")
 
 
@@ -320,7 +320,7 @@ def test_cleanup_deletes_nothing_by_a_damaged_store(tmp_path: Path) -> None:
             driver.cleanup()
         refused += 1
         driver.close()
-        assert os.listdir(f"{root}/snapshots") == ["201"]
+        assert set(os.listdir(f"{root}/snapshots")) == {"201", "identity"}
     assert refused > pages // 2
 
 
@@ -343,13 +343,21 @@ VERSION_1 = (
     "INSERT INTO snapshots VALUES (7, 'key', 3, 'active', '{}', 3, 3, NULL, NULL)",
     "PRAGMA user_version = 1",
 )
+VERSION_2 = (
+    *VERSION_1,
+    "ALTER TABLE snapshots ADD COLUMN quota INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE snapshots ADD COLUMN volatile INTEGER NOT NULL DEFAULT 0",
+    "CREATE TABLE options (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "PRAGMA user_version = 2",
+)
 
 
-def test_a_store_of_version_1(path: str) -> None:
+@pytest.mark.parametrize("statements", [VERSION_1, VERSION_2], ids=["1", "2"])
+def test_a_store_of_an_older_version(path: str, statements: tuple[str, ...]) -> None:
     """It becomes one of this version, for whoever of several opens it first."""
     old = sqlite3.connect(path, isolation_level=None)
     old.execute("PRAGMA journal_mode = WAL")
-    for statement in VERSION_1:
+    for statement in statements:
         old.execute(statement)
     old.close()
     children = [in_child(lambda: Store(path, "test", options={"x": "1"}).close()) for _ in range(4)]
@@ -363,7 +371,21 @@ def test_a_store_of_version_1(path: str) -> None:
         assert key == Record(7, Info("key", "base", Kind.ACTIVE, {}, 3, 3), None)
         assert transaction.create("new", "base", Kind.ACTIVE, {}, quota=5, volatile=True) == 8
         assert transaction.get("new").info.quota == 5
+        assert transaction.mark("disk") is None
+        transaction.set_mark("disk", "7")
+        assert transaction.mark("disk") == "7"
     store.close()
+    assert len(store.identity) == 32
+    again = Store(path, "test")
+    assert again.identity == store.identity
+    again.close()
+
+
+def test_no_two_stores_have_the_same_identity(memory: Path) -> None:
+    stores = [Store(str(memory / name), "test") for name in ("one", "two")]
+    assert len({store.identity for store in stores}) == 2
+    for store in stores:
+        store.close()
 
 
 def test_options_are_kept_and_the_fixed_ones_stay(path: str) -> None:

@@ -132,7 +132,7 @@ def _snapshots(runtime: Runtime) -> list[str]:
     finally:
         driver.close()
     names = os.listdir(runtime.root / "drivers" / runtime.driver / "snapshots")
-    return keys + [name for name in names if not name.isdecimal()]
+    return keys + [name for name in names if not name.isdecimal() and name != "identity"]
 
 
 def _cgroups(container_id: str) -> list[str]:

@@ -94,6 +94,12 @@ def setns(fd: int, flags: int = 0) -> None:
     _setns(fd, flags)
 
 
+def in_user_namespace() -> bool:
+    """Whether user ids are mapped; the first namespace maps all of them to themselves (user_namespaces(7))."""
+    with open("/proc/self/uid_map", encoding="ascii") as lines:
+        return lines.read().split() != ["0", "0", "4294967295"]
+
+
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     return _prctl(option, arg2, arg3, arg4, arg5)
 

@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 
+from drivers import ownership
 from drivers.archive.limits import Limits
 from runtime.errors import ImageError, ImageInUse, NoSuchImage
 from runtime.images import index
@@ -362,3 +363,19 @@ def test_documents_cannot_name_other_files(store: ImageStore) -> None:
     )
     with pytest.raises(ImageError, match="is no sha256 digest"):
         ImageStore(store.root).list()
+
+
+def test_a_place_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others could put another store there; or the disk with the store is not mounted, and it would be begun anew."""
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o777)
+    with pytest.raises(ImageError, match=f"{home} can be written to by everybody"):
+        ImageStore(str(home / "images"))
+    home.chmod(0o755)
+    table = tmp_path / "fstab"
+    table.write_text(f"/dev/sdx1 {home} ext4 defaults 0 2\n")
+    monkeypatch.setattr(ownership, "FSTAB", str(table))
+    with pytest.raises(ImageError, match=f"nothing is mounted at {home}, where .* has /dev/sdx1"):
+        ImageStore(str(home / "images"))
+    assert list(home.iterdir()) == []
