@@ -11,6 +11,7 @@ are those of two suites, and what the second lists as not written yet:
 containers/storage, drivers/graphtest
     CreateEmpty, CreateBase, CreateSnap         Content: a_tree_without_*, everything_*, the_root_directory_*
     DeepLayerRead, MountMoreThan42Layers        Stability: a_deep_tree_is_read (`depth`)
+                                                Crowd: many_are_mounted_at_once (`crowd`)
     ListLayers                                  Graph: walk_gives_parents_first
     SetQuota                                    Wishes: a_container_is_kept_to_its_size (`quota`)
     CreateFromTemplate, DiffApply, Changes      Differ
@@ -34,6 +35,7 @@ containerd, core/snapshots/testsuite
 """
 
 from tests.contracts.snapshotter.content import Content
+from tests.contracts.snapshotter.crowd import Crowd
 from tests.contracts.snapshotter.differ import Differ
 from tests.contracts.snapshotter.graph import Graph
 from tests.contracts.snapshotter.sharing import Sharing
@@ -41,5 +43,5 @@ from tests.contracts.snapshotter.stability import Stability
 from tests.contracts.snapshotter.wishes import Wishes
 
 
-class SnapshotterContract(Graph, Content, Stability, Sharing, Wishes, Differ):
+class SnapshotterContract(Graph, Content, Stability, Crowd, Sharing, Wishes, Differ):
     """Everything; see Words for what a driver's class can say of itself."""

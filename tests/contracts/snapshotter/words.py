@@ -26,9 +26,11 @@ class Words:
     changed_options: ClassVar[Mapping[str, str]] = {}
 
     # The scale, for drivers to which a layer is dear, and for slow machines: how many layers a tree must be able to
-    # have, how many of them grow by random changes, how many processes or threads race, and for how many turns; and the
-    # layers, files in each and bytes in each of those that are changed in the middle.
+    # have, how many snapshots are mounted at once (an even number), how many layers grow by random changes, how many
+    # processes or threads race, and for how many turns; and the layers, files in each and bytes in each of those that
+    # are changed in the middle.
     depth: ClassVar[int] = 128
+    crowd: ClassVar[int] = 42
     compared_layers: ClassVar[int] = 12
     racers: ClassVar[int] = 6
     turns: ClassVar[int] = 8

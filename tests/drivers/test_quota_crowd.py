@@ -1,0 +1,33 @@
+"""Many snapshots at once on a file system with project quotas, some of them limited; where the kernel has none, in the
+guest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.snapshotter.crowd import Crowd
+from tests.drivers.test_quota import MAKERS, MIB, disk
+
+pytestmark = pytest.mark.needs("loop")
+
+
+class Limited(Crowd):
+    quota = 40 * MIB
+    crowd = 4
+
+    @pytest.fixture(params=list(MAKERS))
+    def place(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+        with disk(request.param, tmp_path / "image", "prjquota") as path:
+            yield path
+
+
+class TestOverlay2(Limited):
+    driver_name = "overlay2"
+
+
+@pytest.mark.needs("fuse")
+class TestFuseAufs(Limited):
+    driver_name = "fuse-aufs"
