@@ -41,7 +41,7 @@ _MOST = os.environ.get("FUSE_AUFS_GUESTS") == "some"
 _CONTRACT = " or ".join((
     "layer_on_a_layer", "siblings_do_not", "everything_a_file_is", "views_", "lower_directory_is_moved", "usage_leaves",
     "intermediate_snapshot", "kept_to_its_size", "thrown_away", "options_that_are", "one_of_many", "after_reopening",
-    "diff_and_apply",
+    "diff_and_apply", "mounted_at_once", "neighbours",
 ))  # fmt: skip
 
 
@@ -58,7 +58,7 @@ GUESTS = {
     "zfs": Guest(("tests/drivers/test_zfs.py",), f"not TestZfs or {_CONTRACT}", zfs=True),
     "project quotas": Guest(("tests/drivers/test_*quota*.py",)),
     "cgroups of version 2 alone": Guest(("tests/runtime/oci/test_cgroups.py",)),
-    "containers on every driver": Guest(("tests/vm/test_every_driver.py",), zfs=True),
+    "containers on every driver": Guest(("tests/vm/test_every_driver.py", "tests/vm/test_one_image.py"), zfs=True),
 }
 
 

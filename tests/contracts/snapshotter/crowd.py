@@ -15,33 +15,7 @@ from tests import trees
 from tests.contracts.snapshotter.words import Words
 
 
-class Crowd(Words):
-    def test_many_are_mounted_at_once(self, driver: Snapshotter) -> None:
-        """On one parent, with what each has written; half of them are committed, and the others removed."""
-        base: trees.Tree = {"dir": {"shared": "of all", "gone": "of all"}}
-        self.layer(driver, "base", base)
-        with contextlib.ExitStack() as stack:
-            paths = [
-                stack.enter_context(mounted(driver.prepare(f"key-{number}", "base"))) for number in range(self.crowd)
-            ]
-            for number, path in enumerate(paths):
-                Path(path, "own").write_text(str(number))
-                Path(path, "dir/shared").write_text(f"of {number}")
-                os.unlink(f"{path}/dir/gone")
-            for number, path in enumerate(paths):
-                trees.assert_tree(path, {"own": str(number), "dir": {"shared": f"of {number}"}})
-        for number in range(0, self.crowd, 2):
-            driver.commit(f"layer-{number}", f"key-{number}")
-            driver.remove(f"key-{number + 1}")
-        for number in range(0, self.crowd, 2):
-            driver.view(f"view-{number}", f"layer-{number}")
-        with contextlib.ExitStack() as stack:
-            for number in range(0, self.crowd, 2):
-                path = stack.enter_context(mounted(driver.mounts(f"view-{number}")))
-                trees.assert_tree(path, {"own": str(number), "dir": {"shared": f"of {number}"}})
-        with self.looking(driver, "base") as path:
-            trees.assert_tree(path, base)
-
+class Neighbours(Words):
     def test_one_that_is_full_leaves_its_neighbours_alone(self, driver: Snapshotter) -> None:
         """They write what is theirs to write, meanwhile and afterwards, and nothing of theirs is lost."""
         if not self.quota:
@@ -75,3 +49,31 @@ class Crowd(Words):
             assert Path(path, "meanwhile").read_bytes() == chunk * (self.quota // 4 // len(chunk))
         with self.looking(driver, "base") as path:
             trees.assert_tree(path, {"below": chunk})
+
+
+class Crowd(Neighbours):
+    def test_many_are_mounted_at_once(self, driver: Snapshotter) -> None:
+        """On one parent, with what each has written; half of them are committed, and the others removed."""
+        base: trees.Tree = {"dir": {"shared": "of all", "gone": "of all"}}
+        self.layer(driver, "base", base)
+        with contextlib.ExitStack() as stack:
+            paths = [
+                stack.enter_context(mounted(driver.prepare(f"key-{number}", "base"))) for number in range(self.crowd)
+            ]
+            for number, path in enumerate(paths):
+                Path(path, "own").write_text(str(number))
+                Path(path, "dir/shared").write_text(f"of {number}")
+                os.unlink(f"{path}/dir/gone")
+            for number, path in enumerate(paths):
+                trees.assert_tree(path, {"own": str(number), "dir": {"shared": f"of {number}"}})
+        for number in range(0, self.crowd, 2):
+            driver.commit(f"layer-{number}", f"key-{number}")
+            driver.remove(f"key-{number + 1}")
+        for number in range(0, self.crowd, 2):
+            driver.view(f"view-{number}", f"layer-{number}")
+        with contextlib.ExitStack() as stack:
+            for number in range(0, self.crowd, 2):
+                path = stack.enter_context(mounted(driver.mounts(f"view-{number}")))
+                trees.assert_tree(path, {"own": str(number), "dir": {"shared": f"of {number}"}})
+        with self.looking(driver, "base") as path:
+            trees.assert_tree(path, base)

@@ -1,5 +1,5 @@
-"""Many snapshots at once on a file system with project quotas, some of them limited; where the kernel has none, in the
-guest."""
+"""What a container that has used up its size is to its neighbours, on a file system with project quotas; where the
+kernel has none, in the guest."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.snapshotter.crowd import Crowd
+from tests.contracts.snapshotter.crowd import Neighbours
 from tests.drivers.test_quota import MAKERS, MIB, disk
 
 pytestmark = pytest.mark.needs("loop")
 
 
-class Limited(Crowd):
+class Limited(Neighbours):
     quota = 40 * MIB
-    crowd = 4
 
     @pytest.fixture(params=list(MAKERS))
     def place(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
