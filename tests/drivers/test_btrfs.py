@@ -21,7 +21,7 @@ from drivers.btrfs import image as btrfs_image
 from drivers.btrfs import qgroups, subvolumes
 from drivers.directories import DirectorySnapshotter
 from drivers.errors import Unavailable
-from drivers.mounts import Mount, unmount_all
+from drivers.mounts import Mount
 from drivers.registry import open_driver, probe
 from drivers.trees import DIRECTORY
 from tests import trees
