@@ -1,5 +1,5 @@
 """File system calls: openat2, renameat2, fallocate, statx, syncfs, reflinks, inode flags, linking an unnamed file,
-names by descriptor."""
+names by descriptor and opening by them."""
 
 from __future__ import annotations
 
@@ -156,6 +156,12 @@ def fd_path(fd: int, name: bytes = b"") -> bytes:
     itself (proc(5)).
     """
     return b"/proc/self/fd/%d/%s" % (fd, name) if name else b"/proc/self/fd/%d" % fd
+
+
+def reopen(fd: int, flags: int) -> int:
+    """A descriptor opened with `flags` on the very file that `fd` is open on (O_PATH will do): no name leads to it that
+    somebody could change. It waits for nobody: a FIFO is open at once, or ENXIO; a lease gives EWOULDBLOCK."""
+    return os.open(fd_path(fd), flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def link_fd(fd: int, dst_dirfd: int, dst: bytes) -> None:

@@ -196,7 +196,7 @@ def mounted_at(target: str) -> MountPoint | None:
     return found
 
 
-def in_memory(device: int) -> bool:
-    """Whether the file system with this st_dev keeps nothing over a power cut anyway, so that syncing it is idle."""
+def file_system_of(device: int) -> str | None:
+    """The type of the mounted file system with this st_dev; None where no mount shows it (a subvolume of btrfs)."""
     number = f"{os.major(device)}:{os.minor(device)}"
-    return any(point.device == number and point.fstype in ("tmpfs", "ramfs") for point in mountinfo())
+    return next((point.fstype for point in mountinfo() if point.device == number), None)

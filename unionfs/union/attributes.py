@@ -75,14 +75,33 @@ def setattr_(
         fail(errno.EISDIR if node.is_directory else errno.EINVAL)
     copied = copyup.copy_up(stack, node, size=size)
     here = place.of(stack, node)
-    if size is not None and not (copied and here.stat().st_size == size):
+    if copied and size is not None and here.stat().st_size == size:
+        size = None
+    if any(value is not None for value in (mode, uid, gid, size, atime_ns, mtime_ns)) or kill:
+        with place.held(here) as there:
+            _change(there, mode, uid, gid, size, atime_ns, mtime_ns, kill=kill)
+    return of_entry(stack, node, here.stat())
+
+
+def _change(
+    here: place.Place,
+    mode: int | None,
+    uid: int | None,
+    gid: int | None,
+    size: int | None,
+    atime_ns: int | None,
+    mtime_ns: int | None,
+    *,
+    kill: bool,
+) -> None:
+    if size is not None:
         fd = here.open(os.O_WRONLY)
         try:
             os.ftruncate(fd, size)
         finally:
             os.close(fd)
     if kill:
-        kill_privileges(stack, node)
+        _kill_privileges(here)
     if uid is not None or gid is not None:
         here.chown(-1 if uid is None else uid, -1 if gid is None else gid)
     if mode is not None:
@@ -91,15 +110,19 @@ def setattr_(
     if atime_ns is not None or mtime_ns is not None:
         entry = here.stat()
         here.utime(
-            entry.st_atime_ns if atime_ns is None else atime_ns, entry.st_mtime_ns if mtime_ns is None else mtime_ns
+            entry.st_atime_ns if atime_ns is None else atime_ns,
+            entry.st_mtime_ns if mtime_ns is None else mtime_ns,
         )
-    return of_entry(stack, node, here.stat())
 
 
 def kill_privileges(stack: Stack, node: Node) -> bool:
     """Take the set-ID bits off a regular file of the writable branch, as a write by somebody without CAP_FSETID does:
     set-group-ID only where the group may execute (setattr_should_drop_suidgid(), fs/attr.c). False if it had none."""
-    here = place.of(stack, node)
+    with place.held(place.of(stack, node)) as here:
+        return _kill_privileges(here)
+
+
+def _kill_privileges(here: place.Place) -> bool:
     mode = stat.S_IMODE(here.stat().st_mode)
     kept = mode & ~stat.S_ISUID
     if mode & stat.S_IXGRP:
@@ -113,13 +136,15 @@ def kill_privileges(stack: Stack, node: Node) -> bool:
 def getxattr(stack: Stack, node: Node, name: bytes) -> bytes:
     if whiteout.is_private_attribute(name):
         fail(errno.ENODATA, name)
-    return place.of(stack, node).getxattr(name)
+    with place.held(place.of(stack, node)) as here:
+        return here.getxattr(name)
 
 
 def setxattr(stack: Stack, node: Node, name: bytes, value: bytes, flags: int) -> None:
     _refuse_private(name)
     copyup.copy_up(stack, node)
-    place.of(stack, node).setxattr(name, value, flags)
+    with place.held(place.of(stack, node)) as here:
+        here.setxattr(name, value, flags)
 
 
 def removexattr(stack: Stack, node: Node, name: bytes) -> None:
@@ -128,17 +153,19 @@ def removexattr(stack: Stack, node: Node, name: bytes) -> None:
     stack.require_writable()
     _refuse_private(name)
     try:
-        place.of(stack, node).getxattr(name)
+        getxattr(stack, node, name)
     except OSError as error:
         if error.errno == errno.ENODATA and name.startswith(b"system.posix_acl_"):
             return
         raise
     copyup.copy_up(stack, node)
-    place.of(stack, node).removexattr(name)
+    with place.held(place.of(stack, node)) as here:
+        here.removexattr(name)
 
 
 def listxattr(stack: Stack, node: Node) -> list[bytes]:
-    names = (os.fsencode(name) for name in place.of(stack, node).listxattr())
+    with place.held(place.of(stack, node)) as here:
+        names = map(os.fsencode, here.listxattr())
     return [name for name in names if not whiteout.is_private_attribute(name)]
 
 

@@ -3,10 +3,11 @@
 After `open` no path is used again: everything goes through the descriptor, so the branch may be moved, covered by the
 mount itself, or hidden in another mount namespace.
 
-A branch that is not to be written to is opened on a read-only mount of its own where that is allowed, as overlayfs does
-(clone_private_mount(), fs/namespace.c). Nothing can then write into it by way of the union, a mistake of ours or the
-kernel's included: a passthrough file is opened anew by the kernel with the flags of its user, and a second user of the
-file may ask for more than the descriptor that was lent allows (fs/fuse/passthrough.c).
+A branch is opened on a mount of its own where that is allowed, as overlayfs does (clone_private_mount(),
+fs/namespace.c). No device in it can be opened there, whoever puts one in place of a file behind our back. And where the
+branch is not to be written to, the mount is read-only: nothing can write into it by way of the union, a mistake of ours
+or the kernel's included. A passthrough file is opened anew by the kernel with the flags of its user, and a second user
+of the file may ask for more than the descriptor that was lent allows (fs/fuse/passthrough.c).
 """
 
 from __future__ import annotations
@@ -26,21 +27,27 @@ Permission = Literal["rw", "ro", "rr"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
+# What the union's own mount allows is said by that mount; these are about what the server itself opens.
+_NO_PRIVILEGES = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOUNT_ATTR_NOEXEC
+
 
 class Branch:
     """All fields are immutable after `open`, but for the work area's descriptor and counter (guarded by Stack.lock)."""
 
-    def __init__(self, path: bytes, permission: Permission, fd: int, namespace: str, guarded: bool) -> None:
+    def __init__(
+        self, path: bytes, permission: Permission, fd: int, namespace: str, *, private: bool, lock_fd: int = -1
+    ) -> None:
         root = os.fstat(fd)
         self.path = path
         self.permission: Permission = permission
-        self.guarded = guarded  # by a mount of its own on which the kernel refuses to write
+        self.private = private  # on a mount of its own, on which the kernel refuses to open devices
         self.fd = fd
         self.device = root.st_dev
         self.root_inode = root.st_ino
         self.fsid = files.file_system_id(fd)
-        self.durable = permission == "rw" and not mounts.in_memory(root.st_dev)
+        self.durable = permission == "rw" and mounts.file_system_of(root.st_dev) not in ("tmpfs", "ramfs")
         self._namespace = namespace
+        self._lock_fd = lock_fd
         self._work_fd = -1
         self._serial = 0
 
@@ -52,21 +59,33 @@ class Branch:
         Raises OSError(errno, text, path): ENOENT, ENOTDIR, EACCES; for `rw` also EROFS, EBUSY (another union writes
         to it), EOPNOTSUPP (no extended attributes, or no O_TMPFILE).
         """
-        guarded = None if permission == "rw" else _open_guarded(path)
-        fd = os.open(path, _DIRECTORY) if guarded is None else guarded
-        try:
-            namespace = "trusted"
+        with contextlib.ExitStack() as on_failure:
+            seen = os.open(path, _DIRECTORY)
+            on_failure.callback(os.close, seen)
             if permission == "rw":
-                _lock(fd, path)
-                namespace = _check_writable(fd, path)
-            return cls(path, permission, fd, namespace, guarded is not None)
-        except BaseException:
-            os.close(fd)
-            raise
+                _lock(seen, path)
+            private = _open_private(seen, read_only=permission != "rw")
+            fd = seen
+            if private is not None:
+                fd = private
+                on_failure.callback(os.close, fd)
+            namespace = _check_writable(fd, path) if permission == "rw" else "trusted"
+            # The lock keeps the mount that everybody sees busy, too: what is written to must not be unplugged.
+            lock_fd = seen if permission == "rw" and private is not None else -1
+            branch = cls(path, permission, fd, namespace, private=private is not None, lock_fd=lock_fd)
+            on_failure.pop_all()
+        if private is not None and lock_fd < 0:
+            os.close(seen)
+        return branch
 
     @property
     def writable(self) -> bool:
         return self.permission == "rw"
+
+    @property
+    def guarded(self) -> bool:
+        """By its own mount, on which the kernel refuses to write."""
+        return self.private and not self.writable
 
     def attribute(self, name: str) -> str:
         """The extended attribute that carries our `name`: in trusted.*, or user.* where trusted.* is not allowed."""
@@ -88,10 +107,21 @@ class Branch:
     def work_fd(self) -> int:
         """The work area's directory, made on first use so that a union never written to leaves no trace."""
         if self._work_fd < 0:
-            with times.kept(self.fd), contextlib.suppress(FileExistsError):
-                os.mkdir(whiteout.WORK_AREA, 0o700, dir_fd=self.fd)
-            self._work_fd = os.open(whiteout.WORK_AREA, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd)
-            _inherit_nothing(self._work_fd)
+            with times.kept(self.fd):
+                try:
+                    os.mkdir(whiteout.WORK_AREA, 0o700, dir_fd=self.fd)
+                except FileExistsError:  # there was none when the union began: somebody else's
+                    remove_tree(self.fd, whiteout.WORK_AREA)
+                    os.mkdir(whiteout.WORK_AREA, 0o700, dir_fd=self.fd)
+            fd = os.open(whiteout.WORK_AREA, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd)
+            try:
+                if os.fstat(fd).st_uid != os.geteuid():
+                    fail(errno.ESTALE, whiteout.WORK_AREA, "somebody else put his directory in place of the work area")
+                _inherit_nothing(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            self._work_fd = fd
         return self._work_fd
 
     def work_name(self) -> bytes:
@@ -120,29 +150,33 @@ class Branch:
             except OSError:
                 pass  # a full or failing disk: the next mount cleans it
         os.close(self.fd)
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
 
 
-def _open_guarded(path: bytes) -> int | None:
-    """The directory `path` on a read-only copy of its mount and of those below it, which is in no mount namespace and
-    goes with the last descriptor; None where that cannot be had: CAP_SYS_ADMIN is missing (EPERM), the mount is of
-    another namespace (EINVAL), Linux is before 5.12 (ENOSYS).
+def _open_private(seen: int, *, read_only: bool) -> int | None:
+    """The directory `seen` on a copy of its mount and of those below it, which is in no mount namespace and goes with
+    the last descriptor; None where that cannot be had: CAP_SYS_ADMIN is missing (EPERM), the mount is of another
+    namespace (EINVAL), Linux is before 5.12 (ENOSYS).
 
-    Mounts made or taken away below `path` later do not show in the copy.
+    Mounts made or taken away below it later do not show in the copy.
     """
+    whole = consts.AT_EMPTY_PATH | consts.AT_RECURSIVE
     try:
-        tree = mounts.open_tree(consts.AT_FDCWD, path, consts.OPEN_TREE_CLONE | consts.AT_RECURSIVE)
+        tree = mounts.open_tree(seen, b"", consts.OPEN_TREE_CLONE | whole)
     except OSError:
-        return None  # opening it plainly tells what is wrong with the path itself
+        return None
     try:
-        whole = consts.AT_EMPTY_PATH | consts.AT_RECURSIVE
         # A copy of a shared mount is one of its peers. Detached trees get nothing from their peers, but for Linux 6.15.
-        mounts.mount_setattr(tree, b"", whole, attr_set=consts.MOUNT_ATTR_RDONLY, propagation=consts.MS_PRIVATE)
-        # A read-only mount notes no access, but without this tries to at each read (touch_atime(), fs/inode.c). Apart,
-        # because a user namespace may have it locked (mount_namespaces(7)).
-        with contextlib.suppress(PermissionError):
-            mounts.mount_setattr(
-                tree, b"", whole, attr_set=consts.MOUNT_ATTR_NOATIME, attr_clr=consts.MOUNT_ATTR__ATIME
-            )
+        attributes = _NO_PRIVILEGES | (consts.MOUNT_ATTR_RDONLY if read_only else 0)
+        mounts.mount_setattr(tree, b"", whole, attr_set=attributes, propagation=consts.MS_PRIVATE)
+        if read_only:
+            # It notes no access, but without this tries to at each read (touch_atime(), fs/inode.c). Apart, because a
+            # user namespace may have it locked (mount_namespaces(7)).
+            with contextlib.suppress(PermissionError):
+                mounts.mount_setattr(
+                    tree, b"", whole, attr_set=consts.MOUNT_ATTR_NOATIME, attr_clr=consts.MOUNT_ATTR__ATIME
+                )
         return os.open(".", _DIRECTORY, dir_fd=tree)
     except OSError:
         return None

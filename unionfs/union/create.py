@@ -150,10 +150,7 @@ def link(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
             break
     if node.pseudo_link is not None:
         stack.pseudo_links.follow_links(node.pseudo_link)
-    source = place.of(stack, node)
-    if source.name:
-        os.link(source.name, name, src_dir_fd=source.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
-    else:
+    with place.held(place.of(stack, node)) as source:
         files.link_fd(source.fd, directory.fd, name)  # ENOENT when its last name is gone
     appeared(directory, name)
     stack.give_name(node, parent, name)

@@ -155,8 +155,8 @@ class DirectoryCache:
         return self._roots[branch]
 
     def get(self, node: Node, branch: int) -> BranchDirectory:
-        """The directory of `node` in `branch`. ENOENT if it has gone (someone changed the branch), or `node` was
-        removed."""
+        """The directory of `node` in `branch`. ENOENT or ESTALE if it has gone (someone changed the branch), ENOENT if
+        `node` was removed."""
         if node.parent is None:
             if not node.layers:
                 fail(errno.ENOENT)
@@ -177,12 +177,23 @@ class DirectoryCache:
             ancestor = ancestor.parent
         start = self.get(ancestor, branch)
         path = b"/".join(step.name for step in reversed(steps))
-        if len(steps) == 1:  # a name alone leads nowhere else, and this call is the quicker by 3 us
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=start.fd)
-        elif len(path) < 4000:
-            fd = files.openat2(start.fd, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
-        else:
-            fd = _open_long(start.fd, [step.name for step in reversed(steps)])
+        try:
+            if len(steps) == 1:  # a name alone leads nowhere else, and this call is the quicker by 3 us
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=start.fd)
+            elif len(path) < 4000:
+                fd = files.openat2(start.fd, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
+            else:
+                fd = _open_long(start.fd, [step.name for step in reversed(steps)])
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                fail(errno.ESTALE, path)  # something else is there now
+            raise
+        try:
+            if node.layers[:1] == (branch,) and not node.is_(os.fstat(fd)):
+                fail(errno.ESTALE, path)
+        except BaseException:
+            os.close(fd)
+            raise
         directory = BranchDirectory(fd, self._kept)
         self._cached[(node.ino, branch)] = directory
         return directory

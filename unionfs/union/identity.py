@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from unionfs.linux import files
+from unionfs.linux import files, mounts
 from unionfs.union.branch import Branch
 
 ROOT = 1
 _INDEX_SHIFT = 48
+# File systems that number a file when it comes into memory, and others that we do not know to do better.
+_NUMBERED_ANEW = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "fuse", "fuseblk"})
 _HASHED = 1 << 63
 _SPARE = 1 << 62
 
@@ -42,15 +44,21 @@ class Origin(NamedTuple):
 
 class Source:
     """A file system as one branch shows it: what the identities of all its files have in common. Immutable, and one
-    object for each (branch, device)."""
+    object for each (branch, device). `private` is the branch's (union/branch.py); `lasting`: a file keeps its inode
+    number for as long as it is there."""
 
-    __slots__ = ("_first", "branch", "device", "fsid", "root")
+    __slots__ = ("_first", "branch", "device", "fsid", "lasting", "private", "root")
 
-    def __init__(self, branch: int, device: int, fsid: int, root: int, index: int | None) -> None:
+    def __init__(
+        self, branch: int, device: int, fsid: int, root: int, index: int | None, *,
+        private: bool = False, lasting: bool = True,
+    ) -> None:  # fmt: skip
         self.branch = branch
         self.device = device
         self.fsid = fsid
         self.root = root
+        self.private = private
+        self.lasting = lasting
         self._first = index << _INDEX_SHIFT if index is not None and index < 1 << 14 else None
 
     def number(self, inode: int) -> int:
@@ -92,9 +100,19 @@ class Identity:
 
     def _add_source(self, branch: int, device: int) -> Source:
         fsid = self._fsids[device]
-        source = Source(branch, device, fsid, self._branches[branch].root_inode, self._indexes.get(fsid))
+        source = Source(
+            branch, device, fsid, self._branches[branch].root_inode, self._indexes.get(fsid),
+            private=self._branches[branch].private, lasting=self._lasting(device),
+        )  # fmt: skip
         self.sources[branch][device] = source
         return source
+
+    def _lasting(self, device: int) -> bool:
+        for of_branch in self.sources:
+            if device in of_branch:
+                return of_branch[device].lasting
+        kind = mounts.file_system_of(device) or ""
+        return kind not in _NUMBERED_ANEW and (not kind.startswith("fuse.") or kind == "fuse.unionfs")
 
     def source(self, branch: int, dirfd: int, name: bytes, entry: os.stat_result) -> Source:
         """Of the branch file `name` in `dirfd`, with the status `entry`."""

@@ -88,7 +88,7 @@ def _opened(stack: Stack, node: Node) -> Iterator[int]:
     """The file itself: an O_PATH descriptor takes no ioctl, and anything but these two would take ours for its own."""
     if not node.is_directory and node.kind != stat.S_IFREG:
         fail(errno.ENOTTY)
-    fd = place.of(stack, node).open(os.O_RDONLY | os.O_NONBLOCK)
+    fd = place.of(stack, node).open(os.O_RDONLY)
     try:
         yield fd
     finally:

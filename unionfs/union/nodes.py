@@ -122,6 +122,13 @@ class Node:
     def is_directory(self) -> bool:
         return self.kind == stat.S_IFDIR
 
+    def is_(self, entry: os.stat_result) -> bool:
+        """Whether this is the file with the status `entry`, as far as its file system lets one tell."""
+        source = self.source
+        return entry.st_mode & _FORMAT == self.kind and (
+            (entry.st_ino == self.inode and entry.st_dev == source.device) or not source.lasting
+        )
+
     @property
     def number(self) -> int:
         return self.fresh_number or self.ino

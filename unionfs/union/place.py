@@ -10,16 +10,20 @@ import os
 from typing import NamedTuple
 
 from unionfs.linux import files
+from unionfs.union import opening
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
 
 class Place(NamedTuple):
-    """`fd` is the directory that holds `name`; with an empty name, `fd` is the file itself."""
+    """`fd` is the directory that holds `name`; with an empty name, `fd` is the file itself. With `node`, who changes
+    the branch behind our back may have put another file there, and what must not meet that asks for the place `held`.
+    Entries of the work area have none: nobody else gets there."""
 
     fd: int
     name: bytes
+    node: Node | None = None
 
     @property
     def path(self) -> bytes:
@@ -31,20 +35,31 @@ class Place(NamedTuple):
         return not self.name
 
     def stat(self) -> os.stat_result:
-        if self.name:
-            return os.stat(self.name, dir_fd=self.fd, follow_symlinks=False)
-        return os.fstat(self.fd)
+        """ESTALE if it is another file."""
+        if not self.name:
+            return os.fstat(self.fd)
+        entry = os.stat(self.name, dir_fd=self.fd, follow_symlinks=False)
+        if self.node is not None and not self.node.is_(entry):
+            fail(errno.ESTALE, self.name)
+        return entry
 
     def open(self, flags: int) -> int:
-        """A descriptor on the file; ELOOP on a symbolic link unless `flags` has O_PATH."""
-        if self.name:
-            return os.open(self.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
-        return os.open(self.path, flags | os.O_CLOEXEC)
+        """A descriptor on the file; see `opening` for what that is safe from."""
+        if not self.name:
+            return opening.by(self.fd, flags)
+        if self.node is not None:
+            return opening.at(self.fd, self.name, flags, self.node)
+        return os.open(self.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
 
     def readlink(self) -> bytes:
-        if self.name:
+        if not self.name:
+            return os.readlink(b"", dir_fd=self.fd)  # readlinkat(2) with an empty path: the O_PATH descriptor's link
+        try:
             return os.readlink(self.name, dir_fd=self.fd)
-        return os.readlink(b"", dir_fd=self.fd)  # readlinkat(2) with an empty path: the O_PATH descriptor's link
+        except OSError:
+            if self.node is not None:
+                opening.check(self.fd, self.name, self.node)
+            raise
 
     def chown(self, uid: int, gid: int) -> None:
         if self.name:
@@ -88,28 +103,48 @@ class Place(NamedTuple):
             raise
 
 
+class held:
+    """A place by a descriptor that leads to the node's file and to no other, for as long as this is entered."""
+
+    __slots__ = ("_fd", "_place")
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._fd = -1
+
+    def __enter__(self) -> Place:
+        if not self._place.name:
+            return self._place
+        self._fd = self._place.open(os.O_PATH)
+        return Place(self._fd, b"", self._place.node)
+
+    def __exit__(self, *error: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
 def of(stack: Stack, node: Node) -> Place:
     """Where `node` is. ENOENT if it was removed under us."""
     if node.orphan_fd >= 0:
-        return Place(node.orphan_fd, b"")
+        return Place(node.orphan_fd, b"", node)
     if node.is_directory:
         if not node.layers:
             fail(errno.ENOENT)
         parent = node.parent
         if parent is None:
-            return Place(stack.branches[node.layers[0]].fd, b".")
-        return Place(stack.directories.get(parent, node.layers[0]).fd, node.name)
+            return Place(stack.branches[node.layers[0]].fd, b".", node)
+        return Place(stack.directories.get(parent, node.layers[0]).fd, node.name, node)
     parent, name = node.parent, node.name
     if node.seldom is None and parent is not None and node.branch in parent.layers:
-        return Place(stack.directories.get(parent, node.branch).fd, name)  # as below, for one name
+        return Place(stack.directories.get(parent, node.branch).fd, name, node)  # as below, for one name
     for parent, name in reversed(node.names):
         if node.branch in parent.layers:
             directory = stack.directories.get(parent, node.branch)
             if node.pseudo_link is None or name in directory:
-                return Place(directory.fd, name)
+                return Place(directory.fd, name, node)
     if node.pseudo_link is None:
         fail(errno.ENOENT)
-    return Place(stack.pseudo_links.fd(node.branch), node.pseudo_link)
+    return Place(stack.pseudo_links.fd(node.branch), node.pseudo_link, node)
 
 
 def links(stack: Stack, node: Node, entry: os.stat_result) -> int:

@@ -64,16 +64,23 @@ def is_overlay_whiteout(entry: os.stat_result) -> bool:
 
 def is_opaque(parent_fd: int, name: bytes) -> bool:
     """Whether the directory `name` in `parent_fd` hides what lies below it."""
-    if os.access(name + b"/" + OPAQUE, os.F_OK, dir_fd=parent_fd):
-        return True
-    path = files.fd_path(parent_fd, name)
     try:
-        marked = _OPAQUE_ATTRIBUTES.intersection(os.listxattr(path, follow_symlinks=False))
-        return any(os.getxattr(path, attribute, follow_symlinks=False) == b"y" for attribute in marked)
+        # Not by a longer name: `name` may have become a link to anywhere.
+        fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+    except FileNotFoundError:
+        return False
+    try:
+        if os.access(OPAQUE, os.F_OK, dir_fd=fd):
+            return True
+        path = files.fd_path(fd)
+        marked = _OPAQUE_ATTRIBUTES.intersection(os.listxattr(path))
+        return any(os.getxattr(path, attribute) == b"y" for attribute in marked)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.ENODATA, errno.ENOENT):
             return False
         raise
+    finally:
+        os.close(fd)
 
 
 def create(branch: Branch, directory: BranchDirectory, name: bytes) -> None:
