@@ -155,8 +155,8 @@ class DirectoryCache:
         return self._roots[branch]
 
     def get(self, node: Node, branch: int) -> BranchDirectory:
-        """The directory of `node` in `branch`. ENOENT or ESTALE if it has gone (someone changed the branch), ENOENT if
-        `node` was removed."""
+        """The directory of `node` in `branch`. ESTALE if it has gone (someone changed the branch), ENOENT if `node` was
+        removed."""
         if node.parent is None:
             if not node.layers:
                 fail(errno.ENOENT)
@@ -185,8 +185,8 @@ class DirectoryCache:
             else:
                 fd = _open_long(start.fd, [step.name for step in reversed(steps)])
         except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                fail(errno.ESTALE, path)  # something else is there now
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                fail(errno.ESTALE, path)  # someone changed the branch
             raise
         try:
             if node.layers[:1] == (branch,) and not node.is_(os.fstat(fd)):

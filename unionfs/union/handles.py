@@ -44,10 +44,6 @@ class Handles:
     def __len__(self) -> int:
         return len(self._files)
 
-    def _number(self) -> int:
-        self._last += 1
-        return self._last
-
     def open(self, node: Node, flags: int, *, lazily: bool = False) -> int:
         """Open a regular file. For writing, a lower file is copied up first; with O_TRUNC none of its data.
 
@@ -64,7 +60,7 @@ class Handles:
         return self.add(node, fd, flags & _KEPT)
 
     def add(self, node: Node, fd: int, flags: int) -> int:
-        number = self._number()
+        self._last = number = self._last + 1
         self._files[number] = OpenFile(node, fd, flags)
         return number
 

@@ -124,10 +124,10 @@ class Node:
 
     def is_(self, entry: os.stat_result) -> bool:
         """Whether this is the file with the status `entry`, as far as its file system lets one tell."""
+        if entry.st_mode & _FORMAT != self.kind:
+            return False
         source = self.source
-        return entry.st_mode & _FORMAT == self.kind and (
-            (entry.st_ino == self.inode and entry.st_dev == source.device) or not source.lasting
-        )
+        return (entry.st_ino == self.inode and entry.st_dev == source.device) or not source.lasting
 
     @property
     def number(self) -> int:

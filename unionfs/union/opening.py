@@ -36,36 +36,52 @@ def at(dirfd: int, name: bytes, flags: int, node: Node) -> int:
     Raises OSError: ESTALE, it is another file's name now, or nobody's; EWOULDBLOCK; and what open(2) gives for the file
     itself.
     """
-    if not (node.source.private or flags & os.O_PATH):
-        looked_at = at(dirfd, name, os.O_PATH, node)
+    source = node.source
+    if flags & os.O_TRUNC or not source.private:
+        looked_at = look_at(dirfd, name, node)
         try:
             return by(looked_at, flags)
         finally:
             os.close(looked_at)
-    truncate = flags & os.O_TRUNC
-    if truncate:
-        flags = _writing(flags)
     try:
         fd = os.open(name, flags | _ALWAYS, dir_fd=dirfd)
     except OSError:
-        check(dirfd, name, node)
+        status(dirfd, name, node)
         raise
     try:
-        if not node.is_(os.fstat(fd)):
-            fail(errno.ESTALE, name)
-        if truncate:
-            os.ftruncate(fd, 0)
+        if node.is_(os.fstat(fd)):
+            return fd
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    os.close(fd)
+    fail(errno.ESTALE, name)
+
+
+def look_at(dirfd: int, name: bytes, node: Node) -> int:
+    """The same with O_PATH: whatever is there, nobody notices."""
+    try:
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+    except FileNotFoundError:
+        fail(errno.ESTALE, name)
+    try:
+        if node.is_(os.fstat(fd)):
+            return fd
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    fail(errno.ESTALE, name)
 
 
 def by(fd: int, flags: int) -> int:
     """The same of what `fd` is open on, which was compared with its node when `fd` was opened."""
     if not flags & os.O_TRUNC:
         return files.reopen(fd, flags)
-    opened = files.reopen(fd, _writing(flags))
+    flags &= ~os.O_TRUNC
+    if not flags & os.O_ACCMODE:
+        flags |= os.O_RDWR  # the permissions that truncating takes (may_open(), fs/namei.c)
+    opened = files.reopen(fd, flags)
     try:
         os.ftruncate(opened, 0)
     except BaseException:
@@ -74,17 +90,12 @@ def by(fd: int, flags: int) -> int:
     return opened
 
 
-def _writing(flags: int) -> int:
-    """With O_RDONLY, O_TRUNC asks for the permissions of O_RDWR (may_open(), fs/namei.c)."""
-    flags &= ~os.O_TRUNC
-    return flags if flags & os.O_ACCMODE else flags | os.O_RDWR
-
-
-def check(dirfd: int, name: bytes, node: Node) -> None:
-    """ESTALE if `name` in `dirfd` is not `node`."""
+def status(dirfd: int, name: bytes, node: Node) -> os.stat_result:
+    """Of the file `node`, which was `name` in `dirfd` when it was last looked up. ESTALE if it is not any more."""
     try:
         entry = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
     except FileNotFoundError:
         fail(errno.ESTALE, name)
-    if not node.is_(entry):
-        fail(errno.ESTALE, name)
+    if node.is_(entry):
+        return entry
+    fail(errno.ESTALE, name)

@@ -6,7 +6,10 @@ A Place is used at once and not kept: the next change of the node, or the next e
 from __future__ import annotations
 
 import errno
+import functools
 import os
+import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
 from unionfs.linux import files
@@ -35,21 +38,21 @@ class Place(NamedTuple):
         return not self.name
 
     def stat(self) -> os.stat_result:
-        """ESTALE if it is another file."""
-        if not self.name:
-            return os.fstat(self.fd)
-        entry = os.stat(self.name, dir_fd=self.fd, follow_symlinks=False)
-        if self.node is not None and not self.node.is_(entry):
-            fail(errno.ESTALE, self.name)
-        return entry
+        fd, name, node = self
+        if not name:
+            return os.fstat(fd)
+        if node is not None:
+            return opening.status(fd, name, node)
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
 
     def open(self, flags: int) -> int:
         """A descriptor on the file; see `opening` for what that is safe from."""
-        if not self.name:
-            return opening.by(self.fd, flags)
-        if self.node is not None:
-            return opening.at(self.fd, self.name, flags, self.node)
-        return os.open(self.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        fd, name, node = self
+        if not name:
+            return opening.by(fd, flags)
+        if node is not None:
+            return opening.look_at(fd, name, node) if flags & os.O_PATH else opening.at(fd, name, flags, node)
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
 
     def readlink(self) -> bytes:
         if not self.name:
@@ -57,8 +60,7 @@ class Place(NamedTuple):
         try:
             return os.readlink(self.name, dir_fd=self.fd)
         except OSError:
-            if self.node is not None:
-                opening.check(self.fd, self.name, self.node)
+            self.stat()
             raise
 
     def chown(self, uid: int, gid: int) -> None:
@@ -103,6 +105,10 @@ class Place(NamedTuple):
             raise
 
 
+# As Place(*fields), without a call of Python.
+_place: Callable[[tuple[int, bytes, Node | None]], Place] = functools.partial(tuple.__new__, Place)
+
+
 class held:
     """A place by a descriptor that leads to the node's file and to no other, for as long as this is entered."""
 
@@ -113,10 +119,11 @@ class held:
         self._fd = -1
 
     def __enter__(self) -> Place:
-        if not self._place.name:
+        fd, name, node = self._place
+        if not name:
             return self._place
         self._fd = self._place.open(os.O_PATH)
-        return Place(self._fd, b"", self._place.node)
+        return _place((self._fd, b"", node))
 
     def __exit__(self, *error: object) -> None:
         if self._fd >= 0:
@@ -125,18 +132,17 @@ class held:
 
 def of(stack: Stack, node: Node) -> Place:
     """Where `node` is. ENOENT if it was removed under us."""
+    parent = node.parent
+    if node.seldom is None and node.kind != stat.S_IFDIR and parent is not None and node.branch in parent.layers:
+        return _place((stack.directories.get(parent, node.branch).fd, node.name, node))  # as below, for one name
     if node.orphan_fd >= 0:
         return Place(node.orphan_fd, b"", node)
     if node.is_directory:
         if not node.layers:
             fail(errno.ENOENT)
-        parent = node.parent
         if parent is None:
             return Place(stack.branches[node.layers[0]].fd, b".", node)
         return Place(stack.directories.get(parent, node.layers[0]).fd, node.name, node)
-    parent, name = node.parent, node.name
-    if node.seldom is None and parent is not None and node.branch in parent.layers:
-        return Place(stack.directories.get(parent, node.branch).fd, name, node)  # as below, for one name
     for parent, name in reversed(node.names):
         if node.branch in parent.layers:
             directory = stack.directories.get(parent, node.branch)

@@ -59,11 +59,13 @@ class _Operation:
         self._stack._held.nodes = []
 
     def __exit__(self, *error: object) -> None:
+        stack = self._stack
         try:
-            self._stack.release_held()
-            self._stack.directories.trim()
+            if stack._held.nodes:
+                stack.release_held()
+            stack.directories.trim()
         finally:
-            self._stack.lock.release()
+            stack.lock.release()
 
 
 class Stack:
