@@ -15,7 +15,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import pytest
 from tests.contracts.posix.case import fails
 from tests.mounting import Union
 from tests.unionfs.inprocess import ROOT, content, descriptors, listing, union, walk, write
-from unionfs.linux import consts, files
+from unionfs.linux import consts, files, mounts
 from unionfs.union import branch as branches
 from unionfs.union.fs import UnionFs
 
@@ -295,8 +294,6 @@ def test_a_work_area_swapped_in_the_moment_it_is_made(tmp_path: Path, monkeypatc
 
 def test_inode_numbers_that_do_not_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """vfat numbers its files anew when they come back into memory. What kind of file it is can be told all the same."""
-    from unionfs.linux import mounts
-
     (tmp_path / "low").mkdir()
     for name in ("f", "g"):
         (tmp_path / "low" / name).write_text("x")
@@ -309,3 +306,145 @@ def test_inode_numbers_that_do_not_last(tmp_path: Path, monkeypatch: pytest.Monk
         swap(tmp_path / "low" / "g", INTRUDERS["a fifo"])
         with fails(errno.ESTALE):
             content(fs, other)
+
+
+# With a kernel.
+
+
+@pytest.fixture
+def mounted(mount_union: Callable[..., Union], tmp_path: Path) -> Union:
+    (tmp_path / "low" / "d").mkdir(parents=True)
+    for name in ("f", "g", "d/f"):
+        (tmp_path / "low" / name).write_text("ours")
+    return mount_union("low", "up", options=("nodev",))
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("name", ["f", "d/f"])
+def test_a_kernel_finds_what_is_there(mounted: Union, tmp_path: Path, name: str) -> None:
+    shown = Path(mounted.path, name)
+    assert shown.read_text() == "ours"
+    swap(tmp_path / "low" / name, INTRUDERS["a fifo"])
+    assert stat.S_ISFIFO(shown.stat().st_mode)
+    fd = os.open(shown, os.O_RDONLY | os.O_NONBLOCK)
+    assert stat.S_ISFIFO(os.fstat(fd).st_mode)
+    os.close(fd)
+    assert sorted(os.listdir(mounted.path)) == sorted(["f", "g", "d"] + (["other"] if name == "f" else []))
+    Path(mounted.path, "new").touch()
+    shown.chmod(0o600)
+    assert stat.S_ISFIFO((tmp_path / "up" / name).lstat().st_mode)
+
+
+SWAPPER = """
+import os, sys
+from unionfs.linux import consts, files
+os.chdir(sys.argv[1])
+print("begins", flush=True)
+while os.getppid() == int(sys.argv[2]):
+    files.renameat2(-100, b"f", -100, b"p", consts.RENAME_EXCHANGE)
+"""
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("branch", ["low", "up"])
+@pytest.mark.parametrize("intruder", ["a character device", "a fifo", "a file", "a link"])
+def test_swapped_all_the_time(mounted: Union, tmp_path: Path, branch: str, intruder: str) -> None:
+    """/dev/zero in place of a file, then the file, then /dev/zero. Reading fails, or reads the file."""
+    swapped = tmp_path / branch / "f"
+    swapped.write_text("ours")
+    INTRUDERS[intruder](tmp_path / branch / "p")
+    if intruder == "a file":
+        (tmp_path / branch / "p").chmod(0o644)
+    allowed = {b"ours", SECRET} if intruder == "a file" else {b"ours"}
+    if intruder == "a link":
+        allowed.add(Path("/etc/passwd").read_bytes()[:64])  # who follows the link is the reader
+    with subprocess.Popen(
+        [sys.executable, "-c", SWAPPER, swapped.parent, str(os.getpid())], stdout=subprocess.PIPE
+    ) as swapper:
+        try:
+            assert swapper.stdout is not None and swapper.stdout.readline()
+            for _ in range(300):
+                try:
+                    fd = os.open(os.path.join(mounted.path, "f"), os.O_RDONLY | os.O_NONBLOCK)
+                except OSError as error:
+                    assert error.errno in (errno.ESTALE, errno.EACCES, errno.ENXIO, errno.EIO), error
+                    continue
+                try:
+                    with contextlib.suppress(OSError):
+                        if stat.S_ISREG(os.fstat(fd).st_mode):
+                            assert os.read(fd, 64) in allowed
+                finally:
+                    os.close(fd)
+        finally:
+            swapper.kill()
+
+
+HOLDER = """
+import fcntl, os, signal, sys
+def told(number, frame):
+    print("told", flush=True)
+signal.signal(signal.SIGIO, told)
+fd = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("use", ["read", "write"])
+def test_a_lease_keeps_nobody_waiting_but_who_opens_the_file(mounted: Union, tmp_path: Path, use: str) -> None:
+    """Its holder is told, and it is opened once he has let go."""
+    read: list[str] = []
+
+    def open_it() -> None:
+        shown = Path(mounted.path, "f")
+        if use == "write":
+            with shown.open("a") as file:
+                file.write("!")
+        read.append(shown.read_text())
+
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, tmp_path / "low" / "f"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        opener = threading.Thread(target=open_it)
+        opener.start()
+        assert holder.stdout.readline() == "told\n"
+        assert Path(mounted.path, "g").read_text() == "ours"
+        Path(mounted.path, "new").touch()
+        assert not read
+        holder.stdin.write("\n")
+        holder.stdin.close()
+        opener.join(20)
+        assert read == ["ours!" if use == "write" else "ours"]
+
+
+def test_a_lease_that_is_never_given_up(tmp_path: Path) -> None:
+    """The kernel's time is the bound."""
+    from unionfs.union.again import Again
+
+    error = OSError(errno.EWOULDBLOCK, "")
+    again = Again(lambda: False)
+    assert again.cures(error) and 0 < again.pause < 1
+    again._deadline = 1e-9
+    assert not again.cures(error)
+
+
+def test_descriptors_are_given_back_once(tmp_path: Path) -> None:
+    from unionfs.union.again import Again
+
+    (tmp_path / "low" / "d").mkdir(parents=True)
+    (tmp_path / "low" / "d" / "f").touch()
+    error = OSError(errno.EMFILE, "")
+    with union(tmp_path) as fs:
+        walk(fs, "d/f")
+        fds = descriptors()
+        again = Again(fs.give_back_descriptors)
+        assert again.cures(error) and again.pause == 0
+        assert descriptors() < fds
+        walk(fs, "d/f")
+        assert not again.cures(error)
+        assert Again(fs.give_back_descriptors).cures(error)
+        assert not Again(fs.give_back_descriptors).cures(error)

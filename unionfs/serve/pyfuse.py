@@ -19,6 +19,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
+from unionfs.union.again import Again
 from unionfs.union.attributes import Attr
 from unionfs.union.fs import UnionFs
 
@@ -59,10 +60,14 @@ def _answer(
 
     @functools.wraps(operation)
     async def answer(self: UnionOperations, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        try:
-            return operation(self, *args, **kwargs)
-        except Exception as error:
-            raise _fault(operation.__name__, error) from None
+        again = Again(self._fs.give_back_descriptors)
+        while True:
+            try:
+                return operation(self, *args, **kwargs)
+            except Exception as error:
+                if not (isinstance(error, OSError) and again.cures(error)):
+                    raise _fault(operation.__name__, error) from None
+            await self._pause(again.pause)
 
     return answer
 
@@ -74,10 +79,14 @@ def _answer_slow(
 
     @functools.wraps(operation)
     async def answer(self: UnionOperations, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        try:
-            return await operation(self, *args, **kwargs)
-        except Exception as error:
-            raise _fault(operation.__name__, error) from None
+        again = Again(self._fs.give_back_descriptors)
+        while True:
+            try:
+                return await operation(self, *args, **kwargs)
+            except Exception as error:
+                if not (isinstance(error, OSError) and again.cures(error)):
+                    raise _fault(operation.__name__, error) from None
+            await self._pause(again.pause)
 
     return answer
 
@@ -132,6 +141,10 @@ class UnionOperations(pyfuse3.Operations):
             with self._waiting:
                 return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
         return call(*args)
+
+    async def _pause(self, seconds: float) -> None:
+        with self._waiting:
+            await trio.sleep(seconds)
 
     # Names
 

@@ -23,6 +23,7 @@ from unionfs.fuse.request import Malformed, Request, parse
 from unionfs.fuse.table import ROWS
 from unionfs.linux import consts, processes
 from unionfs.serve.passthrough import FOREVER, Opened, Outdated, Passthrough
+from unionfs.union.again import CURABLE, Again
 from unionfs.union.attributes import Attr
 from unionfs.union.errors import fail
 from unionfs.union.fs import UnionFs
@@ -87,21 +88,29 @@ class WireOperations:
         opcode = request.opcode
         self.counts[opcode] += 1
         operation = self._operations[opcode]
-        try:
-            if opcode in _ENTRY_NAMES:
-                _check_names(request)
-            if operation is None:
-                return self._failed(request, errno.ENOSYS, "not implemented")
-            return operation(request)
-        except OSError as error:
-            return self._failed(request, error.errno or errno.EIO, error)
-        except Outdated:
-            return reply.error(request.unique, errno.ESTALE)
-        except OverflowError as error:  # an offset or a time that no system call takes
-            return self._failed(request, errno.EINVAL, error)
-        except Exception as error:
-            _log.exception("%s failed in an unforeseen way; the caller gets EIO", table.name(opcode))
-            return self._failed(request, errno.EIO, error)
+        again: Again | None = None
+        while True:
+            try:
+                if again is not None:
+                    self._fs.wait(again.pause)
+                if opcode in _ENTRY_NAMES:
+                    _check_names(request)
+                if operation is None:
+                    return self._failed(request, errno.ENOSYS, "not implemented")
+                return operation(request)
+            except OSError as error:
+                if error.errno in CURABLE:
+                    again = again or Again(self._fs.give_back_descriptors)
+                    if again.cures(error):
+                        continue
+                return self._failed(request, error.errno or errno.EIO, error)
+            except Outdated:
+                return reply.error(request.unique, errno.ESTALE)
+            except OverflowError as error:  # an offset or a time that no system call takes
+                return self._failed(request, errno.EINVAL, error)
+            except Exception as error:
+                _log.exception("%s failed in an unforeseen way; the caller gets EIO", table.name(opcode))
+                return self._failed(request, errno.EIO, error)
 
     def _failed(self, request: Request, code: int, why: object) -> Reply | None:
         row = ROWS[request.opcode]

@@ -15,6 +15,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     copyup      making a node's bytes live in the writable branch
     create, remove, rename, attributes, inode_flags, handles, listing    the operations
     extents     ranges of open files: allocation, holes, copies
+    again       which failed operations are tried again
     fs          UnionFs: takes the lock and delegates
 
 Locks, outermost first:

@@ -212,9 +212,12 @@ class DirectoryCache:
             if directory is not None:
                 directory.close()
 
-    def close(self) -> None:
+    def clear(self) -> bool:
+        """Close all that are cached; False if there were none. Between operations only."""
+        any_cached = bool(self._cached)
         while self._cached:
             self._cached.popitem()[1].close()
+        return any_cached
 
 
 def _open_long(start: int, names: list[bytes]) -> int:

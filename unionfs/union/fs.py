@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterable, Sequence
 
 from unionfs.linux import files
@@ -59,6 +60,18 @@ class UnionFs:
         """Let operations that wait for another's copy-up look whether their callers gave up (Waiting.check)."""
         with self._lock:
             self._stack.settled.notify_all()
+
+    def give_back_descriptors(self) -> bool:
+        """Close those that only save us work: of branch directories. False if there were none."""
+        with self._lock:
+            return self._stack.directories.clear()
+
+    def wait(self, seconds: float) -> None:
+        """Before an operation is tried again (see `again`). InterruptedError if nobody waits for it any more."""
+        if seconds:
+            self._stack.waiting.begins()
+            time.sleep(seconds)
+            self._stack.waiting.check()
 
     def check_invariants(self) -> None:
         """AssertionError if the state contradicts itself; for tests."""
@@ -181,7 +194,8 @@ class UnionFs:
 
     def readlink(self, ino: int) -> bytes:
         with self._stack.operation():
-            return place.of(self._stack, self._stack.nodes.get(ino)).readlink()
+            with place.held(place.of(self._stack, self._stack.nodes.get(ino))) as here:
+                return here.readlink()
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
         with self._stack.operation():

@@ -36,26 +36,25 @@ def at(dirfd: int, name: bytes, flags: int, node: Node) -> int:
     Raises OSError: ESTALE, it is another file's name now, or nobody's; EWOULDBLOCK; and what open(2) gives for the file
     itself.
     """
-    source = node.source
-    if flags & os.O_TRUNC or not source.private:
-        looked_at = look_at(dirfd, name, node)
+    if node.source.private and not flags & os.O_TRUNC:
         try:
-            return by(looked_at, flags)
-        finally:
-            os.close(looked_at)
+            fd = os.open(name, flags | _ALWAYS, dir_fd=dirfd)
+        except OSError:
+            pass  # of which file is told below
+        else:
+            try:
+                if node.is_(os.fstat(fd)):
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+            fail(errno.ESTALE, name)
+    looked_at = look_at(dirfd, name, node)
     try:
-        fd = os.open(name, flags | _ALWAYS, dir_fd=dirfd)
-    except OSError:
-        status(dirfd, name, node)
-        raise
-    try:
-        if node.is_(os.fstat(fd)):
-            return fd
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)
-    fail(errno.ESTALE, name)
+        return by(looked_at, flags)
+    finally:
+        os.close(looked_at)
 
 
 def look_at(dirfd: int, name: bytes, node: Node) -> int:

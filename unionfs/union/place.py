@@ -55,13 +55,8 @@ class Place(NamedTuple):
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
 
     def readlink(self) -> bytes:
-        if not self.name:
-            return os.readlink(b"", dir_fd=self.fd)  # readlinkat(2) with an empty path: the O_PATH descriptor's link
-        try:
-            return os.readlink(self.name, dir_fd=self.fd)
-        except OSError:
-            self.stat()
-            raise
+        """Of a place by descriptor."""
+        return os.readlink(b"", dir_fd=self.fd)  # readlinkat(2) with an empty path: the O_PATH descriptor's link
 
     def chown(self, uid: int, gid: int) -> None:
         if self.name:
@@ -119,7 +114,7 @@ class held:
         self._fd = -1
 
     def __enter__(self) -> Place:
-        fd, name, node = self._place
+        _, name, node = self._place
         if not name:
             return self._place
         self._fd = self._place.open(os.O_PATH)

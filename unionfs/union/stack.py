@@ -90,7 +90,7 @@ class Stack:
         self.identity = Identity(self.branches)
         self.pseudo_links = PseudoLinks(self.branches)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        most = max(64, min(4096, descriptors // 3))
+        most = max(16, min(4096, descriptors // 3))
         self.directories = DirectoryCache(self.branches, most_directories=most, most_names=_MOST_NAMES)
         if self.writable:
             self.branches[0].clean_work_area()
@@ -342,7 +342,7 @@ class Stack:
     def close(self) -> None:
         for node in list(self.nodes):
             self._release(node)
-        self.directories.close()
+        self.directories.clear()
         self.pseudo_links.close()
         for branch in self.branches:
             branch.close()
