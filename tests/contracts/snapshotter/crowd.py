@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Snapshotter
-from drivers.mounts import mounted
 from tests import trees
 from tests.contracts.snapshotter.words import Words
+from tests.mounting import mounted
 
 
 class Neighbours(Words):
