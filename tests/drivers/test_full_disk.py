@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from drivers import loop, reserve
-from drivers.mounts import Mount, mounted
+from drivers.mounts import Mount
 from drivers.registry import open_driver, probe
+from tests.mounting import mounted
 
 pytestmark = pytest.mark.needs("loop", "tmpfs")
 
