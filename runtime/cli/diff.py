@@ -24,8 +24,8 @@ def main(given: Given, settings: Settings) -> int:
     from drivers import diff
     from runtime.engine import trees
 
-    with trees.driver_of(container) as driver:
-        changes = diff.changes(driver, container.id, mount_points=trees.mount_points(container))
+    with trees.driver_of(container) as driver, trees.live(container) as live:
+        changes = diff.changes(driver, container.id, mount_points=trees.mount_points(container), live=live)
     # The container chose the names: what it writes into them is not to reach a terminal, nor to look like a line.
     shown = human.printable if sys.stdout is not None and sys.stdout.isatty() else str
     for change in changes:

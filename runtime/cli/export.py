@@ -24,6 +24,10 @@ def main(given: Given, settings: Settings) -> int:
     from drivers.diff.snapshots import tree
     from runtime.engine import trees
 
-    with trees.driver_of(container) as driver, tree(driver, container.id) as root_fd:
+    with (
+        trees.driver_of(container) as driver,
+        trees.live(container) as live,
+        tree(driver, container.id, live) as root_fd,
+    ):
         write_archive(output, lambda write: write_tree(root_fd, write))
     return 0

@@ -80,8 +80,10 @@ def _write_layer(container: Container, layer: Writer, *, pause: bool) -> int:
         if pause:
             held.enter_context(paused(container))
         driver = held.enter_context(trees.driver_of(container))
+        live = held.enter_context(trees.live(container))
+        points = trees.mount_points(container)
         try:
-            return diff.write_diff(driver, container.id, layer.write, mount_points=trees.mount_points(container))
+            return diff.write_diff(driver, container.id, layer.write, mount_points=points, live=live)
         except ArchiveError as error:
             raise ImageError(f"cannot commit {container.config.name}: {error}") from error
 

@@ -21,6 +21,7 @@ from tests.drivers import steps
 from tests.drivers.archive import tape
 from tests.drivers.children import Child, in_child
 from tests.mounting import mounted
+from tests.runtime.conftest import wait_until
 from tests.runtime.images.conftest import IMAGES, ROOTFS
 from tests.trees import Tree, assert_same, assert_tree, read
 from unionfs.linux import mounts
@@ -235,7 +236,7 @@ def test_an_interrupt_leaves_nothing(
 
 
 def killed_while_extracting(store: ImageStore, image: Image, driver_root: str, layer: int) -> None:
-    """A process unpacks `layer` layers of the image, and is killed with the next one mounted and written."""
+    """A process unpacks `layer` layers of the image, and is killed with the next one written."""
 
     def work() -> None:
         own = reopen(driver_root)
@@ -251,7 +252,7 @@ def killed_while_extracting(store: ImageStore, image: Image, driver_root: str, l
         unpack(store, image, own)
 
     assert in_child(work).wait() == -signal.SIGKILL
-    assert mounted_below(store.root) == [f"{store.root}/unpack"]
+    assert not mounted_below(store.root)
 
 
 def test_forgetting_takes_back_what_a_killed_process_left(
@@ -283,7 +284,32 @@ def test_killed_while_extracting(layer: int, store: ImageStore, archive: Archive
     finally:
         driver.close()
     assert not mounted_below(store.root)
-    assert not os.path.exists(f"{store.root}/unpack")
+
+
+def test_a_mount_namespace_that_is_made_meanwhile(
+    store: ImageStore, archive: Archive, driver: Snapshotter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By anybody, at each layer; it is a copy of all mounts, and in use until the layers are committed and beyond."""
+    image = layered(store, archive)
+    extract, mine = layers.extract, os.stat("/proc/self/ns/mnt").st_ino
+    made = []
+
+    def look_on(stream: tape.io.BytesIO, fd: int) -> object:
+        child = subprocess.Popen(["unshare", "-m", "cat"], stdin=subprocess.PIPE)
+        made.append(child)
+        wait_until(lambda: os.stat(f"/proc/{child.pid}/ns/mnt").st_ino != mine, "there is a namespace")
+        return extract(stream, fd)
+
+    monkeypatch.setattr(layers, "extract", look_on)
+    try:
+        unpack(store, image, driver)
+        assert names(driver) == chain_ids(image.layers)
+        assert len(made) == len(image.layers)
+        # Nothing of the layers is held: those that no image in the store has can go at once.
+        assert forget_snapshots(store, driver) == chain_ids(image.layers)[:0:-1]
+    finally:
+        for child in made:
+            child.communicate()
 
 
 def test_killed_before_each_step(
