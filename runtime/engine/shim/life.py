@@ -47,6 +47,7 @@ class Life:
     def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[oci.Init, Ends]:
         """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call `end`."""
         self._tree = open_tree(mounts)
+        os.mkdir(self._container.rootfs, 0o710)  # where it is attached for a moment, before it is pivoted into
         spec = self._write_spec(self._tree.fd, window)
         self._init, ends = self._create(spec, self._tree.fd)
         address = self._connect(self._init.pid)
@@ -85,7 +86,6 @@ class Life:
         for mount in spec["mounts"]:
             if mount["type"] == "bind":
                 _make_source(mount["source"])
-        os.mkdir(self._container.rootfs, 0o710)
         records.write(f"{self._container.run_directory}/spec.json", spec)
         return spec
 
