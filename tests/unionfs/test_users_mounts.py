@@ -1,0 +1,114 @@
+"""What a user who is nobody can do with unions, root's and their own, by fusermount3: nothing to others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import TRANSPORTS, Union, server_of
+from tests.unionfs.test_cli import AS_NOBODY, UNIONFS, bare_dev, nobodys, place, refused  # noqa: F401 (fixtures)
+from unionfs.linux import mounts
+
+pytestmark = pytest.mark.needs("fuse", "program:unshare", "program:setpriv", "program:fusermount3")
+
+NOBODY, SOMEBODY = 65534, 65533
+WITH_FUSE = bare_dev("mknod -m 666 /dev/fuse c 10 229 && ")
+
+
+def call(*words: str, prefix: list[str] = AS_NOBODY) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*prefix, *words], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_where_a_user_may_not_mount(nobodys: Path) -> None:  # noqa: F811
+    """Over a directory of root's or of another's, or of branches that the user may not read: nothing is mounted."""
+    prefix = [*WITH_FUSE, *AS_NOBODY]
+    for name, owner in (("roots", 0), ("anothers", SOMEBODY)):
+        os.mkdir(name)
+        os.chown(name, owner, owner)
+        said = refused("mount", "low:up", name, prefix=prefix)
+        assert "no write access" in said or "Permission denied" in said or "not permitted" in said
+    os.symlink("/etc", "link")
+    refused("mount", "low:up", "link", prefix=prefix)
+    os.mkdir("closed", 0o700)
+    said = refused("mount", "closed:up", "mnt", prefix=prefix)
+    assert "closed" in said
+    said = refused("mount", "low:roots", "mnt", prefix=prefix)
+    assert "roots" in said
+
+
+@pytest.fixture
+def roots(nobodys: Path) -> Iterator[Union]:  # noqa: F811
+    """A union that root has mounted where everybody can get to."""
+    (nobodys / "root-up").mkdir()
+    (nobodys / "root").mkdir()
+    union = Union(str(nobodys / "root"), [str(nobodys / "low"), str(nobodys / "root-up")])
+    yield union.mount()
+    union.close()
+
+
+def test_roots_mount_is_roots(roots: Union) -> None:
+    """A user sees it and cannot end it, ask its server, or reach its socket."""
+    server = server_of(roots.path)
+    os.close(server.pidfd)
+    assert call("cat", f"{roots.path}/file").stdout == "content"
+    assert call(*UNIONFS, "umount", roots.path).returncode == 1
+    assert call(*UNIONFS, "umount", roots.path, prefix=[*WITH_FUSE, *AS_NOBODY]).returncode == 1
+    assert call("fusermount3", "-u", roots.path).returncode != 0
+    assert call("fusermount3", "-u", "-z", roots.path).returncode != 0
+    asked = call(*UNIONFS, "info", roots.path)
+    assert asked.returncode == 1
+    assert "cannot be reached" in asked.stderr
+    assert call("kill", str(server.pid)).returncode != 0
+    for name in ("fd", "mem", "environ", "root"):
+        assert call("cat", f"/proc/{server.pid}/{name}").returncode != 0
+        assert call("ls", f"/proc/{server.pid}/{name}/").returncode != 0
+    assert call("sh", "-c", f"echo x >{roots.path}/new; rm -f {roots.path}/file; : >{roots.path}/file").returncode != 0
+    assert sorted(os.listdir(roots.path)) == ["file"]
+    assert Path(roots.path, "file").read_text() == "content"
+    assert roots.mounted
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_users_mount_gives_no_rights(nobodys: Path, transport: str) -> None:  # noqa: F811
+    """A set-user-ID program and a device of root's in its branches are none there; and nobody else gets in, root
+    not either (fuse: allow_other is not given), so that no daemon can be led into it."""
+    shutil.copy("/usr/bin/id", "low/id")
+    os.chmod("low/id", 0o4755)
+    os.mknod("low/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.chown("low", 0, 0)
+    os.mkdir("run")
+    os.chown("run", NOBODY, NOBODY)
+    script = (
+        f'set -e; "$@" mount -o transport={transport},suid,dev low:up mnt; mnt/id -u; cat mnt/null 2>&1 || true;'
+        ' grep " $PWD/mnt fuse" /proc/mounts; echo open; read -r line; "$@" umount mnt'
+    )
+    command = [*WITH_FUSE, *AS_NOBODY, "env", f"XDG_RUNTIME_DIR={nobodys}/run", "sh", "-c", script, "sh", *UNIONFS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if line == "open\n":
+                break
+        try:
+            namespace = f"/proc/{process.pid}/ns/mnt"
+            for uid in (SOMEBODY, 0):
+                become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+                looked = call("ls", str(nobodys / "mnt"), prefix=["nsenter", f"--mount={namespace}", *become])
+                assert (looked.returncode != 0, looked.stdout) == (True, "")
+                assert "Permission denied" in looked.stderr
+        finally:
+            process.stdin.write("\n")
+            process.stdin.close()
+            assert process.wait(60) == 0, said
+    assert said[0] == f"{NOBODY}\n"
+    assert "Permission denied" in said[1]
+    assert "nosuid" in said[2] and "nodev" in said[2]
+    assert not [point for point in mounts.mountinfo() if point.target.startswith(str(nobodys))]
