@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from tests.mounting import TRANSPORTS, Union, server_of
 from tests.unionfs.test_cli import AS_NOBODY, UNIONFS, bare_dev, nobodys, place, refused  # noqa: F401 (fixtures)
 from unionfs.linux import mounts
+from unionfs.transport import control
 
 pytestmark = pytest.mark.needs("fuse", "program:unshare", "program:setpriv", "program:fusermount3")
 
@@ -44,12 +46,25 @@ def test_where_a_user_may_not_mount(nobodys: Path) -> None:  # noqa: F811
 
 @pytest.fixture
 def roots(nobodys: Path) -> Iterator[Union]:  # noqa: F811
-    """A union that root has mounted where everybody can get to."""
+    """A union that root has mounted where everybody can get to, on a machine on which it is the first."""
     (nobodys / "root-up").mkdir()
     (nobodys / "root").mkdir()
     union = Union(str(nobodys / "root"), [str(nobodys / "low"), str(nobodys / "root-up")])
-    yield union.mount()
-    union.close()
+    mounts.mount("run", "/run", "tmpfs", 0, "mode=755")
+    try:
+        yield union.mount()
+        union.close()
+    finally:
+        mounts.umount2("/run")
+
+
+CONNECT = """
+import socket, sys
+try:
+    socket.socket(socket.AF_UNIX).connect(sys.argv[1])
+except OSError as error:
+    print(type(error).__name__, end="")
+"""
 
 
 def test_roots_mount_is_roots(roots: Union) -> None:
@@ -64,6 +79,9 @@ def test_roots_mount_is_roots(roots: Union) -> None:
     asked = call(*UNIONFS, "info", roots.path)
     assert asked.returncode == 1
     assert "cannot be reached" in asked.stderr
+    [name] = os.listdir(control.directory())
+    connected = call(sys.executable, "-c", CONNECT, f"{control.directory()}/{name}")
+    assert (connected.returncode, connected.stdout) == (0, "PermissionError")
     assert call("kill", str(server.pid)).returncode != 0
     for name in ("fd", "mem", "environ", "root"):
         assert call("cat", f"/proc/{server.pid}/{name}").returncode != 0
