@@ -81,7 +81,7 @@ def configure(
         socket.gethostname() if options.network == "host" else container_id[: names.SHORT_ID]
     )
     built = spec.build(
-        container_id, options, image, rootfs=f"{run_directory}/rootfs", etc=f"{run_directory}/etc", hostname=hostname
+        container_id, options, image, rootfs=f"{run_directory}/rootfs", hostname=hostname
     )
     parse(built)  # ConfigError now, and not when half of it is made
     return Config(

@@ -5,7 +5,7 @@
     <root>/network/                  leases
     <root>/containers/ID/            config.json, state.json, lock, log.json
     <root>/containers/names/NAME     symbolic link to an ID
-    <state>/containers/ID/           rootfs/ (empty), etc/ (files bound into it), spec.json, state.json, shim.sock
+    <state>/containers/ID/           rootfs/ (empty), spec.json, state.json, shim.sock
 
 A directory <state>/containers/ID exists exactly as long as a shim has the container up, or died having it up.
 """

@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from runtime.engine.options import CPU_PERIOD, RunOptions, Volume
+from runtime.engine import etc
+from runtime.engine.options import CPU_PERIOD, RunOptions
 from runtime.errors import ConfigError
 from runtime.oci import defaults
 
-ETC_FILES = ("resolv.conf", "hostname", "hosts")
-
 
 def build(
-    container_id: str, options: RunOptions, image: Mapping[str, Any], *, rootfs: str, etc: str, hostname: str
+    container_id: str, options: RunOptions, image: Mapping[str, Any], *, rootfs: str, hostname: str
 ) -> dict[str, Any]:
     """The OCI configuration of a new container.
 
-    `image` is the `config` object of an OCI image configuration; `rootfs` the mount point, `etc` the directory with
-    the ETC_FILES to bind in. Raises ConfigError when neither image nor options name a command.
+    `image` is the `config` object of an OCI image configuration; `rootfs` the mount point. Raises ConfigError when
+    neither image nor options name a command.
     """
     return {
         "ociVersion": "1.2.0",
@@ -37,7 +36,7 @@ def build(
             "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), defaults.CAPABILITIES),
             "noNewPrivileges": False,
         },
-        "mounts": mounts(options, etc),
+        "mounts": mounts(options),
         "linux": {
             "namespaces": [
                 {"type": kind} for kind in defaults.NAMESPACES if kind != "network" or options.network != "host"
@@ -72,20 +71,21 @@ def environment(image: Iterable[str], given: Iterable[str], *, hostname: str, te
     return [f"{name}={value}" for name, value in merged.items()]
 
 
-def mounts(options: RunOptions, etc: str) -> list[dict[str, Any]]:
-    """Docker's mounts, then the /etc files and the volumes, parents before children: a volume on /etc is below them.
+def mounts(options: RunOptions) -> list[dict[str, Any]]:
+    """Docker's mounts, then etc.NAMES and the volumes, parents before children: a volume on /etc is below them.
 
     A volume takes the place of a default with the same destination.
     """
     given = {volume.destination for volume in options.volumes}
     result: list[dict[str, Any]] = [mount for mount in defaults.MOUNTS if mount["destination"] not in given]
-    own = [Volume(f"{etc}/{name}", f"/etc/{name}", False) for name in ETC_FILES if f"/etc/{name}" not in given]
-    for volume in sorted((*own, *options.volumes), key=lambda volume: volume.destination.count("/")):
+    own: list[dict[str, Any]] = [
+        {"destination": f"/etc/{name}", "type": "file", "source": name, "options": []}
+        for name in etc.NAMES if f"/etc/{name}" not in given
+    ]  # fmt: skip
+    for volume in options.volumes:
         flags = ["rbind", "rprivate", "ro" if volume.read_only else "rw"]
-        result.append(
-            {"destination": volume.destination, "type": "bind", "source": volume.source, "options": flags}
-        )
-    return result
+        own.append({"destination": volume.destination, "type": "bind", "source": volume.source, "options": flags})
+    return result + sorted(own, key=lambda mount: mount["destination"].count("/"))
 
 
 def resources(options: RunOptions) -> dict[str, Any]:

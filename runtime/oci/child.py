@@ -36,6 +36,7 @@ class Birth(NamedTuple):
     cgroup: Cgroup | None
     root_steps: tuple[newroot.RootfsStep, ...] | None  # None: the root of the joined container
     root: int | None  # descriptor of the root file system, where the steps want it as one
+    files: int | None  # and of the one with the files that they bind
     new: int  # clone flags of the namespaces to make, but those that steps make: the cgroup and mount namespaces
     new_cgroup: bool
     joins: tuple[tuple[int, int], ...]  # (descriptor of a namespace or pidfd, clone flags) for setns
@@ -46,8 +47,8 @@ def run(birth: Birth, channel: sync.Channel) -> NoReturn:
     """From birth to execve; `channel` is the child's end of the socketpair."""
     step = "prepare the process"
     try:
-        joins, tree, channel = _keep_only(birth, channel)
-        for step, action in _steps(birth, joins, tree, channel):  # noqa: B007  a fault names the step it was in
+        joins, work, channel = _keep_only(birth, channel)
+        for step, action in _steps(birth, joins, work, channel):  # noqa: B007  a fault names the step it was in
             action()
         channel.send(sync.READY)
         if channel.receive().kind != sync.START:
@@ -71,28 +72,31 @@ def _report(channel: sync.Channel, fault: sync.Fault) -> None:
         pass  # nobody is left to be told
 
 
-def _keep_only(birth: Birth, channel: sync.Channel) -> tuple[list[tuple[int, int]], int, sync.Channel]:
-    """Standard input, output and error as asked, the channel as 3, the namespaces to join, the root (-1: none), and
-    nothing else open.
+def _keep_only(birth: Birth, channel: sync.Channel) -> tuple[list[tuple[int, int]], newroot.Work, sync.Channel]:
+    """Standard input, output and error as asked, the channel as 3, the namespaces to join, the root and the files that
+    are given, and nothing else open.
 
     It comes before anything is shared with a container: a descriptor of the host's that is still open then is a way
     to the host (CVE-2016-9962, CVE-2024-21626).
     """
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     wanted = [*(birth.stdio or (null, null, null)), channel.detach(), *(fd for fd, _ in birth.joins)]
-    if birth.root is not None:
-        wanted.append(birth.root)
+    given = [fd for fd in (birth.root, birth.files) if fd is not None]
+    wanted += given
     # First out of the way of the numbers they shall have: the caller's may be any, in any order.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in wanted]
     for number, fd in enumerate(high):
         os.dup2(fd, number, inheritable=number < _CHANNEL_FD)
     processes.close_range(len(wanted))
     joins = [(number, flags) for number, (_, flags) in enumerate(birth.joins, _CHANNEL_FD + 1)]
-    tree = -1 if birth.root is None else len(wanted) - 1
-    return joins, tree, sync.Channel.adopt(_CHANNEL_FD)
+    numbers = dict(zip(given, range(len(wanted) - len(given), len(wanted)), strict=True))
+    work = newroot.Work(*(-1 if fd is None else numbers[fd] for fd in (birth.root, birth.files)))
+    return joins, work, sync.Channel.adopt(_CHANNEL_FD)
 
 
-def _steps(birth: Birth, joins: list[tuple[int, int]], tree: int, channel: sync.Channel) -> list[Step]:
+def _steps(
+    birth: Birth, joins: list[tuple[int, int]], work: newroot.Work, channel: sync.Channel
+) -> list[Step]:  # fmt: skip
     process, console = birth.process, _Console()
     steps: list[Step] = [("prepare the process", _forget_the_parent)]
     if birth.cgroup is not None:
@@ -106,7 +110,7 @@ def _steps(birth: Birth, joins: list[tuple[int, int]], tree: int, channel: sync.
         steps.append(("make a cgroup namespace", lambda: processes.unshare(consts.CLONE_NEWCGROUP)))
     steps.append(("start a session", os.setsid))
     if birth.root_steps is not None:
-        steps += _creation(birth.config, birth.root_steps, newroot.Work(tree), console, channel)
+        steps += _creation(birth.config, birth.root_steps, work, console, channel)
     elif process.terminal:
         steps.append(("open a terminal", lambda: console.open(Root(os.open("/", os.O_PATH)), process, bind=False)))
     if process.terminal:

@@ -12,7 +12,7 @@ import select
 import signal
 from typing import Any, NamedTuple
 
-from runtime.errors import ContainerError
+from runtime.errors import ConfigError, ContainerError
 from runtime.oci import parent, rootfs, sync
 from runtime.oci.cgroups import Cgroup, hierarchies
 from runtime.oci.child import Birth
@@ -102,17 +102,24 @@ class Init:
             signal.pidfd_send_signal(self.pidfd, signum)
 
 
-def create(config: dict[str, Any], *, stdio: Stdio | None = None, root: int | None = None) -> Init:
+def create(
+    config: dict[str, Any], *, stdio: Stdio | None = None, root: int | None = None, files: int | None = None
+) -> Init:
     """A container of this OCI configuration, with everything done but execve.
 
     `root` is its root file system as a descriptor of a mount that is in no namespace (fsmount(2), open_tree(2)), and
     is moved into the container's; root.path is then an empty directory, where it is attached for a moment. The caller
     closes the descriptor, when it likes.
 
+    `files` is another such mount. A mount of type "file", which is ours and not OCI's, binds the file of the name
+    `source` at its top; who has the descriptor can still write to them.
+
     ConfigError: the configuration cannot be run. ContainerError: a step failed; the sentence names it. Nothing is
     left behind in either case.
     """
     wanted = parse(config)
+    if files is None and any(mount.type == "file" for mount in wanted.mounts):
+        raise ConfigError("mounts: there are no files for a mount of type file")
     cgroup = Cgroup(wanted.cgroups_path) if wanted.cgroups_path else None
     steps = tuple(rootfs.plan(wanted, cgroup.hierarchies if cgroup else hierarchies(), given=root is not None))
     new = [kind for kind, path in wanted.namespaces.items() if path is None]
@@ -127,6 +134,7 @@ def create(config: dict[str, Any], *, stdio: Stdio | None = None, root: int | No
             cgroup=cgroup,
             root_steps=steps,
             root=root,
+            files=files,
             new=sum(_CLONE[kind] for kind in new if kind not in ("cgroup", "mount")),
             new_cgroup="cgroup" in new,
             joins=tuple(joins),
@@ -162,6 +170,7 @@ def exec_process(pid: int, process: dict[str, Any], *, spec: dict[str, Any], std
             cgroup=cgroup,
             root_steps=None,
             root=None,
+            files=None,
             new=0,
             new_cgroup=False,
             joins=((pidfd, flags),),

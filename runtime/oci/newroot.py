@@ -17,14 +17,18 @@ from unionfs.linux import consts, mounts, processes
 
 
 class Work:
-    """What the steps hand on: the opened sources of the binds, in their order; the root; the verified null device.
+    """What the steps hand on: the opened sources of the binds, in their order; the given files by name; the root; the
+    verified null device.
 
-    `tree` is the root file system as a descriptor of a mount that is in no namespace, where it is given as one.
+    `tree` is the root file system, and `file_tree` the one with the files, each as a descriptor of a mount that is in
+    no namespace, where it is given as one.
     """
 
-    def __init__(self, tree: int = -1) -> None:
+    def __init__(self, tree: int = -1, file_tree: int = -1) -> None:
         self.tree = tree
+        self.file_tree = file_tree
         self.sources: deque[int] = deque()
+        self.files: dict[str, int] = {}
         self.root = Root(-1)
         self.null_fd = -1
 
@@ -100,6 +104,26 @@ class AttachRoot(NamedTuple):
         flags = consts.AT_EMPTY_PATH | consts.AT_RECURSIVE
         mounts.mount_setattr(work.tree, b"", flags, propagation=_propagation(self.propagation))
         _attach_root(work.root, self.path)
+
+
+class OpenFiles(NamedTuple):
+    """Each of these files as a mount of its own. Only of a mount that is in a namespace can there be one of a part
+    (open_tree(2), before Linux 6.15); so theirs is in this one for a moment, at a place that every namespace has."""
+
+    names: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"open the files {', '.join(self.names)}"
+
+    def apply(self, work: Work) -> None:
+        mounts.move_mount(work.file_tree, b"", consts.AT_FDCWD, "/proc", consts.MOVE_MOUNT_F_EMPTY_PATH)
+        flags = consts.OPEN_TREE_CLONE | consts.AT_SYMLINK_NOFOLLOW
+        for name in self.names:
+            work.files[name] = mounts.open_tree(work.file_tree, name, flags)
+        os.fchdir(work.file_tree)
+        mounts.umount2(".", consts.MNT_DETACH)
+        os.chdir("/")
+        os.close(work.file_tree)
 
 
 class Pivot(NamedTuple):

@@ -16,7 +16,16 @@ from typing import NamedTuple
 from runtime.oci import defaults, options, spec
 from runtime.oci.cgroups import Hierarchy
 from runtime.oci.inroot import Root
-from runtime.oci.newroot import AttachRoot, BindRoot, NewNamespace, OpenSource, Pivot, RootfsStep, Work
+from runtime.oci.newroot import (
+    AttachRoot,
+    BindRoot,
+    NewNamespace,
+    OpenFiles,
+    OpenSource,
+    Pivot,
+    RootfsStep,
+    Work,
+)
 from unionfs.linux import consts, mounts
 
 
@@ -29,11 +38,15 @@ def plan(config: spec.Spec, hierarchies: tuple[Hierarchy, ...], *, given: bool =
     ]  # fmt: skip
     steps.append(NewNamespace(config.propagation))
     steps.append(AttachRoot(config.rootfs, config.propagation) if given else BindRoot(config.rootfs))
+    if names := tuple(mount.source for mount in config.mounts if mount.type == "file"):
+        steps.append(OpenFiles(names))
     steps.append(Pivot())
     for mount in config.mounts:
         sorted_options = options.sort(mount.options)
         if mount.type == "bind":
             steps.append(Bind(mount.source, mount.destination))
+        elif mount.type == "file":
+            steps.append(BindFile(mount.source, mount.destination))
         elif mount.type == "cgroup":
             steps.append(MountCgroups(mount.destination, hierarchies, sorted_options))
         else:
@@ -64,7 +77,7 @@ class MountFilesystem(NamedTuple):
         return f"mount {self.type} on {self.destination}"
 
     def apply(self, work: Work) -> None:
-        mount_fd = _new_mount(self.type, self.source, self.options.data, self.options.attr_set)
+        mount_fd = mounts.new_mount(self.type, self.source, self.options.data, self.options.attr_set)
         try:
             _attach(work.root, mount_fd, self.destination)
             if self.options.propagation:
@@ -90,6 +103,23 @@ class Bind(NamedTuple):
             os.close(mount_fd)
 
 
+class BindFile(NamedTuple):
+    """One of the files that were given."""
+
+    name: str
+    destination: str
+
+    def describe(self) -> str:
+        return f"bind the file {self.name} on {self.destination}"
+
+    def apply(self, work: Work) -> None:
+        mount_fd = work.files.pop(self.name)
+        try:
+            _attach(work.root, mount_fd, self.destination)
+        finally:
+            os.close(mount_fd)
+
+
 class MountCgroups(NamedTuple):
     """What the container sees of its own cgroups: one unified tree, or a directory a hierarchy as on this host."""
 
@@ -106,7 +136,7 @@ class MountCgroups(NamedTuple):
             return
         # Mode and size are the outer tmpfs's; it turns read-only only when the directories are there.
         outer = (("mode", "755"), ("size", "64k"))
-        tmpfs_fd = _new_mount("tmpfs", "tmpfs", outer, self.options.attr_set & ~consts.MOUNT_ATTR_RDONLY)
+        tmpfs_fd = mounts.new_mount("tmpfs", "tmpfs", outer, self.options.attr_set & ~consts.MOUNT_ATTR_RDONLY)
         try:
             for hierarchy in self.hierarchies:
                 os.mkdir(hierarchy.name, dir_fd=tmpfs_fd)
@@ -236,7 +266,7 @@ class Mask(NamedTuple):
     def _empty_directory(self) -> int:
         data = (("mode", "555"), ("nr_inodes", "1"))
         attributes = consts.MOUNT_ATTR_RDONLY | consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV
-        return _new_mount("tmpfs", "tmpfs", data, attributes | consts.MOUNT_ATTR_NOEXEC)
+        return mounts.new_mount("tmpfs", "tmpfs", data, attributes | consts.MOUNT_ATTR_NOEXEC)
 
     def _null(self, null_fd: int) -> int:
         status = os.fstat(null_fd)
@@ -251,21 +281,6 @@ class ReadonlyRoot(NamedTuple):
 
     def apply(self, work: Work) -> None:
         mounts.mount_setattr(work.root.fd, b"", consts.AT_EMPTY_PATH, attr_set=consts.MOUNT_ATTR_RDONLY)
-
-
-def _new_mount(kind: str, source: str, data: tuple[tuple[str, str | None], ...], attributes: int) -> int:
-    """A detached mount of a new file system of that type."""
-    context = mounts.fsopen(kind)
-    try:
-        if source:
-            mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "source", source)
-        for key, value in data:
-            command = consts.FSCONFIG_SET_FLAG if value is None else consts.FSCONFIG_SET_STRING
-            mounts.fsconfig(context, command, key, value)
-        mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
-        return mounts.fsmount(context, attributes)
-    finally:
-        os.close(context)
 
 
 def _attach(root: Root, mount_fd: int, destination: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from unionfs.linux import consts, libc
@@ -103,6 +103,22 @@ def _messages(fs_fd: int) -> Iterator[str]:
 
 def fsmount(fs_fd: int, attributes: int = 0) -> int:
     return _fsmount(fs_fd, consts.FSMOUNT_CLOEXEC, attributes)
+
+
+def new_mount(fstype: str, source: str, data: Sequence[tuple[str, str | None]], attributes: int = 0) -> int:
+    """A new file system of that type, mounted nowhere: the descriptor of the mount. `data` are its options by name,
+    with None those that are flags; `attributes` MOUNT_ATTR_*. See fsopen(2)."""
+    context = fsopen(fstype)
+    try:
+        if source:
+            fsconfig(context, consts.FSCONFIG_SET_STRING, "source", source)
+        for key, value in data:
+            command = consts.FSCONFIG_SET_FLAG if value is None else consts.FSCONFIG_SET_STRING
+            fsconfig(context, command, key, value)
+        fsconfig(context, consts.FSCONFIG_CMD_CREATE)
+        return fsmount(context, attributes)
+    finally:
+        os.close(context)
 
 
 def mount_setattr(

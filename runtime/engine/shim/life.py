@@ -21,6 +21,7 @@ from drivers.errors import InUse
 from drivers.mounts import Mount, Tree, open_tree
 from runtime.engine import accounts, records, release
 from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.etc import EtcFiles
 from runtime.engine.network import Endpoint, files, open_network
 from runtime.engine.state import Status, save
 from runtime.engine.stdio import Ends, pipes
@@ -41,6 +42,7 @@ class Life:
         self._config = container.config
         self._network = open_network(self._config.network, f"{self._config.root}/network")
         self._tree: Tree | None = None
+        self._etc: EtcFiles | None = None
         self._init: oci.Init | None = None
         self.state = container.state()
 
@@ -49,7 +51,7 @@ class Life:
         self._tree = open_tree(mounts)
         os.mkdir(self._container.rootfs, 0o710)  # where it is attached for a moment, before it is pivoted into
         spec = self._write_spec(self._tree.fd, window)
-        self._init, ends = self._create(spec, self._tree.fd)
+        self._init, ends = self._create(spec)
         address = self._connect(self._init.pid)
         self._init.start()
         self.state = self.state.to(
@@ -60,14 +62,16 @@ class Life:
         save(self._container.run_directory, self.state)
         return self._init, ends
 
-    def _create(self, spec: dict[str, Any], root: int) -> tuple[oci.Init, Ends]:
+    def _create(self, spec: dict[str, Any]) -> tuple[oci.Init, Ends]:
+        assert self._tree is not None and self._etc is not None
+        root, etc = self._tree.fd, self._etc.fd
         if self._config.terminal:
-            init = oci.create(spec, root=root)
+            init = oci.create(spec, root=root, files=etc)
             assert init.console is not None
             return init, Ends(console=init.console)
         theirs, ends = pipes(stdin=self._config.stdin)
         try:
-            return oci.create(spec, stdio=theirs, root=root), ends
+            return oci.create(spec, stdio=theirs, root=root, files=etc), ends
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -82,33 +86,29 @@ class Life:
             process["env"].append(f"HOME={account.home}")
         if self._config.terminal and window != (0, 0):
             process["consoleSize"] = {"height": window[0], "width": window[1]}
-        self._write_etc(None)
+        self._etc = EtcFiles(self._etc_texts(None))
         for mount in spec["mounts"]:
             if mount["type"] == "bind":
                 _make_source(mount["source"])
         records.write(f"{self._container.run_directory}/spec.json", spec)
         return spec
 
-    def _write_etc(self, endpoint: Endpoint | None) -> None:
-        """The files that spec.ETC_FILES has bound into /etc. Rewritten in place: a bind mount shows the inode."""
-        directory = f"{self._container.run_directory}/etc"
-        os.makedirs(directory, exist_ok=True)
+    def _etc_texts(self, endpoint: Endpoint | None) -> dict[str, str]:
         hostname = self._config.spec["hostname"]
-        for name, text in (
-            ("resolv.conf", self._network.resolv()),
-            ("hosts", self._network.hosts(hostname, endpoint)),
-            ("hostname", files.hostname(hostname)),
-        ):
-            with open(f"{directory}/{name}", "w", encoding="utf-8", errors="surrogateescape") as file:
-                os.fchmod(file.fileno(), 0o644)
-                file.write(text)
+        return {
+            "resolv.conf": self._network.resolv(),
+            "hosts": self._network.hosts(hostname, endpoint),
+            "hostname": files.hostname(hostname),
+        }
 
     def _connect(self, pid: int) -> str:
         """The container's ADDRESS/PREFIX on its network, "" where it has none."""
         endpoint = self._network.attach(pid, self._container.id)
         if endpoint is None:
             return ""
-        self._write_etc(endpoint)
+        assert self._etc is not None
+        for name, text in self._etc_texts(endpoint).items():
+            self._etc.write(name, text)
         return f"{endpoint.address}/{endpoint.prefix}"
 
     def end(self, exit_code: int) -> str:
@@ -141,6 +141,9 @@ class Life:
             self._init = None
 
     def _close_tree(self, container: Container) -> None:
+        if self._etc is not None:
+            self._etc.close()
+            self._etc = None
         if self._tree is not None:
             with suppress(InUse):
                 self._tree.close(_PATIENCE)

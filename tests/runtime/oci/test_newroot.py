@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import ContainerError
+from runtime.errors import ConfigError, ContainerError
 from runtime.oci import defaults
 from tests.runtime.oci.conftest import Config
 from tests.runtime.oci.keeper import Keeper
@@ -149,3 +149,10 @@ def test_a_look_at_the_root(keeper: Keeper, config: Make, rootfs: Path, place: s
 def test_a_root_that_cannot_be_attached(keeper: Keeper, config: Make, rootfs: Path) -> None:
     with pytest.raises(ContainerError, match=r"^cannot attach the root at /no/such: No such file or directory"):
         keeper.create(config("true", root__path="/no/such"), root=str(rootfs))
+
+
+def test_files_that_are_not_given(keeper: Keeper, config: Make) -> None:
+    spec = config("true")
+    spec["mounts"].append({"destination": "/etc/hosts", "type": "file", "source": "hosts"})
+    with pytest.raises(ConfigError, match=r"^mounts: there are no files for a mount of type file$"):
+        keeper.run(spec)
