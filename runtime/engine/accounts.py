@@ -76,8 +76,10 @@ def _table(root: int, path: bytes, columns: int) -> list[list[str]]:
         fd = _open_file(root, path)
     except OSError:
         return []
-    with open(fd, encoding="utf-8", errors="surrogateescape") as table:
-        rows = [line.split(":") for line in table.read(_TABLE).splitlines()]
+    # A line ends at a newline and at nothing else, as for getpwent(3): the text of a field may have whatever else
+    # str.splitlines() takes for an end, and what follows would be an account that somebody made up.
+    with open(fd, encoding="utf-8", errors="surrogateescape", newline="\n") as table:
+        rows = [line.split(":") for line in table.read(_TABLE).split("\n")]
     return [row for row in rows if len(row) >= columns and row[0]]
 
 

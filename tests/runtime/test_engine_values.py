@@ -184,6 +184,24 @@ def test_nothing_unknown_is_taken_for_root(tmp_path: Path, user: str) -> None:
         accounts.lookup(user, str(tmp_path))
 
 
+# What str.splitlines() and a file's universal newlines end a line at, and getpwent(3) does not.
+NO_LINE_ENDS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+@pytest.mark.parametrize("no_end", NO_LINE_ENDS, ids=ascii)
+def test_lines_end_at_newlines_only(tmp_path: Path, no_end: str) -> None:
+    """Who may change the text about himself, chfn(1), would make an account of any number otherwise."""
+    (tmp_path / "etc").mkdir()
+    passwd = f"app:x:1000:1001:me{no_end}evil:x:0:0::/:/bin/sh\nlast:x:7:7::/:/bin/sh\n"
+    (tmp_path / "etc/passwd").write_bytes(passwd.encode())
+    (tmp_path / "etc/group").write_bytes(f"staff:x:50:{no_end}wheel:x:0:app\nlast:x:8:app\n".encode())
+    for unknown in ("evil", "app:wheel"):
+        with pytest.raises(ConfigError, match="unable to find"):
+            accounts.lookup(unknown, str(tmp_path))
+    assert accounts.lookup("app", str(tmp_path))[:3] == (1000, 1001, (8,))
+    assert accounts.lookup("last", str(tmp_path)).uid == 7
+
+
 def test_passwd_is_the_images_and_not_the_hosts(tmp_path: Path) -> None:
     """The image's /etc leads out of it."""
     (tmp_path / "etc").symlink_to("/etc")

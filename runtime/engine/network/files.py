@@ -19,7 +19,7 @@ FALLBACK = ("8.8.8.8", "8.8.4.4")
 def read(path: str) -> str:
     """The file's text; "" when there is none."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return file.read()
     except OSError:
         return ""
@@ -27,8 +27,13 @@ def read(path: str) -> str:
 
 def nameservers(text: str) -> list[str]:
     """The addresses of a resolv.conf, as written (resolv.conf(5))."""
-    lines = (line.split() for line in text.splitlines())
+    lines = (_words(line) for line in text.split("\n"))
     return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+
+
+def _words(line: str) -> list[str]:
+    """Between blanks and tabs, which are res_init(3)'s; str.split() knows a dozen others."""
+    return [word for word in line.replace("\t", " ").split(" ") if word]
 
 
 def host_nameservers() -> list[IPv4Network]:
@@ -41,7 +46,8 @@ def resolv(source: Callable[[str], str] = read) -> str:
     text = source(HOST_RESOLV)
     servers = [server for server in nameservers(text) if _reachable(server)]
     servers = servers or [server for server in nameservers(source(RESOLVED_RESOLV)) if _reachable(server)]
-    kept = [line for line in text.splitlines() if line.split()[:1] != ["nameserver"]]
+    lines = text.removesuffix("\n").split("\n") if text else []
+    kept = [line for line in lines if _words(line)[:1] != ["nameserver"]]
     return "\n".join([*kept, *(f"nameserver {server}" for server in servers or FALLBACK), ""])
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from runtime.engine.network import files
@@ -26,6 +28,15 @@ def resolv(host: str, resolved: str = "") -> str:
 )  # fmt: skip
 def test_resolv(host: str, resolved: str, expected: str) -> None:
     assert resolv(host, resolved) == expected
+
+
+@pytest.mark.parametrize("no_end", "\r\v\f\x1c\x85\u2028", ids=ascii)
+def test_lines_end_at_newlines_only(no_end: str, tmp_path: Path) -> None:
+    """To res_init(3) this is one comment, or one nameserver that is none."""
+    text = f"#{no_end}nameserver 192.0.2.1\nnameserver\u00a0192.0.2.2\nnameserver 192.0.2.3\n"
+    (tmp_path / "resolv.conf").write_bytes(text.encode())
+    assert files.nameservers(files.read(str(tmp_path / "resolv.conf"))) == ["192.0.2.3"]
+    assert resolv(text) == f"#{no_end}nameserver 192.0.2.1\nnameserver\u00a0192.0.2.2\nnameserver 192.0.2.3\n"
 
 
 def test_a_missing_file_is_an_empty_one() -> None:
