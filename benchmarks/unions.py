@@ -25,7 +25,8 @@ from benchmarks.subjects import Layer, flush, split_name
 from drivers import fuse_aufs, overlay2
 from drivers.errors import DriverError
 from drivers.mounts import Mount, mount_all, unmount_all
-from unionfs.transport import control
+from unionfs.linux.mounts import mount_of
+from unionfs.transport import control, device
 
 
 class Server(Protocol):
@@ -50,8 +51,9 @@ class Mounts:
 
     @property
     def pid(self) -> int | None:
-        device = os.stat(self._target).st_dev
-        server = control.find(f"{os.major(device)}:{os.minor(device)}")
+        point = mount_of(self._target)
+        identity = None if point is None else device.identity_of(point)
+        server = None if identity is None else control.find(identity)
         if server is None:
             return None
         server.close()

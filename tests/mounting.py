@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from drivers.mounts import Mount, mount_all, unmount_all
 from unionfs.linux import consts, mounts
-from unionfs.transport import control
+from unionfs.transport import control, device
 
 TRANSPORTS = ("direct", "pyfuse3")
 
@@ -110,9 +110,9 @@ class Union:
 
 def server_of(path: str) -> control.Server:
     """The process that serves the union mounted at `path`; to be closed."""
-    point = mounts.mounted_at(os.path.realpath(path))
+    point = mounts.mount_of(path)
     assert point is not None
-    server = control.find(point.device)
+    server = control.find(device.identity_of(point) or "")
     assert server is not None
     return server
 

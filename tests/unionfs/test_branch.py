@@ -15,7 +15,7 @@ from tests.contracts.posix.case import fails
 from tests.mounting import Union
 from tests.unionfs.inprocess import content, union, walk, write
 from unionfs.linux import consts, mounts, processes
-from unionfs.transport import control
+from unionfs.transport import control, device
 from unionfs.union.branch import Branch, Permission
 
 pytestmark = pytest.mark.needs("root", "trusted-xattr")
@@ -201,7 +201,7 @@ def test_through_a_mount(mount_union: Callable[..., Union], low: Path) -> None:
     mounted = mount_union("low", "up")
     point = mounts.mounted_at(os.path.realpath(mounted.path))
     assert point is not None
-    server = control.find(point.device)
+    server = control.find(device.identity_of(point) or "")
     assert server is not None
     assert mounts.mountinfo(server.pid) == mounts.mountinfo()
     server.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -19,7 +20,7 @@ import pytest
 from tests.contracts.posix.case import fails
 from tests.mounting import Union, unionfs
 from unionfs.linux import consts, mounts
-from unionfs.transport import control, info
+from unionfs.transport import control, device, info
 
 UNIONFS = [sys.executable, "-m", "unionfs"]
 
@@ -100,7 +101,7 @@ def unanswered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
     path = str(tmp_path / "mnt")
     os.mkdir(path)
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0"
+    data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,max_read={device.new_mark()}"
     mounts.mount("test", path, "fuse.unionfs", 0, data)
     yield path
     mounts.umount2(path, consts.MNT_DETACH)
@@ -115,7 +116,7 @@ def test_asking_sends_nothing_to_the_mount(
     monkeypatch.chdir(tmp_path)
     point = mounts.mounted_at(os.path.realpath(tmp_path) + "/mnt")
     assert point is not None
-    announcement = control.Announcement(point.device)
+    announcement = control.Announcement(device.identity_of(point) or "")
     announcement.socket.setblocking(True)
     ways = (unanswered, "mnt", "mnt/", "./mnt/.", str(tmp_path / "link"))
 
@@ -196,11 +197,11 @@ def test_of_a_live_mount(mounted: Union, transport: str) -> None:
 def test_a_client_that_stalls_holds_up_nobody(mounted: Union) -> None:
     point = mounts.mounted_at(os.path.realpath(mounted.path))
     assert point is not None
-    stalled = [control._connections(point.device) for _ in range(3)]
-    assert all(next(connection) for connection in stalled)
-    assert info.ask(mounted.path)["nodes"]
-    unionfs("umount", mounted.path)
-    del stalled
+    with contextlib.ExitStack() as stalled:
+        for _ in range(3):
+            assert stalled.enter_context(control._connection(device.identity_of(point) or ""))
+        assert info.ask(mounted.path)["nodes"]
+        unionfs("umount", mounted.path)
 
 
 @pytest.mark.needs("fuse", "program:unshare")

@@ -18,11 +18,17 @@ import pytest
 
 from tests.mounting import Union, server_of, unionfs
 from unionfs.linux import consts, mounts
-from unionfs.transport import control, unmount
+from unionfs.transport import control, device, unmount
 
 pytestmark = pytest.mark.needs("fuse")
 
 PATIENCE_MS = 20_000
+
+
+def identity(union: Union) -> str:
+    point = mounts.mount_of(union.path)
+    assert point is not None
+    return device.identity_of(point) or ""
 
 
 def ended(server: control.Server, within_ms: int = PATIENCE_MS) -> bool:
@@ -240,10 +246,12 @@ def test_every_way_to_end_it(
 ) -> None:
     Path(union.path, "new").write_text("new")
     Path(union.path, "file").write_text("changed")
+    sockets = {name for name in os.listdir(control.directory()) if name == identity(union)}
+    assert sockets
     end(union, server)
     assert ended(server)
     assert not union.mounted
-    assert not [name for name in os.listdir(control.directory()) if name.endswith(f".{server.pid}")]
+    assert not set(os.listdir(control.directory())) & sockets
     assert sorted(os.listdir(union.upper)) == ["file", "new"]
     union.check_log()
     union.mount()  # its branch is free
@@ -315,8 +323,10 @@ def test_unmount_waits_for_other_mount_namespaces(
 
 
 def test_a_killed_server_can_be_unmounted_and_its_socket_goes(union: Union, server: control.Server) -> None:
+    socket = os.path.join(control.directory(), identity(union))
     os.kill(server.pid, signal.SIGKILL)
     assert ended(server)
+    assert os.path.exists(socket)
     with pytest.raises(OSError, match="not connected"):
         os.listdir(union.path)
     done = subprocess.run(
@@ -327,7 +337,7 @@ def test_a_killed_server_can_be_unmounted_and_its_socket_goes(union: Union, serv
     unionfs("umount", union.path)
     assert not union.mounted
     union.mount()
-    assert not [name for name in os.listdir(control.directory()) if name.endswith(f".{server.pid}")]
+    assert not os.path.exists(socket)
 
 
 # Appends numbers, each fsynced before it is reported, until it cannot.

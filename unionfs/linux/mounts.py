@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -150,7 +151,10 @@ def detached(mounting: Callable[[str], None]) -> int:
             failed.append(error)
 
     thread = threading.Thread(target=work)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, "no thread can be started") from None
     thread.join()
     # The namespace holds a copy of every mount there is, until the kernel is done with the thread, which join() is not
     # about.
@@ -185,22 +189,41 @@ def _unescape(field: str) -> str:
     return out.decode("utf-8", "surrogateescape")
 
 
+class MountTable:
+    """The mounts of a process's mount namespace, to be read as often as one likes: it takes no further descriptor."""
+
+    def __init__(self, pid: int | str = "self") -> None:
+        self._fd = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self) -> list[MountPoint]:
+        """In mount order: the last with a target is the one on top."""
+        table = b""
+        while part := os.pread(self._fd, 1 << 16, len(table)):
+            table += part
+        # A carriage return in a name is not escaped (fs/proc_namespace.c), and must not end a line.
+        return [_point(line) for line in table.decode("utf-8", "surrogateescape").split("\n") if line]
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _point(line: str) -> MountPoint:
+    left, right = line.split(" - ", 1)
+    ids = left.split(" ")
+    fstype, source, super_options = right.split(" ", 2)
+    return MountPoint(
+        int(ids[0]), int(ids[1]), ids[2], _unescape(ids[3]), _unescape(ids[4]), ids[5],
+        fstype, _unescape(source), super_options,
+    )  # fmt: skip
+
+
 def mountinfo(pid: int | str = "self") -> list[MountPoint]:
     """The mounts of a process's mount namespace, in mount order: the last with a target is the one on top."""
-    points = []
-    # A carriage return in a name is not escaped (fs/proc_namespace.c), and must not end a line.
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as table:
-        for line in table:
-            left, right = line.rstrip("\n").split(" - ", 1)
-            ids = left.split(" ")
-            fstype, source, super_options = right.split(" ", 2)
-            points.append(
-                MountPoint(
-                    int(ids[0]), int(ids[1]), ids[2], _unescape(ids[3]), _unescape(ids[4]), ids[5],
-                    fstype, _unescape(source), super_options,
-                )
-            )
-    return points
+    table = MountTable(pid)
+    try:
+        return table.read()
+    finally:
+        table.close()
 
 
 def mounted_at(target: str) -> MountPoint | None:
@@ -210,6 +233,19 @@ def mounted_at(target: str) -> MountPoint | None:
         if point.target == target:
             found = point
     return found
+
+
+def mount_of(path: StrPath) -> MountPoint | None:
+    """The mount whose root is `path`, or None. Its file system is not asked for anything: O_PATH does not tell it that
+    its root is opened (open(2))."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fields:
+            mount_id = next(int(line.split()[1]) for line in fields if line.startswith("mnt_id:"))
+        target = os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+    return next((p for p in mountinfo() if p.mount_id == mount_id and p.target == target), None)
 
 
 def file_system_of(device: int) -> str | None:

@@ -166,6 +166,15 @@ def is_dying(tid: int) -> bool:
     return any(signals >> signal.SIGKILL - 1 & 1 for signals in pending)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process waits to be continued, by a signal or by a debugger (proc(5), /proc/PID/stat)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as fields:
+            return fields.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except OSError:
+        return False
+
+
 def groups(tid: int) -> set[int]:
     """The supplementary groups of a thread (proc(5), /proc/PID/status); none that can be seen of one that is gone."""
     try:

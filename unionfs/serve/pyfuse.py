@@ -91,6 +91,27 @@ def _answer_slow(
     return answer
 
 
+class NoThread(OSError):
+    """There is no thread to be had."""
+
+
+async def in_thread(call: Callable[..., _T], *args: Any, limiter: trio.CapacityLimiter | None = None) -> _T:
+    """`call(*args)` in a thread. Raises NoThread."""
+    begun = False
+
+    def work() -> _T:
+        nonlocal begun
+        begun = True
+        return call(*args)
+
+    try:
+        return await trio.to_thread.run_sync(work, limiter=limiter)
+    except RuntimeError:
+        if begun:
+            raise
+        raise NoThread(errno.EAGAIN, "no thread can be started: see 'ulimit -u', and pids.max of its cgroup") from None
+
+
 def _entry(attr: Attr) -> EntryAttributes:
     ino, nlink, st, _ = attr
     entry = EntryAttributes()
@@ -139,7 +160,10 @@ class UnionOperations(pyfuse3.Operations):
     async def _call(self, slow: bool, call: Callable[..., _T], *args: Any) -> _T:
         if slow:
             with self._waiting:
-                return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
+                try:
+                    return await in_thread(call, *args, limiter=self._limiter)
+                except NoThread:
+                    _log.warning("no further thread can be started; others wait for the slow work of this one")
         return call(*args)
 
     async def _pause(self, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""One Unix socket a mount, by which others find its server: /run/fuse-aufs/mounts/MAJOR:MINOR.PID.
+"""One Unix socket a mount, by which others find its server: /run/fuse-aufs/mounts/IDENTITY.
 
-The device number is the mount's st_dev, the same in every mount namespace; the process id keeps a server that is just
-ending from unlinking its successor's socket when the kernel hands the number out again.
+The identity (transport/device.py) is shown by the mount itself, in every mount namespace, and no other mount ever has
+it: a server that is stopped, or just ending, is not taken for that of a mount which got its device number.
 
     client                      server
     connect, close                           wants the process only: the kernel tells it (SO_PEERCRED)
@@ -12,11 +12,14 @@ ending from unlinking its successor's socket when the kernel hands the number ou
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
+
+from unionfs.linux.processes import is_stopped
 
 INFO = b"info\n"
 
@@ -24,12 +27,18 @@ INFO = b"info\n"
 PATIENCE_SECONDS = 1.0
 # A client waits longer: its server may be attending to others.
 _CLIENT_PATIENCE_SECONDS = 10.0
+# After which a server asks again for what it could not have to serve a client: a descriptor, or memory.
+PAUSE_SECONDS = 1.0
+
+# Descriptors that are kept for a client: of its connection, and of what is read to answer it.
+_SPARE = 3
 
 _LONGEST_REQUEST = 64
 
 Facts = Callable[[], Mapping[str, object]]
 
 _UCRED = struct.Struct("3i")  # struct ucred: pid uid gid (unix(7), SO_PEERCRED)
+_TIMEVAL = struct.Struct("ll")  # struct timeval (socket(7), SO_SNDTIMEO)
 
 
 def directory() -> str:
@@ -43,7 +52,7 @@ def directory() -> str:
 class Announcement:
     """A listening socket, mode 0600, for as long as the server serves. `path` and `socket` are immutable."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, identity: str) -> None:
         """Raises OSError when the directory cannot be written to; the mount works without."""
         where = directory()
         for path, mode in ((os.path.dirname(where), 0o755), (where, 0o700)):
@@ -52,12 +61,12 @@ class Announcement:
             except FileExistsError:
                 pass  # by the runtime, or by the first mount
         _sweep(where)
-        name = f"{device}.{os.getpid()}"
-        self.path = os.path.join(where, name)
+        self.path = os.path.join(where, identity)
+        self._spare: list[int] = []
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             # Listening before it has its name: whoever finds it can connect, and a sweep does not take it for dead.
-            hidden = os.path.join(where, f".{name}")
+            hidden = os.path.join(where, f".{identity}")
             self.socket.bind(hidden)
             os.chmod(hidden, 0o600)
             self.socket.listen()
@@ -65,6 +74,41 @@ class Announcement:
         except BaseException:
             self.socket.close()
             raise
+        self._keep_spare()
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[socket.socket | None]:
+        """The next client, to be served within; None if it has gone. Where the mount's users have taken all
+        descriptors, by those that are kept for it.
+
+        Raises OSError when there is nothing to serve it by (EMFILE, ENFILE, ENOMEM, ENOBUFS). The socket stays readable
+        then: look at it again after PAUSE_SECONDS.
+        """
+        try:
+            yield self._accept()
+        finally:
+            self._keep_spare()
+
+    def _accept(self) -> socket.socket | None:
+        for last in (False, True):
+            try:
+                return self.socket.accept()[0]
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
+                    return None
+                if last or error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+            self._give_spare()
+        raise AssertionError("unreachable")
+
+    def _keep_spare(self) -> None:
+        with contextlib.suppress(OSError):
+            while len(self._spare) < _SPARE:
+                self._spare.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+
+    def _give_spare(self) -> None:
+        while self._spare:
+            os.close(self._spare.pop())
 
     def withdraw(self) -> None:
         try:
@@ -72,6 +116,7 @@ class Announcement:
         except FileNotFoundError:
             pass  # somebody emptied /run
         self.socket.close()
+        self._give_spare()
 
 
 class Server:
@@ -125,62 +170,72 @@ def serve_one(connection: socket.socket, facts: Facts) -> None:
         connection.sendall(said)
 
 
-def find(device: str) -> Server | None:
-    """The server of the mount with this device number ("0:53"), or None if it has died or cannot be seen."""
-    for client in _connections(device):
-        with contextlib.suppress(OSError):  # ended since, or in another pid namespace (pid 0)
-            pid, _, _ = _UCRED.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-            return Server(pid, os.pidfd_open(pid))
-    return None
+def find(identity: str) -> Server | None:
+    """The server of the mount with this identity, or None if it has died or cannot be seen. It is not waited for: the
+    kernel tells who listens.
 
-
-def ask(device: str, request: bytes) -> bytes | None:
-    """The answer of the server of the mount with this device number, or None where `find` would find none.
-
-    Raises TimeoutError when it does not come.
+    Raises TimeoutError when too many wait for it already.
     """
-    for client in _connections(device):
-        client.settimeout(_CLIENT_PATIENCE_SECONDS)
-        said = b""
-        with contextlib.suppress(ConnectionError):  # ended since
-            client.sendall(request)
-            while part := client.recv(1 << 16):
-                said += part
-        if said:
-            return said
+    with _connection(identity) as client:
+        if client is not None:
+            with contextlib.suppress(OSError):  # ended since, or in another pid namespace (pid 0)
+                pid = _listener(client)
+                return Server(pid, os.pidfd_open(pid))
     return None
 
 
-def _connections(device: str) -> Iterator[socket.socket]:
-    """To each server that listens for this device number: the mount's, and perhaps one that is just ending."""
-    where = directory()
-    try:
-        names = os.listdir(where)
-    except FileNotFoundError:
-        return
-    for name in names:
-        if name.startswith(f"{device}."):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-                try:
-                    client.connect(os.path.join(where, name))
-                except OSError:
-                    continue  # killed, or ended since
-                yield client
+def ask(identity: str, request: bytes) -> bytes | None:
+    """The answer of the server of the mount with this identity, or None where `find` would find none.
+
+    Raises TimeoutError when it does not come, with the reason if it is known.
+    """
+    said = b""
+    with _connection(identity) as client:
+        if client is not None:
+            if is_stopped(pid := _listener(client)):
+                raise TimeoutError(errno.ETIMEDOUT, f"process {pid} is stopped")
+            client.settimeout(_CLIENT_PATIENCE_SECONDS)
+            with contextlib.suppress(ConnectionError):  # ended since
+                client.sendall(request)
+                while part := client.recv(1 << 16):
+                    said += part
+    return said or None
+
+
+@contextlib.contextmanager
+def _connection(identity: str) -> Iterator[socket.socket | None]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        # What connect(2) may wait for a place in the queue of a server that is stopped. Python's own timeout would not
+        # wait (EAGAIN).
+        seconds, microseconds = divmod(int(_CLIENT_PATIENCE_SECONDS * 10**6), 10**6)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(seconds, microseconds))
+        try:
+            client.connect(os.path.join(directory(), identity))
+        except BlockingIOError:
+            raise TimeoutError(errno.ETIMEDOUT, "too many wait for it") from None
+        except OSError:
+            yield None  # killed, or ended since
+        else:
+            yield client
+
+
+def _listener(client: socket.socket) -> int:
+    pid, _, _ = _UCRED.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(pid)
 
 
 def _sweep(where: str) -> None:
-    """Take away the sockets of servers that were killed."""
-    for name in os.listdir(where):
-        if name.startswith("."):
-            continue
-        path = os.path.join(where, name)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+    """Take away the sockets of servers that were killed. Those that live notice nothing: a socket of another type at
+    that address is refused for its type (EPROTOTYPE, unix(7)), and only where nobody listens for that."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        for name in os.listdir(where):
+            path = os.path.join(where, name)
+            if name.startswith("."):
+                continue
             try:
                 client.connect(path)
             except ConnectionRefusedError:
-                try:
+                with contextlib.suppress(FileNotFoundError):  # another mount swept it first
                     os.unlink(path)
-                except FileNotFoundError:
-                    pass  # another mount swept it first
             except OSError:
-                pass  # a full backlog is a live server; ENOENT is one that withdrew
+                pass  # EPROTOTYPE; ENOENT is one that withdrew

@@ -17,18 +17,18 @@ import socket
 from collections.abc import Collection
 from typing import Protocol
 
-from unionfs.linux.mounts import detached, mounted_at
+from unionfs.linux.mounts import detached, mountinfo
 from unionfs.transport import device
 
 HANDED = b"\n"
 
 
 class Delivery(Protocol):
-    """`name` is for the log. `device` is the mount's st_dev as "MAJOR:MINOR", "" before it is known. With `is_detached`
+    """`name` is for the log. `identity` is the mount's (transport/device.py), "" before it is known. With `is_detached`
     nobody but who has the mount knows where it is."""
 
     name: str
-    device: str
+    identity: str
     is_detached: bool
 
     def mount(self, flags: Collection[str], allow_other: bool, *, dont_mask: bool) -> int:
@@ -48,13 +48,18 @@ class AtMountPoint:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.device = ""
+        self.identity = ""
+        self._mark = device.new_mark()
 
     def mount(self, flags: Collection[str], allow_other: bool, *, dont_mask: bool) -> int:
-        fd = device.attach(self.name, flags, allow_other)
-        point = mounted_at(self.name)
-        assert point is not None
-        self.device = point.device
+        fd = device.attach(self.name, flags, allow_other, self._mark)
+        # Not by its name: it may have been moved, or covered by another one.
+        shown = [identity for point in mountinfo() if (identity := device.identity_of(point))]
+        ours = [identity for identity in shown if identity.endswith(f".{self._mark}")]
+        if not ours:
+            os.close(fd)
+            raise OSError(errno.ENOENT, "somebody unmounted it before it could be served", self.name)
+        self.identity = ours[0]
         return fd
 
     def deliver(self) -> None:
@@ -71,7 +76,8 @@ class HandedOver:
     is_detached = True
 
     def __init__(self, connection: socket.socket) -> None:
-        self.device = ""
+        self.identity = ""
+        self._mark = device.new_mark()
         self._connection = connection
         self._mount = -1
 
@@ -79,16 +85,16 @@ class HandedOver:
         if os.geteuid() != 0:
             raise OSError(errno.EPERM, "only root can have a mount that is attached nowhere", self.name)
         if dont_mask:
-            fd, self._mount = device.make_detached(flags)
+            fd, self._mount = device.make_detached(flags, self._mark)
             return fd
         served: list[int] = []
-        self._mount = detached(lambda place: served.append(device.mount(place, flags)))
+        self._mount = detached(lambda place: served.append(device.mount(place, flags, self._mark)))
         return served[0]
 
     def deliver(self) -> None:
         try:
             number = os.fstat(self._mount).st_dev
-            self.device = f"{os.major(number)}:{os.minor(number)}"
+            self.identity = device.identity(f"{os.major(number)}:{os.minor(number)}", self._mark)
             server = os.pidfd_open(os.getpid())
             try:
                 socket.send_fds(self._connection, [HANDED], [self._mount, server])

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Collection
 
 from unionfs.linux import consts, mounts
+from unionfs.linux.mounts import MountPoint
 
 SOURCE = "unionfs"
 SUBTYPE = "unionfs"
@@ -37,6 +38,9 @@ _MS = {
     "strictatime": consts.MS_STRICTATIME,
 }
 
+# Above any read that a kernel asks for (FUSE_MAX_MAX_PAGES, fs/fuse), so that the bits below are free; see `identity`.
+_NO_LIMIT = 1 << 30
+
 # What of these belongs to the mount, and so is for fsmount(2); the rest is the file system's.
 _ATTRIBUTES = {
     "ro": consts.MOUNT_ATTR_RDONLY,
@@ -55,7 +59,28 @@ _OF_FILE_SYSTEM = ("ro", "sync", "dirsync")
 _NOT_FOR_FUSERMOUNT = {"nosuid", "nodev", "nosymfollow", "relatime", "strictatime"}
 
 
-def attach(mountpoint: str, flags: Collection[str], allow_other: bool) -> int:
+def new_mark() -> int:
+    """A number for one mount; see `identity`."""
+    return _NO_LIMIT | int.from_bytes(os.urandom(4)) % _NO_LIMIT
+
+
+def identity(device: str, mark: int | str) -> str:
+    """What tells a mount from all others there are and were, in whatever namespace it is seen.
+
+    The kernel hands a device number out again as soon as it is free, a mount id belongs to one place of the mount, and
+    its server may be stopped. So a mark is in an option of the file system, which every mount of it shows without
+    asking anybody (mountinfo, fuse_show_options()): the longest read, of which only so much matters that it is long.
+    """
+    return f"{device}.{mark}"
+
+
+def identity_of(point: MountPoint) -> str | None:
+    """None if it is not a union's."""
+    mark = next((o.removeprefix("max_read=") for o in point.super_options.split(",") if o.startswith("max_read=")), "")
+    return identity(point.device, mark) if point.fstype == FSTYPE else None
+
+
+def attach(mountpoint: str, flags: Collection[str], allow_other: bool, mark: int) -> int:
     """Mount with the `flags` of mount(8) (keys of _MS) and return the descriptor to serve.
 
     Until INIT is answered on it, users of the mount wait. Permission checks are the kernel's work
@@ -63,11 +88,11 @@ def attach(mountpoint: str, flags: Collection[str], allow_other: bool) -> int:
     system's would be. Raises OSError with what to do in its text.
     """
     if os.geteuid() == 0:
-        return mount(mountpoint, flags)
-    return _fusermount(mountpoint, flags, allow_other)
+        return mount(mountpoint, flags, mark)
+    return _fusermount(mountpoint, flags, allow_other, mark)
 
 
-def make_detached(flags: Collection[str]) -> tuple[int, int]:
+def make_detached(flags: Collection[str], mark: int) -> tuple[int, int]:
     """The same as a mount that is attached nowhere: the descriptor to serve, and one of the mount.
 
     Nobody finds it by a name, and it ends with the last descriptor of it. Raises OSError as attach() does. The umask is
@@ -79,7 +104,7 @@ def make_detached(flags: Collection[str]) -> tuple[int, int]:
         try:
             for key, value in {
                 "source": SOURCE, "subtype": SUBTYPE, "fd": str(fd), "rootmode": f"{stat.S_IFDIR:o}", "user_id": "0",
-                "group_id": "0",
+                "group_id": "0", "max_read": str(mark),
             }.items():  # fmt: skip
                 mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, value)
             for flag in ("default_permissions", "allow_other", *(flag for flag in flags if flag in _OF_FILE_SYSTEM)):
@@ -104,11 +129,12 @@ def detach(mountpoint: str, *, lazy: bool = False) -> None:
             raise OSError(code, reason, mountpoint)
 
 
-def mount(mountpoint: str, flags: Collection[str]) -> int:
+def mount(mountpoint: str, flags: Collection[str], mark: int) -> int:
     """attach() for root."""
     fd = _open_device()
     try:
         data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other"
+        data += f",max_read={mark}"
         mounts.mount(SOURCE, mountpoint, FSTYPE, sum(_MS[flag] for flag in flags) | _MS_POSIXACL, data)
     except OSError as error:
         os.close(fd)
@@ -134,8 +160,8 @@ def _refused(error: OSError, place: str) -> OSError:
     return OSError(error.errno, text, place)
 
 
-def _fusermount(mountpoint: str, flags: Collection[str], allow_other: bool) -> int:
-    words = [f"fsname={SOURCE}", f"subtype={SUBTYPE}", "default_permissions"]
+def _fusermount(mountpoint: str, flags: Collection[str], allow_other: bool, mark: int) -> int:
+    words = [f"fsname={SOURCE}", f"subtype={SUBTYPE}", "default_permissions", f"max_read={mark}"]
     words += [flag for flag in flags if flag not in _NOT_FOR_FUSERMOUNT]
     if allow_other:
         words.append("allow_other")
@@ -169,6 +195,8 @@ def _run_fusermount(arguments: list[str], commfd: int = -1) -> str:
         )
     except FileNotFoundError:
         return "fusermount3 is not installed: install the package fuse3"
+    except OSError as error:  # no process to be had, or no descriptor
+        return f"fusermount3 cannot be run: {error.strerror}"
     if result.returncode == 0:
         return ""
     lines = result.stderr.strip().splitlines()

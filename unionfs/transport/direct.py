@@ -16,11 +16,9 @@ import logging
 import os
 import select
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from unionfs.fuse import abi, init, reply, table, wiretext
 from unionfs.fuse.init import Agreement, Refused, Wish
@@ -54,6 +52,8 @@ _WITHOUT_CAPABILITY = "it takes CAP_SYS_ADMIN"
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 
 def serve(
     branches: Sequence[Branch],
@@ -78,6 +78,8 @@ def serve(
     with contextlib.ExitStack() as at_end:
         workers = Workers(max_write=_MAX_WRITE, spin_us=spin_us)
         at_end.callback(workers.close)
+        unmounter = _needing_a_thread(serving.Unmounter, workers)
+        at_end.callback(unmounter.close)
         fs = UnionFs(branches, volatile=volatile, waiting=workers)
         at_end.callback(fs.close)
         # Before the mount: a signal between the two would leave it without a server.
@@ -85,7 +87,7 @@ def serve(
         at_end.callback(delivery.close)
         fd = delivery.mount(flags, allow_other, dont_mask=bool(WISH.flags & abi.FUSE_DONT_MASK))
         at_end.callback(os.close, fd)
-        at_end.callback(lambda: serving.detach(delivery.device))
+        at_end.callback(lambda: unmounter.detach(delivery.identity))
         connection = _Connection(fs, workers, fd, strict=posix)
 
         def facts() -> info.Facts:
@@ -107,15 +109,30 @@ def serve(
                 "pid": os.getpid(),
             }
 
-        answer = connection.operations.answer
-        workers.start(fd, _told(answer) if _log.isEnabledFor(logging.DEBUG) else answer)
+        answer: Answer = connection.operations.answer
+        if _log.isEnabledFor(logging.DEBUG):
+            answer = _told(answer)
+        _needing_a_thread(lambda: workers.start(fd, answer), workers)
+        patience = serving.ENDED_SECONDS
         try:
-            _attend(connection, delivery, signals, ready, facts)
+            if not _attend(connection, delivery, unmounter, signals, ready, facts):
+                patience = serving.HURRIED_SECONDS
         finally:
             workers.stop()
-            workers.join()
+            if not workers.join(patience):
+                serving.leave(delivery.identity, unmounter)
         if connection.refused is not None:
             raise connection.refused
+
+
+def _needing_a_thread(begin: Callable[[], _T], workers: Workers) -> _T:
+    """Where only so many processes are allowed, threads go before the companion."""
+    try:
+        return begin()
+    except OSError as error:
+        if error.errno != errno.EAGAIN or not workers.do_without_companion():
+            raise
+    return begin()
 
 
 class _Connection:
@@ -130,7 +147,7 @@ class _Connection:
         self.refused: Refused | None = None
         self.cannot_lend = ""
         self.has_lent = False
-        self._fd = fd
+        self.fd = fd
         self._without_fsetid = WithoutCapability(consts.CAP_FSETID)
         self.operations = WireOperations(
             fs, init=self._negotiate, passthrough=self._passthrough, interrupt=self._interrupt,
@@ -155,9 +172,9 @@ class _Connection:
         try:
             if writable:
                 with self._without_fsetid:
-                    backing_id = fusedev.backing_open(self._fd, fd)
+                    backing_id = fusedev.backing_open(self.fd, fd)
             else:
-                backing_id = fusedev.backing_open(self._fd, fd)
+                backing_id = fusedev.backing_open(self.fd, fd)
         except OSError as error:
             self.cannot_lend = {
                 errno.EPERM: _WITHOUT_CAPABILITY,
@@ -168,11 +185,11 @@ class _Connection:
         return backing_id
 
     def take_back(self, backing_id: int) -> None:
-        fusedev.backing_close(self._fd, backing_id)
+        fusedev.backing_close(self.fd, backing_id)
 
     def _forget_attributes(self, number: int) -> None:
         with contextlib.suppress(OSError):  # ENOENT: the kernel does not know the number any more
-            os.write(self._fd, reply.notify_inval_inode(number, -1, 0))
+            os.write(self.fd, reply.notify_inval_inode(number, -1, 0))
 
     def _interrupt(self, unique: int) -> bool:
         if not self.workers.interrupt(unique):
@@ -185,7 +202,7 @@ class _Connection:
         (fs/fuse/backing.c, fuse_backing_open)."""
         if self.operations.passthrough is not None and not self.cannot_lend:
             try:
-                fusedev.backing_open(self._fd, -1)
+                fusedev.backing_open(self.fd, -1)
             except OSError as error:
                 if error.errno == errno.EPERM:
                     self.cannot_lend = _WITHOUT_CAPABILITY
@@ -229,52 +246,72 @@ def _signals() -> Iterator[int]:
 
 
 def _attend(
-    connection: _Connection, delivery: Delivery, signals: int, ready: Callable[[], None], facts: control.Facts
-) -> None:
-    """The main thread, until the connection has ended."""
+    connection: _Connection,
+    delivery: Delivery,
+    unmounter: serving.Unmounter,
+    signals: int,
+    ready: Callable[[], None],
+    facts: control.Facts,
+) -> bool:
+    """The main thread, until the connection has ended; False if that was under its users."""
     try:
         delivery.deliver()
     except OSError:
         if connection.refused is not None:
-            return
+            return True
         raise
-    with _announced(delivery.device) as listener:
+    with _announced(delivery.identity) as announcement:
         _log.info("%s: mounted, process %d", delivery.name, os.getpid())
         ready()
         poll = select.poll()
         poll.register(connection.workers.ended_fd, select.POLLIN)
+        poll.register(connection.fd, 0)  # POLLERR: it has ended, though every thread may be elsewhere
         poll.register(signals, select.POLLIN)
-        if listener is not None:
-            poll.register(listener, select.POLLIN)
+        listener = -1 if announcement is None else announcement.socket.fileno()
+        pause_ms: float | None = None
         unmounting = False
         while True:
-            found = {fd for fd, _ in poll.poll()}
-            if connection.workers.ended_fd in found:
-                return
+            if listener >= 0 and pause_ms is None:
+                poll.register(listener, select.POLLIN)
+            found = {fd for fd, _ in poll.poll(pause_ms)}
+            pause_ms = None
+            if connection.workers.ended_fd in found or connection.fd in found:
+                return True
             for number in os.read(signals, 16) if signals in found else b"":
                 name = signal.Signals(number).name
-                if unmounting or (delivery.is_detached and not serving.places(delivery.device)):
+                if unmounting or (delivery.is_detached and not unmounter.places(delivery.identity)):
                     _log.warning("%s: %s: ending under its users", delivery.name, name)
                     connection.workers.abandon()
-                    return
+                    return False
                 _log.info("%s: %s", delivery.name, name)
-                # In a thread: it waits for pages to be written, and may be told to hurry.
-                threading.Thread(target=serving.unmount, args=(delivery.device,), daemon=True).start()
+                unmounter.unmount(delivery.identity)
                 unmounting = True
-            if listener is not None and listener.fileno() in found:
-                with contextlib.suppress(OSError):  # gone again
-                    control.serve_one(listener.accept()[0], facts)
+            if announcement is not None and listener in found and not _serve_client(announcement, facts):
+                poll.unregister(listener)
+                pause_ms = control.PAUSE_SECONDS * 1000
+
+
+def _serve_client(announcement: control.Announcement, facts: control.Facts) -> bool:
+    """False if there is nothing to do so by now."""
+    try:
+        with announcement.client() as client:
+            if client is not None:
+                control.serve_one(client, facts)
+    except OSError as error:
+        _log.warning("who asks for this mount has to wait: %s", error.strerror)
+        return False
+    return True
 
 
 @contextlib.contextmanager
-def _announced(dev: str) -> Iterator[socket.socket | None]:
+def _announced(identity: str) -> Iterator[control.Announcement | None]:
     try:
-        announcement = control.Announcement(dev)
+        announcement = control.Announcement(identity)
     except OSError as error:
         _log.warning("'unionfs umount' will not wait for this server: %s", error)
         yield None
         return
     try:
-        yield announcement.socket
+        yield announcement
     finally:
         announcement.withdraw()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TypedDict, cast
 
-from unionfs.linux.mounts import MountPoint, mountinfo
+from unionfs.linux.mounts import mount_of
 from unionfs.transport import control, device
 from unionfs.union.branch import Branch
 
@@ -61,13 +61,14 @@ def ask(mountpoint: str) -> Facts:
     Raises OSError(errno, what is wrong, mountpoint): ENOENT and others for the path; EINVAL, no union is mounted
     there; ENOTCONN, its server has died or is out of reach; ETIMEDOUT, it does not answer; EPROTO, it cannot.
     """
-    point = _find(mountpoint)
-    if point is None or point.fstype != device.FSTYPE:
+    point = mount_of(mountpoint)
+    identity = None if point is None else device.identity_of(point)
+    if identity is None:
         raise OSError(errno.EINVAL, "no union is mounted there", mountpoint)
     try:
-        said = control.ask(point.device, control.INFO)
-    except TimeoutError:
-        raise OSError(errno.ETIMEDOUT, "its server does not answer", mountpoint) from None
+        said = control.ask(identity, control.INFO)
+    except TimeoutError as error:
+        raise OSError(errno.ETIMEDOUT, f"its server does not answer{_because_of(error)}", mountpoint) from None
     if said is None:
         raise OSError(
             errno.ENOTCONN,
@@ -82,16 +83,8 @@ def ask(mountpoint: str) -> Facts:
     return cast(Facts, facts)
 
 
-def _find(path: str) -> MountPoint | None:
-    """The mount whose root is `path`. O_PATH does not tell a file system that its root is opened (open(2))."""
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fields:
-            mount_id = next(int(line.split()[1]) for line in fields if line.startswith("mnt_id:"))
-        target = os.readlink(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
-    return next((p for p in mountinfo() if p.mount_id == mount_id and p.target == target), None)
+def _because_of(error: OSError) -> str:
+    return f": {error.strerror}" if error.strerror else ""
 
 
 def text(facts: Facts, mountpoint: str) -> str:

@@ -1,7 +1,9 @@
 """A pyfuse3 + trio session: mount, answer until the last user is gone, end.
 
-    serve()  main thread   signals, mounting, INIT, requests, in one trio run
+    serve()  main thread   signals, mounting, INIT, requests, the control socket, in one trio run
              a thread      the first stat of the mount: its answer is what makes the mount ready
+             a thread      unmounting (`serving`)
+             a thread      the end, where the main thread does not come to it (`watch`)
 
 SIGTERM and SIGINT unmount. If the mount is in use it is detached: no new user finds it, those it has go on until they
 are done, so that nothing they wrote is lost; a second signal ends the session under them, as the first does where the
@@ -20,10 +22,11 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 import pyfuse3
 import trio
 
-from unionfs.serve.pyfuse import UnionOperations
+from unionfs.serve.pyfuse import UnionOperations, in_thread
 from unionfs.transport import control, info, serving
 from unionfs.transport.delivery import Delivery
 from unionfs.transport.interrupt import Interrupts
+from unionfs.transport.watch import Watch
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
 
@@ -71,15 +74,17 @@ def serve(
             "pid": os.getpid(),
         }
 
-    try:
-        trio.run(_session, fs, delivery, flags, allow_other, ready, facts)
-    except ExceptionGroup as group:  # what a task of a nursery raises comes in one
-        refusal, other = group.split(OSError)
-        if refusal is None or other is not None:
-            raise
-        raise _first(refusal) from None
-    finally:
-        fs.close()
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(fs.close)
+        unmounter = serving.Unmounter()
+        at_end.callback(unmounter.close)
+        try:
+            trio.run(_session, fs, delivery, unmounter, flags, allow_other, ready, facts)
+        except ExceptionGroup as group:  # what a task of a nursery raises comes in one
+            refusal, other = group.split(OSError)
+            if refusal is None or other is not None:
+                raise
+            raise _first(refusal) from None
 
 
 def _first(error: Exception) -> Exception:
@@ -89,22 +94,31 @@ def _first(error: Exception) -> Exception:
 async def _session(
     fs: UnionFs,
     delivery: Delivery,
+    unmounter: serving.Unmounter,
     flags: Collection[str],
     allow_other: bool,
     ready: Callable[[], None],
     facts: control.Facts,
 ) -> None:
     interrupts = Interrupts()
+    refused: list[OSError] = []
     # Before the mount: a signal between the two would leave it without a server.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         fd = delivery.mount(flags, allow_other, dont_mask=False)
+        try:
+            watch = Watch(fd, lambda: _leave(fd, delivery, unmounter))
+        except BaseException:
+            os.close(fd)
+            delivery.close()
+            unmounter.detach(delivery.identity)
+            raise
         try:
             # libfuse takes a descriptor that is mounted already by this name, and does not unmount it.
             pyfuse3.init(UnionOperations(fs, interrupts), f"/dev/fd/{fd}", set())
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_end_on_signal, signals, delivery, interrupts)
-                    nursery.start_soon(_announce, delivery, ready, interrupts, facts)
+                    nursery.start_soon(_end_on_signal, signals, delivery, unmounter, watch)
+                    nursery.start_soon(_announce, delivery, ready, interrupts, facts, refused)
                     try:
                         await pyfuse3.main(max_tasks=_REQUESTS_AT_ONCE)
                     except* ConnectionAbortedError:
@@ -114,18 +128,37 @@ async def _session(
             finally:
                 pyfuse3.close(unmount=False)
         finally:
+            watch.close()
             delivery.close()
-            serving.detach(delivery.device)
+            unmounter.detach(delivery.identity)
+    if refused:
+        raise refused[0]
+
+
+def _leave(fd: int, delivery: Delivery, unmounter: serving.Unmounter) -> None:
+    # With its last descriptor the kernel aborts the connection: to detach it then waits for nobody.
+    os.close(fd)
+    serving.leave(delivery.identity, unmounter)
 
 
 async def _announce(
-    delivery: Delivery, ready: Callable[[], None], interrupts: Interrupts, facts: control.Facts
+    delivery: Delivery,
+    ready: Callable[[], None],
+    interrupts: Interrupts,
+    facts: control.Facts,
+    refused: list[OSError],
 ) -> None:
-    """Wait until the mount answers, say so, and be found by those who unmount it or ask about it."""
-    with interrupts:
-        await trio.to_thread.run_sync(delivery.deliver)
+    """Wait until the mount answers, say so, and be found by those who unmount it or ask about it. What keeps it from
+    that ends the session and goes to `refused`."""
     try:
-        announcement = control.Announcement(delivery.device)
+        with interrupts:
+            await in_thread(delivery.deliver)
+    except OSError as error:
+        refused.append(error)
+        pyfuse3.terminate()
+        return
+    try:
+        announcement = control.Announcement(delivery.identity)
     except OSError as error:
         _log.warning("%s: 'unionfs umount' will not wait for this server", error)
         announcement = None
@@ -134,17 +167,21 @@ async def _announce(
     if announcement is None:
         return
     try:
-        listener = trio.socket.from_stdlib_socket(announcement.socket)
-        async with trio.open_nursery() as nursery:
-            while True:
-                connection, _ = await listener.accept()
-                nursery.start_soon(_attend, connection, facts)
+        while True:
+            await trio.lowlevel.wait_readable(announcement.socket)
+            try:
+                with announcement.client() as client:
+                    if client is not None:
+                        await _attend(trio.socket.from_stdlib_socket(client), facts)
+            except OSError as error:
+                _log.warning("who asks for this mount has to wait: %s", error.strerror)
+                await trio.sleep(control.PAUSE_SECONDS)
     finally:
         announcement.withdraw()
 
 
 async def _attend(connection: trio.socket.SocketType, facts: control.Facts) -> None:
-    """control.serve_one(), for trio."""
+    """control.serve_one(), for trio. One client at a time, whatever comes."""
     with connection, trio.move_on_after(control.PATIENCE_SECONDS), contextlib.suppress(OSError):
         request = b""
         while not control.is_complete(request):
@@ -157,16 +194,18 @@ async def _attend(connection: trio.socket.SocketType, facts: control.Facts) -> N
             said = said[await connection.send(said) :]
 
 
-async def _end_on_signal(signals: AsyncIterator[int], delivery: Delivery, interrupts: Interrupts) -> None:
+async def _end_on_signal(
+    signals: AsyncIterator[int], delivery: Delivery, unmounter: serving.Unmounter, watch: Watch
+) -> None:
     async for number in signals:
         _log.info("%s: %s", delivery.name, signal.Signals(number).name)
-        if delivery.is_detached and not serving.places(delivery.device):
+        if delivery.is_detached and not unmounter.places(delivery.identity):
+            watch.hurry()
             pyfuse3.terminate()
             return
-        # In a thread: unmounting writes dirty mapped pages back, which is work for us.
-        with interrupts:
-            await trio.to_thread.run_sync(serving.unmount, delivery.device)
+        unmounter.unmount(delivery.identity)
         break
     async for number in signals:
         _log.warning("%s: %s again: ending under its users", delivery.name, signal.Signals(number).name)
+        watch.hurry()
         pyfuse3.terminate()

@@ -25,6 +25,7 @@ from unionfs.fuse.request import Unintelligible
 from unionfs.linux import fusedev
 from unionfs.linux.processes import is_dying
 from unionfs.transport.companion import Companion
+from unionfs.transport.serving import start
 from unionfs.union.errors import fail
 from unionfs.union.waiting import Waiting
 
@@ -88,15 +89,24 @@ class Workers(Waiting):
         self._ending = False
         self._answer: Answer | None = None
         self._clones: set[int] = set()
+        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.ended_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable when the connection has ended
 
     def start(self, fd: int, answer: Answer) -> None:
-        """Serve the connection `fd`, which must stay open until `join` has returned."""
+        """Serve the connection `fd`, which must stay open until `join` has returned. Raises OSError: EAGAIN, there is
+        not one thread to be had."""
         os.set_blocking(fd, False)
         self._fd = fd
         self._answer = answer
         self._more()
+
+    def do_without_companion(self) -> bool:
+        """Give its process back, where there are too few; False if there was none."""
+        companion, self._companion = self._companion, None
+        if companion is not None:
+            companion.close()
+        return companion is not None
 
     def stop(self) -> None:
         """Read no more requests; those that are being answered still are."""
@@ -107,29 +117,29 @@ class Workers(Waiting):
         """Let go of the connection under its users, whatever slow work is in flight: with its last descriptor the
         kernel aborts it. The numbers stay, on /dev/null, for the threads that still have an answer to write."""
         self.stop()
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            with self._lock:
-                for fd in (self._fd, *self._clones):
-                    os.dup2(null, fd, inheritable=False)
-        finally:
-            os.close(null)
+        with self._lock:
+            for fd in (self._fd, *self._clones):
+                os.dup2(self._null, fd, inheritable=False)
 
-    def join(self) -> None:
-        """Wait until every thread has ended, after `stop` or the end of the connection."""
+    def join(self, seconds: float) -> bool:
+        """Wait until every thread has ended, after `stop` or the end of the connection; False if one still has not."""
+        until = time.monotonic() + seconds
         while self._threads:
             with self._lock:
                 threads = list(self._threads)
             for thread in threads:
-                thread.join()
+                thread.join(max(0.0, until - time.monotonic()))
+                if thread.is_alive():
+                    return False
             with self._lock:
                 self._threads.difference_update(threads)
+        return True
 
     def close(self) -> None:
         if self._companion is not None:
             self._companion.close()
-        os.close(self._stop_fd)
-        os.close(self.ended_fd)
+        for fd in (self._stop_fd, self.ended_fd, self._null):
+            os.close(fd)
 
     # What the union tells.
 
@@ -145,7 +155,11 @@ class Workers(Waiting):
             lonely = not self._idle and len(self._threads) < _MOST_THREADS
         self._baton.release()
         if lonely:
-            self._more()
+            try:
+                self._more()
+            except OSError:
+                # This one reads again when it has answered.
+                _log.warning("no further thread can be started; others wait for the slow work of this one")
 
     def check(self) -> None:
         """INTERRUPT comes for every signal, and no program expects EINTR of chmod(2) or rename(2), nor would one with a
@@ -171,16 +185,16 @@ class Workers(Waiting):
     # The threads.
 
     def _more(self) -> None:
-        thread = threading.Thread(target=self._work, name="fuse")
+        # The end of the process does not wait for it.
+        thread = threading.Thread(target=self._work, name="fuse", daemon=True)
         with self._lock:
             self._threads.add(thread)
         try:
-            thread.start()
-        except RuntimeError:
-            # No thread to be had: this one reads again when it has answered.
+            start(thread)
+        except OSError:
             with self._lock:
                 self._threads.discard(thread)
-            _log.warning("no further thread can be started; others wait for the slow work of this one")
+            raise
 
     def _work(self) -> None:
         fd = -1
