@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from drivers import trees
 from drivers.api import Kind, Usage
+from drivers.durable import sync_file_system
 from drivers.errors import NotFound, Unavailable
 from drivers.graph import GraphSnapshotter, Wish
-from drivers.layout import Layout, has_snapshots, sync_file_system
+from drivers.layout import Layout, has_snapshots
 from drivers.metadata import Record, Store
 from drivers.mounts import Mount
 from drivers.ownership import own_directory

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from drivers import trees
 from drivers.api import Differences, Kind, Probe
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.durable import sync_directory
 from drivers.errors import InUse, TimedOut
 from drivers.graph import Wish
-from drivers.layout import sync_directory
 from drivers.locks import holder, lock
 from drivers.metadata import Record
 from drivers.mounts import Mount, branches

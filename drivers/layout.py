@@ -20,7 +20,6 @@ only garbage, and any process can tell garbage from work in progress.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -32,11 +31,8 @@ from drivers import trees
 from drivers.errors import Unavailable
 from drivers.ownership import own_directory
 from drivers.trees import DIRECTORY
-from unionfs.linux import libc
 
 NEW, RETIRED, IDENTITY = "new-", "rm-", "identity"
-
-_syncfs = libc.bind("syncfs", ctypes.c_int)
 
 
 class Staging:
@@ -263,24 +259,3 @@ def _is_named(parent_fd: int, name: str, fd: int) -> bool:
 
 def _unique() -> str:
     return os.urandom(8).hex()
-
-
-def sync_file_system(path: str) -> None:
-    """Write everything of the file system that `path` is on to the disk: data and names. See syncfs(2).
-
-    Since Linux 5.8 it raises OSError (EIO, ENOSPC …) for a write-back that failed since the descriptor was opened.
-    """
-    fd = os.open(path, DIRECTORY)
-    try:
-        _syncfs(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in the directory `path` durable, and its own mode and attributes."""
-    fd = os.open(path, DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

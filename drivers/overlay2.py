@@ -23,9 +23,9 @@ from functools import cache
 from drivers import overlay_mount
 from drivers.api import Differences, Kind, Probe
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.durable import sync_directory
 from drivers.errors import NotSupported
 from drivers.graph import Wish
-from drivers.layout import sync_directory
 from drivers.metadata import Record
 from drivers.mounts import Mount
 from drivers.quota import delete_with_project, limit_directories, require_quotas

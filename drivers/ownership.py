@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
+from drivers import durable
 from drivers.errors import Unavailable
 from drivers.trees import DIRECTORY
 from unionfs.linux.mounts import mountinfo
@@ -26,11 +27,11 @@ def own_directory(path: str) -> str:
     """
     check_way(path)
     real = os.path.realpath(path)
-    _make(real)
+    durable.make_directories(real, 0o755)  # which nobody else may write to whatever the umask is
     fd = os.open(real, DIRECTORY)
     try:
         _check_owner(real, os.fstat(fd))
-        os.fchmod(fd, 0o700)  # makedirs obeys the umask, and the directory may have been there
+        os.fchmod(fd, 0o700)  # the directory may have been there
     finally:
         os.close(fd)
     return real
@@ -107,20 +108,6 @@ def check_mounted(path: str) -> None:
                 f"nothing is mounted at {place}, where {FSTAB} has {source}, and {path} would be made anew there: "
                 f"mount it (mount {place}), or choose another directory"
             )
-
-
-def _make(path: str) -> None:
-    """With what is missing above it, which nobody else may write to whatever the umask is."""
-    missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for directory in reversed(missing):
-        try:
-            os.mkdir(directory, 0o755)
-        except FileExistsError:
-            if not os.path.isdir(directory):
-                raise
 
 
 def _check_closed(directory: str) -> None:

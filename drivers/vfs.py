@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from drivers.api import Kind, Probe
 from drivers.copytree import copy_tree
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.durable import sync_directory, sync_file_system
 from drivers.graph import Wish
-from drivers.layout import sync_directory, sync_file_system
 from drivers.mounts import Mount
 from unionfs.linux.files import ficlone
 

@@ -25,8 +25,8 @@ from contextlib import AbstractContextManager, ExitStack
 
 from drivers import loop, programs
 from drivers.btrfs import subvolumes
+from drivers.durable import sync_directory
 from drivers.errors import TimedOut, Unavailable
-from drivers.layout import sync_directory
 from drivers.locks import locked
 from drivers.metadata import Store
 from drivers.ownership import check_file

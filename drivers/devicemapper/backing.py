@@ -18,8 +18,8 @@ from typing import NamedTuple
 from drivers import loop
 from drivers.devicemapper.ioctl import SECTOR
 from drivers.devicemapper.options import DEFAULT_DATA, DEFAULT_METADATA, Settings
+from drivers.durable import sync_directory
 from drivers.errors import Unavailable
-from drivers.layout import sync_directory
 from drivers.sizes import show_size
 
 _SUPERBLOCK = 4096  # bytes: a pool whose metadata begin with so many zeros is new to the kernel

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from drivers import durable
 from drivers.api import Kind, Usage
 from drivers.devicemapper import filesystem, ioctl, nodes, options, records, superblock
 from drivers.devicemapper.backing import Devices, Files
@@ -34,8 +35,8 @@ class Driver(GraphSnapshotter):
     def __init__(self, root: str, given: Mapping[str, str]) -> None:
         settings = options.parse(given)  # what cannot be is not to be kept
         self.root = os.path.realpath(root)
-        os.makedirs(self.root, 0o700, exist_ok=True)
-        os.chmod(self.root, 0o700)  # makedirs obeys the umask, and the directory may have been there
+        durable.make_directories(self.root)
+        os.chmod(self.root, 0o700)  # the umask is obeyed, and the directory may have been there
         files = Files(self.root, settings)
         files.check_wanted()
         store = Store(
