@@ -16,6 +16,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
+from drivers import durable
 from runtime.errors import ImageError
 from unionfs.linux.files import link_fd
 
@@ -39,7 +40,7 @@ class Blobs:
 
     def __init__(self, root: str) -> None:
         self._directory = os.path.join(root, "blobs", "sha256")
-        os.makedirs(self._directory, 0o700, exist_ok=True)
+        durable.make_directories(self._directory)
 
     def path(self, digest: str) -> str:
         """ValueError."""
@@ -87,11 +88,7 @@ class Blobs:
 
     def sync(self) -> None:
         """Make the names durable."""
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        durable.sync_directory(self._directory)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each blob by its digest."""

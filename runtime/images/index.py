@@ -11,10 +11,11 @@ import os
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
+from drivers import durable
 from runtime.errors import ImageError
 from runtime.images import document
+from runtime.images.blobs import hex_of
 
-_FRESH = ".new"
 _MARK = "oci-layout"
 _REFERENCE = "org.opencontainers.image.ref.name"
 
@@ -42,6 +43,9 @@ def load(root: str) -> Index:
             descriptors = document.decode(file.read())["manifests"]
         for descriptor in descriptors:
             reference = descriptor.get("annotations", {}).get(_REFERENCE)
+            hex_of(descriptor["digest"])
+            if type(descriptor["size"]) is not int or type(reference) not in (str, type(None)):
+                raise TypeError
             found = index[descriptor["digest"]].references if descriptor["digest"] in index else ()
             references = tuple(sorted({*found, reference} - {None}))
             media_type = descriptor.get("mediaType", document.MANIFEST)
@@ -97,20 +101,9 @@ def mark(root: str) -> None:
 def sweep(root: str) -> None:
     """Remove what a process left that was killed in save() or mark(). The lock is held."""
     for name in os.listdir(root):
-        if name.endswith(_FRESH):
+        if name.endswith(durable.FRESH):
             os.unlink(os.path.join(root, name))
 
 
 def _replace(root: str, name: str, content: dict[str, Any]) -> None:
-    path = os.path.join(root, name)
-    fresh = path + _FRESH  # one name is enough: the lock is held
-    with open(fresh, "wb") as file:
-        file.write(document.encode(content))
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(fresh, path)
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    durable.replace(os.path.join(root, name), document.encode(content))  # one writer: the lock is held

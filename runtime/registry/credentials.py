@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from drivers import locks
+from drivers import durable, locks
 from runtime.errors import RegistryError, UsageError
 from runtime.registry.config import HUB, normal
 
@@ -80,26 +80,16 @@ class Credentials:
 
     @contextlib.contextmanager
     def _changed(self) -> Iterator[dict[str, Any]]:
-        """The document, written new -> rename when the block ends well; two at once take turns."""
+        """The document, replaced when the block ends well; two at once take turns."""
         path = os.path.realpath(self.path)  # a link stays one
         directory = os.path.dirname(path)
-        os.makedirs(directory, 0o700, exist_ok=True)
+        durable.make_directories(directory)
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             locks.lock(lock, directory)
             document = _load(path)
             yield document
-            fresh = f"{path}.new"  # one name is enough: the lock is held
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(fresh)  # of a process that died here, whatever its mode
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(fd, "w", encoding="utf-8") as file:
-                json.dump(document, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(fresh, path)
-            os.fsync(lock)
+            durable.replace(path, json.dumps(document, indent=2).encode() + b"\n")
         finally:
             os.close(lock)
 
