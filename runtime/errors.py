@@ -6,6 +6,7 @@ is something to do, what.
     │   └── NotPermitted         1     the runtime needs root
     ├── ConfigError              125   an OCI spec or image configuration that cannot be run
     ├── StateError               1     a container is not in the state that the verb needs
+    ├── DamagedRecord            1     what is recorded on disk cannot be understood; nothing of it is removed unasked
     ├── NoSuchImage              125
     ├── ImageInUse               1
     ├── ImageError               1     an archive or reference that cannot become an image
@@ -49,6 +50,12 @@ class ConfigError(RuntimeFault):
 
 class StateError(RuntimeFault):
     """A container is not in the state that the verb needs."""
+
+    exit_code = 1
+
+
+class DamagedRecord(RuntimeFault):
+    """A record on disk is empty, cut, or of something else; the text names the file."""
 
     exit_code = 1
 

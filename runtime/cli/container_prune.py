@@ -7,7 +7,7 @@ from runtime.cli.options import Given
 from runtime.cli.settings import Settings
 from runtime.errors import UsageError
 
-SUMMARY = "remove the containers that have ended"
+SUMMARY = "remove the containers that have ended, and snapshots of containers that are lost"
 USAGE = "[OPTIONS]"
 INTERSPERSED = True
 OPTIONS = (prune.FORCE,)
@@ -18,10 +18,9 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it takes no arguments")
     settings.need_root()
     if not given.flag("force"):
-        prune.ask("This will remove all stopped containers.", "container prune")
+        prune.ask("This will remove all stopped containers, and snapshots without a container.", "container prune")
 
-    from runtime.engine.prune import containers
+    from runtime.engine.prune import containers, snapshots
 
-    removed = containers(settings.store())
-    prune.report([("Deleted Containers", removed.lines)], removed.freed)
-    return 0
+    store = settings.store()
+    return prune.report([("Deleted Containers", containers(store)), ("Deleted Snapshots", snapshots(store))])

@@ -27,6 +27,4 @@ def main(given: Given, settings: Settings) -> int:
 
     from runtime.engine.prune import images
 
-    removed = images(settings.store(), named=named)
-    prune.report([("Deleted Images", removed.lines)], removed.freed)
-    return 0
+    return prune.report([("Deleted Images", images(settings.store(), named=named))])

@@ -30,6 +30,7 @@ def main(given: Given, settings: Settings) -> int:
     lines = [
         f"Containers: {sum(counted.values())}",
         *(f"  {status.value}: {counted[status]}" for status in (Status.RUNNING, Status.CREATED, Status.EXITED)),
+        *([f"  dead: {counted[Status.DEAD]}"] if counted[Status.DEAD] else []),
         f"Images: {len(ImageStore(settings.paths.images).list())}",
         f"Root: {settings.paths.root}",
         f"State: {settings.paths.state}",

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from runtime import cli
 from runtime.cli import human
 from runtime.cli.options import Option
 from runtime.errors import StateError
+
+if TYPE_CHECKING:
+    from runtime.engine.prune import Pruned
 
 FORCE = Option("force", "f", help="do not ask")
 
@@ -20,9 +25,14 @@ def ask(warning: str, verb: str) -> None:
         raise StateError(f"{verb} has been cancelled")
 
 
-def report(parts: Sequence[tuple[str, Sequence[str]]], freed: int) -> None:
-    """Titles with the lines below them, and the sum."""
-    for title, lines in parts:
-        if lines:
-            print(f"{title}:", *lines, sep="\n", end="\n\n")
-    print(f"Total reclaimed space: {human.size(freed)}")
+def report(parts: Sequence[tuple[str, Pruned]]) -> int:
+    """Titles with the lines below them, the sum, and a line for each failure; the exit code."""
+    for title, pruned in parts:
+        if pruned.lines:
+            print(f"{title}:", *pruned.lines, sep="\n", end="\n\n")
+    print(f"Total reclaimed space: {human.size(sum(pruned.freed for _, pruned in parts))}", flush=True)
+    code = 0
+    for _, pruned in parts:
+        for failure in pruned.failures:
+            code = cli.report("", failure)
+    return code

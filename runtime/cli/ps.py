@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from runtime.cli import human
@@ -23,6 +24,8 @@ OPTIONS = (
 
 _TITLES = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES")
 _COMMAND = 20
+_UNKNOWN = "<none>"
+_RECORD = re.compile(r"(config|state)\.json .*")
 
 
 def main(given: Given, settings: Settings) -> int:
@@ -30,7 +33,8 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it takes no arguments")
     full = given.flag("no-trunc")
     rows = []
-    for container in settings.store():
+    store = settings.store()
+    for container in [*store, *(store.damaged() if given.flag("all") else ())]:
         try:
             state = container.state()
         except NoSuchContainer:
@@ -50,7 +54,8 @@ def row(container: Container, state: State, *, full: bool) -> tuple[str, ...]:
     if not full and len(command) > _COMMAND:
         command = command[: _COMMAND - 1] + "…"
     shown = config.id if full else config.id[:SHORT_ID]
-    return shown, config.image, f'"{human.printable(command)}"', human.ago(config.created), status(state), config.name
+    image = config.image or _UNKNOWN
+    return shown, image, f'"{human.printable(command)}"', human.ago(config.created), status(state), config.name
 
 
 def status(state: State) -> str:
@@ -58,4 +63,7 @@ def status(state: State) -> str:
         return f"Up {human.span(time.time() - state.started)}"
     if state.status is Status.EXITED:
         return f"Exited ({state.exit_code}) {human.ago(state.finished)}"
+    if state.status is Status.DEAD:
+        found = _RECORD.search(state.error)  # its directory has the id, which is in another column
+        return f"Dead ({found[0] if found else state.error})"
     return str(state.status.value).capitalize()

@@ -18,4 +18,7 @@ def main(given: Given, settings: Settings) -> int:
 
     from runtime.engine.stop import remove
 
-    return each_of(given, "container", lambda reference: remove(store, store.get(reference), force=force))
+    def one(reference: str) -> None:
+        remove(store, store.get(reference, damaged=force), force=force)
+
+    return each_of(given, "container", one)

@@ -44,6 +44,9 @@ def _rows(disk: Disk) -> list[tuple[str, ...]]:
     ]
     if disk.incoming:
         rows.append(("Broken Pulls", 0, 0, disk.incoming, disk.incoming))
+    if disk.ownerless:
+        lost = sum(one.size for one in disk.ownerless)
+        rows.append(("Lost Snapshots", len(disk.ownerless), 0, lost, lost))
     return [
         (kind, str(total), str(used), human.size(size), _share(free, size)) for kind, total, used, size, free in rows
     ]

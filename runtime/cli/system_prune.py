@@ -16,7 +16,7 @@ OPTIONS = (
 )
 
 _WARNING = """This will remove:
-  - all stopped containers
+  - all stopped containers, and snapshots without a container
   - all {images}
   - what broken pulls have left
 """
@@ -31,12 +31,11 @@ def main(given: Given, settings: Settings) -> int:
         what = "images without at least one container associated to them" if named else "dangling images"
         prune.ask(_WARNING.format(images=what), "system prune")
 
-    from runtime.engine.prune import containers, images
+    from runtime.engine.prune import containers, images, snapshots
 
     store = settings.store()
-    ended = containers(store)
-    removed = images(store, named=named)
-    prune.report(
-        [("Deleted Containers", ended.lines), ("Deleted Images", removed.lines)], ended.freed + removed.freed
-    )
-    return 0
+    return prune.report([
+        ("Deleted Containers", containers(store)),
+        ("Deleted Snapshots", snapshots(store)),
+        ("Deleted Images", images(store, named=named)),
+    ])

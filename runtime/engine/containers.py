@@ -1,4 +1,4 @@
-"""The containers of one root: their immutable configuration, names and ids, and the locks that say who is at work.
+"""The containers of one root: their names and ids, how they begin and end, and the locks that say who is at work.
 
 Locks, outermost first (flock(2): the kernel drops them with the last descriptor, so a killed owner holds nothing):
   <root>/containers/.lock      names and ids: held for the moment of adding or dropping a container
@@ -10,129 +10,24 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import time
+import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
-from typing import Any, NamedTuple
 
-from drivers import locks
+from drivers import durable, locks
 from runtime.engine import names, records, state
+from runtime.engine.container import Config, Container, flock, removing
 from runtime.engine.paths import Paths
-from runtime.engine.state import State, Status
-from runtime.errors import NameInUse, NoSuchContainer, StateError
+from runtime.engine.state import Status
+from runtime.errors import DamagedRecord, NameInUse, NoSuchContainer
+
+__all__ = ["Config", "Container", "ContainerStore"]
 
 _PATIENCE = locks.PATIENCE  # for the names; nothing is done under their lock that takes time
 
-
-class Config(NamedTuple):
-    """What a container was made from; it never changes. Strings are as the user gave them unless said."""
-
-    id: str
-    name: str
-    image: str
-    image_id: str
-    driver: str
-    parent: str  # the committed snapshot of the image; the container's own snapshot has the container's id
-    command: tuple[str, ...]  # entrypoint and arguments together, for `ps`
-    created: float
-    network: str
-    remove: bool  # when it ends
-    terminal: bool
-    stdin: bool
-    user: str  # USER[:GROUP] by name or number; looked up in the root file system at start
-    root: str
-    state: str
-    stop_signal: int
-    spec: dict[str, Any]  # the OCI configuration without what only the root file system tells
-
-
-class Container(NamedTuple):
-    """A container that exists: its configuration and its directories."""
-
-    config: Config
-
-    @property
-    def id(self) -> str:
-        return self.config.id
-
-    @property
-    def directory(self) -> str:
-        return f"{self.config.root}/containers/{self.config.id}"
-
-    @property
-    def run_directory(self) -> str:
-        return f"{self.config.state}/containers/{self.config.id}"
-
-    @property
-    def rootfs(self) -> str:
-        return f"{self.run_directory}/rootfs"
-
-    @property
-    def log(self) -> str:
-        return f"{self.directory}/log.json"
-
-    def exists(self) -> bool:
-        return os.path.exists(f"{self.directory}/config.json")
-
-    def state(self) -> State:
-        """Raises NoSuchContainer when it was removed meanwhile.
-
-        Where a power cut took the record, what a shim left tells whether the container has run.
-        """
-        found = state.load(self.run_directory, self.directory)
-        if found is None:
-            if not self.exists():
-                raise NoSuchContainer(f"No such container: {self.config.name}")
-            found = State(Status.RUNNING if os.path.exists(self.log) else Status.CREATING)
-        return found
-
-    def rest(self, final: State) -> None:
-        """Record a state that no process keeps up, and drop the run directory. The lock must be held."""
-        state.save(self.directory, final)
-        self.clear()
-
-    def clear(self) -> None:
-        """Remove the run directory; never anything below a root file system that should still be mounted there."""
-        try:
-            names = os.listdir(self.run_directory)
-        except FileNotFoundError:
-            return
-        with suppress(OSError):  # busy: it stays, and with it the sign that there is something to give back
-            if "state.json" in names:
-                os.unlink(f"{self.run_directory}/state.json")  # first: it goes before the one in `directory`
-            if "rootfs" in names:
-                os.rmdir(self.rootfs)
-            shutil.rmtree(self.run_directory)
-
-    def lock(self, patience: float = 0) -> int | None:
-        """The container's lock as a descriptor to close, or None when after `patience` seconds a live process still
-        has it."""
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fd = _flock(f"{self.directory}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except FileNotFoundError:
-                raise NoSuchContainer(f"No such container: {self.config.name}") from None
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    return None
-                time.sleep(0.01)  # flock(2) knows no time limit
-        if not self.exists():
-            # The holder before us removed the container between our open and our flock.
-            os.close(fd)
-            raise NoSuchContainer(f"No such container: {self.config.name}")
-        return fd
-
-
-def _flock(path: str, how: int, flags: int = 0) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-    try:
-        fcntl.flock(fd, how)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+# What is in a container's directory before its configuration is, and when that is gone: nothing was promised yet, or
+# its removal was.
+_REMNANTS = frozenset({"lock", "removing", f"config.json{durable.FRESH}"})
 
 
 class ContainerStore:
@@ -141,14 +36,14 @@ class ContainerStore:
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
         self._names = f"{paths.containers}/names"
-        os.makedirs(self._names, mode=0o710, exist_ok=True)
+        durable.make_directories(self._names, 0o710)
         os.makedirs(paths.running, mode=0o710, exist_ok=True)
 
     def _locked(self) -> AbstractContextManager[int]:
         return locks.locked(f"{self.paths.containers}/.lock", patience=_PATIENCE)
 
     def add(self, config: Config) -> tuple[Container, int]:
-        """Record a new container as CREATING; its lock is held by the descriptor returned.
+        """Record a new container, durably, as CREATING; its lock is held by the descriptor returned.
 
         An empty name is replaced by one made up. Raises NameInUse.
         """
@@ -158,15 +53,31 @@ class ContainerStore:
             os.mkdir(container.directory, 0o710)
             try:
                 # Locked before the record is there: recovery never takes a container in the making for an orphan.
-                lock = _flock(f"{container.directory}/lock", fcntl.LOCK_EX, os.O_CREAT)
-                state.save(container.directory, State(Status.CREATING))
-                # From here on it exists: every other look at it begins with this file.
-                records.write(f"{container.directory}/config.json", config._asdict())
+                lock = flock(f"{container.directory}/lock", fcntl.LOCK_EX, os.O_CREAT)
+            except OSError:
+                os.rmdir(container.directory)
+                raise
+            try:
                 self._point(config.name, config.id)
             except OSError:
-                shutil.rmtree(container.directory, ignore_errors=True)
+                self._forget(container, lock)
                 raise
+        try:
+            # Not under the lock, for it waits for the disk. From here on the container exists: every other look at it
+            # begins with this file, and so does its snapshot.
+            path = f"{container.directory}/config.json"
+            records.keep(path, config._asdict(), first=(self._names, self.paths.containers))
+        except BaseException:
+            with self._locked():
+                self._forget(container, lock)
+            raise
         return container, lock
+
+    def _forget(self, container: Container, lock: int) -> None:
+        """What add() could not finish. The names' lock is held."""
+        self._unpoint(container.id)
+        shutil.rmtree(container.directory, ignore_errors=True)
+        os.close(lock)
 
     def _free_name(self, wish: str) -> str:
         if wish:
@@ -190,7 +101,20 @@ class ContainerStore:
             target = os.readlink(f"{self._names}/{name}")
         except OSError:
             return None
-        return target if self._exists(target) else None
+        return target if os.path.isdir(f"{self.paths.containers}/{target}") else None
+
+    def _pointers(self) -> dict[str, str]:
+        """Ids by the names that lead to them."""
+        found = {}
+        for name in os.listdir(self._names):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                found[name] = os.readlink(f"{self._names}/{name}")
+        return found
+
+    def _unpoint(self, container_id: str) -> None:
+        for name, target in self._pointers().items():
+            if target == container_id:
+                os.unlink(f"{self._names}/{name}")
 
     def _point(self, name: str, container_id: str) -> None:
         path = f"{self._names}/{name}"
@@ -201,75 +125,143 @@ class ContainerStore:
             os.symlink(container_id, path)
 
     def drop(self, container: Container) -> None:
-        """Forget a container: its lock is held by the caller, and its snapshot, network and mounts are gone."""
+        """Forget a container: its lock is held by the caller, and its snapshot, network and mounts are gone.
+
+        Unlinking takes no room. The configuration goes last: who dies here leaves a container that is being removed.
+        """
+        container.clear()
         with self._locked():
-            container.clear()
-            if os.path.exists(container.run_directory):
-                raise StateError(f"{container.run_directory} cannot be removed: something is mounted below it")
-            if self._named(container.config.name) == container.id:
-                os.unlink(f"{self._names}/{container.config.name}")
-            os.unlink(f"{container.directory}/config.json")
-            shutil.rmtree(container.directory, ignore_errors=True)
+            self._unpoint(container.id)
+        for path in (container.log, f"{container.directory}/state.json", f"{container.directory}/config.json"):
+            with suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(path)
+        shutil.rmtree(container.directory, ignore_errors=True)
+        if not container.config.remove:  # after a power cut that one is removed by whoever finds it
+            durable.sync_directory(self._names)
+            durable.sync_directory(self.paths.containers)
 
     def sweep(self) -> None:
-        """Remove the directories that a process killed in `add` or `drop`, or a power cut, left without
-        a configuration."""
-        if any(not self._exists(container_id) for container_id in self._ids()):
+        """Remove what a process left that was killed in `add`, or at the end of `drop`: a directory with a lock and no
+        record. Whatever else is in it says that there was a container, which is damaged."""
+        remnants = [container_id for container_id in self._ids() if self._is_remnant(container_id)]
+        if remnants or not set(self._ids()).issuperset(self._pointers().values()):
             with self._locked():
-                for container_id in self._ids():
-                    if not self._exists(container_id):
-                        shutil.rmtree(f"{self.paths.containers}/{container_id}", ignore_errors=True)
+                for container_id in remnants:
+                    self._sweep(container_id)
+                for container_id in set(self._pointers().values()).difference(self._ids()):
+                    self._unpoint(container_id)
 
-    def _exists(self, container_id: str) -> bool:
-        """An empty configuration is what a power cut leaves of a container that was being made."""
+    def _sweep(self, container_id: str) -> None:
+        """With the names' lock held nobody is between making a directory and locking it."""
+        directory = f"{self.paths.containers}/{container_id}"
         try:
-            return os.stat(f"{self.paths.containers}/{container_id}/config.json").st_size > 0
+            lock = flock(f"{directory}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
+            shutil.rmtree(directory, ignore_errors=True)
+            return
+        except BlockingIOError:
+            return  # it is being made
+        if self._is_remnant(container_id):
+            shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+    def _is_remnant(self, container_id: str) -> bool:
+        directory = f"{self.paths.containers}/{container_id}"
+        if os.path.exists(f"{directory}/config.json"):
             return False
+        try:
+            return _REMNANTS.issuperset(os.listdir(directory))
+        except FileNotFoundError:
+            return True
 
     def load(self, container_id: str) -> Container:
-        """The container with that full id, or NoSuchContainer."""
-        record = records.read(f"{self.paths.containers}/{container_id}/config.json")
-        if record is None:
-            raise NoSuchContainer(f"No such container: {container_id}")
-        return Container(Config(**{**record, "command": tuple(record["command"])}))
+        """The container with that full id. Raises NoSuchContainer, or DamagedRecord."""
+        path = f"{self.paths.containers}/{container_id}/config.json"
+        found = records.fields(path, Config)
+        if found is None:
+            if self._is_remnant(container_id):
+                raise NoSuchContainer(f"No such container: {container_id}")
+            raise DamagedRecord(f"{path} is missing")
+        if found["id"] != container_id:
+            raise DamagedRecord(f"{path} is damaged: it is another container's")
+        return Container(Config(**found))
 
-    def get(self, reference: str) -> Container:
-        """The container with that id, name, or the beginning of an id, tried in this order (as docker does)."""
+    def _damaged(self, container_id: str, damage: str) -> Container:
+        """What there is to know of a container whose record cannot be read."""
+        named = [name for name, target in self._pointers().items() if target == container_id]
+        try:
+            created = os.stat(f"{self.paths.containers}/{container_id}").st_ctime
+        except FileNotFoundError:
+            raise NoSuchContainer(f"No such container: {container_id}") from None
+        config = Config(
+            id=container_id, name=named[0] if named else container_id[: names.SHORT_ID], image="", image_id="",
+            driver="", parent="", command=(), created=created, network="", remove=False, terminal=False, stdin=False,
+            user="", root=self.paths.root, state=self.paths.state, stop_signal=signal.SIGKILL, spec={},
+        )  # fmt: skip
+        return Container(config, damage)
+
+    def damaged(self) -> Iterator[Container]:
+        """The containers whose record cannot be read."""
+        for container_id in self._ids():
+            try:
+                self.load(container_id)
+            except NoSuchContainer:
+                continue
+            except DamagedRecord as error:
+                with suppress(NoSuchContainer):
+                    yield self._damaged(container_id, str(error))
+
+    def get(self, reference: str, *, damaged: bool = False) -> Container:
+        """The container with that id, name, or the beginning of an id, tried in this order (as docker does).
+
+        Raises NoSuchContainer; DamagedRecord with what to do, unless a damaged one is wanted.
+        """
+        container_id = self._find(reference)
+        try:
+            return self.load(container_id)
+        except DamagedRecord as error:
+            found = self._damaged(container_id, str(error))
+            if damaged:
+                return found
+            short = container_id[: names.SHORT_ID]
+            raise DamagedRecord(
+                f"{error}: restore it, or remove the container with all that it has written (runtime rm -f {short})"
+            ) from None
+
+    def _find(self, reference: str) -> str:
         if "/" not in reference and reference not in ("", ".", ".."):
             if len(reference) == 64 and reference in self._ids():
-                return self.load(reference)
+                return reference
             named = self._named(reference)
             if named is not None:
-                return self.load(named)
+                return named
             matches = [full for full in self._ids() if full.startswith(reference)]
             if len(matches) > 1:
                 raise NoSuchContainer(f"Multiple IDs found with provided prefix: {reference}")
             if matches:
-                return self.load(matches[0])
+                return matches[0]
         raise NoSuchContainer(f"No such container: {reference}")
 
     def _ids(self) -> list[str]:
         return [name for name in os.listdir(self.paths.containers) if len(name) == 64]
 
     def __iter__(self) -> Iterator[Container]:
-        """All containers, newest first. One that is removed meanwhile is left out."""
+        """All containers whose records can be read, newest first. One that is removed meanwhile is left out."""
         found = []
         for container_id in self._ids():
-            try:
+            with suppress(NoSuchContainer, DamagedRecord):
                 found.append(self.load(container_id))
-            except NoSuchContainer:
-                continue
         return iter(sorted(found, key=lambda container: container.config.created, reverse=True))
 
     def unsettled(self) -> Iterator[Container]:
-        """The containers that are in some process's hands, or were when it died."""
+        """The containers that are in some process's hands, or were when it died. None that is damaged."""
         for container_id in self._ids():
-            if not os.path.exists(f"{self.paths.running}/{container_id}"):
-                found = state.load(f"{self.paths.containers}/{container_id}")
-                if found is not None and found.status is Status.EXITED:
-                    continue
-            try:
+            directory = f"{self.paths.containers}/{container_id}"
+            marks = (f"{self.paths.running}/{container_id}", removing(directory))
+            with suppress(NoSuchContainer, DamagedRecord):
+                if not any(map(os.path.exists, marks)):
+                    found = state.load(directory)
+                    # REMOVING: as an earlier version recorded it, whose removal may have failed, and been told to have.
+                    if found is not None and found.status in (Status.EXITED, Status.REMOVING):
+                        continue
                 yield self.load(container_id)
-            except NoSuchContainer:
-                continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from functools import partial
 from typing import NamedTuple
 
 from drivers.mounts import Mount
@@ -13,7 +14,6 @@ from runtime.engine.containers import Config, Container, ContainerStore
 from runtime.engine.network import open_network
 from runtime.engine.options import RunOptions
 from runtime.engine.paths import Paths
-from runtime.engine.state import Status, save
 from runtime.engine.storage import Storage
 from runtime.errors import NoSuchImage
 from runtime.images.image import Image
@@ -45,9 +45,9 @@ def create(store: ContainerStore, storage: Storage, options: RunOptions) -> Crea
         try:
             images.confirm(image)  # who removes images looks at the containers that are recorded
             mounts = driver.prepare(container.id, parent, quota=options.quota, volatile=options.remove)
-            save(container.directory, container.state().to(Status.CREATED))
         except BaseException:
-            release.discard(store, container)
+            # Whatever comes of that, what the user is to hear of is why there is no container; recovery tries again.
+            release.attempt([partial(release.discard, store)], container)
             os.close(lock)
             raise
     finally:

@@ -5,17 +5,15 @@ An image is a set of pieces, blobs of the store and snapshots of drivers; what i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from drivers.api import Kind, Snapshotter
 from drivers.errors import DriverError
-from drivers.registry import NAMES, open_driver
 from runtime.engine.containers import Container, ContainerStore
-from runtime.engine.paths import Paths
 from runtime.engine.state import State
+from runtime.engine.stores import Snapshot, opened, without_record
 from runtime.errors import NoSuchContainer
 from runtime.images.image import Image
 from runtime.images.store import ImageStore
@@ -40,12 +38,14 @@ class Written(NamedTuple):
 
 
 class Disk(NamedTuple):
-    """Bytes of each piece, of what containers wrote, and of blobs of pulls that were broken off or go on."""
+    """Bytes of each piece, of what containers wrote, and of blobs of pulls that were broken off or go on; and snapshots
+    of containers that have no record."""
 
     sizes: dict[Piece, int]
     images: list[Held]
     containers: list[Written]
     incoming: int
+    ownerless: list[Snapshot]
 
     def size(self, held: Iterable[Held]) -> int:
         """Bytes of all these images together."""
@@ -65,7 +65,10 @@ def measure(store: ContainerStore) -> Disk:
     sizes: dict[Piece, int] = {("", digest): size for digest, size in images.blob_sizes().items()}
     containers = {container.id: container for container in store}
     written: dict[str, int] = {}
+    ownerless: list[Snapshot] = []
     for name, driver in opened(store.paths):
+        with suppress(DriverError, OSError):
+            ownerless += without_record(store.paths, name, driver)
         with suppress(DriverError, OSError):
             sizes |= {(name, chain): size for chain, size in snapshots(driver).items()}
         for container in containers.values():
@@ -82,6 +85,7 @@ def measure(store: ContainerStore) -> Disk:
         [Held(image, frozenset(_pieces(image, sizes)), used.count(image.id)) for image in listed],
         found,
         images.incoming_size(),
+        ownerless,
     )
 
 
@@ -89,22 +93,6 @@ def _pieces(image: Image, sizes: dict[Piece, int]) -> Iterator[Piece]:
     blobs = {image.manifest, image.id, *(blob.digest for blob in image.blobs)}
     chains = set(chain_ids(image.layers))
     return (piece for piece in sizes if piece[1] in (chains if piece[0] else blobs))
-
-
-def opened(paths: Paths) -> Iterator[tuple[str, Snapshotter]]:
-    """Every driver that this installation has used, by name, for the time of one turn; those that do not work here
-    now are left out."""
-    for name in NAMES:
-        if not os.path.isdir(paths.driver(name)):
-            continue
-        try:
-            driver = open_driver(name, paths.driver(name))
-        except DriverError:
-            continue
-        try:
-            yield name, driver
-        finally:
-            driver.close()
 
 
 def snapshots(driver: Snapshotter) -> dict[str, int]:

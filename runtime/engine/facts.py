@@ -35,7 +35,7 @@ def drivers(store: ContainerStore) -> list[Driver]:
 
 def containers(store: ContainerStore) -> Counter[Status]:
     found: Counter[Status] = Counter()
-    for container in store:
+    for container in (*store, *store.damaged()):
         try:
             found[container.state().status] += 1
         except NoSuchContainer:

@@ -7,53 +7,63 @@ from typing import NamedTuple
 
 from drivers.errors import DriverError
 from drivers.registry import open_driver
-from runtime.engine import rmi
+from runtime.engine import rmi, stores
 from runtime.engine.containers import ContainerStore
 from runtime.engine.state import Status
 from runtime.engine.stop import remove
-from runtime.errors import ImageInUse, NoSuchContainer, NoSuchImage, StateError
+from runtime.errors import ImageInUse, NoSuchContainer, NoSuchImage, RuntimeFault, StateError
 from runtime.images.store import ImageStore
 
 
 class Pruned(NamedTuple):
-    """Ids of containers or names and ids of images, as lines to show, and the bytes that went with them."""
+    """Ids of containers or names and ids of images, as lines to show; the bytes that went with them; and why what
+    could not be removed was not, which is no reason to keep the rest, nor to be silent about it."""
 
     lines: list[str]
     freed: int
+    failures: list[Exception]
 
 
 def containers(store: ContainerStore) -> Pruned:
-    """Remove the containers that have ended. One that somebody else works on stays.
-
-    One that cannot be removed does not keep the others; the first failure is raised at the end.
-    """
-    pruned = Pruned([], 0)
-    failures: list[Exception] = []
+    """Remove the containers that have ended. One that somebody else works on stays, and one that is damaged."""
+    pruned = Pruned([], 0, [])
     for container in store:
         try:
             if container.state().status is not Status.EXITED:
                 continue
             size = _written(store, container.config.driver, container.id)
             remove(store, container, force=False)
-            pruned = Pruned([*pruned.lines, container.id], pruned.freed + size)
+            pruned = pruned._replace(lines=[*pruned.lines, container.id], freed=pruned.freed + size)
         except (NoSuchContainer, StateError):
             continue
-        except (DriverError, OSError) as error:
-            failures.append(error)
-    if failures:
-        raise failures[0]
+        except (DriverError, OSError, RuntimeFault) as error:
+            pruned.failures.append(error)
     return pruned
 
 
 def _written(store: ContainerStore, name: str, container_id: str) -> int:
     """0 as well for what is damaged: to remove that is right."""
-    driver = open_driver(name, store.paths.driver(name))
     try:
-        return driver.usage(container_id).size
-    except (DriverError, OSError):
+        driver = open_driver(name, store.paths.driver(name))
+    except DriverError:
         return 0
+    try:
+        return stores.written(driver, container_id)
     finally:
         driver.close()
+
+
+def snapshots(store: ContainerStore) -> Pruned:
+    """Remove the snapshots of containers that have no record."""
+    pruned = Pruned([], 0, [])
+    for snapshot in stores.ownerless(store.paths):
+        try:
+            stores.remove(store.paths, snapshot.key)
+            line = f"{snapshot.driver}: {snapshot.key}"
+            pruned = pruned._replace(lines=[*pruned.lines, line], freed=pruned.freed + snapshot.size)
+        except (DriverError, OSError) as error:
+            pruned.failures.append(error)
+    return pruned
 
 
 def images(store: ContainerStore, *, named: bool = False) -> Pruned:
@@ -73,4 +83,4 @@ def images(store: ContainerStore, *, named: bool = False) -> Pruned:
                 lines += [*(f"untagged: {one}" for one in removed.untagged)]
                 lines += [*(f"deleted: {one}" for one in removed.deleted)]
     freed = before - sum(kept.blob_sizes().values())
-    return Pruned(lines, freed + rmi.forget(store.paths, kept) + kept.prune_incoming())
+    return Pruned(lines, freed + rmi.forget(store.paths, kept) + kept.prune_incoming(), [])

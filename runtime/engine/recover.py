@@ -33,6 +33,8 @@ def recover(store: ContainerStore) -> None:
     """Bring every container that was left behind to rest.
 
     One that cannot be (a full disk, a snapshot that someone uses) is left as it is: a verb that is about it says why.
+    What is removed here was never to stay (it never ran, or runs with --rm), or was being removed by a process that was
+    killed. A removal that has failed and said so is none of it (release.discard), nor is what is damaged.
     """
     store.sweep()
     lost = False
@@ -60,7 +62,9 @@ def _settle(store: ContainerStore, container: Container) -> bool:
     if found.status is Status.EXITED and not up:
         return False  # its shim has ended between our look and now
     trouble = release.attempt([release.processes, release.endpoint], container)
-    if found.status in (Status.RUNNING, Status.EXITED) and not container.config.remove:
+    if found.status is Status.DEAD:
+        container.tidy()
+    elif found.status in (Status.RUNNING, Status.EXITED) and not container.config.remove:
         container.rest(_final(found, up, trouble))
     else:
         release.discard(store, container, after_crash=True)

@@ -8,15 +8,17 @@ recovery after a killed shim take the same path. A step that fails does not stop
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from contextlib import suppress
+from typing import TYPE_CHECKING
 
+from drivers.errors import DriverError, NotFound
 from runtime.engine import records
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.paths import Paths
-from runtime.engine.state import Status, save
-from runtime.errors import sentence
+from runtime.errors import RuntimeFault, sentence
+
+if TYPE_CHECKING:
+    from drivers.api import Snapshotter
 
 
 def processes(container: Container) -> None:
@@ -48,21 +50,55 @@ def attempt(steps: list[Callable[[Container], None]], container: Container) -> s
 def discard(store: ContainerStore, container: Container, *, after_crash: bool = False) -> None:
     """Remove a container that holds nothing any more: its snapshot and its record. The lock must be held.
 
-    The record goes last, as REMOVING: who dies here leaves a container whose removal recovery goes on with, and it
-    lets the driver take back what may be half-made. On a full disk it stays as it is: the removal is what makes space.
+    The record goes last, as REMOVING: who dies here leaves a container whose removal recovery goes on with
+    (`after_crash`), and it lets the driver take back what may be half-made. Who fails here says so, and leaves the
+    container as it was: it is not removed later behind anybody's back.
     """
-    from drivers.errors import NotFound
     from drivers.registry import open_driver
 
-    with suppress(OSError):
-        save(container.directory, container.state().to(Status.REMOVING))
-        os.unlink(f"{container.run_directory}/state.json")
     driver = open_driver(container.config.driver, Paths(container.config.root, "").driver(container.config.driver))
+    trouble: Exception | None = None
     try:
-        with suppress(NotFound):  # a crash between making the record and the snapshot, or after removing it
+        container.begin_removal()
+        try:
+            container.clear()
             driver.remove(container.id)
+        except NotFound:
+            pass  # a crash between making the record and the snapshot, or after removing it
+        except BaseException as error:
+            if not isinstance(error, Exception) or _has(driver, container.id):
+                if not after_crash:
+                    container.give_removal_up()
+                raise
+            trouble = error  # of deleting what is nobody's any more
         if after_crash:
             driver.cleanup()
     finally:
         driver.close()
     store.drop(container)
+    if trouble is not None:
+        raise RuntimeFault(
+            f"{container.config.name} is removed, but not all of what it has written: {sentence(trouble)}; "
+            "`runtime system prune` tries again"
+        ) from trouble
+
+
+def discard_damaged(store: ContainerStore, container: Container) -> None:
+    """discard() of a container whose record does not say what it holds: it is looked for."""
+    from runtime.engine import stores
+    from runtime.engine.network import open_network
+
+    attempt([processes], container)
+    open_network("bridge", f"{container.config.root}/network").detach(container.id)
+    stores.remove(store.paths, container.id)
+    store.drop(container)
+
+
+def _has(driver: Snapshotter, key: str) -> bool:
+    try:
+        driver.stat(key)
+    except NotFound:
+        return False
+    except (DriverError, OSError):
+        pass
+    return True

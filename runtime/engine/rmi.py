@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.engine import disk
+from runtime.engine import disk, stores
 from runtime.engine.containers import ContainerStore
 from runtime.engine.paths import Paths
 from runtime.images.image import Removed
@@ -27,7 +27,7 @@ def in_use(store: ContainerStore) -> set[str]:
 def forget(paths: Paths, images: ImageStore) -> int:
     """Let every driver that works here remove what it unpacked of images that are gone; the bytes that it freed."""
     freed = 0
-    for _, driver in disk.opened(paths):
+    for _, driver in stores.opened(paths):
         before = disk.snapshots(driver)
         freed += sum(before.get(name, 0) for name in forget_snapshots(images, driver))
     return freed

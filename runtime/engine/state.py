@@ -1,11 +1,16 @@
 """What a container is doing: its status, the legal ways from one to the next, and the record of it.
 
-        CREATING ──▶ CREATED ──▶ RUNNING ──▶ EXITED
-            │           │          │           │
-            └───────────┴──────────┴───────────┴──▶ REMOVING
+        CREATING ──▶ CREATED ──▶ RUNNING ──▶ EXITED      DEAD
+            │           │          │           │           │
+            └───────────┴──────────┴───────────┴───────────┴──▶ REMOVING
 
 Only an EXITED container is nobody's. The others belong to a process that holds the container's lock (containers.py):
-such a record with a free lock was left by a process that died, and recover.py brings it to EXITED or nothing.
+such a record with a free lock was left by a process that died, and recover.py brings it to EXITED or nothing. A DEAD
+one is never recorded: it is one whose record is damaged, and stays until somebody asks for its removal.
+
+Two records make a state. The one below --root says what must be known after the machine went down: nothing before the
+container's first instruction, RUNNING from there on, EXITED at rest; of a container that removes itself, nothing. The
+one below --state says the rest, and wins as long as it is there. REMOVING is a file of its own beside the former.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import os
 from typing import NamedTuple
 
 from runtime.engine import records
-from runtime.errors import StateError
+from runtime.errors import DamagedRecord, StateError
 
 
 class Status(enum.Enum):
@@ -24,6 +29,7 @@ class Status(enum.Enum):
     RUNNING = "running"
     EXITED = "exited"
     REMOVING = "removing"
+    DEAD = "dead"
 
 
 _NEXT = {
@@ -32,6 +38,7 @@ _NEXT = {
     Status.RUNNING: {Status.EXITED, Status.REMOVING},
     Status.EXITED: {Status.REMOVING},
     Status.REMOVING: {Status.REMOVING},
+    Status.DEAD: {Status.REMOVING},
 }
 
 
@@ -55,16 +62,33 @@ class State(NamedTuple):
 
 
 def save(directory: str, state: State) -> None:
-    records.write(os.path.join(directory, "state.json"), {**state._asdict(), "status": state.status.value})
+    """Record it in a directory below --state."""
+    records.write(os.path.join(directory, "state.json"), _record(state))
+
+
+def keep(directory: str, state: State) -> None:
+    """Record it in a directory below --root, durably."""
+    records.keep(os.path.join(directory, "state.json"), _record(state))
+
+
+def _record(state: State) -> dict[str, object]:
+    return {**state._asdict(), "status": state.status.value}
 
 
 def load(*directories: str) -> State | None:
-    """The state recorded in the first of `directories` that has one. A damaged record counts as none."""
+    """The state recorded in the first of `directories` that has a whole one; None where there is none at all.
+
+    Raises DamagedRecord where there are only damaged ones.
+    """
+    damaged: DamagedRecord | None = None
     for directory in directories:
-        record = records.read(os.path.join(directory, "state.json"))
         try:
-            if record is not None:
-                return State(**{**record, "status": Status(record["status"])})
-        except (KeyError, TypeError, ValueError):
+            found = records.fields(os.path.join(directory, "state.json"), State)
+        except DamagedRecord as error:
+            damaged = damaged or error
             continue
+        if found is not None:
+            return State(**found)
+    if damaged is not None:
+        raise damaged
     return None

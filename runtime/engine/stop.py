@@ -38,7 +38,10 @@ def stop(store: ContainerStore, container: Container, *, number: int, patience: 
 
 
 def remove(store: ContainerStore, container: Container, *, force: bool) -> None:
-    """Remove a container with its snapshot; with `force` a running one is killed first."""
+    """Remove a container with its snapshot; with `force` a running one is killed first.
+
+    One whose record is damaged does not tell its driver: its snapshot is looked for in all.
+    """
     name = container.config.name
     if force:
         stop(store, container, number=signal.SIGKILL, patience=_AFTER_KILL)
@@ -54,6 +57,9 @@ def remove(store: ContainerStore, container: Container, *, force: bool) -> None:
     if lock is None:
         raise StateError(f"the container {name} is in the hands of another process")
     try:
-        release.discard(store, container)
+        if container.damage:
+            release.discard_damaged(store, container)
+        else:
+            release.discard(store, container)
     finally:
         os.close(lock)

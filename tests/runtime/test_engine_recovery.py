@@ -89,11 +89,11 @@ def test_a_container_killed_from_outside_is_just_one_that_ended(runtime: Runtime
 
 
 CREATING = [
-    "runtime.engine.state.save",  # a directory, nothing else
-    "runtime.engine.containers:ContainerStore._point",  # everything but its name
+    "runtime.engine.containers:ContainerStore._point",  # a directory and its lock, nothing else
+    "runtime.engine.records.keep",  # everything but the record
+    "drivers.durable.sync_directory",  # the record under another name
     "drivers.graph:GraphSnapshotter.prepare",  # before the snapshot
     "drivers.layout:Staging.publish",  # in the middle of it
-    "runtime.engine.create.save",  # with the snapshot, before the record says so
     "runtime.engine.start:Shim.order",  # before a shim has its orders
 ]
 

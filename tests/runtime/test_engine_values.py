@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from runtime.engine import accounts, frames, names, options, records, spec, state
 from runtime.engine.options import RunOptions, Volume
 from runtime.engine.state import State, Status
-from runtime.errors import ConfigError, NotPermitted, RuntimeFault, StateError, UsageError, by_name
+from runtime.errors import ConfigError, DamagedRecord, NotPermitted, RuntimeFault, StateError, UsageError, by_name
 
 
 @pytest.mark.parametrize(
@@ -259,12 +260,17 @@ def test_states_go_the_drawn_ways_only(tmp_path: Path) -> None:
     assert state.load(str(tmp_path / "missing"), str(tmp_path)) == running
 
 
-def test_a_record_that_was_cut_counts_as_none(tmp_path: Path) -> None:
-    records.write(str(tmp_path / "record"), {"a": 1})
-    assert records.read(str(tmp_path / "record")) == {"a": 1}
+@pytest.mark.parametrize("write", [records.write, records.keep])
+def test_a_record_that_was_cut_is_none_that_is_missing(write: Callable[[str, object], None], tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    assert records.read(str(path)) is None
+    write(str(path), {"a": 1})
+    assert records.read(str(path)) == {"a": 1}
+    assert os.listdir(tmp_path) == ["record"]
     for damaged in ("", '{"a"'):
-        (tmp_path / "record").write_text(damaged)
-        assert records.read(str(tmp_path / "record")) is None
+        path.write_text(damaged)
+        with pytest.raises(DamagedRecord, match=f"^{path} is damaged: it is "):
+            records.read(str(path))
 
 
 def test_names() -> None:

@@ -23,7 +23,7 @@ from runtime.engine import accounts, records, release
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.etc import EtcFiles
 from runtime.engine.network import Endpoint, files, open_network
-from runtime.engine.state import Status, save
+from runtime.engine.state import Status, keep, save
 from runtime.engine.stdio import Ends, pipes
 from runtime.errors import ConfigError
 from runtime.oci import container as oci
@@ -44,7 +44,8 @@ class Life:
         self._tree: Tree | None = None
         self._etc: EtcFiles | None = None
         self._init: oci.Init | None = None
-        self.state = container.state()
+        self.state = container.state().to(Status.CREATED)
+        save(container.run_directory, self.state)
 
     def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[oci.Init, Ends]:
         """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call `end`."""
@@ -53,13 +54,16 @@ class Life:
         spec = self._write_spec(self._tree.fd, window)
         self._init, ends = self._create(spec)
         address = self._connect(self._init.pid)
-        self._init.start()
-        self.state = self.state.to(
+        running = self.state.to(
             Status.RUNNING, pid=self._init.pid, shim_pid=os.getpid(), started=time.time(), finished=0.0, exit_code=0,
             error="", address=address,
         )  # fmt: skip
-        save(self._container.directory, self.state)  # what there is to know after the machine went down
-        save(self._container.run_directory, self.state)
+        # Before its first instruction: from there on it may have something to lose, whatever goes down.
+        if not self._config.remove:
+            keep(self._container.directory, running)
+        save(self._container.run_directory, running)
+        self._init.start()
+        self.state = running
         return self._init, ends
 
     def _create(self, spec: dict[str, Any]) -> tuple[oci.Init, Ends]:
@@ -128,7 +132,8 @@ class Life:
             else:
                 release.discard(self._store, container)
 
-        trouble = trouble or release.attempt([settle], self._container)
+        if not trouble and (trouble := release.attempt([settle], self._container)) and self._config.remove:
+            trouble = f"{self._config.name} is not removed yet, which the next command tries again: {trouble}"
         if trouble:
             # The next command finds by the run directory what is still held, and releases it again.
             with suppress(OSError):

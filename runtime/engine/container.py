@@ -1,0 +1,173 @@
+"""One container: its immutable configuration, where it is kept, what it is doing, and the lock that says who is at
+work on it.
+
+    <root>/containers/ID/    config.json, state.json, log.json, lock, removing (an empty file, while it is removed)
+    <state>/containers/ID/   what goes with the machine: see engine/paths.py
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from drivers import durable
+from runtime.engine import state
+from runtime.engine.state import State, Status
+from runtime.errors import DamagedRecord, NoSuchContainer, StateError
+
+
+class Config(NamedTuple):
+    """What a container was made from; it never changes. Strings are as the user gave them unless said."""
+
+    id: str
+    name: str
+    image: str
+    image_id: str
+    driver: str
+    parent: str  # the committed snapshot of the image; the container's own snapshot has the container's id
+    command: tuple[str, ...]  # entrypoint and arguments together, for `ps`
+    created: float
+    network: str
+    remove: bool  # when it ends
+    terminal: bool
+    stdin: bool
+    user: str  # USER[:GROUP] by name or number; looked up in the root file system at start
+    root: str
+    state: str
+    stop_signal: int
+    spec: dict[str, Any]  # the OCI configuration without what only the root file system tells
+
+
+class Container(NamedTuple):
+    """A container that exists: its configuration and its directories.
+
+    With `damage`, a sentence, its record cannot be read: the configuration has nothing but id, name and place then.
+    """
+
+    config: Config
+    damage: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.config.id
+
+    @property
+    def directory(self) -> str:
+        return f"{self.config.root}/containers/{self.config.id}"
+
+    @property
+    def run_directory(self) -> str:
+        return f"{self.config.state}/containers/{self.config.id}"
+
+    @property
+    def rootfs(self) -> str:
+        return f"{self.run_directory}/rootfs"
+
+    @property
+    def log(self) -> str:
+        return f"{self.directory}/log.json"
+
+    def exists(self) -> bool:
+        return os.path.exists(f"{self.directory}/config.json") or (bool(self.damage) and os.path.exists(self.directory))
+
+    def state(self) -> State:
+        """Raises NoSuchContainer when it was removed meanwhile."""
+        try:
+            found = state.load(self.run_directory, self.directory)
+        except DamagedRecord as error:
+            found = State(Status.DEAD, error=str(error))
+        if found is None:
+            if not self.exists():
+                raise NoSuchContainer(f"No such container: {self.config.name}")
+            # A container that has run has a record, which somebody has lost when there is a log without one.
+            found = State(Status.RUNNING if os.path.exists(self.log) else Status.CREATING)
+        if self.damage:
+            found = State(Status.DEAD, error=self.damage)
+        return found.to(Status.REMOVING) if os.path.exists(removing(self.directory)) else found
+
+    def rest(self, final: State) -> None:
+        """Record a state that no process keeps up, and drop the run directory. The lock must be held."""
+        try:
+            state.keep(self.directory, final)
+        except OSError:
+            # A full disk: known until the machine goes down, and recovery tries again.
+            with suppress(OSError):
+                os.makedirs(self.run_directory, 0o710, exist_ok=True)
+                state.save(self.run_directory, final)
+            raise
+        self.tidy()
+
+    def begin_removal(self) -> None:
+        """From here on it is REMOVING, whoever dies. An empty file takes no room; where there is none even for its
+        name, to remove the container goes before."""
+        with suppress(OSError):
+            os.close(os.open(removing(self.directory), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if not self.config.remove:  # that one is removed by whoever finds it, in any case
+                durable.sync_directory(self.directory)
+
+    def give_removal_up(self) -> None:
+        """It failed, and the container is what it was."""
+        with suppress(FileNotFoundError):
+            os.unlink(removing(self.directory))
+            durable.sync_directory(self.directory)
+
+    def clear(self) -> None:
+        """Remove the run directory; never anything below a root file system that should still be mounted there.
+
+        StateError when something is.
+        """
+        self.tidy()
+        if os.path.exists(self.run_directory):
+            raise StateError(f"{self.run_directory} cannot be removed: something is mounted below it")
+
+    def tidy(self) -> None:
+        """clear() as far as that is possible."""
+        try:
+            names = os.listdir(self.run_directory)
+        except FileNotFoundError:
+            return
+        with suppress(OSError):  # busy: it stays, and with it the sign that there is something to give back
+            if "state.json" in names:
+                os.unlink(f"{self.run_directory}/state.json")  # first: it goes before the one in `directory`
+            if "rootfs" in names:
+                os.rmdir(self.rootfs)
+            shutil.rmtree(self.run_directory)
+
+    def lock(self, patience: float = 0) -> int | None:
+        """The container's lock as a descriptor to close, or None when after `patience` seconds a live process still
+        has it."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fd = flock(f"{self.directory}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except FileNotFoundError:
+                raise NoSuchContainer(f"No such container: {self.config.name}") from None
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(0.01)  # flock(2) knows no time limit
+        if not self.exists():
+            # The holder before us removed the container between our open and our flock.
+            os.close(fd)
+            raise NoSuchContainer(f"No such container: {self.config.name}")
+        return fd
+
+
+def flock(path: str, how: int, flags: int = 0) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    try:
+        fcntl.flock(fd, how)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def removing(directory: str) -> str:
+    """A file in a container's directory that is there while the container is being removed."""
+    return f"{directory}/removing"

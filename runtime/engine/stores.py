@@ -1,0 +1,77 @@
+"""The storage drivers of an installation, and snapshots of containers, looked for in them and not in the records.
+
+The record of a container is durable before its snapshot is made, and goes after it. So a snapshot that has a
+container's id for its key, and no record of that id beside it, belongs to nobody: its record was lost, with a disk's
+errors, a restored backup, or a version that did not make it durable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from drivers.api import Kind, Snapshotter
+from drivers.errors import DriverError, NotFound
+from drivers.registry import NAMES, open_driver
+from runtime.engine.paths import Paths
+
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class Snapshot(NamedTuple):
+    driver: str
+    key: str
+    size: int  # bytes that it takes by itself; 0 as well for what is damaged
+
+
+def opened(paths: Paths) -> Iterator[tuple[str, Snapshotter]]:
+    """Every driver that this installation has used, by name, for the time of one turn; those that do not work here
+    now are left out."""
+    for name in NAMES:
+        if not os.path.isdir(paths.driver(name)):
+            continue
+        try:
+            driver = open_driver(name, paths.driver(name))
+        except DriverError:
+            continue
+        try:
+            yield name, driver
+        finally:
+            driver.close()
+
+
+def written(driver: Snapshotter, key: str) -> int:
+    """The bytes of a snapshot; 0 as well for what is damaged."""
+    with suppress(DriverError, OSError):
+        return driver.usage(key).size
+    return 0
+
+
+def ownerless(paths: Paths) -> list[Snapshot]:
+    """The snapshots of containers that have no record, of the drivers that work here now."""
+    found = []
+    for name, driver in opened(paths):
+        with suppress(DriverError, OSError):
+            found += without_record(paths, name, driver)
+    return found
+
+
+def without_record(paths: Paths, name: str, driver: Snapshotter) -> list[Snapshot]:
+    """Those of one driver, whose name it is. Raises DriverError.
+
+    The record is looked for after the snapshot: one that is being made has it before, one that is being removed has it
+    longer.
+    """
+    keys = [info.name for info in driver.walk() if info.kind is Kind.ACTIVE and _ID.fullmatch(info.name)]
+    lost = [key for key in keys if not os.path.exists(f"{paths.containers}/{key}")]
+    return [Snapshot(name, key, written(driver, key)) for key in lost]
+
+
+def remove(paths: Paths, key: str) -> None:
+    """Remove the snapshot `key` from every driver that works here and has it. Raises DriverError, OSError."""
+    for _, driver in opened(paths):
+        with suppress(NotFound):
+            driver.remove(key)
