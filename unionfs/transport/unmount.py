@@ -17,8 +17,9 @@ DEADLINE_SECONDS = 30.0
 def unmount(mountpoint: str) -> None:
     """Unmount `mountpoint`; when this returns, its branches are free for another union.
 
-    Raises OSError(errno, what is wrong; what to do, mountpoint): EINVAL, no union is mounted there; EBUSY, it is in use; ETIMEDOUT, it is gone from here but its server has not ended: another mount
-    namespace holds it, or the server is stopped.
+    Raises OSError(errno, what is wrong; what to do, mountpoint): EINVAL, no union is mounted there; EBUSY, it is in
+    use; ETIMEDOUT, it is gone from here but its server has not ended: another mount namespace holds it, or the server
+    is stopped.
     """
     try:
         point = mount_of(mountpoint)
