@@ -30,7 +30,7 @@ import os
 import select
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from drivers import overlay_mount
@@ -50,6 +50,8 @@ _ATTRIBUTES = {
     "noatime": consts.MOUNT_ATTR_NOATIME,
     "rw": 0,
 }
+_HURRIED_SECONDS = 2.0
+
 _HARMLESS = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOUNT_ATTR_NOEXEC
 
 
@@ -114,8 +116,14 @@ class Tree:
     def __enter__(self) -> Tree:
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        self.close()
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        """An error that is on its way is what there is to be told, and a signal that is one may have come between a
+        descriptor's opening and its name: then nothing of ours is to wait for it long."""
+        if error is None:
+            self.close()
+            return
+        with suppress(InUse):
+            self.close(_HURRIED_SECONDS)
 
 
 def open_tree(mounts: Sequence[Mount]) -> Tree:

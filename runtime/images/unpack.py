@@ -132,6 +132,6 @@ def _give_up(snapshotter: Snapshotter, key: str) -> None:
     """Remove a snapshot that failed, whose failure is what the user is to hear of. A full disk may refuse the first
     time: the driver's store gives up a reserve then. What stays nevertheless, the next unpacking removes."""
     for _ in range(2):
-        with suppress(OSError):
+        with suppress(OSError, InUse):
             snapshotter.remove(key)
             return

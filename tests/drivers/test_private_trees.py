@@ -209,15 +209,27 @@ def test_a_bind_gets_nothing_that_is_mounted_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", UNIONS, indirect=True)
-def test_something_open_keeps_a_union(values: list[Mount], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_something_open_keeps_a_union(values: list[Mount]) -> None:
     """It is said, in a bounded time; and the server goes with the last that is open."""
-    monkeypatch.setattr(mounts, "DEADLINE_SECONDS", 0.2)
     tree = open_tree(values)
     opened = os.open("f", os.O_RDONLY, dir_fd=tree.fd)
     with pytest.raises(InUse, match="something is open in it"):
-        tree.close()
+        tree.close(0.2)
     assert os.read(opened, 1) == b"x"
     os.close(opened)
+
+
+@pytest.mark.parametrize("values", UNIONS, indirect=True)
+def test_what_is_lost_on_the_way_keeps_nobody(values: list[Mount], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that is an exception may come between a descriptor's opening and its name. It is told, and not waited
+    for a file that nobody can close any more until the process has ended."""
+    monkeypatch.setattr(mounts, "_HURRIED_SECONDS", 0.2)
+    lost = []
+    with pytest.raises(SystemExit), private(values) as root:
+        lost.append(os.open("f", os.O_RDONLY, dir_fd=root))
+        raise SystemExit
+    assert os.read(lost[0], 1) == b"x"
+    os.close(lost[0])
 
 
 def test_a_failure_leaves_no_descriptor(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import socket
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +22,15 @@ import pytest
 from drivers.api import Snapshotter
 from drivers.archive.reader import Entry, Reader
 from drivers.diff import apply, changes, diff_size, layer, write_diff
-from drivers.diff.snapshots import tree
+from drivers.diff.snapshots import compared, tree
 from drivers.diff.walk import differences
+from drivers.mounts import private
 from tests import trees
 from tests.contracts.snapshotter.words import Words
+from tests.drivers.children import in_child
 from tests.mounting import mounted, seen
 from tests.trees import Dir, File, Special, Symlink
-from unionfs.linux import consts, files
+from unionfs.linux import consts, files, mounts
 
 OLD = 1_000_000_000_000_000_000
 
@@ -306,6 +309,46 @@ class Differ(Words):
             trees.assert_same(expected, trees.read(path))
         driver.remove("copy")
         driver.remove("active")
+
+    def test_who_is_killed_while_he_looks_or_writes(self, driver: Snapshotter, root: str) -> None:
+        """Nothing is mounted anywhere, and the snapshot can be removed at once: what was held ended with who held it.
+        The view of the parent is taken back by the next who compares."""
+        self.layer(driver, "base", {"f": "x", "d": {"g": "y"}})
+        self.layer(driver, "top", {"h": "z"}, "base")
+        table = mounts.mountinfo()
+
+        def comparing(mine: Snapshotter) -> AbstractContextManager[object]:
+            return compared(mine, "active")
+
+        def reading(mine: Snapshotter) -> AbstractContextManager[object]:
+            return tree(mine, "active")
+
+        def reading_a_layer(mine: Snapshotter) -> AbstractContextManager[object]:
+            return tree(mine, "top")
+
+        def writing(mine: Snapshotter) -> AbstractContextManager[object]:
+            return private(mine.mounts("active"))
+
+        for way in (comparing, reading, reading_a_layer, writing):
+            driver.prepare("active", "top")
+            reader, writer = os.pipe()
+
+            def hang(way: Callable[[Snapshotter], AbstractContextManager[object]] = way, writer: int = writer) -> None:
+                with way(self.open(root)):
+                    os.write(writer, b"x")
+                    signal.pause()
+
+            child = in_child(hang)
+            os.close(writer)
+            assert os.read(reader, 1) == b"x", way.__name__
+            os.close(reader)
+            assert mounts.mountinfo() == table, way.__name__
+            os.kill(child.pid, signal.SIGKILL)
+            assert child.wait() == -signal.SIGKILL
+            assert mounts.mountinfo() == table, way.__name__
+            driver.remove("active")
+            assert told(driver, "top") == ["A /h"]
+            assert self.names(driver) == {"base", "top"}, way.__name__
 
     def test_a_lower_file_of_several_names_is_changed(self, driver: Snapshotter) -> None:
         """Told under each name that shows it, and applied to each: a driver may break such links, or keep them."""
