@@ -46,7 +46,7 @@ def test_shim_killed_before_the_union_is_mounted(runtime: Runtime) -> None:
         kill_and_wait(shim)
         client.communicate()
         assert client.returncode == 137
-    assert not alive(server)
+    wait_until(lambda: not alive(server), "its server has found nobody to hand the mount to")
     assert runtime.ids() == []
     assert _snapshots(runtime) == []
     assert runtime.run("--name=lost", IMAGE, "echo", "free") == "free\n"

@@ -16,7 +16,7 @@ import pytest
 from runtime.engine.trees import live
 from runtime.engine.watch import connect
 from runtime.images.store import ImageStore
-from tests.runtime.conftest import PATIENCE, Runtime, wait_until
+from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, wait_until
 from tests.runtime.test_cli_lifecycle import LOOP, start
 from tests.runtime.test_engine_recovery import found
 
@@ -137,7 +137,7 @@ def test_what_is_looked_at_is_the_containers_own_root(each_driver: Runtime) -> N
 
 
 def test_a_shim_that_has_much_else_to_tell(runtime: Runtime) -> None:
-    start(runtime, "seen", "echo ready; exec yes")
+    runtime("run", "-d", "--network=none", "--name=seen", IMAGE, "yes")
     container = found(runtime, "seen")
     for _ in range(20):
         with live(container) as root:
