@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
 
 from unionfs.linux.mounts import mount_of
@@ -16,6 +15,9 @@ DEADLINE_SECONDS = 30.0
 
 def unmount(mountpoint: str) -> None:
     """Unmount `mountpoint`; when this returns, its branches are free for another union.
+
+    A server that is stopped keeps nobody waiting: a map has been written back before its last user lets go of it
+    (fuse_vma_close(), fs/fuse/file.c).
 
     Raises OSError(errno, what is wrong; what to do, mountpoint): EINVAL, no union is mounted there; EBUSY, it is in
     use; ETIMEDOUT, it is gone from here but its server has not ended: another mount namespace holds it, or the server
@@ -32,16 +34,13 @@ def unmount(mountpoint: str) -> None:
     try:
         server = control.find(identity)
     except TimeoutError:
-        _detach_apart(point.target, mountpoint)
+        _detach(point.target, mountpoint)
         raise OSError(errno.ETIMEDOUT, "unmounted, but its server does not answer", mountpoint) from None
     if server is None:
         _detach(point.target, mountpoint)
         return
     try:
-        if is_stopped(server.pid):
-            _detach_apart(point.target, mountpoint)
-        else:
-            _detach(point.target, mountpoint)
+        _detach(point.target, mountpoint)
         _wait(server, mountpoint)
     finally:
         server.close()
@@ -58,40 +57,16 @@ def _detach(target: str, mountpoint: str) -> None:
         raise OSError(error.errno, text, mountpoint) from None
 
 
-def _detach_apart(target: str, mountpoint: str) -> None:
-    """In a process of its own: what was written through a map has to reach the server first, and nothing ends that wait
-    but the server."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _detach(target, mountpoint)
-        except OSError as error:
-            os.write(writer, b"%d %s" % (error.errno or 0, os.fsencode(error.strerror or "")))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        if not _readable(reader):
-            text = "its server does not take what was written to it; continue the server, or kill it"
-            raise OSError(errno.ETIMEDOUT, text, mountpoint)
-        said = pipe.read()
-    os.waitpid(pid, 0)
-    if said:
-        code, _, text = os.fsdecode(said).partition(" ")
-        raise OSError(int(code), text, mountpoint)
-
-
 def _wait(server: control.Server, mountpoint: str) -> None:
-    why = "another mount namespace holds the mount, or a branch's file system does not answer"
-    if not is_stopped(server.pid) and _readable(server.pidfd):
+    if not is_stopped(server.pid) and _ended(server):
         return
+    why = "another mount namespace holds the mount, or a branch's file system does not answer"
     if is_stopped(server.pid):
         why = f"it is stopped; 'kill -CONT {server.pid}' lets it end"
     raise OSError(errno.ETIMEDOUT, f"unmounted, but its server {server.pid} has not ended: {why}", mountpoint)
 
 
-def _readable(fd: int) -> bool:
+def _ended(server: control.Server) -> bool:
     poll = select.poll()
-    poll.register(fd, select.POLLIN)
+    poll.register(server.pidfd, select.POLLIN)
     return bool(poll.poll(DEADLINE_SECONDS * 1000))

@@ -3,7 +3,7 @@ thread that does. For pyfuse3; the direct transport's main thread waits for nobo
 
 A thread looks on:
 
-    the connection has ended            (POLLERR)    the session has ENDED_SECONDS to end
+    the connection has ended            (POLLERR)    the session has ENDED_SECONDS to end (`serving`)
     told to end under its users         (`hurry`)    HURRIED_SECONDS
     SIGTERM or SIGINT are pending, and nobody has taken them for _LOOKS looks: the main thread does not come back. A
     second one would not be seen, since signals do not queue (signal(7)).
@@ -17,7 +17,7 @@ import signal
 import threading
 from collections.abc import Callable
 
-from unionfs.transport.serving import ENDED_SECONDS, HURRIED_SECONDS, start
+from unionfs.transport import serving
 
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _LOOK_SECONDS = 2.5
@@ -34,7 +34,7 @@ class Watch:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
         try:
-            start(self._thread)
+            serving.start(self._thread)
         except BaseException:
             os.close(self._reader)
             os.close(self._writer)
@@ -67,10 +67,14 @@ class Watch:
             pending = pending + 1 if _SIGNALS & signal.sigpending() else 0
             if pending == _LOOKS:
                 break
-        patience = ENDED_SECONDS if self._fd in found else HURRIED_SECONDS if self._reader in found else 0.0
+        patience = 0.0
+        if self._reader in found:
+            patience = serving.HURRIED_SECONDS
+        elif self._fd in found:
+            patience = serving.ENDED_SECONDS
         poll.unregister(self._fd)
         while poll.poll(patience * 1000):
             if os.read(self._reader, 1) == _CLOSE:
                 return
-            patience = HURRIED_SECONDS
+            patience = serving.HURRIED_SECONDS
         self._leave()
