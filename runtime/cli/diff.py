@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from runtime.cli import human
 from runtime.cli.options import Given, Option
@@ -27,7 +26,6 @@ def main(given: Given, settings: Settings) -> int:
     with trees.driver_of(container) as driver, trees.live(container) as live:
         changes = diff.changes(driver, container.id, mount_points=trees.mount_points(container), live=live)
     # The container chose the names: what it writes into them is not to reach a terminal, nor to look like a line.
-    shown = human.printable if sys.stdout is not None and sys.stdout.isatty() else str
     for change in changes:
-        print(change.kind, shown(os.fsdecode(change.path)))
+        print(change.kind, human.path(os.fsdecode(change.path)))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
@@ -9,6 +10,9 @@ _SPANS = (
     ("year", 365 * 86400, 2), ("month", 30 * 86400, 2), ("week", 7 * 86400, 2), ("day", 86400, 2),
     ("hour", 3600, 2), ("minute", 60, 1), ("second", 1, 1),
 )  # fmt: skip
+
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def size(count: int) -> str:
@@ -40,6 +44,18 @@ def ago(moment: float) -> str:
 def printable(text: str) -> str:
     """A table has one line a row, whatever an image or a command line contains."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def path(name: str) -> str:
+    """A path on one line: as it is, or, if it has characters that are not to be seen, quoted as a string of C. A path
+    begins with a slash, so the two cannot be taken for each other."""
+    return name if name.isprintable() else '"' + "".join(map(_quoted, name)) + '"'
+
+
+def _quoted(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    return character if character.isprintable() else "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from runtime.cli import human
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
 from runtime.errors import NoSuchContainer, NoSuchImage, RuntimeFault, UsageError
@@ -40,7 +42,7 @@ def main(given: Given, settings: Settings) -> int:
         try:
             found.append(find(reference))
             if template:
-                print(_filled(template, found[-1]), flush=True)
+                print(_shown(_filled(template, found[-1])), flush=True)
         except RuntimeFault as error:
             code = report("", error)
     if not template:
@@ -84,6 +86,13 @@ def _filled(template: str, record: dict[str, Any]) -> str:
         return json.dumps(value) if match[1] else _plain(value)
 
     return _FIELD.sub(field, template)
+
+
+def _shown(text: str) -> str:
+    """In a file it is what an image or a user has written; a terminal is not for that to command."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return text
+    return "\n".join(map(human.printable, text.split("\n")))
 
 
 def _plain(value: Any) -> str:

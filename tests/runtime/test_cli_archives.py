@@ -164,6 +164,17 @@ def test_an_image_that_has_only_a_digest(fresh: Runtime, rootfs_tar: Path) -> No
     assert len(fresh("images", "-q").split()) == 1
 
 
+def test_what_an_image_says_does_not_reach_a_terminal(box: Runtime, terminal: Callable[..., Terminal]) -> None:
+    """In a file it is as it is."""
+    box("run", "--name", "escapes", "--network", "none", "-e", "A=\x1b[2Jone\ntwo", "box", "true")
+    words = ("inspect", "-f", "{{.Config.Env}}", "escapes")
+    assert "A=\x1b[2Jone\ntwo" in box(*words)
+    shown = terminal(box.command(*words))
+    assert shown.wait() == 0
+    assert b"A=?[2Jone\r\ntwo" in shown.output
+    box("rm", "escapes")
+
+
 def test_inspect(box: Runtime) -> None:
     assert box.call("run", "--name=one", "--network=none", "box", "sh", "-c", "exit 3").returncode == 3
     image, container = json.loads(box("inspect", "box", "one"))

@@ -52,6 +52,24 @@ def test_what_a_container_has_changed(each_driver: Runtime) -> None:
         assert each_driver("diff", name).splitlines() == TOLD
 
 
+def test_names_are_one_line_each(each_driver: Runtime, terminal: Callable[..., Terminal]) -> None:
+    """Whatever a container has them be, and wherever they are shown; those that a person reads as they are stay so."""
+    script = r"""mkdir /d; cd /d
+    for name in 'a\nD etc' '\033[2J' 'tab\t' '\342\200\250line' 'bad\377' 'quote\n"\\'; do
+        touch "$(printf "$name")"
+    done
+    touch 'plain \n"' 'sp ace' 'ä→'"""
+    expected = [
+        "A /d", r'A "/d/\x1b[2J"', r'A "/d/a\nD etc"', r'A "/d/bad\xff"', r'A /d/plain \n"', r'A "/d/quote\n\"\\"',
+        "A /d/sp ace", r'A "/d/tab\t"', "A /d/ä→", r'A "/d/\xe2\x80\xa8line"',
+    ]  # fmt: skip
+    with container(each_driver, script) as name:
+        assert sorted(each_driver("diff", name).splitlines()) == sorted(expected)
+        shown = terminal(each_driver.command("diff", name), columns=200)
+        assert shown.wait() == 0
+        assert sorted(shown.output.decode().splitlines()) == sorted(expected)
+
+
 def test_a_container_that_did_nothing(each_driver: Runtime) -> None:
     """What the runtime mounts on had to be made there, /etc/hosts say, and is not the container's doing."""
     with container(each_driver, "true", "-v", "/usr:/data/volume", "-v", "/etc/hostname:/data/file") as name:
