@@ -4,6 +4,10 @@ A container's image, and volumes that another container is changing meanwhile, d
 path is resolved by the kernel below a descriptor (openat2(2), RESOLVE_IN_ROOT), magic links are never followed, and
 what was resolved is kept as a descriptor and never named again. CVE-2021-30465 and CVE-2024-45310 are what happens
 otherwise.
+
+What is mounted in the root already is part of it. A link of the image's may lead into a volume, as /var/run leads to a
+/run of the user's, but not into a file system of the kernel's: nobody but the configuration decides what covers
+/proc/sys, and what is made in a cgroup.
 """
 
 from __future__ import annotations
@@ -17,6 +21,14 @@ from unionfs.linux import consts, files, mounts
 
 # Where the kernel's own file systems go. A symbolic link there would move them (CVE-2019-19921, CVE-2023-27561).
 _KERNEL_DIRECTORIES = (b"proc", b"sys", b"dev")
+# Their types as statfs(2) has them (linux/magic.h): what is in them are the kernel's own objects.
+_KERNEL_TYPES = frozenset({
+    0x9FA0, 0x62656572, 0x27E0EB, 0x63677270,  # proc, sysfs, cgroup, cgroup2
+    0x1CD1, 0x19800202,  # devpts, mqueue
+    0x64626720, 0x74726163, 0x73636673, 0x62656570,  # debugfs, tracefs, securityfs, configfs
+    0xCAFE4A11, 0x6165676C, 0xDE5E81E4, 0x65735543, 0x42494E4D,  # bpf, pstore, efivarfs, fusectl, binfmt_misc
+    0xF97CFF8C, 0x43415D53, 0x5A3C69F0, 0x6E736673,  # selinux, smack, apparmor, nsfs
+})  # fmt: skip
 
 
 class Root:
@@ -24,22 +36,35 @@ class Root:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._places: list[str] = []  # where something was mounted, as it was asked for
 
     def close(self) -> None:
         os.close(self.fd)
 
     def open(self, path: str, flags: int = os.O_PATH) -> int:
-        """A descriptor of what `path` is. ELOOP: a magic link, or a symbolic link on the way into /proc, /sys, /dev."""
+        """A descriptor of what `path` is. ELOOP: a magic link, or a symbolic link on the way into /proc, /sys, /dev.
+        EXDEV: it leads into a file system of the kernel's, and is not said to be in what is mounted there."""
         name = os.fsencode(path).lstrip(b"/") or b"."
         resolve = consts.RESOLVE_IN_ROOT | consts.RESOLVE_NO_MAGICLINKS
-        if name.split(b"/", 1)[0] in _KERNEL_DIRECTORIES:
+        literally = name.split(b"/", 1)[0] in _KERNEL_DIRECTORIES
+        if literally:
             resolve |= consts.RESOLVE_NO_SYMLINKS
         try:
-            return files.openat2(self.fd, name, flags, resolve=resolve)
+            fd = files.openat2(self.fd, name, flags, resolve=resolve)
         except OSError as error:
             text = "it is, or leads through, a symbolic link that must not be there"
             reason = text if error.errno == errno.ELOOP else error.strerror
             raise OSError(error.errno, reason, path) from None
+        if not literally and self._is_led_astray(fd, path):
+            os.close(fd)
+            raise OSError(errno.EXDEV, "it leads into a file system of the kernel's", path)
+        return fd
+
+    def _is_led_astray(self, fd: int, path: str) -> bool:
+        if any(path == place or path.startswith(f"{place}/") for place in self._places):
+            return False
+        # Most of what is looked at is the root's own; a union's server need not be asked for its type.
+        return os.fstat(fd).st_dev != os.fstat(self.fd).st_dev and files.file_system_type(fd) in _KERNEL_TYPES
 
     def directory(self, path: str, mode: int = 0o755) -> int:
         """A descriptor of the directory `path`, made with its parents where they are missing."""
@@ -74,6 +99,7 @@ class Root:
         mounts.move_mount(
             mount_fd, b"", target_fd, b"", consts.MOVE_MOUNT_F_EMPTY_PATH | consts.MOVE_MOUNT_T_EMPTY_PATH
         )
+        self._places.append(path)
         seen_fd = self.open(path)
         try:
             seen, ours = os.fstat(seen_fd), os.fstat(mount_fd)

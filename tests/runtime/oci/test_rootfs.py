@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -189,6 +190,61 @@ def test_a_mount_destination_behind_a_magic_link_is_refused(
     (rootfs / "v").symlink_to("/proc/self/cwd")
     with pytest.raises(ContainerError, match=r"^cannot bind .* on /v/x: it is, or leads through, a symbolic link"):
         keeper.run(config("true", mounts=[*defaults.MOUNTS, _bind(tmp_path, "/v/x")]))
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("etc/hosts", "/proc/sys/kernel/core_pattern"), ("etc/hosts", "../proc/sys/kernel/core_pattern"),
+        ("etc/hosts", "/proc/1/environ"), ("etc/hosts", "/sys/kernel/uevent_seqnum"),
+        ("etc/hosts", "/sys/fs/cgroup/cgroup.procs"), ("etc", "/proc/sys/kernel"), ("etc", "/dev/pts"),
+        ("etc", "/dev/mqueue"), ("etc", "/host/proc"), ("etc", "/host/sys/kernel"),
+    ],
+)  # fmt: skip
+def test_no_link_of_the_images_leads_a_mount_into_the_kernels_files(
+    keeper: Keeper, config: Make, rootfs: Path, tmp_path: Path, link: str, target: str
+) -> None:
+    """Where something is mounted already it is the kernel's, and the steps that follow count on it; also where it is a
+    volume of the user's."""
+    shutil.rmtree(rootfs / "etc")
+    (rootfs / link).parent.mkdir(exist_ok=True)
+    (rootfs / link).symlink_to(target)
+    (tmp_path / "hosts").write_text("")
+    volumes = [_bind(Path("/proc"), "/host/proc"), _bind(Path("/sys"), "/host/sys")]
+    mounts = [*defaults.MOUNTS, *volumes, _bind(tmp_path / "hosts", "/etc/hosts")]
+    with pytest.raises(ContainerError, match=r"^cannot bind .* on /etc/hosts: .*(leads into|No such file)"):
+        keeper.run(config("true", mounts=mounts))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"process__cwd": "/link/made"}, {"linux__maskedPaths": ["/link/cpuinfo"]},
+        {"linux__readonlyPaths": ["/link/sys"]},
+        {"linux__devices": [{"path": "/link/null", "type": "c", "major": 1, "minor": 3}]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_nor_anything_else_that_is_made(keeper: Keeper, config: Make, rootfs: Path, changes: dict[str, Any]) -> None:
+    (rootfs / "link").symlink_to("/proc")
+    with pytest.raises(ContainerError, match=r"^cannot .*: it leads into a file system of the kernel's"):
+        keeper.run(config("true", **changes))
+
+
+def test_where_a_mount_is_said_to_be_in_another_it_is(sh: Sh, rootfs: Path, tmp_path: Path) -> None:
+    """Volumes below volumes, also in the kernel's directories, and through a link of the image's into a volume."""
+    (rootfs / "var").mkdir()
+    (rootfs / "var/run").symlink_to("/run")
+    for name in ("run", "outer", "inner"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "inner/file").write_text("here\n")
+    mounts = [
+        *defaults.MOUNTS, _bind(Path("/sys"), "/host/sys"), _bind(tmp_path / "inner", "/host/sys/kernel"),
+        _bind(tmp_path / "outer", "/v"), _bind(tmp_path / "inner", "/v/w/x"), _bind(tmp_path / "run", "/run"),
+        _bind(tmp_path / "inner", "/var/run/secrets"), _bind(tmp_path / "inner", "/sys/fs/bpf"),
+    ]  # fmt: skip
+    out = sh("cat /host/sys/kernel/file /v/w/x/file /run/secrets/file /sys/fs/bpf/file", mounts=mounts)
+    assert out == "here\n" * 4
 
 
 def test_missing_mount_points_are_not_made_through_a_link(
