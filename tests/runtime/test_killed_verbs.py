@@ -19,7 +19,7 @@ import pytest
 
 import drivers
 from tests.capabilities import missing
-from tests.runtime.conftest import IMAGE, Runtime
+from tests.runtime.conftest import IMAGE, Runtime, wait_until
 from tests.runtime.test_cli_lifecycle import LOOP, start
 from tests.runtime.test_engine_recovery import _snapshots
 
@@ -114,8 +114,16 @@ def has_its_changes(site: Site) -> None:
     site.remove("victim")
 
 
+def has_gone(site: Site) -> None:
+    """As it was told to at its end, whoever sees to that: its shim, or the next command if it came to none."""
+    wait_until(lambda: "victim" not in site.runtime("ps", "-a"), "it has gone")
+    assert site.runtime.run("--name=victim", IMAGE, "echo", "free") == "free\n"
+
+
 def is_free(site: Site) -> None:
-    """Its name, after what is left of it is removed."""
+    """It is there whole, or it is not there; and its name is free when it is removed."""
+    if "victim" in site.runtime("ps", "-a"):
+        assert site.runtime.status("victim").startswith(("Up", "Exited"))
     site.remove("victim")
     assert site.runtime.run("--name=victim", IMAGE, "echo", "free") == "free\n"
 
@@ -157,7 +165,7 @@ def nothing(site: Site) -> None:
 
 
 VERBS = {
-    "run": Verb(nothing, lambda site: ("run", "--rm", "--name=victim", "--network=none", IMAGE, "true"), is_free),
+    "run": Verb(nothing, lambda site: ("run", "--rm", "--name=victim", "--network=none", IMAGE, "true"), has_gone),
     "run -d": Verb(nothing, lambda site: ("run", "-d", "--name=victim", IMAGE, "sleep", "9"), is_free),
     "exec": Verb(running, lambda site: ("exec", "victim", "true"), runs_on),
     "stop": Verb(running, lambda site: ("stop", "-t", "1", "victim"), has_stopped),
