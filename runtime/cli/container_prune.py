@@ -20,7 +20,11 @@ def main(given: Given, settings: Settings) -> int:
     if not given.flag("force"):
         prune.ask("This will remove all stopped containers, and snapshots without a container.", "container prune")
 
-    from runtime.engine.prune import containers, snapshots
+    from runtime.engine.prune import containers, left_over, snapshots
 
     store = settings.store()
-    return prune.report([("Deleted Containers", containers(store)), ("Deleted Snapshots", snapshots(store))])
+    return prune.report([
+        ("Deleted Containers", containers(store)),
+        ("Deleted Snapshots", snapshots(store)),
+        ("Left over", left_over(store)),
+    ])

@@ -16,9 +16,16 @@ def main(given: Given, settings: Settings) -> int:
     store = settings.store()
     force = given.flag("force")
 
+    from runtime.engine.leftovers import take_back
     from runtime.engine.stop import remove
 
-    def one(reference: str) -> None:
-        remove(store, store.get(reference, damaged=force), force=force)
+    drivers = set()
 
-    return each_of(given, "container", one)
+    def one(reference: str) -> None:
+        container = store.get(reference, damaged=force)
+        drivers.add(container.config.driver)
+        remove(store, container, force=force)
+
+    code = each_of(given, "container", one)
+    take_back(store, drivers=drivers, patience=0)  # where that fails it is not what was asked for
+    return code

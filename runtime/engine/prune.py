@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from drivers.errors import DriverError
 from drivers.registry import open_driver
-from runtime.engine import rmi, stores
+from runtime.engine import leftovers, rmi, stores
 from runtime.engine.containers import ContainerStore
 from runtime.engine.state import Status
 from runtime.engine.stop import remove
@@ -39,6 +39,12 @@ def containers(store: ContainerStore) -> Pruned:
         except (DriverError, OSError, RuntimeFault) as error:
             pruned.failures.append(error)
     return pruned
+
+
+def left_over(store: ContainerStore) -> Pruned:
+    """Take back what killed processes have left in the drivers. There is nothing to name: nobody has asked for it."""
+    freed, failures = leftovers.take_back(store)
+    return Pruned([], freed, failures)
 
 
 def _written(store: ContainerStore, name: str, container_id: str) -> int:
@@ -83,4 +89,5 @@ def images(store: ContainerStore, *, named: bool = False) -> Pruned:
                 lines += [*(f"untagged: {one}" for one in removed.untagged)]
                 lines += [*(f"deleted: {one}" for one in removed.deleted)]
     freed = before - sum(kept.blob_sizes().values())
-    return Pruned(lines, freed + rmi.forget(store.paths, kept) + kept.prune_incoming(), [])
+    forgotten, failures = leftovers.take_back(store)
+    return Pruned(lines, freed + forgotten + kept.prune_incoming(), failures)

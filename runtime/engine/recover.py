@@ -52,7 +52,7 @@ def recover(store: ContainerStore) -> None:
         finally:
             os.close(lock)
     if lost:
-        _leases(store)
+        leases(store)
 
 
 def _settle(store: ContainerStore, container: Container) -> bool:
@@ -80,7 +80,7 @@ def _final(found: State, up: bool, trouble: str) -> State:
     return found.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=code, error=error)
 
 
-def _leases(store: ContainerStore) -> None:
+def leases(store: ContainerStore) -> None:
     """Detach what no container has up any more, also of containers that are gone."""
     from runtime.engine.network import open_network
 

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from runtime.engine import disk, stores
+from runtime.engine import leftovers
 from runtime.engine.containers import ContainerStore
-from runtime.engine.paths import Paths
+from runtime.errors import RuntimeFault, sentence
 from runtime.images.image import Removed
 from runtime.images.store import ImageStore
-from runtime.images.unpack import forget_snapshots
 
 
 def remove_image(store: ContainerStore, reference: str) -> Removed:
-    """Raises NoSuchImage, ImageInUse."""
+    """Raises NoSuchImage, ImageInUse; RuntimeFault when the image is gone, and not all that was unpacked of it."""
     images = ImageStore(store.paths.images)
     removed = images.remove(reference, in_use=lambda: in_use(store))
     if removed.deleted:
-        forget(store.paths, images)
+        _, failures = leftovers.take_back(store)
+        if failures:
+            raise RuntimeFault(
+                f"{reference} is removed, but not all that was unpacked of it: {sentence(failures[0])}; "
+                "`runtime image prune` tries again"
+            ) from failures[0]
     return removed
 
 
 def in_use(store: ContainerStore) -> set[str]:
     """The ids of images that containers are made of."""
     return {container.config.image_id for container in store}
-
-
-def forget(paths: Paths, images: ImageStore) -> int:
-    """Let every driver that works here remove what it unpacked of images that are gone; the bytes that it freed."""
-    freed = 0
-    for _, driver in stores.opened(paths):
-        before = disk.snapshots(driver)
-        freed += sum(before.get(name, 0) for name in forget_snapshots(images, driver))
-    return freed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -27,11 +27,11 @@ class Snapshot(NamedTuple):
     size: int  # bytes that it takes by itself; 0 as well for what is damaged
 
 
-def opened(paths: Paths) -> Iterator[tuple[str, Snapshotter]]:
-    """Every driver that this installation has used, by name, for the time of one turn; those that do not work here
-    now are left out."""
+def opened(paths: Paths, names: Collection[str] | None = None) -> Iterator[tuple[str, Snapshotter]]:
+    """Every driver that this installation has used, of those with `names`, by name, for the time of one turn; those
+    that do not work here now are left out."""
     for name in NAMES:
-        if not os.path.isdir(paths.driver(name)):
+        if (names is not None and name not in names) or not os.path.isdir(paths.driver(name)):
             continue
         try:
             driver = open_driver(name, paths.driver(name))

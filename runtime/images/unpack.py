@@ -26,7 +26,7 @@ from runtime.images.store import ImageStore
 
 _LOCK = "unpack.lock"
 _KEY = "unpack-"
-_PATIENCE = 1800.0  # seconds: somebody else's image of gigabytes on a slow disk
+PATIENCE = 1800.0  # seconds: somebody else's image of gigabytes on a slow disk
 
 
 def chain_ids(layers: Sequence[str]) -> list[str]:
@@ -49,8 +49,8 @@ def unpack(store: ImageStore, image: Image, snapshotter: Snapshotter) -> str:
         raise ImageError(f"image {image.name} has no layer; import it again")
     if _committed(snapshotter, chains[-1]):
         return chains[-1]
-    with store.locked(_LOCK, patience=_PATIENCE):
-        _remove_left_overs(snapshotter)
+    with store.locked(_LOCK, patience=PATIENCE):
+        take_back(snapshotter)
         parent = ""
         for layer, chain in zip(zip(image.layers, image.blobs, strict=True), chains, strict=True):
             if not _committed(snapshotter, chain):
@@ -59,15 +59,16 @@ def unpack(store: ImageStore, image: Image, snapshotter: Snapshotter) -> str:
     return parent
 
 
-def forget_snapshots(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
+def forget_snapshots(store: ImageStore, snapshotter: Snapshotter, *, patience: float = PATIENCE) -> list[str]:
     """Remove what this driver holds of images that are no more in the store; the names of what was removed.
 
     A snapshot on which something else is built (a container's) stays until a later call. To be called after
-    ImageStore.remove, for each driver that is in use; also repairs what an earlier call could not finish.
+    ImageStore.remove, for each driver that is in use; also repairs what an earlier call could not finish, and calls
+    take_back(). TimedOut when somebody unpacks for longer than `patience` seconds.
     """
     removed = []
-    with store.locked(_LOCK, patience=_PATIENCE):
-        _remove_left_overs(snapshotter)
+    with store.locked(_LOCK, patience=patience):
+        take_back(snapshotter)
         # Read under the lock: what was unpacked until now belongs to images that were in the store then.
         wanted = {chain for image in store.list() for chain in chain_ids(image.layers)}
         for info in reversed(list(snapshotter.walk())):
@@ -87,13 +88,16 @@ def _committed(snapshotter: Snapshotter, name: str) -> bool:
         return False
 
 
-def _remove_left_overs(snapshotter: Snapshotter) -> None:
-    """What a process left that was killed in _unpack_layer(); nobody is in there now, for the lock is ours. And
-    what any that was killed has left in the driver: nobody else looks for it, unless a container crashes.
+def take_back(snapshotter: Snapshotter) -> None:
+    """Remove what any process that was killed has left in a driver: views of a reader, what is half-made or half
+    deleted, and, as the store's lock is held and nobody is in _unpack_layer() now, what was killed in there.
 
     What is in use is left to the next that comes here: 0.1.0 unpacked at a mount point in the store, and a process that
     is killed leaves such a mount until the machine is restarted.
     """
+    from drivers.diff import snapshots  # late: most runs find their image unpacked
+
+    snapshots.take_back(snapshotter)
     with suppress(OSError, TimedOut):
         snapshotter.cleanup()
     for info in list(snapshotter.walk()):
