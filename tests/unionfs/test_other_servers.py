@@ -46,24 +46,40 @@ def stopped(mount_union: Callable[..., Union]) -> Iterator[tuple[Union, control.
         server.close()
 
 
-def mounted_as(freed: str, mount_union: Callable[..., Union]) -> Union:
-    """A union whose mount got the device number `freed`, which others on this machine may be quicker to get."""
-    for _ in range(50):
-        union = mount_union("low2", "up2")
-        if number(union) == freed:
-            return union
-        union.unmount()
-    pytest.skip("the kernel did not give the number out again")
+def mounted_as(freed: str, mount_union: Callable[..., Union], probes: Path) -> Union:
+    """A union whose mount got the device number `freed`. The kernel gives out the lowest that is free: those below are
+    taken first, and others on this machine may be quicker."""
+    probes.mkdir()
+    taken = 0
+    try:
+        for _ in range(500):
+            mounts.mount("probe", str(probes), "tmpfs")
+            taken += 1
+            point = mounts.mount_of(probes)
+            assert point is not None
+            if int(point.device.split(":")[1]) < int(freed.split(":")[1]):
+                continue
+            mounts.umount2(str(probes))
+            taken -= 1
+            if point.device == freed:
+                union = mount_union("low2", "up2")
+                if number(union) == freed:
+                    return union
+                union.unmount()
+        pytest.skip("the kernel did not give the number out again")
+    finally:
+        for _ in range(taken):
+            mounts.umount2(str(probes))
 
 
 def test_a_stopped_server_of_the_same_number(
-    stopped: tuple[Union, control.Server], mount_union: Callable[..., Union]
+    stopped: tuple[Union, control.Server], mount_union: Callable[..., Union], tmp_path: Path
 ) -> None:
     """It is neither asked, nor waited for, nor does it take the new mount for its own when it goes on."""
     old, server = stopped
     freed = number(old)
     mounts.umount2(old.path, consts.MNT_DETACH)
-    new = mounted_as(freed, mount_union)
+    new = mounted_as(freed, mount_union, tmp_path / "probe")
     start = time.monotonic()
     pid = info.ask(new.path)["pid"]
     assert pid != server.pid
@@ -75,12 +91,12 @@ def test_a_stopped_server_of_the_same_number(
 
 
 def test_unmounting_beside_a_stopped_server_of_the_same_number(
-    stopped: tuple[Union, control.Server], mount_union: Callable[..., Union]
+    stopped: tuple[Union, control.Server], mount_union: Callable[..., Union], tmp_path: Path
 ) -> None:
     old, _ = stopped
     freed = number(old)
     mounts.umount2(old.path, consts.MNT_DETACH)
-    new = mounted_as(freed, mount_union)
+    new = mounted_as(freed, mount_union, tmp_path / "probe")
     new.unmount()
     assert not new.mounted
 
