@@ -60,10 +60,12 @@ def stuck(mount_union: Callable[..., Union], tmp_path: Path, transport: str) -> 
     subprocess.run([sys.executable, "-c", IMPATIENT, *words], check=True, timeout=30)
     server = server_of(str(outer))
     assert (outer / "file").read_text() == "lower"
+    for path in (str(outer), inner.path):  # what the outer server closes it closes in the inner mount
+        wait_until(lambda path=path: requests_waiting(path) == 0)  # type: ignore[misc]
     os.kill(inner_server.pid, signal.SIGSTOP)
     user = subprocess.Popen(["stat", str(outer / "d" / "absent")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: requests_waiting(inner.path) > 0)
+        wait_until(lambda: requests_waiting(inner.path) > 0 and requests_waiting(str(outer)) > 0)
         yield Stuck(outer, user, server, log)
     finally:
         os.kill(inner_server.pid, signal.SIGCONT)
