@@ -49,7 +49,7 @@ def main() -> NoReturn:
             os.fstat(fd)
         except OSError:
             os.open("/dev/null", os.O_RDWR)  # or the next file opened would be taken for a standard stream
-    os.umask(0o022)  # whatever the caller's is: what it would leave open is root's state
+    os.umask(0o077)  # whatever the caller's is: what we make is root's alone, unless we say that it is not
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, _leave)

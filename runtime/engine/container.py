@@ -96,7 +96,7 @@ class Container(NamedTuple):
         except OSError:
             # A full disk: known until the machine goes down, and recovery tries again.
             with suppress(OSError):
-                os.makedirs(self.run_directory, 0o710, exist_ok=True)
+                os.makedirs(self.run_directory, 0o700, exist_ok=True)
                 state.save(self.run_directory, final)
             raise
         self.tidy()

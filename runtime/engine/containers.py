@@ -36,8 +36,8 @@ class ContainerStore:
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
         self._names = f"{paths.containers}/names"
-        durable.make_directories(self._names, 0o710)
-        os.makedirs(paths.running, mode=0o710, exist_ok=True)
+        paths.keep_private()
+        durable.make_directories(self._names)
 
     def _locked(self) -> AbstractContextManager[int]:
         return locks.locked(f"{self.paths.containers}/.lock", patience=_PATIENCE)
@@ -50,7 +50,7 @@ class ContainerStore:
         with self._locked():
             config = config._replace(name=self._free_name(config.name))
             container = Container(config)
-            os.mkdir(container.directory, 0o710)
+            os.mkdir(container.directory, 0o700)
             try:
                 # Locked before the record is there: recovery never takes a container in the making for an orphan.
                 lock = flock(f"{container.directory}/lock", fcntl.LOCK_EX, os.O_CREAT)

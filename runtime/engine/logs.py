@@ -31,7 +31,7 @@ class Writer:
     """Appends output to a log, line by line. One writer a log."""
 
     def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._partial = {"stdout": bytearray(), "stderr": bytearray()}
 
     def write(self, stream: str, data: bytes) -> bool:

@@ -42,5 +42,20 @@ class Paths(NamedTuple):
     def running(self) -> str:
         return f"{self.state}/containers"
 
+    def keep_private(self) -> None:
+        """Have the directories of ours that are right below the two, and let nobody but root into them: layers have
+        programs with set-id bits, containers' variables are secrets (CVE-2021-41091). The two themselves may be the
+        user's, with other things in them. OSError."""
+        from drivers import durable  # late: not every command opens an installation
+
+        for path in (self.containers, self._drivers, self.images, f"{self.root}/network", self.running):
+            durable.make_directories(path)
+            if os.stat(path).st_mode & 0o077:  # an older version's
+                os.chmod(path, 0o700)
+
+    @property
+    def _drivers(self) -> str:
+        return f"{self.root}/drivers"
+
     def driver(self, name: str) -> str:
-        return f"{self.root}/drivers/{name}"
+        return f"{self._drivers}/{name}"

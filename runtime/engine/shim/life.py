@@ -50,7 +50,7 @@ class Life:
     def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[oci.Init, Ends]:
         """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call `end`."""
         self._tree = open_tree(mounts)
-        os.mkdir(self._container.rootfs, 0o710)  # where it is attached for a moment, before it is pivoted into
+        os.mkdir(self._container.rootfs, 0o700)  # where it is attached for a moment, before it is pivoted into
         spec = self._write_spec(self._tree.fd, window)
         self._init, ends = self._create(spec)
         address = self._connect(self._init.pid)
@@ -155,7 +155,8 @@ class Life:
 
 
 def _make_source(path: str) -> None:
-    """A volume's source that is missing becomes a directory, as with docker's -v."""
+    """A volume's source that is missing becomes a directory, as with docker's -v; a user's, and not of ours."""
+    ours = os.umask(0o022)
     try:
         os.makedirs(path, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -163,3 +164,5 @@ def _make_source(path: str) -> None:
             raise ConfigError(f"the volume source {path} cannot be made: a part of it is not a directory") from None
     except OSError as error:
         raise ConfigError(f"the volume source {path} cannot be made: {error.strerror}") from None
+    finally:
+        os.umask(ours)

@@ -26,7 +26,7 @@ SOCKET = 3
 def main() -> None:
     processes.close_range(SOCKET + 1)
     os.chdir("/")
-    os.umask(0o022)
+    os.umask(0o077)  # as in cli/__init__.py
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     caller = Caller(socket.socket(fileno=SOCKET))
@@ -55,7 +55,7 @@ def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     """Have the container run from begin to end; the last frame for the caller."""
     store = ContainerStore(Paths.of(orders["root"], orders["state"]))
     container = store.load(orders["id"])
-    os.makedirs(container.run_directory, mode=0o710)  # from here on it is ours in the eyes of recovery
+    os.makedirs(container.run_directory, mode=0o700)  # from here on it is ours in the eyes of recovery
     life = Life(store, container)
     mounts = [Mount(kind, source, tuple(options)) for kind, source, options in orders["mounts"]]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
