@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from runtime.errors import UsageError
-from unionfs.linux import processes
 
 
 class Option(NamedTuple):
@@ -108,6 +107,8 @@ def _take(given: Given, option: Option, value: str | None, left: list[str], show
 def conceal(values: Iterable[str]) -> None:
     """Cross out what comes after NAME= in this process's command line, which every user of the machine can read for as
     long as it runs (proc(5))."""
+    from unionfs.linux import processes  # late: only two verbs have such values
+
     memory, _ = processes.invocation()
     text = memory.tobytes()
     for value in map(os.fsencode, values):
