@@ -127,7 +127,8 @@ class ContainerStore:
     def drop(self, container: Container) -> None:
         """Forget a container: its lock is held by the caller, and its snapshot, network and mounts are gone.
 
-        Unlinking takes no room. The configuration goes last: who dies here leaves a container that is being removed.
+        Unlinking takes no room, and is not synced: the configuration goes last, so who dies here, or a cut, leaves a
+        container that is being removed, which is durable (Container.begin_removal).
         """
         container.clear()
         with self._locked():
@@ -136,9 +137,6 @@ class ContainerStore:
             with suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink(path)
         shutil.rmtree(container.directory, ignore_errors=True)
-        if not container.config.remove:  # after a power cut that one is removed by whoever finds it
-            durable.sync_directory(self._names)
-            durable.sync_directory(self.paths.containers)
 
     def sweep(self) -> None:
         """Remove what a process left that was killed in `add`, or at the end of `drop`: a directory with a lock and no

@@ -66,10 +66,12 @@ def discard(store: ContainerStore, container: Container, *, after_crash: bool = 
         except NotFound:
             pass  # a crash between making the record and the snapshot, or after removing it
         except BaseException as error:
-            if not isinstance(error, Exception) or _has(driver, container.id):
+            if _has(driver, container.id):
                 if not after_crash:
                     container.give_removal_up()
                 raise
+            if not isinstance(error, Exception):
+                raise  # we are to end; recovery forgets the record
             trouble = error  # of deleting what is nobody's any more
         if after_crash:
             driver.cleanup()
@@ -89,6 +91,7 @@ def discard_damaged(store: ContainerStore, container: Container) -> None:
     from runtime.engine.network import open_network
 
     attempt([processes], container)
+    container.begin_removal()
     open_network("bridge", f"{container.config.root}/network").detach(container.id)
     stores.remove(store.paths, container.id)
     store.drop(container)
