@@ -6,6 +6,7 @@
         lock                flock: held to change the index or the names of blobs
         unpack.lock         flock: held to unpack or to forget snapshots (runtime.images.unpack)
         unpack/             mount point of the layer that is being unpacked
+        reserve/            room that is given up when the disk is full (drivers.reserve)
 
 Manifest, configuration and layers are kept byte for byte as they came, compressed ones too: what is pushed or saved has
 the digest that was pulled or loaded. A layer is named by the digest of its blob; its diff id, that of the uncompressed
@@ -26,7 +27,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
-from drivers import locks, ownership
+from drivers import locks, ownership, reserve
 from drivers.archive.errors import ArchiveError
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.errors import TimedOut, Unavailable
@@ -59,6 +60,7 @@ class ImageStore:
         # damaged is said to who needs it.
         with contextlib.suppress(TimedOut, ImageError), self.locked("lock", patience=0):
             self._collect(self._index())
+            reserve.take(self._reserve)
 
     def locked(self, name: str, *, patience: float = locks.PATIENCE) -> AbstractContextManager[int]:
         """Hold the lock file `name`. TimedOut says who else holds it, after `patience` seconds."""
@@ -219,12 +221,12 @@ class ImageStore:
                 image = Image(manifest, found[manifest].references, (), {}, "", 0)
             gone = names_to_go(image, reference)
             if len(gone) < len(image.references):
-                index.save(self.root, found | {manifest: index.without(found[manifest], gone)})
+                self._save_less(found | {manifest: index.without(found[manifest], gone)})
                 return Removed(gone, ())
             if image.id in in_use():
                 raise ImageInUse(f"image {image.name} is used by a container; remove that first (runtime ps -a)")
             del found[manifest]
-            index.save(self.root, found)
+            self._save_less(found)
             needed = self._collect(found)
             layers = zip(image.layers, image.blobs, strict=False)
             deleted = dict.fromkeys(layer for layer, blob in layers if needed is not None and blob.digest not in needed)
@@ -272,6 +274,20 @@ class ImageStore:
             raise
         self._arrivals.settle()
         return self._image(digest, changed)
+
+    def _save_less(self, found: Index) -> None:
+        """Replace the index by one that makes room: what is in the way of that on a full disk is given up for it."""
+        try:
+            index.save(self.root, found)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            reserve.give_up(self._reserve)
+            index.save(self.root, found)
+
+    @property
+    def _reserve(self) -> str:
+        return os.path.join(self.root, "reserve")
 
     def _index(self) -> Index:
         return index.load(self.root)
