@@ -58,7 +58,7 @@ class Disk:
 
     def picture(self) -> Path:
         self._count += 1
-        path = self.image.with_name(f"cut-{self._count}")
+        path = self.image.with_name(f"cut-{os.getpid()}-{self._count}")
         with open(self.image, "rb") as source, open(path, "wb") as target:
             fcntl.ioctl(target, _FICLONE, source.fileno())
         return path

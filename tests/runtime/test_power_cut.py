@@ -8,12 +8,15 @@ import os
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from drivers.layout import IDENTITY
+from drivers.registry import open_driver
 from tests.drivers.children import in_child
 from tests.pictures import Disk, disk, mounted
 from tests.runtime.conftest import IMAGE
@@ -23,9 +26,10 @@ pytestmark = [
     pytest.mark.needs("loop", "overlay", "program:mkfs.ext4", "program:mkfs.xfs"),
     pytest.mark.skipif(not CALLS, reason="the numbers of this machine's system calls are not known here"),
 ]
-# Every step on every file system takes minutes; CUTS=all does it.
 KINDS = ["ext4", "xfs", "btrfs"]
+# Every step of every verb on every file system takes minutes; CUTS=all does it.
 EVERY = os.environ.get("CUTS") == "all"
+SOME = 6
 DRIVER = "overlay2"
 
 
@@ -103,15 +107,14 @@ class Installation:
         assert os.listdir(self.root / "images/blobs/sha256") == []
         assert not (self.root / "images/incoming").exists() or os.listdir(self.root / "images/incoming") == []
         if (self.root / "drivers" / DRIVER).exists():
-            from drivers.registry import open_driver
-
             driver = open_driver(DRIVER, str(self.root / "drivers" / DRIVER))
             try:
                 assert list(driver.walk()) == []
                 driver.check_invariants()
             finally:
                 driver.close()
-            assert os.listdir(self.root / "drivers" / DRIVER / "snapshots") == []
+            left = os.listdir(self.root / "drivers" / DRIVER / "snapshots")
+            assert set(left) <= {IDENTITY}
         assert os.listdir(self.state / "containers") == []
 
 
@@ -127,6 +130,7 @@ class Steps:
     """A disk with an image on it, and what becomes of verbs that the power fails in."""
 
     def __init__(self, kind: str, tmp_path: Path, archive: Path) -> None:
+        self.every = EVERY
         self._tmp_path = tmp_path
         self._disk = disk(kind, tmp_path)
         self.disk: Disk = self._disk.__enter__()
@@ -137,56 +141,72 @@ class Steps:
     def close(self) -> None:
         self._disk.__exit__(None, None, None)
 
-    def of(
-        self, *words: object, promised: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[Cut, Installation]]:
-        """Run the verb to a good end, and give what is found after each cut; the last is after its end."""
-        return self.of_program([sys.executable, "-m", "runtime", *self.installation.words(*words)], promised=promised)
+    def of(self, *words: object, told: Path | None = None) -> Iterator[tuple[Cut, Installation]]:
+        """Run the verb to a good end, and give what is found after each cut; the last is after its end.
+
+        What it promises is given when the file `told` appears, else with its end.
+        """
+        return self.of_program([sys.executable, "-m", "runtime", *self.installation.words(*words)], told=told)
 
     def of_program(
-        self,
-        command: Sequence[str],
-        *,
-        promised: Callable[[], bool] = lambda: False,
-        env: Mapping[str, str] | None = None,
+        self, command: Sequence[str], *, told: Path | None = None, env: Mapping[str, str] | None = None
     ) -> Iterator[tuple[Cut, Installation]]:
+        """Twice: by itself, when nothing takes along to the disk what is promised, and with the file system's own
+        commits before each step, which show what is half done."""
         os.sync()
-        log = self._tmp_path / "cuts"
-
-        def traced() -> None:
-            os.environ.update(env or {})
-            seen, given = [_look(self.disk.place)], [False]
-
-            def cut(step: str) -> None:
-                # What was promised must be there though nothing came after it that took more along.
-                if promised() and not given[0]:
-                    given[0] = True
-                    lines.write(f"{self.disk.picture()} {step} 1\n")
-                if (now := _look(self.disk.place)) != seen[0]:
-                    seen[0] = now
-                    self.disk.commit_names()
-                    lines.write(f"{self.disk.picture()} {step} {int(given[0])}\n")
-
-            with open(log, "w", encoding="utf-8") as lines:
-                lines.write(f"{self.disk.picture()} begin 0\n")
-                code = before_each_change(command, cut)
-                lines.write(f"{self.disk.picture()} end 1\n")
-            assert code == 0, code
-
-        assert in_child(traced).wait() == 0
+        before = self.disk.picture()
+        cuts = []
+        for commits in (False, True):
+            log = self._tmp_path / "cuts"
+            status = in_child(partial(self._trace, command, env or {}, told, log, commits=commits)).wait()
+            assert status == 0
+            cuts += [line.split() for line in log.read_text().splitlines()]
+            if not commits:
+                with self.disk.away():
+                    before.replace(self.disk.image)
+                if told:
+                    told.unlink()
+        assert len(cuts) > 4
         with self.disk.away():
-            yield from self._looked_at(log)
+            for number, (path, step, promised) in enumerate(self._some(cuts)):
+                found = Cut(Path(path), f"{number}-{step}", promised == "1")
+                # At the same place: a container's record says where it is. What was in memory is gone.
+                shutil.rmtree(self.installation.state, ignore_errors=True)
+                with mounted(found.image, self.disk.place):
+                    yield found, self.installation
 
-    def _looked_at(self, log: Path) -> Iterator[tuple[Cut, Installation]]:
-        cuts = [line.split() for line in log.read_text().splitlines()]
-        assert len(cuts) > 2
-        for number, (path, step, flag) in enumerate(cuts):
-            found = Cut(Path(path), f"{number}-{step}", flag == "1")
-            # At the same place: a container's record says where it is. What was in memory is gone.
-            shutil.rmtree(self.installation.state, ignore_errors=True)
-            with mounted(found.image, self.disk.place):
-                yield found, self.installation
-            found.image.unlink()
+    def _some(self, cuts: list[list[str]]) -> list[list[str]]:
+        """Of pictures with commits an even choice, when there are many; the last is of the end."""
+        half = [cut[1] for cut in cuts].index("end") + 1
+        with_commits = cuts[half:]
+        step = 1 if self.every else max(len(with_commits) // SOME, 1)
+        return [*cuts[:half], *with_commits[:-1:step], with_commits[-1]]
+
+    def _trace(
+        self, command: Sequence[str], env: Mapping[str, str], told: Path | None, log: Path, *, commits: bool
+    ) -> None:
+        os.environ.update(env)
+        seen, promised = _look(self.disk.place), False
+
+        def take(step: str) -> None:
+            lines.write(f"{self.disk.picture()} {step} {int(promised)}\n")
+
+        def cut(step: str) -> None:
+            nonlocal seen, promised
+            if told and told.exists() and not promised:
+                promised = True
+                take(step)
+            if commits and (now := _look(self.disk.place)) != seen:
+                seen = now
+                self.disk.commit_names()
+                take(step)
+
+        with open(log, "w", encoding="utf-8") as lines:
+            take("begin")
+            code = before_each_change(command, cut)
+            promised = True
+            take("end")
+        assert code == 0, code
 
 
 def _listed(directory: Path) -> list[str]:
@@ -212,39 +232,31 @@ def _look(place: Path) -> list[tuple[str, int, int]]:
     return sorted(found)
 
 
-@pytest.fixture(params=KINDS if EVERY else KINDS[:1])
+@pytest.fixture
 def steps(request: pytest.FixtureRequest, tmp_path: Path, rootfs_tar: Path, deadline: None) -> Iterator[Steps]:
-    made = Steps(request.param, tmp_path, rootfs_tar)
+    made = Steps(getattr(request, "param", "ext4"), tmp_path, rootfs_tar)
     try:
         yield made
     finally:
         made.close()
 
 
-@pytest.fixture(params=KINDS)
-def steps_everywhere(
-    request: pytest.FixtureRequest, tmp_path: Path, rootfs_tar: Path, deadline: None
-) -> Iterator[Steps]:
-    made = Steps(request.param, tmp_path, rootfs_tar)
-    try:
-        yield made
-    finally:
-        made.close()
+on_each = pytest.mark.parametrize("steps", KINDS, indirect=True)
+on_some = pytest.mark.parametrize("steps", KINDS if EVERY else KINDS[:1], indirect=True)
 
 
 WORK = "echo precious | dd of=/data conv=fsync 2>/dev/null; : >/told/done"
 
 
-def test_run(steps_everywhere: Steps, tmp_path: Path) -> None:
+@on_each
+def test_run(steps: Steps, tmp_path: Path) -> None:
     """What a container has synced is there, and so is the container, under its name."""
-    steps = steps_everywhere
     told = tmp_path / "told"
     told.mkdir()
     listed = set()
-    for cut, found in steps.of(
-        "run", "--network=none", "--name=work", f"-v{told}:/told", IMAGE, "sh", "-c", WORK,
-        promised=(told / "done").exists,
-    ):  # fmt: skip
+    words = ("run", "--network=none", "--name=work", f"-v{told}:/told", IMAGE, "sh", "-c", WORK)
+    steps.every |= steps.disk.kind == "ext4"
+    for cut, found in steps.of(*words, told=told / "done"):
         statuses = found.statuses()
         assert set(statuses) <= {"work"}, cut
         if cut.promised:
@@ -261,12 +273,14 @@ def test_run(steps_everywhere: Steps, tmp_path: Path) -> None:
     steps.installation("rm", "work")
 
 
+@on_some
 def test_run_of_one_that_removes_itself(steps: Steps) -> None:
     for _, found in steps.of("run", "--rm", "--network=none", IMAGE, "true"):
         assert found.statuses() == {}
         found.clear()
 
 
+@on_some
 def test_rm(steps: Steps) -> None:
     """It is there whole, or gone."""
     steps.installation("run", "--network=none", "--name=work", IMAGE, "sh", "-c", "echo precious >/data; sync")
@@ -283,6 +297,7 @@ def test_rm(steps: Steps) -> None:
     assert listed == {0, 1}
 
 
+@on_some
 def test_commit(steps: Steps) -> None:
     steps.installation("run", "--network=none", "--name=work", IMAGE, "sh", "-c", "echo precious >/data")
     seen = set()
@@ -299,6 +314,7 @@ def test_commit(steps: Steps) -> None:
     steps.installation("rm", "work")
 
 
+@on_some
 @pytest.mark.parametrize("verb", ["tag", "rmi"])
 def test_names_of_images(steps: Steps, verb: str) -> None:
     if verb == "rmi":
@@ -316,6 +332,7 @@ def test_names_of_images(steps: Steps, verb: str) -> None:
     assert seen == {1, 2}
 
 
+@on_some
 def test_rmi_of_the_last_name(steps: Steps) -> None:
     steps.installation("run", "--rm", "--network=none", IMAGE, "true")
     seen = set()
@@ -329,6 +346,7 @@ def test_rmi_of_the_last_name(steps: Steps) -> None:
     assert seen == {0, 1}
 
 
+@on_some
 def test_the_first_import(steps: Steps, rootfs_tar: Path) -> None:
     shutil.rmtree(steps.installation.root)
     seen = set()
@@ -342,6 +360,7 @@ def test_the_first_import(steps: Steps, rootfs_tar: Path) -> None:
     assert seen == {0, 1}
 
 
+@on_some
 def test_networks(steps: Steps) -> None:
     """Leases are of running containers, of which a cut leaves none: the next gets an address whatever was lost."""
     for number, (_, found) in enumerate(steps.of("run", "--rm", "--network=bridge", IMAGE, "true")):
@@ -351,6 +370,7 @@ def test_networks(steps: Steps) -> None:
         found.clear()
 
 
+@on_some
 def test_login(steps: Steps) -> None:
     """Kept in a directory that is made for it. What was there before is there, or with it what is new."""
     from runtime.registry.credentials import Credentials, Login
