@@ -27,8 +27,8 @@ pytestmark = [
     pytest.mark.skipif(not CALLS, reason="the numbers of this machine's system calls are not known here"),
 ]
 KINDS = ["ext4", "xfs", "btrfs"]
-# Every step of every verb on every file system takes minutes; CUTS=all does it.
-EVERY = os.environ.get("CUTS") == "all"
+# Every step of every verb on every file system takes minutes; FUSE_AUFS_CUTS=all does it.
+EVERY = os.environ.get("FUSE_AUFS_CUTS") == "all"
 SOME = 6
 DRIVER = "overlay2"
 
