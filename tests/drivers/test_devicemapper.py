@@ -25,7 +25,7 @@ from drivers.mounts import Mount, mount_all, unmount_all
 from drivers.registry import open_driver, probe
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
-from tests.contracts.snapshotter.words import Words
+from tests.contracts.snapshotter.words import FULL, Words
 from tests.drivers.children import in_child
 from tests.drivers.crashing import CrashContract
 from tests.mounting import mounted
@@ -84,7 +84,7 @@ class OneRoot(Words):
 
 
 class TestDevicemapper(OneRoot, SnapshotterContract):
-    depth = int(os.environ.get("FUSE_AUFS_DEPTH", "12"))  # a hundred takes minutes: scripts/nightly
+    depth = 105 if FULL else 12
     compared_layers = 4
     racers = 3
     turns = 4

@@ -28,6 +28,7 @@ from drivers.zfs.command import missing, zfs, zpool
 from drivers.zfs.driver import Driver
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
+from tests.contracts.snapshotter.words import FULL
 from tests.drivers.children import in_child
 from tests.mounting import mounted
 from unionfs.linux import consts, libc, mounts
@@ -65,7 +66,8 @@ class TestZfs(SnapshotterContract):
     driver_name = "zfs"
     driver_options = OPTIONS
     changed_options = {"zfs.fsname": f"{POOL}/other"}
-    depth = int(os.environ.get("FUSE_AUFS_DEPTH", "12"))  # a hundred takes minutes: scripts/nightly
+    depth = 101 if FULL else 12
+    crowd = 42 if FULL else 8
     compared_layers = 4
     racers = 3
     turns = 4

@@ -14,8 +14,8 @@ import pytest
 
 from drivers.registry import probe
 from tests.runtime.conftest import IMAGE, Runtime
+from tests.runtime.snapshots import snapshots
 from tests.runtime.test_cli_lifecycle import LOOP, start
-from tests.runtime.test_engine_recovery import _snapshots
 
 
 @contextmanager
@@ -54,4 +54,4 @@ def test_a_container_whose_namespace_is_held(
         assert runtime.run("--name=held", IMAGE, "sh", "-c", "ls /kept 2>/dev/null; echo free") == "free\n"
         assert os.listdir(runtime.state / "containers") == []
     runtime("rmi", IMAGE)
-    assert _snapshots(runtime) == []
+    assert snapshots(runtime) == {}

@@ -14,8 +14,9 @@ import pytest
 from drivers.registry import probe
 from tests import leaks
 from tests.runtime.conftest import IMAGE, Runtime, links, wait_until
+from tests.runtime.snapshots import snapshots
 from tests.runtime.test_cli_lifecycle import LOOP, start
-from tests.runtime.test_engine_recovery import _snapshots, alive, found, kill_and_wait
+from tests.runtime.test_engine_recovery import alive, found, kill_and_wait
 from unionfs.linux import consts, mounts
 
 OPTIONS = {"btrfs": {"btrfs.loopsize": "512M"}}
@@ -99,4 +100,4 @@ def test_containers_of_before(own: tuple[Runtime, list[str]]) -> None:
     assert runtime.run("--name=ran", IMAGE, "echo", "free") == "free\n"
     assert runtime("run", "--rm", IMAGE, "hostname", "-i").strip()
     runtime("rmi", "made", IMAGE)
-    assert _snapshots(runtime) == []
+    assert snapshots(runtime) == {}
