@@ -28,7 +28,7 @@ def branch(driver: Snapshotter, key: str) -> str:
 
 class TestFuseAufs(SnapshotterContract):
     driver_name = "fuse-aufs"
-    crowd = 12  # each mount is a process of its own
+    crowd = 8  # each mount is a process of its own
 
     @contextmanager
     def plain_writing(self, driver: Snapshotter, name: str, parent: str) -> Iterator[str]:

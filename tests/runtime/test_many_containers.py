@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -40,8 +41,14 @@ def tables() -> str:
     return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.fixture
+def more_time(deadline: None) -> None:
+    """The more containers, the later a test hangs."""
+    signal.setitimer(signal.ITIMER_REAL, 5 * PATIENCE + 10 * CONTAINERS, 5)
+
+
 @pytest.mark.needs("netns", "program:nft")
-def test_each_has_an_address(runtime: Runtime) -> None:
+def test_each_has_an_address(runtime: Runtime, more_time: None) -> None:
     rules, names = tables(), [f"many-{number}" for number in range(CONTAINERS)]
     ids = started(runtime, names)
     assert len(set(ids)) == CONTAINERS
