@@ -3,6 +3,7 @@ differences, and the same layer committed of them. In a guest with zfs that is a
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -83,7 +84,13 @@ def plain(image: str, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return outcome("vfs", image, tmp_path_factory.mktemp("plain"), {})
 
 
-@pytest.mark.usefixtures("deadline")
+@pytest.fixture
+def more_time(deadline: None) -> None:  # noqa: F811
+    """In a guest each of a dozen commands takes ten seconds."""
+    signal.setitimer(signal.ITIMER_REAL, 1200, 5)
+
+
+@pytest.mark.usefixtures("more_time")
 @pytest.mark.parametrize("driver", [name for name in NAMES if name != "vfs"])
 def test_one_image(driver: str, image: str, plain: Outcome, tmp_path: Path) -> None:
     options = OPTIONS.get(driver, {})
@@ -94,7 +101,7 @@ def test_one_image(driver: str, image: str, plain: Outcome, tmp_path: Path) -> N
     assert ours == plain
 
 
-@pytest.mark.usefixtures("deadline")
+@pytest.mark.usefixtures("more_time")
 def test_the_image_is_worth_it(plain: Outcome) -> None:
     assert len(plain.layers) == 3
     assert {line[0] for line in plain.diff} == {"A", "C", "D"}
