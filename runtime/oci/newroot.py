@@ -151,7 +151,8 @@ def look(root: Root) -> int:
     namespace, read-only, without programs and devices, and without what is mounted in the container."""
     fd = mounts.open_tree(root.fd, b"", consts.OPEN_TREE_CLONE | consts.AT_EMPTY_PATH)
     attributes = consts.MOUNT_ATTR_RDONLY | consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV
-    mounts.mount_setattr(fd, b"", consts.AT_EMPTY_PATH, attr_set=attributes | consts.MOUNT_ATTR_NOEXEC)
+    attributes |= consts.MOUNT_ATTR_NOEXEC
+    mounts.mount_setattr(fd, b"", consts.AT_EMPTY_PATH, attr_set=attributes, propagation=consts.MS_PRIVATE)
     return fd
 
 
