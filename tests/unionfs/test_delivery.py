@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import TRANSPORTS, unionfs
+from tests.mounting import TRANSPORTS, server_of, unionfs
 from unionfs.linux import consts, mounts
-from unionfs.transport import control, delivery
+from unionfs.transport import delivery
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -83,9 +83,7 @@ def test_attached_it_is_a_mount_like_any(command: list[str], tmp_path: Path) -> 
         point = mounts.mounted_at(os.path.realpath(target))
         assert point is not None
         assert (point.fstype, point.source) == ("fuse.unionfs", "unionfs")
-        found = control.find(point.device)
-        assert found is not None
-        found.close()
+        server_of(target).close()
         unionfs("info", target)
         unionfs("umount", target)
 

@@ -101,7 +101,6 @@ async def _session(
     facts: control.Facts,
 ) -> None:
     interrupts = Interrupts()
-    refused: list[OSError] = []
     # Before the mount: a signal between the two would leave it without a server.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         fd = delivery.mount(flags, allow_other, dont_mask=False)
@@ -118,7 +117,7 @@ async def _session(
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_on_signal, signals, delivery, unmounter, watch)
-                    nursery.start_soon(_announce, delivery, ready, interrupts, facts, refused)
+                    nursery.start_soon(_announce, delivery, ready, interrupts, facts)
                     try:
                         await pyfuse3.main(max_tasks=_REQUESTS_AT_ONCE)
                     except* ConnectionAbortedError:
@@ -131,8 +130,6 @@ async def _session(
             watch.close()
             delivery.close()
             unmounter.detach(delivery.identity)
-    if refused:
-        raise refused[0]
 
 
 def _leave(fd: int, delivery: Delivery, unmounter: serving.Unmounter) -> None:
@@ -146,17 +143,10 @@ async def _announce(
     ready: Callable[[], None],
     interrupts: Interrupts,
     facts: control.Facts,
-    refused: list[OSError],
 ) -> None:
-    """Wait until the mount answers, say so, and be found by those who unmount it or ask about it. What keeps it from
-    that ends the session and goes to `refused`."""
-    try:
-        with interrupts:
-            await in_thread(delivery.deliver)
-    except OSError as error:
-        refused.append(error)
-        pyfuse3.terminate()
-        return
+    """Wait until the mount answers, say so, and be found by those who unmount it or ask about it."""
+    with interrupts:
+        await in_thread(delivery.deliver)
     try:
         announcement = control.Announcement(delivery.identity)
     except OSError as error:
