@@ -8,7 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,8 @@ from drivers.archive.extract import extract
 from drivers.archive.reader import CHUNK
 from drivers.at_rest import at_rest
 from drivers.diff import Change, changes, forms, layer, snapshots, write_diff, write_tree
+from drivers.diff.change import Found
+from drivers.diff.compare import is_same
 from drivers.diff.walk import differences
 from drivers.errors import InUse
 from drivers.mounts import Mount, branches, mount_all, open_tree, private, unmount_all
@@ -221,6 +223,49 @@ def test_a_file_that_is_replaced_before_it_is_written(memory: Path) -> None:
     finally:
         os.close(root)
     assert names == [b"./", b"a", b"b", b"secret"]
+
+
+def changing(root: int, path: bytes, change: Callable[[], object]) -> Iterator[Found]:
+    """The walk of a tree that changes between the look at `path` and what is done with it."""
+    for found in differences(root, None):
+        if found.path == path:
+            change()
+        yield found
+
+
+def test_a_file_of_several_names_that_is_replaced(memory: Path) -> None:
+    """Its other names are not links to what has taken its place."""
+    trees.build(str(memory), {"a": "old", "other": "new"})
+    os.link(memory / "a", memory / "b")
+    os.link(memory / "a", memory / "c")
+    root = os.open(memory, os.O_RDONLY | os.O_DIRECTORY)
+    found = {}
+    try:
+        for entry, content in layer.members(changing(root, b"a", lambda: os.rename(memory / "other", memory / "a"))):
+            found[entry.name] = entry.linkname or b"".join(content)
+    finally:
+        os.close(root)
+    assert found == {b"./": b"", b"a": b"new", b"b": b"old", b"c": b"b"}
+
+
+def test_a_link_that_becomes_a_file(memory: Path) -> None:
+    """Between a look at it and the reading of its target: it is left out, in the archive and in a comparison."""
+    trees.build(str(memory), {
+        "new": {"a": trees.Symlink("x"), "b": "y"}, "old": {"a": trees.Symlink("x"), "b": "y"},
+    })  # fmt: skip
+    os.utime(memory / "new/a", ns=(0, 5), follow_symlinks=False)
+    os.utime(memory / "old/a", ns=(0, 5), follow_symlinks=False)
+    new, old = (os.open(memory / name, os.O_RDONLY | os.O_DIRECTORY) for name in ("new", "old"))
+    try:
+        was = [os.stat("a", dir_fd=fd, follow_symlinks=False) for fd in (new, old)]
+        (memory / "file").write_text("z")
+        entries = layer.members(changing(new, b"a", lambda: os.rename(memory / "file", memory / "new/a")))
+        assert [entry.name for entry, _ in entries] == [b"./", b"b"]
+        with pytest.raises(OSError, match="Stale"):
+            is_same(new, old, b"a", *was)
+    finally:
+        os.close(new)
+        os.close(old)
 
 
 def test_what_is_mounted_in_a_tree_is_not_the_trees(memory: Path) -> None:
