@@ -146,6 +146,24 @@ def test_a_look_at_the_root(keeper: Keeper, config: Make, rootfs: Path, place: s
     keeper.call("close_fd", fd=fd)
 
 
+def test_a_look_gets_no_mounts_of_the_host(config: Make, rootfs: Path, shared: str, tmp_path: Path) -> None:
+    """Where the container itself gets them, as it was asked for."""
+    (rootfs / "later").mkdir()
+    keeper = Keeper(str(tmp_path))
+    box = keeper.create(config("sleep", "1000", root__path=shared, linux__rootfsPropagation="rslave"))
+    pid, fd = box.look()
+    mounts.mount("later", f"{shared}/later", "tmpfs")
+    Path(shared, "later/file").touch()
+    try:
+        box.start()
+        assert os.listdir(f"/proc/{box.pid}/root/later") == ["file"]
+        assert os.listdir(f"/proc/{pid}/fd/{fd}/later") == []
+    finally:
+        box.end()
+        keeper.call("close_fd", fd=fd)
+        keeper.close()
+
+
 def test_a_root_that_cannot_be_attached(keeper: Keeper, config: Make, rootfs: Path) -> None:
     with pytest.raises(ContainerError, match=r"^cannot attach the root at /no/such: No such file or directory"):
         keeper.create(config("true", root__path="/no/such"), root=str(rootfs))
