@@ -73,13 +73,46 @@ def test_the_kernel_refuses_to_write(low: Path, permission: Permission) -> None:
     assert os.access(low / "f", os.W_OK)
 
 
-def test_a_writable_branch_is_as_it_is(low: Path) -> None:
+def test_a_writable_branch_can_be_written_to(low: Path) -> None:
     branch = Branch.open(bytes(low), "rw")
     try:
-        assert not branch.guarded
+        assert branch.private and not branch.guarded
         os.close(os.open("f", os.O_RDWR, dir_fd=branch.fd))
     finally:
         branch.close()
+
+
+@pytest.mark.parametrize("permission", ["rw", "ro", "rr"])
+def test_no_device_can_be_opened(low: Path, permission: Permission) -> None:
+    """Nor by who is lent a file of it, nor in mounts below it; where it is mounted it can."""
+    places = ("zero", "d/zero", "inner/zero")
+    for name in places:
+        os.mknod(low / name, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    branch = Branch.open(bytes(low), permission)
+    try:
+        for name in places:
+            os.close(os.open(low / name, os.O_RDONLY))
+            with fails(errno.EACCES):
+                os.open(name, os.O_RDONLY, dir_fd=branch.fd)
+            fd = os.open(name, os.O_PATH, dir_fd=branch.fd)
+            with fails(errno.EACCES):
+                os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+            os.close(fd)
+    finally:
+        branch.close()
+
+
+def test_what_is_written_to_keeps_its_mount_busy(low: Path, tmp_path: Path) -> None:
+    """A disk that is unmounted can be unplugged."""
+    fds = len(os.listdir("/proc/self/fd"))
+    branch = Branch.open(bytes(low / "inner"), "rw")
+    with fails(errno.EBUSY):
+        mounts.umount2(str(low / "inner"))
+    with pytest.raises(OSError, match="another union writes"):
+        Branch.open(bytes(low / "inner"), "rw")
+    branch.close()
+    assert len(os.listdir("/proc/self/fd")) == fds
+    mounts.umount2(str(low / "inner"))
 
 
 def test_it_is_the_same_directory(low: Path, opened: Branch) -> None:

@@ -113,6 +113,47 @@ def test_two_sigterms_end_it(stuck: Stuck) -> None:
     assert "Traceback" not in stuck.log.read_text()
 
 
+WAITING = """
+import os, sys
+from unionfs import cli
+from unionfs.transport import direct, serving, session
+from unionfs.union.fs import UnionFs
+
+class Waiting(UnionFs):
+    def fsync(self, fh, datasync):
+        self._stack.waiting.begins()
+        open(os.environ["GATE"]).read()
+
+direct.UnionFs = session.UnionFs = Waiting
+serving.HURRIED_SECONDS = 1
+sys.exit(cli.main())
+"""
+
+
+def test_slow_work_that_does_not_come_to_an_end(tmp_path: Path, transport: str) -> None:
+    """It is in a thread of its own: all else is served, and two signals end it."""
+    for name in ("low", "up", "mnt"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "gate")
+    words = ["mount", f"{tmp_path}/low:{tmp_path}/up", str(tmp_path / "mnt"), "-o", f"transport={transport}"]
+    environment = {**os.environ, "GATE": str(tmp_path / "gate")}
+    subprocess.run([sys.executable, "-c", WAITING, *words, "--log", str(tmp_path / "log")], env=environment, check=True)
+    server = server_of(str(tmp_path / "mnt"))
+    (tmp_path / "mnt" / "file").write_text("new")
+    with subprocess.Popen(["sync", str(tmp_path / "mnt" / "file")], stderr=subprocess.DEVNULL) as user:
+        # Returns when the server is there; it waits until we close.
+        with open(tmp_path / "gate", "w"):
+            assert (tmp_path / "mnt" / "file").read_text() == "new"
+            os.kill(server.pid, signal.SIGTERM)
+            wait_until(lambda: mounts.mounted_at(os.path.realpath(tmp_path / "mnt")) is None)
+            assert not ended(server, 0)
+            os.kill(server.pid, signal.SIGTERM)
+            assert ended(server)
+        user.wait(20)
+    server.close()
+    assert "does not answer" in (tmp_path / "log").read_text()
+
+
 def test_after_a_lazy_unmount_too(stuck: Stuck) -> None:
     """Its user cannot be killed: the kernel waits for the answer to what the server has read."""
     mounts.umount2(str(stuck.outer), consts.MNT_DETACH)
