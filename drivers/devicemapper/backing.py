@@ -3,35 +3,50 @@
     <root>/thin-pool/data        100G, sparse: takes on disk what the layers take
     <root>/thin-pool/metadata    2G, sparse: which block of data belongs to which thin device
 
-Files are attached to loop devices that detach by themselves when the pool lets go of them.
+Files are attached to loop devices that detach by themselves when the pool lets go of them. Whose any of it is, `proof`
+finds out.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from drivers import loop
+from drivers.devicemapper import blank, direct, label
 from drivers.devicemapper.ioctl import SECTOR
 from drivers.devicemapper.options import DEFAULT_DATA, DEFAULT_METADATA, Settings
 from drivers.durable import sync_directory
 from drivers.errors import Unavailable
+from drivers.ownership import check_file
 from drivers.sizes import show_size
 
-_SUPERBLOCK = 4096  # bytes: a pool whose metadata begin with so many zeros is new to the kernel
+# The roles of the two.
+METADATA, DATA = "metadata", "data"
+
+
+class Disk(NamedTuple):
+    """An open block device: `path` is what a user calls it, `fd` is as drivers.devicemapper.direct wants it, `number`
+    as tables take it."""
+
+    role: str
+    path: str
+    fd: int
+    number: str
+
+    @property
+    def sectors(self) -> int:
+        return os.lseek(self.fd, 0, os.SEEK_END) // SECTOR
 
 
 class Lower(NamedTuple):
-    """Two open block devices: their numbers as tables take them, and sizes in sectors."""
-
-    metadata: str
-    data: str
-    metadata_sectors: int
-    data_sectors: int
+    metadata: Disk
+    data: Disk
 
 
 class Backing(ABC):
@@ -41,16 +56,19 @@ class Backing(ABC):
     data: str
 
     @abstractmethod
-    def claim(self) -> None:
-        """Raise Unavailable if something else's is there. Asked once, before anything is changed."""
+    def attached(self) -> Iterator[Lower]:
+        """A context: the devices for the time of the `with`, and for as long as a table has them.
+
+        Raises Unavailable if one is missing, or is no such thing.
+        """
 
     @abstractmethod
     def clear(self) -> None:
-        """Make it new: what claim() has allowed, and every other attempt that did not come to an end."""
+        """Make new what is ours to make."""
 
     @abstractmethod
-    def attached(self) -> Iterator[Lower]:
-        """A context: the devices for the time of the `with`, and for as long as a table has them."""
+    def claim(self, lower: Lower, identity: bytes) -> None:
+        """Raise Unavailable unless both may be written over: of a pool that has never been."""
 
     @abstractmethod
     def grow(self) -> None:
@@ -78,7 +96,7 @@ class Files(Backing):
         self._wanted = {self.data: settings.loop_data_size, self.metadata: settings.loop_metadata_size}
 
     def exists(self) -> bool:
-        return os.path.exists(self.metadata)
+        return os.path.lexists(self.metadata)
 
     def check_wanted(self) -> None:
         """Raise Unavailable if a size is asked for that is less than the file's."""
@@ -90,12 +108,10 @@ class Files(Backing):
                     "raised"
                 )
 
-    def claim(self) -> None:
-        pass
-
     def clear(self) -> None:
         os.makedirs(self._directory, 0o700, exist_ok=True)
         for path, default in ((self.data, DEFAULT_DATA), (self.metadata, DEFAULT_METADATA)):
+            check_file(path)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 os.ftruncate(fd, self._wanted[path] or default)
@@ -105,16 +121,23 @@ class Files(Backing):
         sync_directory(self._directory)
         sync_directory(os.path.dirname(self._directory))
 
+    def claim(self, lower: Lower, identity: bytes) -> None:
+        """They are files that we have just made."""
+
     @contextmanager
     def attached(self) -> Iterator[Lower]:  # type: ignore[override]
         with ExitStack() as held:
-            try:
-                metadata, data = (held.enter_context(loop.attached(path)) for path in (self.metadata, self.data))
-            except FileNotFoundError as error:
-                raise Unavailable(
-                    f"{error.filename} is missing, and the layers are in it: restore it, or make a new root"
-                ) from None
-            yield _lower(metadata, data)
+            disks = []
+            for role, path in ((METADATA, self.metadata), (DATA, self.data)):
+                check_file(path)
+                try:
+                    device = held.enter_context(loop.attached(path))
+                except FileNotFoundError:
+                    raise Unavailable(
+                        f"{path} is missing, and the layers are in it: restore it, or make a new root"
+                    ) from None
+                disks.append(_open(held, role, path, device))
+            yield Lower(*disks)
 
     def grow(self) -> None:
         for path, wanted in self._wanted.items():
@@ -142,35 +165,33 @@ class Devices(Backing):
 
     def __init__(self, settings: Settings) -> None:
         self.data, self.metadata = settings.data_device, settings.metadata_device
+        self._force = settings.force
 
-    def claim(self) -> None:
-        for path in (self.data, self.metadata):
-            try:
-                # On a block device: fails while it is mounted, or part of something (open(2)).
-                os.close(os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC))
-            except OSError as error:
-                raise Unavailable(f"cannot use the block device {path}: {error.strerror}") from error
-        with open(self.metadata, "rb") as device:
-            if any(device.read(_SUPERBLOCK)):
-                raise Unavailable(
-                    f"there is something on {self.metadata}: if it may be lost, clear its beginning with "
-                    f"`dd if=/dev/zero of={self.metadata} bs=4096 count=1`"
-                )
+    def claim(self, lower: Lower, identity: bytes) -> None:
+        """Those with our label are of a making that did not come to an end."""
+        if lower.data.number == lower.metadata.number:
+            raise Unavailable(f"dm.datadev and dm.metadatadev are one device, {lower.data.path}: give two")
+        for disk in lower:
+            blank.check_unused(disk.path, disk.fd)
+        theirs = [disk for disk in lower if not label.is_there(disk.fd, disk.sectors, disk.role, identity)]
+        for disk in theirs:
+            if self._force:
+                blank.wipe(disk.fd)
+            else:
+                blank.check_blank(disk.path, disk.fd)
 
     def clear(self) -> None:
-        fd = os.open(self.metadata, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
-        try:
-            os.pwrite(fd, bytes(_SUPERBLOCK), 0)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        pass
 
     @contextmanager
     def attached(self) -> Iterator[Lower]:  # type: ignore[override]
-        try:
-            yield _lower(self.metadata, self.data)
-        except FileNotFoundError as error:
-            raise Unavailable(f"the block device {error.filename}, which the layers are on, is missing") from None
+        with ExitStack() as held:
+            try:
+                yield Lower(
+                    _open(held, METADATA, self.metadata, self.metadata), _open(held, DATA, self.data, self.data)
+                )
+            except FileNotFoundError as error:
+                raise Unavailable(f"the block device {error.filename}, which the layers are on, is missing") from None
 
     def grow(self) -> None:
         pass
@@ -182,14 +203,16 @@ class Devices(Backing):
         return f"enlarge {self.data}", f"enlarge {self.metadata}"
 
 
-def _lower(metadata: str, data: str) -> Lower:
-    numbers, sectors = [], []
-    for path in (metadata, data):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            rdev = os.fstat(fd).st_rdev
-            numbers.append(f"{os.major(rdev)}:{os.minor(rdev)}")
-            sectors.append(os.lseek(fd, 0, os.SEEK_END) // SECTOR)
-        finally:
-            os.close(fd)
-    return Lower(numbers[0], numbers[1], sectors[0], sectors[1])
+def _open(held: ExitStack, role: str, path: str, device: str) -> Disk:
+    status = os.stat(device)
+    if not stat.S_ISBLK(status.st_mode):
+        raise Unavailable(f"{path} is no block device")
+    try:
+        fd = os.open(device, os.O_RDWR | direct.FLAGS)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unavailable(f"cannot use the block device {path}: {error.strerror}") from error
+    held.callback(os.close, fd)
+    rdev = os.fstat(fd).st_rdev
+    return Disk(role, path, fd, f"{os.major(rdev)}:{os.minor(rdev)}")

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from drivers import durable
 from drivers.api import Kind, Usage
 from drivers.devicemapper import filesystem, ioctl, nodes, options, records, superblock
 from drivers.devicemapper.backing import Devices, Files
@@ -22,6 +21,7 @@ from drivers.graph import GraphSnapshotter, Wish
 from drivers.locks import locked
 from drivers.metadata import Record, Store, Transaction
 from drivers.mounts import Mount
+from drivers.ownership import own_directory
 from drivers.sizes import show_size
 from unionfs.linux.mounts import mountinfo
 
@@ -34,9 +34,7 @@ class Driver(GraphSnapshotter):
 
     def __init__(self, root: str, given: Mapping[str, str]) -> None:
         settings = options.parse(given)  # what cannot be is not to be kept
-        self.root = os.path.realpath(root)
-        durable.make_directories(self.root)
-        os.chmod(self.root, 0o700)  # the umask is obeyed, and the directory may have been there
+        self.root = own_directory(root)
         files = Files(self.root, settings)
         files.check_wanted()
         store = Store(
@@ -45,6 +43,7 @@ class Driver(GraphSnapshotter):
             records.SCHEMA,
             options=given,
             fixed=self.FIXED,
+            renamed=options.RENAMED,
             has_content=files.exists,
         )
         super().__init__(store)
@@ -59,10 +58,10 @@ class Driver(GraphSnapshotter):
         where = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}-{status.st_ino}"
         prefix = f"fuse-aufs-{where}-"
         if self._settings.pool_device:
-            self._pool: Pool = GivenPool(self._settings)
+            self._pool: Pool = GivenPool(self._settings, store)
         else:
             backing = Devices(self._settings) if self._settings.data_device else Files(self.root, self._settings)
-            self._pool = OwnPool(f"{prefix}pool", self._settings, backing)
+            self._pool = OwnPool(f"{prefix}pool", self._settings, store, backing)
         self._thins = Thins(self._pool, prefix)
         self._journal = Journal(store, self._pool, self._thins, discard=self._settings.discard_deleted)
         self._upkeep = Upkeep(store, self._pool, self._thins, self._journal, self._settings)

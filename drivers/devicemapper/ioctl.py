@@ -80,11 +80,13 @@ _REPLY = 16384
 
 
 class Device(NamedTuple):
-    """What DM_DEV_STATUS says of a device: its number, how often it is open, and DM_*_FLAG."""
+    """What DM_DEV_STATUS says of a device: its number, how often it is open, DM_*_FLAG; and a name that stays, "" if
+    whoever made it gave it none (LVM: "LVM-…")."""
 
     rdev: int
     open_count: int
     flags: int
+    uuid: str = ""
 
     @property
     def node(self) -> str:
@@ -122,9 +124,9 @@ class Target(NamedTuple):
     parameters: str
 
 
-def create(name: str) -> None:
-    """A device without a table. EBUSY if the name is taken."""
-    _call(DM_DEV_CREATE_CMD, name)
+def create(name: str, uuid: str = "") -> None:
+    """A device without a table. EBUSY if its name or uuid is taken."""
+    _call(DM_DEV_CREATE_CMD, name, uuid=uuid)
 
 
 def load(name: str, target: Target, *, read_only: bool = False) -> None:
@@ -240,7 +242,9 @@ def parse_target(reply: bytes) -> Target:
     return Target(length, target_type.rstrip(b"\0").decode(), reply[DM_TARGET_SPEC.size : end].decode())
 
 
-def request(name: str, flags: int, payload: bytes, *, target_count: int = 0, event_nr: int = 0) -> bytearray:
+def request(
+    name: str, flags: int, payload: bytes, *, target_count: int = 0, event_nr: int = 0, uuid: str = ""
+) -> bytearray:
     """A struct dm_ioctl and its payload, in a buffer that a reply fits into."""
     encoded = name.encode()
     if len(encoded) >= DM_NAME_LEN:
@@ -248,17 +252,24 @@ def request(name: str, flags: int, payload: bytes, *, target_count: int = 0, eve
     size = max(_REPLY, DM_IOCTL.size + len(payload))
     buffer = bytearray(size)
     DM_IOCTL.pack_into(
-        buffer, 0, *_VERSION, size, DM_IOCTL.size, target_count, 0, flags, event_nr, 0, 0, encoded, b"", b""
+        buffer, 0, *_VERSION, size, DM_IOCTL.size, target_count, 0, flags, event_nr, 0, 0, encoded, uuid.encode(), b""
     )
     buffer[DM_IOCTL.size : DM_IOCTL.size + len(payload)] = payload
     return buffer
 
 
 def _call(
-    command: int, name: str, flags: int = 0, payload: bytes = b"", *, target_count: int = 0, event_nr: int = 0
+    command: int,
+    name: str,
+    flags: int = 0,
+    payload: bytes = b"",
+    *,
+    target_count: int = 0,
+    event_nr: int = 0,
+    uuid: str = "",
 ) -> tuple[Device, bytes]:
     """One ioctl: the device as the kernel describes it afterwards, and the reply's payload."""
-    buffer = request(name, flags, payload, target_count=target_count, event_nr=event_nr)
+    buffer = request(name, flags, payload, target_count=target_count, event_nr=event_nr, uuid=uuid)
     control = open_control()
     try:
         while True:
@@ -271,7 +282,8 @@ def _call(
             fields = DM_IOCTL.unpack_from(buffer)
             data_start, open_count, after, dev = fields[4], fields[6], fields[7], fields[10]
             if not after & DM_BUFFER_FULL_FLAG:
-                return Device(_rdev(dev), open_count, after), bytes(buffer[data_start:])
+                uuid = fields[12].partition(b"\0")[0].decode(errors="replace")
+                return Device(_rdev(dev), open_count, after, uuid), bytes(buffer[data_start:])
             size = 2 * len(buffer)
             buffer = request(name, flags, payload.ljust(size, b"\0"), target_count=target_count, event_nr=event_nr)
     finally:

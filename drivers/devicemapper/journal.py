@@ -91,11 +91,9 @@ class Journal:
         return True
 
     def recover(self) -> None:
-        """Take back what dead processes were creating. Raises Unavailable if pool and store do not belong together."""
+        """Take back what dead processes were creating, after agree()."""
         with self._store.read() as transaction:
             creating = records.in_role(transaction, "creating")
-            between = bool(creating) or bool(records.in_role(transaction, "removing"))
-        self._agree(may_be_ahead=between)
         if creating:
             self._thins.resume_all()
             for device in creating:
@@ -118,9 +116,11 @@ class Journal:
         assert row is not None
         self._pool.message(f"set_transaction_id {row.transaction_id} {row.transaction_id + 1}")
 
-    def _agree(self, *, may_be_ahead: bool) -> None:
+    def agree(self) -> None:
+        """Raise Unavailable if pool and store do not belong together."""
         with self._store.read() as transaction:
             row = records.pool(transaction)
+            may_be_ahead = records.in_role(transaction, "creating") or records.in_role(transaction, "removing")
         assert row is not None
         status = self._pool.status()
         if status.failed or status.transaction_id == row.transaction_id:

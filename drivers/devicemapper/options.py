@@ -12,7 +12,8 @@ from drivers.sizes import parse_size
 
 OPTIONS: Mapping[str, str] = {
     "dm.datadev": "block device for the pool's data (with dm.metadatadev); without it a sparse file in the root",
-    "dm.metadatadev": "block device for the pool's metadata; its first 4 KiB must be zero when the root is made",
+    "dm.metadatadev": "block device for the pool's metadata",
+    "dm.directlvm_device_force": "true: make the pool on these two whatever is on them, unless it is in use (false)",
     "dm.thinpooldev": "a thin pool that is there already, unused: its device-mapper name, or /dev/mapper/NAME",
     "dm.basesize": "size of the file system of every layer and container (10G); can be raised for new layers",
     "dm.fs": "ext4 (the default) or xfs",
@@ -29,6 +30,9 @@ OPTIONS: Mapping[str, str] = {
 FIXED = frozenset(
     {"dm.datadev", "dm.metadatadev", "dm.thinpooldev", "dm.fs", "dm.blocksize", "dm.mkfsarg"}
 )
+
+# Of those, what may be given another name: it is recognised by what is on it.
+RENAMED = frozenset({"dm.datadev", "dm.metadatadev", "dm.thinpooldev"})
 
 # Documentation/admin-guide/device-mapper/thin-provisioning.rst; the kernel uses no more metadata than 16 GiB.
 BLOCK_UNIT, MAX_BLOCK = 64 << 10, 1 << 30
@@ -52,6 +56,7 @@ class Settings(NamedTuple):
     loop_data_size: int | None
     loop_metadata_size: int | None
     discard_deleted: bool
+    force: bool
 
 
 DEFAULT_BASE, DEFAULT_DATA, DEFAULT_METADATA = 10 << 30, 100 << 30, 2 << 30
@@ -85,7 +90,8 @@ def parse(options: Mapping[str, str]) -> Settings:
         mount_options=tuple(filter(None, options.get("dm.mountopt", "").split(","))),
         loop_data_size=_at_least(options, "dm.loopdatasize", block),
         loop_metadata_size=_at_least(options, "dm.loopmetadatasize", MIN_METADATA),
-        discard_deleted=_truth(options.get("dm.blkdiscard", "false" if pool or data else "true")),
+        discard_deleted=_truth(options, "dm.blkdiscard", not (pool or data)),
+        force=_truth(options, "dm.directlvm_device_force", False),
     )
 
 
@@ -112,7 +118,8 @@ def _words(text: str) -> tuple[str, ...]:
         raise Unavailable(f"dm.mkfsarg={text} cannot be split into words: {error}") from None
 
 
-def _truth(text: str) -> bool:
+def _truth(options: Mapping[str, str], name: str, default: bool) -> bool:
+    text = options.get(name, str(default).lower())
     if text not in ("true", "false"):
-        raise Unavailable(f"dm.blkdiscard={text} must be true or false")
+        raise Unavailable(f"{name}={text} must be true or false")
     return text == "true"

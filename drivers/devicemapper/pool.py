@@ -12,18 +12,23 @@ import errno
 import os
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import NoReturn
 
-from drivers.devicemapper import ioctl, nodes
+from drivers.devicemapper import blank, direct, ioctl, label, nodes, proof, records, thinmeta
 from drivers.devicemapper.backing import Backing, Lower
 from drivers.devicemapper.filesystem import run
 from drivers.devicemapper.ioctl import SECTOR, Target
 from drivers.devicemapper.options import Settings
+from drivers.devicemapper.proof import DATA_MARK, METADATA_MARK
 from drivers.devicemapper.status import PoolStatus, parse_pool
 from drivers.errors import Unavailable
+from drivers.metadata import Store
 
 THIN_METADATA_BLOCK_SIZE = 4096
 THIN_METADATA_MAX_SIZE = 255 * 16320 * THIN_METADATA_BLOCK_SIZE  # drivers/md/dm-thin-metadata.h
+GIVEN_MARK = "thin-pool given"  # what the store notes of dm.thinpooldev: its uuid, as device-mapper has it
 # What holds a device for a moment (udev, blkid) is gone by then; what holds it longer keeps it.
 PATIENCE = 2.0  # seconds
 PAUSE = 0.02
@@ -32,17 +37,19 @@ PAUSE = 0.02
 class Pool(ABC):
     """`name` is the dm device's; immutable. Held by drivers.locks: every method but status() wants the root's lock."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, store: Store) -> None:
         self.name = name
         self._settings = settings
+        self._store = store
 
     @abstractmethod
-    def claim(self) -> None:
-        """Raise Unavailable if the pool may not become ours. Asked once, before anything is changed."""
+    def is_made(self) -> bool:
+        """Whether the pool has come into being. From then on it is never made again."""
 
     @abstractmethod
-    def clear(self) -> None:
-        """Make it an empty pool, which is not active yet."""
+    def make(self) -> None:
+        """Make it an empty pool, row and all, which need not be active. Raises Unavailable if it may not become ours;
+        nothing has then been changed."""
 
     @abstractmethod
     def is_active(self) -> bool: ...
@@ -52,7 +59,19 @@ class Pool(ABC):
         """Raise Unavailable if the active pool of this name is another's."""
 
     @abstractmethod
-    def activate(self, *, check: bool) -> None:
+    def is_known(self) -> bool:
+        """Whether that is certain, or what is in the pool has to show it."""
+
+    @abstractmethod
+    def note_known(self) -> None:
+        """What is in the pool has shown it."""
+
+    @abstractmethod
+    def proven(self) -> AbstractContextManager[Lower | None]:
+        """What the pool lies on, which has been found to be the pool's. Raises Unavailable; nothing is then changed."""
+
+    @abstractmethod
+    def activate(self, lower: Lower | None, *, check: bool) -> None:
         """Bring it up; with `check` only after thin_check has found its metadata sound."""
 
     @abstractmethod
@@ -68,6 +87,11 @@ class Pool(ABC):
 
     @abstractmethod
     def how_to_repair(self) -> str: ...
+
+    def uuid(self) -> str:
+        """Of the device-mapper device; "" for none."""
+        found = ioctl.status(self.name)
+        return found.uuid if found else ""
 
     def status(self) -> PoolStatus:
         return parse_pool(ioctl.target_status(self.name).parameters)
@@ -124,16 +148,41 @@ class Pool(ABC):
 class OwnPool(Pool):
     """On files or block devices: made, checked, grown and taken down by us."""
 
-    def __init__(self, name: str, settings: Settings, backing: Backing) -> None:
-        super().__init__(name, settings)
+    def __init__(self, name: str, settings: Settings, store: Store, backing: Backing) -> None:
+        super().__init__(name, settings, store)
         self._backing = backing
         self._block = settings.block_size // SECTOR
+        self._uuid = f"fuse-aufs-{store.identity}"  # of the dm device; those of older versions have none
 
-    def claim(self) -> None:
-        self._backing.claim()
+    def is_made(self) -> bool:
+        """One without a base, of an older version, which noted nothing, has no layer in it, and is made again."""
+        with self._store.read() as transaction:
+            return transaction.mark(METADATA_MARK) is not None or records.base(transaction) is not None
 
-    def clear(self) -> None:
+    def make(self) -> None:
+        """The kernel makes a pool where metadata begin with zeros (__create_persistent_data_objects(),
+        dm-thin-metadata.c); its uuid is ours to write, while it is down. Until all is done each step is begun again."""
+        if self.is_active():
+            self.check_ours()
+            self.deactivate()
+        identity = bytes.fromhex(self._store.identity)
+        with self._store.write() as transaction:
+            records.renew_pool(transaction)
         self._backing.clear()
+        with self._backing.attached() as lower:  # type: ignore[attr-defined]
+            self._backing.claim(lower, identity)
+            for disk in lower:
+                label.write(disk.fd, disk.sectors, disk.role, identity)
+            direct.write(lower.metadata.fd, 0, bytes(thinmeta.BLOCK_SIZE))
+            sectors = lower.data.sectors
+            self._load(lower, sectors)
+            if not self.deactivate():
+                raise Unavailable(f"the new thin pool {self.name} is held by something: try again")
+            thinmeta.set_uuid(lower.metadata.fd, identity)
+        with self._store.write() as transaction:
+            transaction.set_mark(METADATA_MARK, "")
+            transaction.set_mark(DATA_MARK, str(sectors))
+            records.set_pool_state(transaction, "down")
 
     def is_active(self) -> bool:
         found = ioctl.status(self.name)
@@ -145,32 +194,68 @@ class OwnPool(Pool):
         return found is not None
 
     def check_ours(self) -> None:
-        """One that lies on something else is of a root that was deleted while in use, whose inode number ours has."""
-        metadata, data = ioctl.table(self.name).parameters.split()[:2]
         with self._backing.attached() as lower:  # type: ignore[attr-defined]
-            if (metadata, data) != (lower.metadata, lower.data):
-                raise Unavailable(
-                    f"the thin pool {self.name} is that of a root which was deleted while it was in use: unmount what "
-                    f"is on it and take it away with `dmsetup remove {self.name}`"
-                )
+            self._check_same(lower)
 
-    def activate(self, *, check: bool) -> None:
+    def _check_same(self, lower: Lower) -> None:
+        metadata, data = ioctl.table(self.name).parameters.split()[:2]
+        is_named = self.uuid() in ("", self._uuid)
+        if not is_named or (metadata, data) != (lower.metadata.number, lower.data.number):
+            raise Unavailable(
+                f"the thin pool {self.name} on the devices {metadata} and {data} is not that of "
+                f"{lower.metadata.path} and {lower.data.path}: their names have changed, or it is that of a root which "
+                "was deleted while it was in use; unmount what is on it and take it away with "
+                f"`dmsetup remove {self.name}`"
+            )
+
+    def is_known(self) -> bool:
+        return True  # it lies on what was proven to be ours
+
+    def note_known(self) -> None:
+        pass
+
+    @contextmanager
+    def proven(self) -> Iterator[Lower]:
+        with self._backing.attached() as lower:  # type: ignore[attr-defined]
+            for disk in lower:
+                blank.check_unused(disk.path, disk.fd)
+            proof.check(lower, proof.expected(self._store, self._block), self.how_to_repair())
+            yield lower
+
+    def activate(self, lower: Lower | None, *, check: bool) -> None:
+        assert lower is not None
         self._backing.grow()
         if check:
             self._check()
-        with self._backing.attached() as lower:  # type: ignore[attr-defined]
-            ioctl.create(self.name)
-            try:
-                ioctl.load(self.name, self._table(lower))
-                ioctl.resume(self.name)
-            except BaseException as error:
-                ioctl.remove(self.name)
-                if isinstance(error, OSError):
-                    raise Unavailable(
-                        f"the kernel does not take the thin pool of {self._backing.metadata} ({error.strerror}; dmesg "
-                        f"says more): {self.how_to_repair()}"
-                    ) from error
-                raise
+        self._load(lower, self._labelled(lower))
+
+    def _load(self, lower: Lower, labelled: int) -> None:
+        ioctl.create(self.name, self._uuid)
+        try:
+            ioctl.load(self.name, self._table(lower, labelled))
+            ioctl.resume(self.name)
+        except BaseException as error:
+            ioctl.remove(self.name)
+            if isinstance(error, OSError):
+                raise Unavailable(
+                    f"the kernel does not take the thin pool of {self._backing.metadata} ({error.strerror}; dmesg "
+                    f"says more): {self.how_to_repair()}"
+                ) from error
+            raise
+
+    def _labelled(self, lower: Lower) -> int:
+        """The size of the data device, which has the label at its end; 0 if it has none.
+
+        When it has grown, the label is put at the new end and that is noted, before the pool gets where it was.
+        """
+        with self._store.read() as transaction:
+            noted = int(transaction.mark(DATA_MARK) or 0)
+        sectors = lower.data.sectors
+        if noted and sectors > noted:
+            label.write(lower.data.fd, sectors, lower.data.role, bytes.fromhex(self._store.identity))
+            with self._store.write() as transaction:
+                transaction.set_mark(DATA_MARK, str(sectors))
+        return sectors if noted else 0
 
     def deactivate(self) -> bool:
         return ioctl.status(self.name) is None or remove(self.name)
@@ -178,8 +263,9 @@ class OwnPool(Pool):
     def grow(self) -> None:
         self._backing.grow()
         with self._backing.attached() as lower:  # type: ignore[attr-defined]
-            table = self._table(lower)
-            metadata = min(lower.metadata_sectors * SECTOR, THIN_METADATA_MAX_SIZE) // THIN_METADATA_BLOCK_SIZE
+            self._check_same(lower)
+            table = self._table(lower, self._labelled(lower))
+            metadata = min(lower.metadata.sectors * SECTOR, THIN_METADATA_MAX_SIZE) // THIN_METADATA_BLOCK_SIZE
             status = self.status()
             if table.length <= ioctl.table(self.name).length and metadata <= status.total_metadata:
                 return
@@ -218,30 +304,35 @@ class OwnPool(Pool):
                 raise Unavailable(f"the thin pool was not shut down and must be checked, but {error}") from None
             raise Unavailable(f"{error}; nothing was changed: {self.how_to_repair()}") from None
 
-    def _table(self, lower: Lower) -> Target:
-        blocks = lower.data_sectors // self._block
+    def _table(self, lower: Lower, labelled: int) -> Target:
+        blocks = (label.usable(labelled) if labelled else lower.data.sectors) // self._block
         low_water = int(blocks * self._settings.min_free_percent / 100)
+        disks = f"{lower.metadata.number} {lower.data.number}"
         return Target(
             blocks * self._block,
             "thin-pool",
-            f"{lower.metadata} {lower.data} {self._block} {low_water} 2 skip_block_zeroing error_if_no_space",
+            f"{disks} {self._block} {low_water} 2 skip_block_zeroing error_if_no_space",
         )
 
 
 class GivenPool(Pool):
     """dm.thinpooldev: an administrator (or LVM) brings it up, checks, grows and takes it down."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(os.path.basename(settings.pool_device), settings)
+    def __init__(self, settings: Settings, store: Store) -> None:
+        super().__init__(os.path.basename(settings.pool_device), settings, store)
 
-    def claim(self) -> None:
+    def is_made(self) -> bool:
+        with self._store.read() as transaction:
+            return records.pool(transaction) is not None
+
+    def make(self) -> None:
         self.is_active()
         status = self.status()
         if status.transaction_id or status.used_data:
             raise Unavailable(f"the thin pool {self.name} is in use already: dm.thinpooldev must be an empty one")
-
-    def clear(self) -> None:
-        pass
+        with self._store.write() as transaction:
+            records.renew_pool(transaction)
+            transaction.set_mark(GIVEN_MARK, self.uuid())
 
     def is_active(self) -> bool:
         if ioctl.status(self.name) is None:
@@ -251,9 +342,30 @@ class GivenPool(Pool):
         return True
 
     def check_ours(self) -> None:
-        pass
+        """By what is in it, if it does not bear the name that LVM gave the one of last time. One without anything in it
+        may be any; but without our base and not empty it is another's, whose devices have numbers that ours would."""
+        with self._store.read() as transaction:
+            has_base = records.base(transaction) is not None
+        if not (self.is_known() or has_base) and self.status().used_data:
+            raise Unavailable(
+                f"the thin pool {self.name} (dm.thinpooldev) is not the one that this root was made with: mind its name"
+            )
 
-    def activate(self, *, check: bool) -> None:
+    def is_known(self) -> bool:
+        with self._store.read() as transaction:
+            noted = transaction.mark(GIVEN_MARK)
+        return bool(noted) and noted == self.uuid()
+
+    def note_known(self) -> None:
+        if uuid := self.uuid():
+            with self._store.write() as transaction:
+                transaction.set_mark(GIVEN_MARK, uuid)
+
+    @contextmanager
+    def proven(self) -> Iterator[None]:
+        yield
+
+    def activate(self, lower: Lower | None, *, check: bool) -> None:
         self.is_active()
 
     def deactivate(self) -> bool:

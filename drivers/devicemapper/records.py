@@ -62,8 +62,10 @@ def pool(transaction: Transaction) -> PoolRow | None:
     return None
 
 
-def add_pool(transaction: Transaction) -> None:
-    transaction.execute("INSERT INTO thin_pool VALUES (1, 'new', 0)")
+def renew_pool(transaction: Transaction) -> None:
+    """A pool that is new, with nothing in it."""
+    transaction.execute("DELETE FROM thin_devices")
+    transaction.execute("INSERT OR REPLACE INTO thin_pool VALUES (1, 'new', 0)")
 
 
 def set_pool_state(transaction: Transaction, state: str) -> None:

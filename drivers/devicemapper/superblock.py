@@ -6,10 +6,11 @@ xfs_dsb, big-endian, at byte 0.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from typing import NamedTuple
+
+from drivers.devicemapper import direct
 
 _SIZE = 4096
 _EXT4_START, _EXT4_MAGIC = 1024, 0xEF53
@@ -35,18 +36,17 @@ def read(node: str) -> Superblock | None:
 
     Read past the page cache, for XFS writes past it; what ext4 has in it is written first (filemap_write_and_wait).
     """
-    fd = os.open(node, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    fd = os.open(node, os.O_RDONLY | direct.FLAGS)
     try:
-        with mmap.mmap(-1, _SIZE) as aligned:
-            if os.preadv(fd, [aligned], 0) < _SIZE:
-                return None
-            return parse(aligned[:])
+        return parse(direct.read(fd, 0, _SIZE))
     finally:
         os.close(fd)
 
 
 def parse(head: bytes) -> Superblock | None:
-    """Of the first 4 KiB of a device."""
+    """Of the first 4 KiB of a device; None also if it has fewer."""
+    if len(head) < _SIZE:
+        return None
     if head[:4] == b"XFSB":
         block_size, blocks = struct.unpack_from(">IQ", head, 4)
         icount, ifree = struct.unpack_from(">QQ", head, 128)

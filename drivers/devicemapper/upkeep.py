@@ -29,43 +29,44 @@ class Upkeep:
 
         Raises Unavailable, or OSError, with a sentence.
         """
+        if not self._pool.is_made():
+            self._pool.make()
         with self._store.read() as transaction:
             row = records.pool(transaction)
-        if row is None:
-            self._pool.claim()
-            with self._store.write() as transaction:
-                records.add_pool(transaction)
-        state = "new" if row is None else row.state
+        assert row is not None
         was_active = self._pool.is_active()
         if not was_active:
-            self._activate(state)
-        elif state != "up":
+            self._activate(check=row.state == "up")
+        elif row.state != "up":
             self._set_state("up")  # who activated it died before saying so, or it was given active
+        is_known = not was_active or self.used or self._pool.is_known()
         if was_active and not self.used:
             self._pool.check_ours()
             self._pool.grow()
         try:
             status = self._pool.status()
             if (status.needs_check or status.failed) and not self._thins.active() and self._pool.deactivate():
-                self._pool.activate(check=True)
+                self._activate(check=True)
                 was_active = False
+            self._journal.agree()
+            if not (was_active and is_known):
+                self._check_base()
+            if not is_known:
+                self._pool.note_known()
             self._journal.recover()
             if not was_active:
-                self._check_base()
+                self._grow_base()
         except BaseException:
             if not was_active:
                 self.down()  # or the next to look would find the pool up and believe it
             raise
         self.used = True
 
-    def _activate(self, state: str) -> None:
-        if state == "new":
-            self._pool.clear()
-            self._pool.activate(check=False)
-        # Before it is up: from now on a pool that is found down without having been shut down has crashed.
-        self._set_state("up")
-        if state != "new":
-            self._pool.activate(check=state == "up")
+    def _activate(self, *, check: bool) -> None:
+        with self._pool.proven() as lower:
+            # Before it is up: from now on a pool that is found down without having been shut down has crashed.
+            self._set_state("up")
+            self._pool.activate(lower, check=check)
 
     def down(self) -> None:
         """Take everything down that nobody has open. The lock is held."""
@@ -99,21 +100,26 @@ class Upkeep:
         return self.base()
 
     def _check_base(self) -> None:
-        """When the pool has come up: that it is the one with our base, and that the base has the size asked for."""
+        """Raise Unavailable if the pool is not the one with our base."""
         with self._store.read() as transaction:
             found = records.base(transaction)
         if found is None:
             return
-        sectors = (self._settings.base_size or 0) // SECTOR
         node = nodes.ensure(self._thins.activate(found.device, found.sectors, read_only=True))
         assert found.uuid is not None
-        filesystem.check(node, self._settings.filesystem, bytes.fromhex(found.uuid))
-        self.put_away(found.device)
-        if sectors > found.sectors:
-            self._grow_base(found, sectors)
+        try:
+            filesystem.check(node, self._settings.filesystem, bytes.fromhex(found.uuid))
+        finally:
+            self.put_away(found.device)
 
-    def _grow_base(self, old: ThinDevice, sectors: int) -> None:
-        """A larger copy takes the base's place, so that there is no moment at which it is neither."""
+    def _grow_base(self) -> None:
+        """To the size that is asked for: a larger copy takes the base's place, so that there is no moment at which it
+        is neither."""
+        with self._store.read() as transaction:
+            old = records.base(transaction)
+        sectors = (self._settings.base_size or 0) // SECTOR
+        if old is None or sectors <= old.sectors:
+            return
         self._pool.check_space()
         with self._journal.creating(sectors, lambda device: self._thins.create_snap(device, old.device)) as device:
             node = nodes.ensure(self._thins.activate(device, sectors))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import linecache
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,7 @@ from typing import Any
 import pytest
 
 from drivers import loop, programs
-from drivers.devicemapper import Driver, filesystem, ioctl, nodes, records
+from drivers.devicemapper import Driver, filesystem, ioctl, nodes, records, thinmeta
 from drivers.errors import InUse, NotSupported, Unavailable
 from drivers.mounts import Mount, mount_all, unmount_all
 from drivers.registry import open_driver, probe
@@ -52,14 +54,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextmanager
-def pool_on_files(place: Path, name: str, metadata: int, data: int) -> Iterator[None]:
+def pool_on_files(place: Path, name: str, metadata: int, data: int, uuid: str = "") -> Iterator[None]:
     """A thin pool of that name, as an administrator makes one."""
     for file, size in (("metadata", metadata), ("data", data)):
         (place / file).touch()
         os.truncate(place / file, size)
     with loop.attached(str(place / "metadata")) as below, loop.attached(str(place / "data")) as above:
         numbers = " ".join(f"7:{os.minor(os.stat(device).st_rdev)}" for device in (below, above))
-        ioctl.create(name)
+        ioctl.create(name, uuid or f"LVM-{name}")
         ioctl.load(name, ioctl.Target(data // 512, "thin-pool", f"{numbers} 128 0 1 skip_block_zeroing"))
         ioctl.resume(name)
     try:
@@ -119,7 +121,7 @@ def _changes(frame: FrameType, call: str) -> bool:
     if call == "execute":
         line = linecache.getline(code.co_filename, frame.f_lineno)
         return "PRAGMA" in line or (code.co_name == "_transaction" and frame.f_locals["begin"] != "BEGIN")
-    return call in ("flock", "fsync", "ftruncate", "truncate", "fork_exec", "mknod")
+    return call in ("flock", "fsync", "ftruncate", "truncate", "fork_exec", "mknod", "pwritev")
 
 
 class TestKilled(OneRoot, CrashContract):
@@ -208,7 +210,7 @@ def empty(root: str) -> None:
 
 
 def _options(given: Mapping[str, str]) -> dict[str, str]:
-    return {name.replace("_", ".", 1): value for name, value in given.items()}
+    return {name.replace("_", ".", 1).replace("__", "_"): value for name, value in given.items()}
 
 
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,10 +498,18 @@ def test_a_pool_that_was_not_shut_down_is_checked(opened: Opener, monkeypatch: p
     crash(driver)
     metadata = Path(driver.root, "thin-pool", "metadata")
     whole = metadata.read_bytes()
-    metadata.write_bytes(bytes(100) + whole[100:])
-    with pytest.raises(Unavailable, match=r"thin_check .*nothing was changed: .*thin_repair -i .*metadata -o COPY"):
-        opened().mounts("key")
-    assert ours() == []
+    found = thinmeta.parse(whole[:4096])
+    assert found is not None
+    for block, says in (
+        (0, r"has no metadata of a thin pool; if they are damaged, .*thin_repair -i .*metadata -o COPY"),
+        (found.mapping_root, r"thin_check .*nothing was changed: .*thin_repair -i .*metadata -o COPY"),
+    ):
+        metadata.write_bytes(whole[: block * 4096] + bytes(100) + whole[block * 4096 + 100 :])
+        damaged = opened()
+        with pytest.raises(Unavailable, match=says):
+            damaged.mounts("key")
+        damaged.close()
+        assert ours() == []
     metadata.write_bytes(whole)
     with mounted(opened().mounts("key")) as path:
         trees.assert_tree(path, {"f": "f"})
@@ -634,9 +644,11 @@ def test_given_devices(opened: Opener, disks: tuple[str, str], tmp_path: Path) -
     given = {"dm.metadatadev": metadata, "dm.datadev": data, "dm.basesize": "16M"}
     Path(metadata).write_bytes(b"something")
     driver = opened(given)
-    with pytest.raises(Unavailable, match=f"something on {metadata}: .*dd if=/dev/zero of={metadata}"):
+    with pytest.raises(Unavailable, match=f"something on {metadata}: .* by dm.directlvm_device_force=true"):
         driver.prepare("key")
-    Path(metadata).write_bytes(bytes(4096))
+    driver.close()
+    assert Path(metadata).read_bytes()[:9] == b"something"
+    driver = opened(dm_directlvm__device__force="true")
     with mounted(driver.prepare("key")) as path:
         Path(path, "f").write_text("f")
     driver.commit("base", "key")
@@ -645,14 +657,174 @@ def test_given_devices(opened: Opener, disks: tuple[str, str], tmp_path: Path) -
     os.truncate(tmp_path / "metadata", 8 * MIB)
     loop.set_capacity(metadata)
     driver.close()
-    driver = opened()
-    with mounted(driver.view("view", "base")) as path:
-        trees.assert_tree(path, {"f": "f"})
-        status = driver._pool.status()
-        assert (status.total_data, status.total_metadata) == (96 * MIB >> 16, 8 * MIB >> 12)
+    for _ in range(2):  # it has grown; and is found again
+        driver = opened()
+        with mounted(driver.view("view", "base")) as path:
+            trees.assert_tree(path, {"f": "f"})
+            status = driver._pool.status()
+            assert (status.total_data, status.total_metadata) == ((96 * MIB >> 16) - 1, 8 * MIB >> 12)
+        driver.remove("view")
+        driver.close()
     assert not os.path.exists(f"{driver.root}/thin-pool")
-    driver.close()
     empty(driver.root)  # before the disks go
+
+
+def digests(*paths: Path) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def test_devices_that_are_exchanged(opened: Opener, disks: tuple[str, str], tmp_path: Path) -> None:
+    """A pool that was made is never made again: the kernel would, on metadata that begin with zeros."""
+    metadata, data = tmp_path / "by-id-metadata", tmp_path / "by-id-data"
+
+    def name(first: str, second: str) -> None:
+        for link, device in ((metadata, first), (data, second)):
+            link.unlink(missing_ok=True)
+            link.symlink_to(device)
+
+    name(*disks)
+    driver = opened({"dm.metadatadev": str(metadata), "dm.datadev": str(data), "dm.basesize": "16M"})
+    with mounted(driver.prepare("key")) as path:
+        Path(path, "f").write_text("f")
+    driver.commit("base", "key")
+    driver.close()
+    older = tmp_path / "older"
+    shutil.copy(tmp_path / "metadata", older)
+    driver = opened()
+    driver.prepare("more", "base")
+    driver.remove("more")
+    driver.close()
+    array, blank, small = tmp_path / "array", tmp_path / "blank", tmp_path / "small"
+    array.write_bytes(bytes(4096) + os.urandom(4 * MIB - 4096))
+    for path_, size in ((blank, 4 * MIB), (small, 32 * MIB)):
+        path_.touch()
+        os.truncate(path_, size)
+    every = [tmp_path / "metadata", tmp_path / "data", older, array, blank, small]
+    before = digests(*every)
+    with loop.attached(str(older)) as first, loop.attached(str(array)) as second, loop.attached(str(blank)) as third, \
+            loop.attached(str(small)) as fourth:  # fmt: skip
+        exchanged = {
+            disks[::-1]: "has no metadata of a thin pool",
+            (second, disks[1]): "has no metadata of a thin pool",
+            (third, disks[1]): "has no metadata of a thin pool",
+            (first, disks[1]): "one of them is an older copy",
+            (disks[0], fourth): "is smaller than the 64M that it had",
+            (disks[0], second): "is smaller than the 64M that it had",
+        }
+        for devices, says in exchanged.items():
+            name(*devices)
+            driver = opened()
+            for ask in (lambda d=driver: d.view("look", "base"), lambda d=driver: d.prepare("key", "base")):  # type: ignore[misc]
+                with pytest.raises(Unavailable, match=says) as refused:
+                    ask()
+                assert "\n" not in str(refused.value)
+            driver.close()
+            assert ours() == []
+            assert digests(*every) == before
+        # Other names for the right ones are fine; for others they are not, and can be put right.
+        name("/nowhere", "/nowhere")
+        with closing(opened(dm_datadev=disks[1], dm_metadatadev=second)) as driver:
+            with pytest.raises(Unavailable, match=f"{second} is not the metadata device"):
+                driver.view("look", "base")
+        right = {"dm_datadev": disks[1], "dm_metadatadev": disks[0]}
+        driver = opened(**right)
+        with mounted(driver.view("look", "base")) as path:
+            trees.assert_tree(path, {"f": "f"})
+        # While it is up.
+        wrong = {**right, "dm_datadev": fourth}
+        with closing(opened(**wrong)) as other, pytest.raises(Unavailable, match="their names have changed"):
+            other.prepare("key", "base")
+        opened(**right).close()
+        driver.remove("look")
+        driver.remove("base")
+        driver.check_invariants()
+        driver.close()
+        assert digests(*every[2:]) == before[2:]
+
+
+def test_a_device_that_is_in_use(opened: Opener, disks: tuple[str, str]) -> None:
+    metadata, data = disks
+    subprocess.run(["mkfs.ext4", "-q", data], check=True)
+    with mounted([Mount("ext4", data)]) as place:
+        given = {"dm.metadatadev": metadata, "dm.datadev": data, "dm.directlvm_device_force": "true"}
+        with closing(opened(given)) as driver, pytest.raises(Unavailable, match=f"in use: it is mounted at {place}"):
+            driver.prepare("key")
+    assert Path(metadata).read_bytes() == bytes(4 * MIB)
+
+
+def test_a_pool_of_an_older_version(opened: Opener, tmp_path: Path) -> None:
+    """It has neither uuid nor label, and is known by its base; one without a base has no layers and is made again."""
+    driver = opened()
+    with mounted(driver.prepare("key")) as path:
+        Path(path, "f").write_text("f")
+    driver.commit("base", "key")
+    driver.close()
+    pool = tmp_path / "driver" / "thin-pool"
+    forget_identity(driver.root)
+    older = pool / "aside"
+    other = tmp_path / "other"
+    shutil.copytree(pool, other)
+    os.rename(pool / "data", older)
+    (pool / "data").touch()
+    os.truncate(pool / "data", 256 * MIB)
+    os.chmod(pool / "data", 0o600)
+    with closing(opened()) as driver, pytest.raises(Unavailable, match="has not the metadata of what is on"):
+        driver.view("look", "base")
+    assert not any(Path(pool / "data").read_bytes())
+    os.rename(older, pool / "data")
+    for _ in range(2):
+        driver = opened()
+        with mounted(driver.view("look", "base")) as path:
+            trees.assert_tree(path, {"f": "f"})
+        driver.remove("look")
+        driver.close()
+    with open(pool / "metadata", "rb") as file:
+        found = thinmeta.parse(file.read(4096))
+    assert found is not None and found.uuid.hex() == driver._store.identity
+
+
+def forget_identity(root: str) -> None:
+    with open(f"{root}/thin-pool/metadata", "r+b") as file:
+        block = bytearray(file.read(4096))
+        block[16:32] = bytes(16)
+        block[:4] = thinmeta.checksum(block).to_bytes(4, "little")
+        file.seek(0)
+        file.write(block)
+    with closing(sqlite3.connect(f"{root}/metadata.db")) as store, store:
+        store.execute("DELETE FROM marks")
+
+
+def test_a_given_pool_that_is_exchanged_for_another(opened: Opener, tmp_path: Path) -> None:
+    """It has the same name, and devices of the same numbers, which are not ours to delete."""
+    name = "fuse-aufs-test"
+    driver = opened({"dm.thinpooldev": name, "dm.basesize": "16M"})
+    with pool_on_files(tmp_path, name, 4 * MIB, 64 * MIB):
+        driver.prepare("key")
+        driver.commit("base", "key")
+        number = driver._pool.status().transaction_id
+        driver.close()
+    other = tmp_path / "other"
+    other.mkdir()
+    with pool_on_files(other, name, 4 * MIB, 64 * MIB, uuid="LVM-other"):
+        for device in (1, 2):
+            ioctl.message(name, f"create_thin {device}")
+        for turn in range(number):
+            ioctl.message(name, f"set_transaction_id {turn} {turn + 1}")
+        driver = opened()
+        for ask in (lambda: driver.prepare("key", "base"), lambda: driver.remove("base"), driver.cleanup):
+            with pytest.raises(Unavailable, match=r"the pool is not the one that this root was made with"):
+                ask()
+        driver.close()
+        for device in (1, 2):
+            with pytest.raises(FileExistsError):
+                ioctl.message(name, f"create_thin {device}")
+    with pool_on_files(tmp_path, name, 4 * MIB, 64 * MIB, uuid="LVM-renamed"):  # known by its base
+        driver = opened()
+        assert [info.name for info in driver.walk()] == []
+        driver.cleanup()
+        driver.check_invariants()
+        assert driver._pool.is_known()
+        driver.close()
 
 
 def test_a_given_pool(opened: Opener, tmp_path: Path) -> None:

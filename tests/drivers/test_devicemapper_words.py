@@ -108,7 +108,7 @@ def test_options_are_read() -> None:
     })  # fmt: skip
     assert settings == options.Settings(
         "/dev/a", "/dev/b", "", 20 << 30, "xfs", 1 << 30, 2.5, ("-i", "size=512"), ("noatime", "inode64"),
-        None, None, True,
+        None, None, True, False,
     )
 
 
@@ -129,6 +129,7 @@ def test_options_are_read() -> None:
         ({"dm.thinpooldev": "p", "dm.loopdatasize": "1G"}, "leave it out"),
         ({"dm.mkfsarg": "'"}, "split into words"),
         ({"dm.blkdiscard": "yes"}, "true or false"),
+        ({"dm.directlvm_device_force": "1"}, "dm.directlvm_device_force=1 must be true or false"),
     ],
 )
 def test_options_that_cannot_be(given: dict[str, str], said: str) -> None:
@@ -138,7 +139,7 @@ def test_options_that_cannot_be(given: dict[str, str], said: str) -> None:
 
 
 def test_every_option_that_is_fixed_is_one() -> None:
-    assert set(options.OPTIONS) >= options.FIXED
+    assert set(options.OPTIONS) >= options.FIXED >= options.RENAMED
 
 
 def test_an_ext4_superblock() -> None:
@@ -222,7 +223,9 @@ def test_what_is_wrong_with_a_pool(said: str, what: str | None, tmp_path: os.Pat
             pass
 
     os.mkdir(os.path.join(tmp_path, "thin-pool"))
-    pool = Said("pool", settings, Files(str(tmp_path), settings))
+    store = Store(os.path.join(tmp_path, "metadata.db"), "devicemapper", records.SCHEMA)
+    pool = Said("pool", settings, store, Files(str(tmp_path), settings))
+    store.close()
     if what is None:
         pool.check_space()
         return
