@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from drivers.api import Kind, Usage
 from drivers.directories import STORE
@@ -28,6 +28,7 @@ _SCHEMA = (
 _DATASET = re.compile(r"/[0-9a-f]{16}")  # of ours, below the top one
 _OURS = re.compile(r"layer-[0-9a-f]{16}")
 _BUSY_SECONDS = 10.0
+_OWNER = "fuse-aufs:store"  # the property with the store's identity, and what the store notes of having set it
 # Inherited by everything below. Names are bytes to us; POSIX ACLs and other attributes are part of a layer and are kept
 # in the inode; snapshots by zfs-auto-snapshot would only take room.
 _PROPERTIES = {
@@ -57,6 +58,7 @@ class Driver(GraphSnapshotter):
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         self._root = own_directory(root)
         self._now = _Commit()
+        self._is_checked = False
         super().__init__(
             Store(
                 os.path.join(self._root, STORE), self.NAME, _SCHEMA, options=options, fixed=self.FIXED,
@@ -84,10 +86,12 @@ class Driver(GraphSnapshotter):
             if not made:
                 self._make_top(str(top))
                 transaction.execute("UPDATE place SET made = 1")
+                transaction.set_mark(_OWNER, "")
             return str(top)
 
     def _make_top(self, top: str) -> None:
-        properties = [f"-o{name}={value}" for name, value in {**_PROPERTIES, "fuse-aufs:root": self._root}.items()]
+        ours = {**_PROPERTIES, "fuse-aufs:root": self._root, _OWNER: self._store.identity}
+        properties = [f"-o{name}={value}" for name, value in ours.items()]
         try:
             try:
                 zfs("create", *properties, "-osnapdir=disabled", top)
@@ -97,9 +101,37 @@ class Driver(GraphSnapshotter):
                 # OpenZFS before 2.3 can only hide .zfs, as it does by default: a container that knows it can enter.
                 zfs("create", *properties, top)
         except FileExistsError:
-            pass  # made by one that was killed after it
+            if self._owner(top) != self._store.identity:  # or else by one that was killed after it
+                raise Unavailable(f"{top} cannot be made: somebody else has just made it") from None
         except OSError as error:
             raise Unavailable(f"{top} cannot be made: {error.strerror}") from error
+
+    def _owner(self, top: str, name: str = _OWNER) -> str:
+        """A property of ours, which `top` has of its own or has brought along from where it was sent; "" if it has
+        none. FileNotFoundError if there is no such dataset."""
+        value, source = zfs("get", "-Hp", "-ovalue,source", name, top).rstrip("\n").split("\t")
+        return value if source in ("local", "received") else ""
+
+    def _check_ours(self) -> None:
+        """Raise Unavailable if another dataset has the name by now: one made anew, or of another pool. Looked up once,
+        before anything is made or destroyed in it. FileNotFoundError if there is none."""
+        if self._is_checked:
+            return
+        with self._store.read() as transaction:
+            is_marked = transaction.mark(_OWNER) is not None
+        found = self._owner(self._top)
+        if not (found or is_marked) and self._owner(self._top, "fuse-aufs:root"):  # of an older version
+            zfs("set", f"{_OWNER}={self._store.identity}", self._top)
+            found = self._store.identity
+        if found != self._store.identity:
+            raise Unavailable(
+                f"{self._top} is not the dataset that the layers of {self._root} are in: it was made anew, or is of "
+                "another pool; put back the one that belongs here; nothing was changed"
+            )
+        if not is_marked:
+            with self._store.write() as transaction:
+                transaction.set_mark(_OWNER, "")
+        self._is_checked = True
 
     @contextmanager
     def _making(self, *, alone: bool = False) -> Iterator[int]:
@@ -125,6 +157,7 @@ class Driver(GraphSnapshotter):
                 return self._view_of(transaction, line)
         name = self._new_name()
         with self._making() as held, self._explaining():
+            self._check_ours()
             try:
                 self._make_dataset(name, wish, line, held)
                 with self._store.write() as transaction:
@@ -233,6 +266,7 @@ class Driver(GraphSnapshotter):
 
     def commit(self, name: str, key: str, *, labels: Mapping[str, str] | None = None) -> None:
         with self._making() as held, self._explaining():
+            self._check_ours()
             self._now.held = held
             try:
                 super().commit(name, key, labels=labels)
@@ -252,6 +286,11 @@ class Driver(GraphSnapshotter):
     def _commit_with(self, transaction: Transaction, record: Record) -> None:
         transaction.execute("UPDATE datasets SET snapshot = ? WHERE id = ?", (self._now.snapshot, record.id))
 
+    def remove(self, key: str) -> None:
+        with suppress(FileNotFoundError):  # then there is nothing of it to destroy
+            self._check_ours()
+        super().remove(key)
+
     def _remove_with(self, transaction: Transaction, record: Record) -> None:
         self._now.dataset = self._dataset(transaction, record.id)
         transaction.execute("DELETE FROM datasets WHERE id = ?", (record.id,))
@@ -263,6 +302,7 @@ class Driver(GraphSnapshotter):
     def cleanup(self) -> None:
         self._store.check_whole()
         with self._making(alone=True), self._explaining():
+            self._check_ours()
             garbage, snapshots = self._find_garbage()
         for snapshot in snapshots:
             self._is_destroyed(snapshot)

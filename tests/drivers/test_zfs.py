@@ -9,6 +9,7 @@ import linecache
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -303,6 +304,79 @@ def test_an_older_copy_of_the_store_destroys_nothing(tmp_path: Path) -> None:
     assert len(driver._listed()) == 2
     driver.close()
     zfs("destroy", "-r", driver._top)
+
+
+def everything_refused(driver: Driver) -> None:
+    before = datasets(f"{POOL}/layers")
+    asked: list[Callable[[], object]] = [
+        lambda: driver.prepare("new"), lambda: driver.prepare("new", "base"), lambda: driver.commit("name", "key"),
+        lambda: driver.remove("key"), lambda: driver.remove("base"), driver.cleanup,
+    ]  # fmt: skip
+    for ask in asked:
+        with pytest.raises(Unavailable, match=r"is not the dataset that the layers of .* are in") as refused:
+            ask()
+        assert "\n" not in str(refused.value)
+    assert datasets(f"{POOL}/layers") == before
+    assert kinds(driver) == {"base": Kind.COMMITTED, "key": Kind.ACTIVE}
+
+
+@needs_zfs
+@pytest.mark.parametrize("how", ["made anew", "another root's"])
+def test_a_dataset_that_is_not_the_one_of_last_time(how: str, driver: Driver, tmp_path: Path) -> None:
+    """What is in it has names as ours have, and no row: it would all be garbage."""
+    driver.prepare("key", "base")
+    top, aside = driver._top, f"{POOL}/other/aside"
+    zfs("rename", top, aside)
+    if how == "made anew":
+        zfs("create", "-omountpoint=legacy", f"-ofuse-aufs:root={tmp_path}/driver", top)
+        zfs("create", f"{top}/0000000123456789")
+    else:
+        other = reopen(str(tmp_path / "other"))
+        other.prepare("theirs")
+        other.close()
+        zfs("rename", other._top, top)
+    again = reopen(str(tmp_path / "driver"))
+    everything_refused(again)
+    again.close()
+    zfs("destroy", "-r", top)
+    zfs("rename", aside, top)
+    driver.remove("key")
+
+
+@needs_zfs
+def test_a_dataset_that_was_restored_is_the_one_of_last_time(driver: Driver, tmp_path: Path) -> None:
+    top, aside, stream = driver._top, f"{POOL}/other/aside", tmp_path / "stream"
+    zfs("snapshot", "-r", f"{top}@backup")
+    with open(stream, "wb") as file:
+        subprocess.run(["zfs", "send", "-R", f"{top}@backup"], stdout=file, check=True)
+    zfs("rename", top, aside)
+    with open(stream, "rb") as file:
+        subprocess.run(["zfs", "receive", "-u", top], stdin=file, check=True)
+    again = reopen(str(tmp_path / "driver"))
+    with mounted(again.prepare("key", "base")) as path:
+        trees.assert_tree(path, TREE)
+    again.remove("key")
+    again.cleanup()
+    again.close()
+    zfs("destroy", "-r", aside)
+
+
+@needs_zfs
+def test_a_dataset_of_an_older_version_is_marked(driver: Driver, tmp_path: Path) -> None:
+    driver.prepare("key", "base")
+    zfs("inherit", "fuse-aufs:store", driver._top)
+    with driver._store.write() as transaction:
+        transaction.execute("DELETE FROM marks")
+    root = zfs("get", "-H", "-ovalue", "fuse-aufs:root", driver._top).strip()
+    zfs("inherit", "fuse-aufs:root", driver._top)
+    again = reopen(str(tmp_path / "driver"))
+    everything_refused(again)
+    again.close()
+    zfs("set", f"fuse-aufs:root={root}", driver._top)
+    again = reopen(str(tmp_path / "driver"))
+    again.remove("key")
+    again.close()
+    assert zfs("get", "-H", "-ovalue", "fuse-aufs:store", driver._top).strip() == driver._store.identity
 
 
 @needs_zfs
