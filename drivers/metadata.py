@@ -23,6 +23,7 @@ from drivers import reserve
 from drivers.api import Kind
 from drivers.errors import TimedOut, Unavailable, WrongState
 from drivers.locks import holder, lock
+from drivers.ownership import check_file
 from drivers.rows import Record, Transaction, Value
 
 __all__ = ["Record", "Store", "Transaction", "Value"]
@@ -99,6 +100,7 @@ class Store:
         *,
         options: Mapping[str, str] | None = None,
         fixed: Container[str] = (),
+        renamed: Container[str] = (),
         has_content: Callable[[], bool] = lambda: False,
     ) -> None:
         self.path = path
@@ -109,14 +111,15 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._reserve = f"{path}-reserve"
         with _opening(path):
+            check_file(path)
             self._make_room()
             try:
-                self._connect(driver, schema, has_content, options or {}, fixed)
+                self._connect(driver, schema, has_content, options or {}, fixed, renamed)
             except (OSError, Unavailable) as error:
                 if not _is_want_of_room(error):
                     raise
                 reserve.give_up(self._reserve)
-                self._connect(driver, schema, has_content, options or {}, fixed)
+                self._connect(driver, schema, has_content, options or {}, fixed, renamed)
             reserve.take(self._reserve)
 
     def _connect(
@@ -126,6 +129,7 @@ class Store:
         has_content: Callable[[], bool],
         options: Mapping[str, str],
         fixed: Container[str],
+        renamed: Container[str],
     ) -> None:
         with self._translated():
             self._connection = sqlite3.connect(
@@ -133,7 +137,7 @@ class Store:
             )
             try:
                 self._prepare(driver, schema, has_content)
-                self._settle_options(options, fixed)
+                self._settle_options(options, fixed, renamed)
             except BaseException:
                 self._connection.close()
                 raise
@@ -169,7 +173,7 @@ class Store:
             if owner != driver:
                 raise Unavailable(f"{self.path} belongs to the driver {owner}, not {driver}: give each its own root")
 
-    def _settle_options(self, given: Mapping[str, str], fixed: Container[str]) -> None:
+    def _settle_options(self, given: Mapping[str, str], fixed: Container[str], renamed: Container[str]) -> None:
         """Only a change is written: most opens only read."""
         with self.read() as transaction:
             saved = {str(name): str(value) for name, value in transaction.execute("SELECT name, value FROM options")}
@@ -177,7 +181,7 @@ class Store:
         changed = {name: value for name, value in given.items() if saved.get(name) != value}
         if changed and not is_new:
             for name in changed:
-                if name in fixed:
+                if name in fixed and not (name in renamed and name in saved):
                     was = f"is {saved[name]}" if name in saved else "has its default"
                     raise Unavailable(
                         f"{name} {was} at {os.path.dirname(self.path)} and cannot be changed any more: "

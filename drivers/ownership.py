@@ -38,22 +38,20 @@ def own_directory(path: str) -> str:
 
 
 def check_file(path: str) -> None:
-    """Raise Unavailable unless it is a regular file that is ours, or missing. Closes it to others."""
+    """Raise Unavailable unless it is a regular file that is ours, or missing. Closes it to others.
+
+    It is not opened: with any descriptor of a file goes every lock that sqlite has on it in this process (fcntl(2)).
+    And it is in a directory of ours, in which nobody exchanges it between this and its use.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = os.lstat(path)
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise Unavailable(f"{path} is no file of ours ({error.strerror}): put back the one that belongs here") from None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise Unavailable(f"{path} is no regular file: put back the one that belongs here")
-        _check_owner(path, status)
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            os.fchmod(fd, 0o600)
-    finally:
-        os.close(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise Unavailable(f"{path} is no regular file: put back the one that belongs here")
+    _check_owner(path, status)
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        os.chmod(path, 0o600)
 
 
 def check_way(path: str) -> None:

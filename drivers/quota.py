@@ -4,9 +4,11 @@ A directory with a project id and FS_XFLAG_PROJINHERIT gives the id to all that 
 counts, and limits, what all files of a project have (ext4, XFS; xfs_quota(8), tune2fs(8)). Each limited layer has a
 project of its own.
 
-Ids are not kept anywhere but on the directories: one is free that has neither files nor a limit, and it becomes free
-when the last of its files goes. So we take none that somebody else uses, and a crash loses none. Two processes may find
-the same one free: both put their directories into it, and who then finds more than his own in there takes the next.
+There is no book of ids: one is free that has neither files nor a limit, and it becomes free when the last of its files
+goes. So we take none that somebody else uses, and a crash loses none. Two processes may find the same one free: both
+put their directories into it, and who then finds more than his own in there takes the next. Which one a snapshot was
+given is in a file beside its layer, since root in a container can put the layer into another's (chattr -p): by that,
+removing the one would free the other of its limit.
 
 Whoever has CAP_SYS_RESOURCE is not limited by ext4 (ignore_hardlimit(), fs/quota/dquot.c). Overlayfs writes as who
 mounted it and a union as its server, so those do without (drivers.overlay_mount, unionfs.transport.serving).
@@ -29,6 +31,7 @@ from unionfs.linux.mounts import MountPoint, mountinfo
 # Above what administrators write into /etc/projects, and what others allot by counting from 1 or from 2^20.
 FIRST_PROJECT = 0x4000_0000
 LAST_PROJECT = 0x7FFF_FFFF
+_RECORD = "project"  # in a snapshot's directory
 
 _FSXATTR = struct.Struct("=5I8x")  # struct fsxattr: fsx_xflags, fsx_extsize, fsx_nextents, fsx_projid, fsx_cowextsize
 _REGISTERS = ("/etc/projects", "/etc/projid")  # "ID:DIRECTORY" and "NAME:ID", projects(5), projid(5)
@@ -64,7 +67,7 @@ def _advice(point: MountPoint | None) -> str:
 
 
 def limit_directories(directories: Sequence[str], size: int) -> None:
-    """Limit what these new, empty directories, all on one file system, have together to `size` bytes.
+    """Limit what these new, empty directories, all in the directory of one snapshot, have together to `size` bytes.
 
     More is EDQUOT on ext4 and ENOSPC on XFS. Raises OSError.
     """
@@ -77,6 +80,7 @@ def limit_directories(directories: Sequence[str], size: int) -> None:
             for fd in fds:
                 _set_project(fd, project)
             if quotactl.get(fds[0], project).inodes == len(fds):
+                _record(os.path.dirname(directories[0]), project)
                 quotactl.set_limit(fds[0], project, size)
                 for fd in fds:
                     os.fsync(fd)
@@ -89,16 +93,40 @@ def delete_with_project(parent_fd: int, name: str) -> None:
     """trees.delete() of a snapshot's directory, whose layer `fs` may have a project, which goes with it."""
     fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
     try:
-        project = _own_project(fd)
+        project, unrecorded = _recorded(fd), 0
         if project:
             # First, for nobody would know afterwards whose it was. Without files and limit there is no project.
             quotactl.set_limit(fd, project, 0)
+        else:
+            unrecorded = _own_project(fd)  # what an older version has given it, or it has given itself
         # Directories are moved up to here while they are deleted, which they are not from one project to another where
         # that is inherited (EXDEV); and the container may have given its own ones any.
         _inherit_no_project(fd)
     finally:
         os.close(fd)
     trees.delete(parent_fd, name)
+    if unrecorded and not quotactl.get(parent_fd, unrecorded).inodes:
+        quotactl.set_limit(parent_fd, unrecorded, 0)
+
+
+def _record(directory: str, project: int) -> None:
+    with open(os.path.join(directory, _RECORD), "w", encoding="ascii") as file:
+        file.write(f"{project}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _recorded(directory_fd: int) -> int:
+    """0 if no project was given to the snapshot."""
+    try:
+        fd = os.open(_RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return 0
+    try:
+        text = os.read(fd, 32).decode("ascii", "replace").strip()
+    finally:
+        os.close(fd)
+    return int(text) if text.isdecimal() and FIRST_PROJECT <= int(text) <= LAST_PROJECT else 0
 
 
 def _own_project(directory_fd: int) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -35,6 +36,7 @@ _MODULES = {
 }
 NAMES = tuple(_MODULES)
 _PROBE = ".fuse-aufs-probe-"
+_ABOVE = 4  # a driver's root is ROOT/drivers/NAME, and ROOT may have been missing
 
 
 class Module(Protocol):
@@ -78,6 +80,7 @@ def probe(name: str, root: str, options: Mapping[str, str] | None = None) -> Pro
         place = os.path.dirname(place)
     if os.geteuid():
         return Probe(False, "mounting needs root")
+    _take_back(place)
     try:
         place_fd = os.open(place, trees.DIRECTORY)
     except OSError as error:
@@ -89,11 +92,22 @@ def probe(name: str, root: str, options: Mapping[str, str] | None = None) -> Pro
     return Probe(works, f"{reason}, on {_file_system(place)}" if works else reason)
 
 
+def _take_back(place: str) -> None:
+    """Delete what a killed process was trying something in: there, or above, where there was less of a root then."""
+    for _ in range(_ABOVE):
+        with suppress(OSError):
+            fd = os.open(place, trees.DIRECTORY)
+            try:
+                for name in os.listdir(place):
+                    if name.startswith(_PROBE):
+                        delete_unheld(fd, name)
+            finally:
+                os.close(fd)
+        place = os.path.dirname(place)
+
+
 def _try(module: Module, place: str, place_fd: int, options: Mapping[str, str]) -> Probe:
     try:
-        for name in os.listdir(place):
-            if name.startswith(_PROBE):
-                delete_unheld(place_fd, name)  # of a process that was killed in here
         name, held = make_locked(place_fd, _PROBE)
     except OSError as error:
         return Probe(False, f"cannot write to {place}: {error.strerror}")

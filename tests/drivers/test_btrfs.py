@@ -601,6 +601,26 @@ def test_who_is_killed_leaves_no_device(root: str) -> None:
     assert not devices(root)
 
 
+@pytest.mark.parametrize("kind", ["active", "view"])
+def test_who_is_killed_before_the_device_is_let_go_of(root: str, kind: str) -> None:
+    """It was to stay for the snapshot, which has gone: the next to close lets it go."""
+    driver = opened(root)
+    driver.prepare("key") if kind == "active" else driver.view("key")
+    driver.close()
+    assert devices(root)
+
+    def work() -> None:
+        opened(root).remove("key")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(work).wait() == -signal.SIGKILL
+    assert devices(root)
+    driver = opened(root)
+    driver.cleanup()
+    driver.close()
+    assert not devices(root)
+
+
 def digest(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from drivers import loop, reserve
+from drivers.directories import DirectorySnapshotter
 from drivers.mounts import Mount
 from drivers.registry import open_driver, probe
+from tests.drivers.children import in_child
 from tests.mounting import mounted
 
 pytestmark = pytest.mark.needs("loop", "tmpfs")
@@ -93,6 +95,15 @@ def test_a_container_that_fills_the_disk_can_be_removed(name: str, was_open: boo
     assert name == "btrfs" or reserve.is_whole(f"{root}/metadata.db-reserve")
 
 
+def removed_by_halves(root: str) -> None:
+    """Killed where there was no room for a new name: the row has gone, and the directory has its number still."""
+    driver = open_driver("btrfs", root)
+    assert isinstance(driver, DirectorySnapshotter)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(driver._layout, "discard", lambda name: os._exit(9 if name.isdecimal() else 1))
+        driver.remove("killed")
+
+
 @pytest.mark.needs("program:mkfs.btrfs")
 @pytest.mark.parametrize("was_open", [True, False], ids=["a store that is open", "a store that is opened then"])
 def test_a_container_that_fills_the_file_of_the_btrfs_driver_can_be_removed(was_open: bool) -> None:
@@ -102,12 +113,16 @@ def test_a_container_that_fills_the_file_of_the_btrfs_driver_can_be_removed(was_
         driver.prepare("unpack")
         driver.commit("image", "unpack")
         mounts = driver.prepare("container", "image")
+        driver.prepare("killed", "image")
         if not was_open:
             driver.close()
         with mounted(mounts) as path:
             fill(path)
+        assert in_child(lambda: removed_by_halves(root)).wait() == 9
         if not was_open:
             driver = open_driver("btrfs", root)
+        driver.cleanup()
+        driver.check_invariants()
         driver.remove("container")
         assert {info.name for info in driver.walk()} == {"image"}
         driver.cleanup()

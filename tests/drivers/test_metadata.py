@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -466,6 +467,25 @@ def test_what_fills_the_disk_can_be_removed(memory: Path, is_open: bool) -> None
     assert reserve.is_whole(f"{path}-reserve")  # for the next time
     assert names(store) == ["two"]
     store.close()
+
+
+def test_a_reserve_that_is_not_whole(memory: Path) -> None:
+    """Who makes it was killed; or it is the one file that older versions made."""
+    path, place = str(memory / "metadata.db"), memory / "metadata.db-reserve"
+    Store(path, "test").close()
+    (place / "3").unlink()
+    os.truncate(place / "5", 0)
+    Store(path, "test").close()
+    assert reserve.is_whole(str(place))
+    assert sum(file.stat().st_blocks for file in place.iterdir()) * 512 >= reserve.SIZE
+    shutil.rmtree(place)
+    place.write_bytes(bytes(reserve.SIZE))
+    filler = fill(memory)
+    Store(path, "test").close()
+    assert not place.exists()
+    filler.unlink()
+    Store(path, "test").close()
+    assert reserve.is_whole(str(place))
 
 
 def test_a_full_disk_is_enospc(memory: Path) -> None:

@@ -114,6 +114,24 @@ def test_a_root_of_an_older_version_is_marked(name: str, root: Path, tmp_path: P
     assert len((root / "snapshots" / "identity").read_text()) == 33
 
 
+@pytest.mark.parametrize("how", ["a symbolic link", "somebody's", "a directory"])
+def test_a_store_that_is_no_file_of_ours(how: str, name: str, root: Path, tmp_path: Path) -> None:
+    store, aside = root / "metadata.db", tmp_path / "aside"
+    os.rename(store, aside)
+    if how == "a symbolic link":
+        store.symlink_to(aside)
+    elif how == "a directory":
+        store.mkdir()
+    else:
+        shutil.copy(aside, store)
+        os.chown(store, SOMEBODY, -1)
+    with pytest.raises(Unavailable, match=r"is no regular file|belongs to the user"):
+        open_driver(name, str(root))
+    store.rmdir() if how == "a directory" else store.unlink()
+    os.rename(aside, store)
+    assert is_whole(name, root)
+
+
 # The way to a root.
 
 

@@ -214,6 +214,41 @@ def test_what_gives_itself_other_projects_can_be_removed(driver: DirectorySnapsh
     driver.check_invariants()
 
 
+@pytest.mark.parametrize("limited", [True, False])
+def test_who_gives_itself_the_project_of_another_does_not_take_its_limit_along(
+    driver: DirectorySnapshotter, place: Path, limited: bool
+) -> None:
+    driver.prepare("victim", "base", quota=10 * MIB)
+    theirs = project(layer(driver, "victim"))
+    driver.prepare("key", quota=20 * MIB if limited else 0)
+    fd = os.open(layer(driver, "key"), DIRECTORY)
+    quota._set_project(fd, theirs)
+    assert quotactl.get(fd, theirs).limit == 10 * MIB
+    os.close(fd)
+    driver.remove("key")
+    assert_projects(place, [theirs])
+    fd = os.open(layer(driver, "victim"), DIRECTORY)
+    assert quotactl.get(fd, theirs).limit == 10 * MIB
+    os.close(fd)
+    driver.remove("victim")
+    assert_projects(place, [])
+
+
+def test_a_limited_layer_of_an_older_version(driver: DirectorySnapshotter, place: Path) -> None:
+    """Nothing beside it says which project it was given; ext4 at once, XFS later, knows that it has no files left."""
+    driver.prepare("key", quota=10 * MIB)
+    os.unlink(Path(layer(driver, "key")).parent / "project")
+    number = project(layer(driver, "key"))
+    driver.remove("key")
+    fd = os.open(place, DIRECTORY)
+    try:
+        if quotactl.get(fd, number).limit:
+            assert Path("/proc/mounts").read_text().count(f"{place} xfs")
+            quotactl.set_limit(fd, number, 0)
+    finally:
+        os.close(fd)
+
+
 def test_changes_of_a_limited_layer_are_as_ever(driver: Snapshotter) -> None:
     """Renames, links and whiteouts between the directories of a project, and a layer that is committed from it."""
     with mounted(driver.prepare("key", "base", quota=50 * MIB)) as path:

@@ -108,3 +108,12 @@ def test_what_a_killed_probe_left_goes_with_the_next(tmp_path: Path) -> None:
     finally:
         os.close(fd)
     assert os.listdir(tmp_path) == [held.name]
+    held.rmdir()
+
+
+def test_what_a_probe_left_before_there_was_a_root(tmp_path: Path) -> None:
+    (tmp_path / ".fuse-aufs-probe-dead").mkdir()
+    root = tmp_path / "root" / "drivers" / "vfs"
+    root.mkdir(parents=True)
+    assert probe("vfs", str(root)).works
+    assert os.listdir(tmp_path) == ["root"]
