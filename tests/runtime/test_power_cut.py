@@ -9,6 +9,7 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import pytest
 from drivers.layout import IDENTITY
 from drivers.registry import open_driver
 from tests.drivers.children import in_child
-from tests.pictures import Disk, disk, mounted
+from tests.pictures import Disk, mounted, store
 from tests.runtime.conftest import IMAGE
 from tests.stepping import CALLS, before_each_change
 
@@ -132,14 +133,16 @@ class Steps:
     def __init__(self, kind: str, tmp_path: Path, archive: Path) -> None:
         self.every = EVERY
         self._tmp_path = tmp_path
-        self._disk = disk(kind, tmp_path)
-        self.disk: Disk = self._disk.__enter__()
+        with ExitStack() as held:
+            self.disk = Disk(held.enter_context(store(tmp_path)), kind)
+            held.enter_context(self.disk.mounted())
+            self._held = held.pop_all()
         self.installation = Installation(self.disk.place, tmp_path / "state")
         self.installation("import", "-c", 'CMD ["sh"]', archive, IMAGE)
         self.installation("run", "--rm", "--network=none", IMAGE, "true")  # unpacks it
 
     def close(self) -> None:
-        self._disk.__exit__(None, None, None)
+        self._held.close()
 
     def of(self, *words: object, told: Path | None = None) -> Iterator[tuple[Cut, Installation]]:
         """Run the verb to a good end, and give what is found after each cut; the last is after its end.

@@ -70,6 +70,14 @@ def syncfs(fd: int) -> None:
     _syncfs(fd)
 
 
+def btrfs_commit(fd: int) -> None:
+    """Commit the btrfs transaction under way, and wait for it: every change of names and attributes made so far is then
+    on the disk, and of files' bytes those that were synced. `fd` is any file of the file system."""
+    transaction = bytearray(8)
+    fcntl.ioctl(fd, consts.BTRFS_IOC_START_SYNC, transaction)
+    fcntl.ioctl(fd, consts.BTRFS_IOC_WAIT_SYNC, bytes(transaction))
+
+
 class Statx(NamedTuple):
     """What statx(2) tells that stat(2) does not. `btime_ns` is the time of birth in nanoseconds, None where the file
     system keeps none; of `attributes` (STATX_ATTR_*) the bits in `attributes_mask` mean something."""

@@ -46,6 +46,8 @@ class Branch:
         self.root_inode = root.st_ino
         self.fsid = files.file_system_id(fd)
         self.durable = permission == "rw" and mounts.file_system_of(root.st_dev) not in ("tmpfs", "ramfs")
+        # Whether the changes of names and attributes come to the disk in the order they were made in (union/order).
+        self.keeps_order = not self.durable or files.file_system_type(fd) != consts.BTRFS_SUPER_MAGIC
         self._namespace = namespace
         self._lock_fd = lock_fd
         self._work_fd = -1

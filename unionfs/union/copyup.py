@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 from unionfs.linux import files
-from unionfs.union import copydata, place, times, whiteout
+from unionfs.union import copydata, order, place, times, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
 from unionfs.union.identity import Origin
@@ -127,6 +127,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
     branch = stack.branches[0]
     source = place.of(stack, node).open(os.O_RDONLY)
     copy = -1
+    staged: bytes | None = None
     try:
         entry = os.fstat(source)
         mode = stat.S_IMODE(entry.st_mode) & 0o777
@@ -134,6 +135,8 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
         made = os.fstat(copy)
         length = entry.st_size if size is None else min(size, entry.st_size)
         syncs = length > 0 and branch.durable and not stack.volatile
+        if syncs and not order.is_kept(stack):
+            staged = branch.work_name()
         if syncs or length > _QUICK or (length and files.waits_for_disk(source, 0)):
             stack.waiting.begins()
         with stack.unlocked():
@@ -144,6 +147,8 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
             _copy_attributes(branch, source, entry, copy, made, node.origin, modified)
             if syncs:
                 # Before the name: after a power cut a name without its data would hide the lower file.
+                if staged is not None:
+                    files.link_fd(copy, branch.work_fd, staged)
                 os.fsync(copy)
         if not node.names:
             # Unlinked while it was copied, or before: the copy never gets a name.
@@ -155,7 +160,10 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
             copy_up_directory(stack, parent)
             directory = stack.upper(parent)
             with times.kept(directory.fd):
-                files.link_fd(copy, directory.fd, node.name)
+                if staged is None:
+                    files.link_fd(copy, directory.fd, node.name)
+                else:
+                    os.rename(staged, node.name, src_dir_fd=branch.work_fd, dst_dir_fd=directory.fd)
             directory.add(node.name)
         node.branch = 0
         stack.nodes.set_real(node, made)
@@ -163,6 +171,8 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
         os.close(source)
         if copy >= 0:
             os.close(copy)
+        if staged is not None:
+            branch.discard_work(staged)
 
 
 def _become_orphan(node: Node, fd: int) -> None:
@@ -229,14 +239,16 @@ def complete(stack: Stack, node: Node) -> bool:
                     _complete_file(stack, stack.adopt(directory, name, found), directory, name)
         stack.directories.trim()
     # Whatever others did meanwhile, they did in the writable branch: no lower name is left to shine through.
-    for directory in reversed(merged):
-        if len(directory.layers) > 1:
-            fd = stack.upper(directory).fd
-            with times.kept(fd):
-                whiteout.mark_opaque(fd)
-            stack.upper(directory).add(whiteout.OPAQUE)
-            directory.layers = (0,)
-            stack.directories.trim()
+    opaque = [directory for directory in reversed(merged) if len(directory.layers) > 1]
+    for directory in opaque:
+        fd = stack.upper(directory).fd
+        with times.kept(fd):
+            whiteout.mark_opaque(stack.branches[0], fd)
+        stack.upper(directory).add(whiteout.OPAQUE)
+        stack.directories.trim()
+    order.everything_first(stack)
+    for directory in opaque:
+        directory.layers = (0,)
     return True
 
 

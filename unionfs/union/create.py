@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, place, whiteout
+from unionfs.union import copyup, order, place, whiteout
+from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
@@ -57,7 +58,9 @@ def free_name(stack: Stack, parent: Node, name: bytes) -> BranchDirectory:
     copyup.copy_up_directory(stack, parent)
     directory = stack.upper(parent)
     if name in directory:
-        whiteout.convert(stack.branches[0], directory, name)
+        whiteout.create(stack.branches[0], directory, name)
+        order.whiteout_first(stack, directory, name)
+        whiteout.drop_overlay(directory, name)
     return directory
 
 
@@ -80,7 +83,7 @@ def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: in
         if not at_once:
             _own(Place(fd, b""), directory, uid, gid, mode)
             files.link_fd(fd, directory.fd, name)
-        appeared(directory, name)
+        appeared(stack, parent, name)
         return _adopted(stack, parent, name, os.fstat(fd)), fd
     except BaseException:
         os.close(fd)
@@ -128,16 +131,17 @@ def mkdir(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int
     mode = stat.S_IFDIR | bits
     if not directory.hides(name):
         return _made(stack, parent, directory, name, uid, gid, mode, lambda fd, new: os.mkdir(new, bits, dir_fd=fd))
+    branch = stack.branches[0]
     return _made(
-        stack, parent, directory, name, uid, gid, mode, lambda fd, new: _make_opaque(fd, new, bits), staged=True
+        stack, parent, directory, name, uid, gid, mode, lambda fd, new: _make_opaque(branch, fd, new, bits), staged=True
     )
 
 
-def _make_opaque(dirfd: int, name: bytes, mode: int) -> None:
+def _make_opaque(branch: Branch, dirfd: int, name: bytes, mode: int) -> None:
     os.mkdir(name, mode, dir_fd=dirfd)
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
     try:
-        whiteout.mark_opaque(fd)
+        whiteout.mark_opaque(branch, fd)
     finally:
         os.close(fd)
 
@@ -152,7 +156,7 @@ def link(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
         stack.pseudo_links.follow_links(node.pseudo_link)
     with place.held(place.of(stack, node)) as source:
         files.link_fd(source.fd, directory.fd, name)  # ENOENT when its last name is gone
-    appeared(directory, name)
+    appeared(stack, parent, name)
     stack.give_name(node, parent, name)
 
 
@@ -179,7 +183,7 @@ def _made(
         make(directory.fd, name)
     else:
         _make_staged(stack, directory, name, uid, gid, mode, make)
-    appeared(directory, name)
+    appeared(stack, parent, name)
     return _adopted(stack, parent, name, os.stat(name, dir_fd=directory.fd, follow_symlinks=False))
 
 
@@ -249,12 +253,13 @@ def _own(new: Place, directory: BranchDirectory, uid: int, gid: int, mode: int) 
         new.chmod(wanted)
 
 
-def appeared(directory: BranchDirectory, name: bytes) -> None:
+def appeared(stack: Stack, parent: Node, name: bytes) -> None:
     """Note a new entry of the writable branch and drop the whiteout that it hides."""
+    directory = stack.upper(parent)
     directory.add(name)
     try:
         if directory.hides(name):
-            whiteout.drop(directory, name)
+            stack.outlived.drop(parent, name)
     except OSError:
         pass  # the entry hides it: a stale whiteout does no harm, and a failing disk must not undo the creation
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 
-from unionfs.union import copyup, create, place, whiteout
+from unionfs.union import copyup, create, order, place, whiteout
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
@@ -29,8 +30,10 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> None:
     with losing_name(stack, node, parent, name):
         # Also where losing_name made it just now. Asked before the whiteout: no answer means that nothing has happened.
         upper = found.branch == 0 or name in directory
-        with hiding(stack, parent, name, directory):
+        with hiding(stack, parent, name, directory) as hidden:
             if upper:
+                if hidden:
+                    order.whiteout_first(stack, directory, name)
                 os.unlink(name, dir_fd=directory.fd)
                 directory.discard(name)
 
@@ -46,11 +49,14 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
         return
     if not stack.is_empty(node):
         fail(errno.ENOTEMPTY, name)
+    was_upper = copyup.is_upper(node)
     # It may be in use as a working directory, and changed: that must not be the lower one.
     copyup.copy_up_directory(stack, node)
     directory = stack.upper(parent)
     removed: bytes | None = None
-    with place.outliving(stack, node), hiding(stack, parent, name, directory):
+    with place.outliving(stack, node), hiding(stack, parent, name, directory) as hidden:
+        if hidden and was_upper:
+            order.whiteout_first(stack, directory, name)
         if not stack.upper(node).names:
             os.rmdir(name, dir_fd=directory.fd)
         else:
@@ -91,7 +97,8 @@ def counts_its_names(stack: Stack, node: Node) -> bool:
 
 class hiding:
     """Around the step that takes an entry out of `directory`: if a lower branch would show the name then, or `always`,
-    a whiteout is made first. It is not seen beside the entry; where the step fails it goes again."""
+    a whiteout is made first. It is not seen beside the entry; where the step fails it goes again.
+    Entering says whether there is a whiteout."""
 
     __slots__ = ("_always", "_directory", "_made", "_name", "_parent", "_stack")
 
@@ -105,10 +112,12 @@ class hiding:
         self._always = always
         self._made = False
 
-    def __enter__(self) -> None:
-        if (self._always or must_hide(self._stack, self._parent, self._name)) and not self._directory.hides(self._name):
+    def __enter__(self) -> bool:
+        hides = self._always or must_hide(self._stack, self._parent, self._name)
+        if hides and not self._directory.hides(self._name):
             whiteout.create(self._stack.branches[0], self._directory, self._name)
             self._made = True
+        return hides
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._made and kind is not None and issubclass(kind, OSError):
@@ -142,6 +151,7 @@ class losing_name(place.outliving):
         if key is not None:
             copyup.own_name(stack, node, self._parent, self._name)
             stack.pseudo_links.follow_links(key)
+            _count_first(stack, node)
             # Unknown is not the last: other names may be served by the key alone.
             if stack.pseudo_links.recorded(0, key, place.of(stack, node).stat().st_nlink) == 1:
                 self._last_key = key
@@ -156,6 +166,20 @@ class losing_name(place.outliving):
             self._node.pseudo_link = None
             with contextlib.suppress(OSError):  # the name is gone; the next mount sweeps a key that is left
                 self._stack.pseudo_links.remove(self._last_key)
+
+
+def _count_first(stack: Stack, node: Node) -> None:
+    """The link count kept in an attribute of the file before what follows: a name goes."""
+    if order.is_kept(stack):
+        return
+    if node.kind != stat.S_IFREG:
+        order.everything_first(stack)  # nothing else can be synced by itself
+        return
+    fd = place.of(stack, node).open(os.O_RDONLY)
+    try:
+        order.first(stack, fd)
+    finally:
+        os.close(fd)
 
 
 def directory_is_gone(stack: Stack, node: Node) -> None:

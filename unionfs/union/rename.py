@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, create, place, remove, times, whiteout
+from unionfs.union import copyup, create, order, place, remove, times, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
@@ -106,6 +106,7 @@ def _exchange(
 ) -> None:
     for node, (parent, name) in ((source, target_name), (target, source_name)):
         _hide_below(stack, node, parent, name)
+    order.everything_first(stack)  # the log may have one of the two without the other
     files.renameat2(
         stack.upper(source_name[0]).fd, source_name[1], stack.upper(target_name[0]).fd, target_name[1],
         consts.RENAME_EXCHANGE,
@@ -149,7 +150,8 @@ def _emptied(stack: Stack, target: Node) -> Iterator[None]:
     is given a marker again: the attribute that then hides what is below it is read by nobody else.
     """
     if stack.upper(target).names:
-        whiteout.mark_opaque_unseen(stack.branches[0], stack.upper(target))
+        whiteout.mark_opaque_unseen(stack.branches[0], stack.upper(target).fd)
+        order.first(stack, stack.upper(target).fd)
         target.layers = (0,)
         whiteout.remove_all(stack.upper(target))
     try:
@@ -157,7 +159,7 @@ def _emptied(stack: Stack, target: Node) -> Iterator[None]:
     except OSError:
         if target.layers == (0,):
             with contextlib.suppress(OSError):
-                whiteout.mark_opaque(stack.upper(target).fd)
+                whiteout.mark_opaque(stack.branches[0], stack.upper(target).fd)
                 stack.upper(target).add(whiteout.OPAQUE)
         raise
 
@@ -169,10 +171,13 @@ def _move(
     parent, name = source_name
     new_parent, new_name = target_name
     directory, into = stack.upper(parent), stack.upper(new_parent)
-    with remove.hiding(stack, parent, name, directory, always=whiteout_always):
+    with remove.hiding(stack, parent, name, directory, always=whiteout_always) as hidden:
+        if hidden:
+            # Not the whiteout alone: of a copy that is not yet on the disk under this name nothing would be left.
+            order.first(stack, directory.fd)
         os.rename(name, new_name, src_dir_fd=directory.fd, dst_dir_fd=into.fd)
     directory.discard(name)
-    create.appeared(into, new_name)
+    create.appeared(stack, new_parent, new_name)
 
 
 def _hide_below(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
@@ -182,6 +187,6 @@ def _hide_below(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
         if below is not None and below.is_directory:
             directory = stack.upper(node)
             with times.kept(directory.fd):
-                whiteout.mark_opaque(directory.fd)
+                whiteout.mark_opaque(stack.branches[0], directory.fd)
             directory.add(whiteout.OPAQUE)
 

@@ -21,6 +21,7 @@ from unionfs.union.directories import BranchDirectory, DirectoryCache
 from unionfs.union.errors import fail
 from unionfs.union.identity import Identity, Origin, Source
 from unionfs.union.nodes import Directory, Node, NodeTable
+from unionfs.union.order import OutlivedWhiteouts
 from unionfs.union.pseudolink import PseudoLinks
 from unionfs.union.waiting import Waiting
 
@@ -63,6 +64,8 @@ class _Operation:
         try:
             if stack._held.nodes:
                 stack.release_held()
+            if stack.outlived.are_many:
+                stack.outlived.drop_all()
             stack.directories.trim()
         finally:
             stack.lock.release()
@@ -89,6 +92,7 @@ class Stack:
         self.settled = threading.Condition(self.lock)  # a copy-up finished or failed
         self.identity = Identity(self.branches)
         self.pseudo_links = PseudoLinks(self.branches)
+        self.outlived = OutlivedWhiteouts(self)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = max(16, min(4096, descriptors // 3))
         self.directories = DirectoryCache(self.branches, most_directories=most, most_names=_MOST_NAMES)
@@ -340,6 +344,7 @@ class Stack:
         return self.directories.get(node, 0)
 
     def close(self) -> None:
+        self.outlived.drop_all()
         for node in list(self.nodes):
             self._release(node)
         self.directories.clear()

@@ -1,14 +1,16 @@
 """Every on-disk form of "deleted" and "opaque", read and written. No other module knows them.
 
 AUFS form, read and written (aufs5 Documentation/filesystems/aufs; OCI image-spec layer.md):
-    .wh.NAME         hides NAME in the branches below; empty, mode 0444, a hard link of .wh..wh.aufs where possible
+    .wh.NAME         hides NAME in the branches below; empty, mode 0444, a hard link of .wh..wh.aufs where that is
+                     possible and need not be synced
     .wh..wh..opq     in a directory: nothing below shines through
     .wh..wh.plnk/    pseudo-links (union/pseudolink)
     .wh..wh.orph/    work area
 Overlayfs form, read only (Documentation/filesystems/overlayfs.rst):
     character device 0:0                                     hides its own name
     trusted.overlay.opaque=y or user.overlay.opaque=y        opaque directory
-Our own form, written for the moment in which a directory has to be empty and opaque at once (rename over it):
+Our own form, written for the moment in which a directory has to be empty and opaque at once (rename over it), and
+before the marker where that may come to the disk after what rests on it (union/order):
     trusted.unionfs.opaque=y (user.unionfs.opaque without CAP_SYS_ADMIN)
 """
 
@@ -18,6 +20,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from unionfs.linux import files
@@ -90,22 +93,40 @@ def create(branch: Branch, directory: BranchDirectory, name: bytes) -> None:
         fail(errno.ENAMETOOLONG, name)
     if target in directory:
         return
-    try:
-        os.link(BASE, target, src_dir_fd=branch.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
-    except FileNotFoundError:
-        _create_base(branch)
-        os.link(BASE, target, src_dir_fd=branch.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in (errno.EMLINK, errno.EPERM, errno.EXDEV):
-            raise
-        # The base has all the links its file system allows, or the file system has no hard links.
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=directory.fd))
+    if not branch.keeps_order:
+        # To sync one link would be to log them all, or to commit (log_all_new_ancestors(), fs/btrfs/tree-log.c).
+        _create_file(directory.fd, target)
+    else:
+        try:
+            os.link(BASE, target, src_dir_fd=branch.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            _create_base(branch)
+            os.link(BASE, target, src_dir_fd=branch.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EMLINK, errno.EPERM, errno.EXDEV):
+                raise
+            # The base has all the links its file system allows, or the file system has no hard links.
+            _create_file(directory.fd, target)
     directory.add(target)
 
 
 def _create_base(branch: Branch) -> None:
     with times.kept(branch.fd), contextlib.suppress(FileExistsError):
-        os.close(os.open(BASE, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=branch.fd))
+        _create_file(branch.fd, BASE)
+
+
+def _create_file(dirfd: int, name: bytes) -> None:
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=dirfd))
+
+
+@contextlib.contextmanager
+def opened(directory: BranchDirectory, name: bytes) -> Iterator[int]:
+    """A descriptor on the whiteout of `name`."""
+    fd = os.open(of(name), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def drop(directory: BranchDirectory, name: bytes) -> None:
@@ -116,16 +137,17 @@ def drop(directory: BranchDirectory, name: bytes) -> None:
         directory.discard(target)
 
 
-def mark_opaque(fd: int) -> None:
+def mark_opaque(branch: Branch, fd: int) -> None:
     """Make the directory `fd` opaque in the AUFS form. Marked already is fine."""
+    if not branch.keeps_order:
+        mark_opaque_unseen(branch, fd)
     with contextlib.suppress(FileExistsError):
-        marker = os.open(OPAQUE, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=fd)
-        os.close(marker)
+        _create_file(fd, OPAQUE)
 
 
-def mark_opaque_unseen(branch: Branch, directory: BranchDirectory) -> None:
-    """Make a directory opaque by an attribute: no entry of it says so, and it can be emptied."""
-    os.setxattr(directory.fd, branch.attribute("opaque"), b"y")
+def mark_opaque_unseen(branch: Branch, fd: int) -> None:
+    """Make the directory `fd` opaque by an attribute: no entry of it says so, and it can be emptied."""
+    os.setxattr(fd, branch.attribute("opaque"), b"y")
 
 
 def remove_all(directory: BranchDirectory) -> None:
@@ -135,8 +157,7 @@ def remove_all(directory: BranchDirectory) -> None:
         directory.discard(name)
 
 
-def convert(branch: Branch, directory: BranchDirectory, name: bytes) -> None:
-    """Replace overlayfs's whiteout `name` by ours, which leaves the name free for a new entry."""
-    create(branch, directory, name)
+def drop_overlay(directory: BranchDirectory, name: bytes) -> None:
+    """Take overlayfs's whiteout of `name` away, beside which there is ours: the name is free for a new entry."""
     os.unlink(name, dir_fd=directory.fd)
     directory.discard(name)
