@@ -1,0 +1,177 @@
+"""What the order on disk costs: which changes wait for the disk, on ext4 and on btrfs, and that `volatile` ones do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.pictures import Disk
+from tests.trees import HardLink, Symlink, Tree, build
+from tests.unionfs.inprocess import ROOT, create, listing, union, walk
+from unionfs.linux import files
+from unionfs.linux.consts import RENAME_EXCHANGE
+from unionfs.union import order
+from unionfs.union.fs import UnionFs
+
+pytestmark = pytest.mark.needs("loop", "user-xattr", "trusted-xattr")
+
+LOW: Tree = {
+    "f": "low", "g": "low", "empty": "", "h": "low", "hard": HardLink("h"), "l": Symlink("f"),
+    "d": {"x": "x", "y": "y"}, "e": {},
+}  # fmt: skip
+
+
+class Syncs(NamedTuple):
+    """How often one file was synced, and a transaction committed."""
+
+    files: int
+    commits: int
+
+
+class Change(NamedTuple):
+    before: Callable[[UnionFs], object]
+    act: Callable[[UnionFs], object]
+    ext4: int
+    btrfs: Syncs
+
+
+def _remove_all_of_d(fs: UnionFs) -> None:
+    for name in listing(fs, walk(fs, "d")):
+        fs.unlink(walk(fs, "d"), name)
+
+
+def _copied_up(name: str) -> Callable[[UnionFs], object]:
+    return lambda fs: fs.setattr(walk(fs, name), mode=0o600)
+
+
+def nothing(fs: UnionFs) -> None:
+    pass
+
+
+CHANGES = {
+    "create": Change(nothing, lambda fs: create(fs, ROOT, b"n"), 0, Syncs(0, 0)),
+    "create over a whiteout": Change(
+        lambda fs: fs.unlink(ROOT, b"f"), lambda fs: create(fs, ROOT, b"f"), 0, Syncs(0, 0)),
+    "mkdir over a whiteout": Change(
+        lambda fs: fs.unlink(ROOT, b"f"), lambda fs: fs.mkdir(ROOT, b"f", 0o755, 0, 0), 0, Syncs(0, 0)),
+    "copy-up": Change(nothing, _copied_up("f"), 1, Syncs(1, 0)),
+    "copy-up of no bytes": Change(nothing, _copied_up("empty"), 0, Syncs(0, 0)),
+    "unlink of a lower file": Change(nothing, lambda fs: fs.unlink(ROOT, b"f"), 0, Syncs(0, 0)),
+    "unlink of a copied-up file": Change(_copied_up("f"), lambda fs: fs.unlink(ROOT, b"f"), 0, Syncs(1, 0)),
+    "unlink of a new file": Change(lambda fs: create(fs, ROOT, b"n"), lambda fs: fs.unlink(ROOT, b"n"), 0, Syncs(0, 0)),
+    "unlink of a lower hard link": Change(nothing, lambda fs: fs.unlink(ROOT, b"hard"), 1, Syncs(3, 0)),
+    "rmdir of a lower directory": Change(nothing, lambda fs: fs.rmdir(ROOT, b"e"), 0, Syncs(0, 0)),
+    "rmdir of a merged directory": Change(_remove_all_of_d, lambda fs: fs.rmdir(ROOT, b"d"), 0, Syncs(1, 0)),
+    "rename of a new file": Change(
+        lambda fs: create(fs, ROOT, b"n"), lambda fs: fs.rename(ROOT, b"n", ROOT, b"o"), 0, Syncs(0, 0)),
+    "rename over a lower file": Change(
+        lambda fs: create(fs, ROOT, b"n"), lambda fs: fs.rename(ROOT, b"n", ROOT, b"f"), 0, Syncs(0, 0)),
+    "rename of a lower file": Change(nothing, lambda fs: fs.rename(ROOT, b"f", ROOT, b"n"), 1, Syncs(2, 0)),
+    "rename of a lower link": Change(nothing, lambda fs: fs.rename(ROOT, b"l", ROOT, b"n"), 0, Syncs(1, 0)),
+    "rename of a lower directory": Change(nothing, lambda fs: fs.rename(ROOT, b"d", ROOT, b"n"), 2, Syncs(3, 1)),
+    "rename over an emptied directory": Change(
+        lambda fs: (_remove_all_of_d(fs), fs.mkdir(ROOT, b"n", 0o755, 0, 0)),
+        lambda fs: fs.rename(ROOT, b"n", ROOT, b"d"), 0, Syncs(1, 0)),
+    "exchange": Change(nothing, lambda fs: fs.rename(ROOT, b"f", ROOT, b"g", RENAME_EXCHANGE), 2, Syncs(2, 1)),
+}  # fmt: skip
+
+
+KINDS = [pytest.param(name, marks=pytest.mark.needs(f"program:mkfs.{name}")) for name in ("ext4", "btrfs")]
+
+
+@pytest.fixture(params=KINDS)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    disk = Disk(tmp_path, request.param)
+    with disk.mounted() as path:
+        yield request.param, path
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Syncs]]:
+    """Counts those of this process from the last call on."""
+    counts = [0, 0]
+
+    def counted(index: int, call: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(fd: int) -> None:
+            counts[index] += 1
+            call(fd)
+
+        return sync
+
+    def so_far() -> Syncs:
+        found = Syncs(*counts)
+        counts[:] = 0, 0
+        return found
+
+    monkeypatch.setattr(os, "fsync", counted(0, os.fsync))
+    monkeypatch.setattr(files, "btrfs_commit", counted(1, files.btrfs_commit))
+    return so_far
+
+
+@pytest.mark.parametrize("volatile", [False, True], ids=["", "volatile"])
+def test_which_changes_wait_for_the_disk(disk: tuple[str, Path], volatile: bool, syncs: Callable[[], Syncs]) -> None:
+    fstype, path = disk
+    found = {}
+    for number, (name, change) in enumerate(CHANGES.items()):
+        base = path / str(number)
+        build(str(base / "low"), LOW)
+        with union(base, volatile=volatile) as fs:
+            change.before(fs)
+            syncs()
+            change.act(fs)
+            found[name] = syncs()
+            fs.check_invariants()
+    wanted = {name: change.btrfs if fstype == "btrfs" else Syncs(change.ext4, 0) for name, change in CHANGES.items()}
+    assert found == (dict.fromkeys(CHANGES, Syncs(0, 0)) if volatile else wanted)
+
+
+@pytest.mark.needs("program:mkfs.btrfs")
+def test_whiteouts_that_entries_outlived_go_many_at_once(
+    tmp_path: Path, syncs: Callable[[], Syncs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of those only the ones whose names still have an entry, and are whited out no more."""
+    monkeypatch.setattr(order, "_MANY_OUTLIVED", 6)
+    names = [b"%d" % number for number in range(8)]
+    with Disk(tmp_path, "btrfs").mounted() as path:
+        build(str(path / "low"), {**{name.decode(): "low" for name in names}, "d": {"in": "low"}})
+        with union(path, volatile=False) as fs:
+            fs.unlink(walk(fs, "d"), b"in")
+            create(fs, walk(fs, "d"), b"in", b"new")
+            _remove_all_of_d(fs)
+            fs.rmdir(ROOT, b"d")
+            for name in names[:4]:
+                fs.unlink(ROOT, name)
+                create(fs, ROOT, name, b"new")
+            fs.unlink(ROOT, names[0])
+            syncs()
+            assert _whiteouts(path) == {*names[:4], b"d"}
+            fs.unlink(ROOT, names[4])
+            create(fs, ROOT, names[4], b"new")
+            assert syncs() == (0, 1)
+            assert _whiteouts(path) == {names[0], b"d"}
+            assert set(listing(fs)) == set(names[1:])
+            fs.check_invariants()
+        with union(path) as fs:
+            assert set(listing(fs)) == set(names[1:])
+
+
+def _whiteouts(path: Path) -> set[bytes]:
+    reserved = [name.removeprefix(b".wh.") for name in os.listdir(os.fsencode(path / "up")) if name.startswith(b".wh.")]
+    return {name for name in reserved if not name.startswith(b".wh.")}
+
+
+@pytest.mark.needs("program:mkfs.btrfs")
+def test_whiteouts_of_somebody_else_are_good_enough(tmp_path: Path) -> None:
+    """A link or a directory of that name hides as well, and can be synced only with everything."""
+    with Disk(tmp_path, "btrfs").mounted() as path:
+        build(str(path / "low"), dict.fromkeys("fghi", "low"))
+        build(str(path / "up"), {**dict.fromkeys("fghi", "up"), ".wh.f": Symlink("nowhere"), ".wh.g": {}, ".wh.h": ""})
+        os.mkfifo(path / "up/.wh.i")
+        with union(path, volatile=False) as fs:
+            for name in (b"f", b"g", b"h", b"i"):
+                fs.unlink(ROOT, name)
+            assert listing(fs) == []
