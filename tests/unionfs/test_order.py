@@ -1,4 +1,4 @@
-"""What the order on disk costs: which changes wait for the disk, on ext4 and on btrfs, and that `volatile` ones do not."""
+"""What the order on disk costs: which changes wait for the disk on ext4 and on btrfs; `volatile` ones never do."""
 
 from __future__ import annotations
 

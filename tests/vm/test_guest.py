@@ -41,11 +41,7 @@ _MOST = os.environ.get("FUSE_AUFS_GUESTS") == "some"
 _CONTRACT = " or ".join((
     "layer_on_a_layer", "siblings_do_not", "everything_a_file_is", "views_", "lower_directory_is_moved", "usage_leaves",
     "intermediate_snapshot", "kept_to_its_size", "thrown_away", "options_that_are", "one_of_many", "after_reopening",
-<<<<<<< ours
-    "diff_and_apply", "mounted_at_once", "neighbours",
-=======
-    "diff_and_apply", "who_is_killed",
->>>>>>> theirs
+    "diff_and_apply", "mounted_at_once", "neighbours", "who_is_killed",
 ))  # fmt: skip
 
 

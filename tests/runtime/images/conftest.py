@@ -122,8 +122,10 @@ def memory_of(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 def contents(store: ImageStore) -> list[str]:
-    """Every file and directory of a store but its lock files, relative."""
+    """Every file and directory of a store but its lock files and its reserve, relative."""
     found = []
     for top, directories, files in os.walk(store.root):
+        if "reserve" in directories:
+            directories.remove("reserve")
         found += [os.path.relpath(os.path.join(top, name), store.root) for name in [*directories, *files]]
     return sorted(name for name in found if not name.endswith("lock"))
