@@ -17,7 +17,8 @@ from drivers.devicemapper import blank, direct, label, proof, records, superbloc
 from drivers.devicemapper.backing import DATA, METADATA, Devices, Disk, Files, Lower
 from drivers.devicemapper.options import parse
 from drivers.errors import Unavailable
-from drivers.mounts import Mount, mounted
+from drivers.mounts import Mount
+from tests.mounting import mounted
 
 pytestmark = pytest.mark.needs("loop", "program:mkfs.ext4")
 

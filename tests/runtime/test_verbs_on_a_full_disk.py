@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pictures import Disk, disk, mounted
+from tests.pictures import Disk, mounted, store
 from tests.runtime.conftest import IMAGE, Runtime, wait_until
 from tests.runtime.test_damaged_records import snapshots
 
@@ -45,7 +45,7 @@ class Full:
 def full(request: pytest.FixtureRequest, tmp_path: Path, rootfs_tar: Path) -> Iterator[Full]:
     told = tmp_path / "told"
     told.mkdir()
-    with disk(request.param, tmp_path) as found:
+    with store(tmp_path) as pool, (found := Disk(pool, request.param)).mounted():
         runtime = Runtime(found.place / "root", tmp_path / "state", "overlay2")
         runtime("import", rootfs_tar, IMAGE)
         runtime("run", "--name=work", "--network=none", IMAGE, "sh", "-c", "head -c 2000000 /dev/urandom >/more")
