@@ -57,9 +57,9 @@ def whiteout_first(stack: Stack, directory: BranchDirectory, name: bytes) -> Non
         with whiteout.opened(directory, name) as fd:
             first(stack, fd)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO):
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EINVAL):
             raise
-        everything_first(stack)  # somebody else's, a link or a socket
+        everything_first(stack)  # somebody else's: a link, a socket, a fifo
 
 
 def everything_first(stack: Stack) -> None:
