@@ -13,6 +13,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     place       where a node's bytes are now
     copydata    the bytes of one file into another
     copyup      making a node's bytes live in the writable branch
+    order       what has to be on the disk before what follows, where the file system does not see to it (btrfs)
     create, remove, rename, attributes, inode_flags, handles, listing    the operations
     extents     ranges of open files: allocation, holes, copies
     again       which failed operations are tried again
@@ -29,5 +30,7 @@ Locks, outermost first:
 
 Order on disk: every change of several steps is ordered so that each prefix is the old tree or the new one. It rests
 on one rule of lookup, that a whiteout hides what is below its branch and not the entry beside it: a whiteout made
-first is not seen until the entry goes, and an entry made first is seen before its whiteout is dropped.
+first is not seen until the entry goes, and an entry made first is seen before its whiteout is dropped. After a power
+cut it also takes a file system that keeps the order; `order` makes up for one that does not. Its syncs hold the lock:
+what they come before must not be overtaken.
 """
