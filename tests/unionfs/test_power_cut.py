@@ -27,7 +27,7 @@ from tests.unionfs.timelines import History
 pytestmark = [pytest.mark.needs("fuse", "loop", "user-xattr", "trusted-xattr", "program:mkfs.xfs")]
 
 PICTURES = int(os.environ.get("POWER_CUTS", "20"))
-SEED = int(os.environ.get("POWER_CUT_SEED", "1"))
+SEED = int(os.environ.get("POWER_CUT_SEED", "9"))
 OF_ONE_WORLD = 10
 CHANGES_BEFORE, CHANGES_BETWEEN = 20, 6
 
