@@ -22,6 +22,7 @@ import errno
 import fcntl
 import struct
 import time
+from contextlib import suppress
 
 from drivers.btrfs import subvolumes
 from drivers.errors import TimedOut
@@ -77,8 +78,14 @@ def limit(fd: int, subvolume: int, size: int, *, is_ours: bool) -> None:
     group = subvolume
     if flags & _STATUS_SIMPLE and is_ours:
         group = subvolume | 1 << _LEVEL_SHIFT
-        fcntl.ioctl(fd, BTRFS_IOC_QGROUP_CREATE, _CREATE.pack(1, group))
-        fcntl.ioctl(fd, BTRFS_IOC_QGROUP_ASSIGN, _ASSIGN.pack(1, subvolume, group))
+        # A subvolume that was being deleted when the file system was unmounted may have had this number, and its groups
+        # are there until its last block is given back. They are this one's now.
+        for request, argument in (
+            (BTRFS_IOC_QGROUP_CREATE, _CREATE.pack(1, group)),
+            (BTRFS_IOC_QGROUP_ASSIGN, _ASSIGN.pack(1, subvolume, group)),
+        ):
+            with suppress(FileExistsError):
+                fcntl.ioctl(fd, request, argument)
     fcntl.ioctl(fd, BTRFS_IOC_QGROUP_LIMIT, _LIMIT.pack(group, BTRFS_QGROUP_LIMIT_MAX_EXCL, 0, size, 0, 0))
 
 
