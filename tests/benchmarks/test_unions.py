@@ -60,7 +60,7 @@ def test_the_server_is_the_process_that_serves(union: Union, tmp_path: Path) -> 
         pid = tree.server_pid()
         descriptors = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         assert "/dev/fuse" in descriptors
-        assert os.path.basename(tree.path) in read(f"/proc/{pid}/cmdline")
+        assert lower in read(f"/proc/{pid}/cmdline")
         tree.remount()
         assert tree.server_pid() != pid
 
