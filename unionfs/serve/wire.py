@@ -91,8 +91,8 @@ class WireOperations:
         again: Again | None = None
         while True:
             try:
-                if again is not None:
-                    self._fs.wait(again.pause)
+                if again is not None and not self._fs.wait(again.pause):
+                    return self._failed(request, errno.EWOULDBLOCK, "many wait for leases already")
                 if opcode in _ENTRY_NAMES:
                     _check_names(request)
                 if operation is None:

@@ -64,15 +64,17 @@ class Announcement:
         self.path = os.path.join(where, identity)
         self._spare: list[int] = []
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        hidden = os.path.join(where, f".{identity}")
         try:
             # Listening before it has its name: whoever finds it can connect, and a sweep does not take it for dead.
-            hidden = os.path.join(where, f".{identity}")
             self.socket.bind(hidden)
             os.chmod(hidden, 0o600)
             self.socket.listen()
             os.rename(hidden, self.path)
         except BaseException:
             self.socket.close()
+            with contextlib.suppress(OSError):
+                os.unlink(hidden)
             raise
         self._keep_spare()
 

@@ -164,6 +164,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
                     files.link_fd(copy, directory.fd, node.name)
                 else:
                     os.rename(staged, node.name, src_dir_fd=branch.work_fd, dst_dir_fd=directory.fd)
+                    staged = None
             directory.add(node.name)
         node.branch = 0
         stack.nodes.set_real(node, made)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterable, Sequence
 
@@ -24,6 +25,8 @@ from unionfs.union.stack import Stack
 from unionfs.union.waiting import Waiting
 
 _DOTS = (b".", b"..")
+# Of operations that wait for somebody to give a lease up, each in a thread.
+_MOST_PATIENT = 16
 
 
 class UnionFs:
@@ -39,6 +42,7 @@ class UnionFs:
         self._lock = self._stack.lock
         self._handles = Handles(self._stack)
         self._listings = Listings(self._stack)
+        self._patient = threading.BoundedSemaphore(_MOST_PATIENT)
 
     @property
     def writable(self) -> bool:
@@ -66,12 +70,22 @@ class UnionFs:
         with self._lock:
             return self._stack.directories.clear()
 
-    def wait(self, seconds: float) -> None:
-        """Before an operation is tried again (see `again`). InterruptedError if nobody waits for it any more."""
-        if seconds:
+    def wait(self, seconds: float) -> bool:
+        """Before an operation is tried again (see `again`). InterruptedError if nobody waits for it any more.
+
+        False, at once, if many wait already: who has a lease on a file of his is not to take every thread.
+        """
+        if not seconds:
+            return True
+        if not self._patient.acquire(blocking=False):
+            return False
+        try:
             self._stack.waiting.begins()
             time.sleep(seconds)
-            self._stack.waiting.check()
+        finally:
+            self._patient.release()
+        self._stack.waiting.check()
+        return True
 
     def check_invariants(self) -> None:
         """AssertionError if the state contradicts itself; for tests."""

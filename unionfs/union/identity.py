@@ -17,7 +17,7 @@ from unionfs.union.branch import Branch
 ROOT = 1
 _INDEX_SHIFT = 48
 # File systems that number a file when it comes into memory, and others that we do not know to do better.
-_NUMBERED_ANEW = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "fuse", "fuseblk"})
+_NUMBERED_ANEW = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "vboxsf", "overlay", "fuse", "fuseblk"})
 _HASHED = 1 << 63
 _SPARE = 1 << 62
 
@@ -102,16 +102,17 @@ class Identity:
         fsid = self._fsids[device]
         source = Source(
             branch, device, fsid, self._branches[branch].root_inode, self._indexes.get(fsid),
-            private=self._branches[branch].private, lasting=self._lasting(device),
+            private=self._branches[branch].private, lasting=self._lasting(branch, device),
         )  # fmt: skip
         self.sources[branch][device] = source
         return source
 
-    def _lasting(self, device: int) -> bool:
+    def _lasting(self, branch: int, device: int) -> bool:
         for of_branch in self.sources:
             if device in of_branch:
                 return of_branch[device].lasting
-        kind = mounts.file_system_of(device) or ""
+        # An overlay has devices of its own for files, which no mount shows.
+        kind = mounts.file_system_of(device) or mounts.file_system_of(self._branches[branch].device) or ""
         return kind not in _NUMBERED_ANEW and (not kind.startswith("fuse.") or kind == "fuse.unionfs")
 
     def source(self, branch: int, dirfd: int, name: bytes, entry: os.stat_result) -> Source:

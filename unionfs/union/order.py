@@ -57,7 +57,7 @@ def whiteout_first(stack: Stack, directory: BranchDirectory, name: bytes) -> Non
         with whiteout.opened(directory, name) as fd:
             first(stack, fd)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EINVAL):
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EINVAL, errno.EACCES):
             raise
         everything_first(stack)  # somebody else's: a link, a socket, a fifo
 
@@ -94,13 +94,17 @@ class OutlivedWhiteouts:
         """At the end of an operation: the lock is let go of. Where the disk fails they stay, and do no harm."""
         stack = self._stack
         names, self._names = self._names, []
-        with contextlib.suppress(OSError):
+        try:
             if names:
                 with stack.unlocked():
                     everything_first(stack)
+        except OSError:
+            again = set(names)
+        else:
             again = set(self._names)  # removed and made again meanwhile
-            for parent, name in names:
-                if parent.layers and (parent, name) not in again:
+        for parent, name in names:
+            if parent.layers and (parent, name) not in again:
+                with contextlib.suppress(OSError):  # of this one: the others are no worse for it
                     self._drop(stack.upper(parent), name)
                     stack.directories.trim()
         for parent, _ in names:

@@ -73,7 +73,7 @@ def is_opaque(parent_fd: int, name: bytes) -> bool:
     except FileNotFoundError:
         return False
     try:
-        if os.access(OPAQUE, os.F_OK, dir_fd=fd):
+        if os.access(OPAQUE, os.F_OK, dir_fd=fd, follow_symlinks=False):
             return True
         path = files.fd_path(fd)
         marked = _OPAQUE_ATTRIBUTES.intersection(os.listxattr(path))
@@ -121,8 +121,14 @@ def _create_file(dirfd: int, name: bytes) -> None:
 
 @contextlib.contextmanager
 def opened(directory: BranchDirectory, name: bytes) -> Iterator[int]:
-    """A descriptor on the whiteout of `name`."""
-    fd = os.open(of(name), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+    """A descriptor on the whiteout of `name`. EINVAL for somebody else's that is no file."""
+    looked_at = os.open(of(name), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+    try:
+        if not stat.S_ISREG(os.fstat(looked_at).st_mode):
+            fail(errno.EINVAL, name)
+        fd = files.reopen(looked_at, os.O_RDONLY)
+    finally:
+        os.close(looked_at)
     try:
         yield fd
     finally:
