@@ -77,8 +77,9 @@ class DirectorySnapshotter(GraphSnapshotter):
                 f"the layers in {self._root}/snapshots are {whose} ({self._store.path}): is another disk mounted "
                 "there, or none? put back what belongs there; nothing was changed"
             )
-        self._layout.set_identity(self._store.identity)
         with self._store.write() as transaction:
+            if self._layout.identity() != self._store.identity:
+                self._layout.set_identity(self._store.identity)
             transaction.set_mark(_MARK, "")
 
     # What a driver adds.

@@ -101,7 +101,7 @@ class Layout:
             os.close(fd)
 
     def set_identity(self, identity: str) -> None:
-        """Write it, durably. Several may do so at once, for all of them write the same."""
+        """Write it, durably. To be called inside a write transaction: one at a time."""
         new = f"{IDENTITY}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(new, flags, 0o600, dir_fd=self.fd)
@@ -110,10 +110,7 @@ class Layout:
             os.fsync(fd)
         finally:
             os.close(fd)
-        try:
-            os.rename(new, IDENTITY, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        except FileNotFoundError:
-            pass  # another process was quicker
+        os.rename(new, IDENTITY, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         os.fsync(self.fd)
 
     def join(self, *names: str | int) -> str:

@@ -16,7 +16,7 @@ def main(given: Given, settings: Settings) -> int:
     store = settings.store()
     force = given.flag("force")
 
-    from runtime.engine.leftovers import take_back
+    from runtime.engine.leftovers import take_back_beside
     from runtime.engine.stop import remove
 
     drivers = set()
@@ -27,5 +27,5 @@ def main(given: Given, settings: Settings) -> int:
         remove(store, container, force=force)
 
     code = each_of(given, "container", one)
-    take_back(store, drivers=drivers, patience=0)  # where that fails it is not what was asked for
+    take_back_beside(store, drivers)
     return code

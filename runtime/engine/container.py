@@ -111,7 +111,7 @@ class Container(NamedTuple):
 
     def give_removal_up(self) -> None:
         """It failed, and the container is what it was."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # why it failed is what is to be told
             os.unlink(removing(self.directory))
             durable.sync_directory(self.directory)
 
@@ -143,7 +143,9 @@ class Container(NamedTuple):
         deadline = time.monotonic() + patience
         while True:
             try:
-                fd = flock(f"{self.directory}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Of a damaged one the file may be what is lost.
+                made = os.O_CREAT if self.damage else 0
+                fd = flock(f"{self.directory}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB, made)
                 break
             except FileNotFoundError:
                 raise NoSuchContainer(f"No such container: {self.config.name}") from None

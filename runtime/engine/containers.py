@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 
 from drivers import durable, locks
+from drivers.errors import DriverError
 from runtime.engine import names, records, state
 from runtime.engine.container import Config, Container, flock, removing
 from runtime.engine.paths import Paths
@@ -27,7 +28,7 @@ _PATIENCE = locks.PATIENCE  # for the names; nothing is done under their lock th
 
 # What is in a container's directory before its configuration is, and when that is gone: nothing was promised yet, or
 # its removal was.
-_REMNANTS = frozenset({"lock", "removing", f"config.json{durable.FRESH}"})
+_REMNANTS = frozenset({"lock", "removing", f"config.json{durable.FRESH}", f"state.json{durable.FRESH}"})
 
 
 class ContainerStore:
@@ -60,7 +61,8 @@ class ContainerStore:
             try:
                 self._point(config.name, config.id)
             except OSError:
-                self._forget(container, lock)
+                self._forget(container)
+                os.close(lock)
                 raise
         try:
             # Not under the lock, for it waits for the disk. From here on the container exists: every other look at it
@@ -68,16 +70,16 @@ class ContainerStore:
             path = f"{container.directory}/config.json"
             records.keep(path, config._asdict(), first=(self._names, self.paths.containers))
         except BaseException:
-            with self._locked():
-                self._forget(container, lock)
+            with suppress(DriverError), self._locked():  # that nobody lets go of the names is not what is to be told
+                self._forget(container)
+            os.close(lock)
             raise
         return container, lock
 
-    def _forget(self, container: Container, lock: int) -> None:
+    def _forget(self, container: Container) -> None:
         """What add() could not finish. The names' lock is held."""
         self._unpoint(container.id)
         shutil.rmtree(container.directory, ignore_errors=True)
-        os.close(lock)
 
     def _free_name(self, wish: str) -> str:
         if wish:
@@ -179,6 +181,8 @@ class ContainerStore:
         if found is None:
             if self._is_remnant(container_id):
                 raise NoSuchContainer(f"No such container: {container_id}")
+            found = records.fields(path, Config)  # it may have been made between the two
+        if found is None:
             raise DamagedRecord(f"{path} is missing")
         if found["id"] != container_id:
             raise DamagedRecord(f"{path} is damaged: it is another container's")

@@ -9,33 +9,40 @@ which the prune verbs of images remove.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 
-from drivers.errors import DriverError, TimedOut
+from drivers.errors import DriverError
 from runtime.engine import disk, recover, stores
 from runtime.engine.containers import ContainerStore
 from runtime.errors import RuntimeFault
+from runtime.images import unpack
 from runtime.images.store import ImageStore
-from runtime.images.unpack import PATIENCE, forget_snapshots
 
 
-def take_back(
-    store: ContainerStore, *, drivers: Collection[str] | None = None, patience: float = PATIENCE
-) -> tuple[int, list[Exception]]:
-    """Take back what there is in `drivers` (None: in all that this installation has used), the layers that they have of
-    images that are gone, and leases of containers that are gone.
+def take_back(store: ContainerStore) -> tuple[int, list[Exception]]:
+    """Take back what there is in all drivers that this installation has used, the layers that they have of images that
+    are gone, and leases of containers that are gone.
 
-    The bytes of those layers, and what stood in the way of the rest. Where somebody unpacks an image he is waited for,
-    `patience` seconds, and what is left then is for the next.
+    The bytes of those layers, and what stood in the way of the rest.
     """
     images = ImageStore(store.paths.images)
     freed, failures = 0, list[Exception]()
-    for _, driver in stores.opened(store.paths, drivers):
+    for _, driver in stores.opened(store.paths):
         try:
             before = disk.snapshots(driver)
-            freed += sum(before.get(gone, 0) for gone in forget_snapshots(images, driver, patience=patience))
-        except TimedOut:
-            continue
+            freed += sum(before.get(gone, 0) for gone in unpack.forget_snapshots(images, driver))
         except (RuntimeFault, DriverError, OSError) as error:
             failures.append(error)
     recover.leases(store)
     return freed, failures
+
+
+def take_back_beside(store: ContainerStore, drivers: Collection[str]) -> None:
+    """The same in these drivers, as far as nobody has to be waited for, and but for layers of images: a pull unpacks an
+    image before it is one. After what was asked for, which it must not fail or delay."""
+    with suppress(RuntimeFault, DriverError, OSError):
+        images = ImageStore(store.paths.images)
+        for _, driver in stores.opened(store.paths, drivers):
+            with suppress(RuntimeFault, DriverError, OSError), images.locked(unpack.LOCK, patience=0):
+                unpack.take_back(driver)
+    recover.leases(store)

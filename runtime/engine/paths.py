@@ -45,13 +45,17 @@ class Paths(NamedTuple):
     def keep_private(self) -> None:
         """Have the directories of ours that are right below the two, and let nobody but root into them: layers have
         programs with set-id bits, containers' variables are secrets (CVE-2021-41091). The two themselves may be the
-        user's, with other things in them. OSError."""
-        from drivers import durable  # late: not every command opens an installation
+        user's, with other things in them.
 
+        Raises OSError; Unavailable for one that is somebody else's or that somebody else could exchange, since what is
+        recorded there is believed, and where what was there before is on a disk that is not mounted.
+        """
+        from drivers import ownership  # late: not every command opens an installation
+
+        if not os.path.isdir(self.containers):
+            ownership.check_mounted(self.containers)
         for path in (self.containers, self._drivers, self.images, f"{self.root}/network", self.running):
-            durable.make_directories(path)
-            if os.stat(path).st_mode & 0o077:  # an older version's
-                os.chmod(path, 0o700)
+            ownership.own_directory(path)
 
     @property
     def _drivers(self) -> str:

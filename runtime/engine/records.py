@@ -44,11 +44,18 @@ def _encoded(record: Any) -> bytes:
 def read(path: str) -> Any:
     """The record at `path`, None where there is none. Raises DamagedRecord."""
     try:
+        return _read(path)
+    except FileNotFoundError:
+        return None
+
+
+def _read(path: str) -> Any:
+    try:
         with open(path, "rb") as file:
             content = file.read()
         return json.loads(content)
     except FileNotFoundError:
-        return None
+        raise
     except OSError as error:
         raise DamagedRecord(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError):
@@ -58,8 +65,9 @@ def read(path: str) -> Any:
 def fields(path: str, shape: type) -> dict[str, Any] | None:
     """The record at `path` as the arguments of the NamedTuple `shape`; None where there is none. Raises DamagedRecord,
     also for a record of something else."""
-    record = read(path)
-    if record is None and not os.path.exists(path):
+    try:
+        record = _read(path)
+    except FileNotFoundError:
         return None
     hints = _hints(shape)
     optional: set[str] = set(shape._field_defaults)  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ recovery after a killed shim take the same path. A step that fails does not stop
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from drivers.errors import DriverError, NotFound
@@ -74,7 +75,8 @@ def discard(store: ContainerStore, container: Container, *, after_crash: bool = 
                 raise  # we are to end; recovery forgets the record
             trouble = error  # of deleting what is nobody's any more
         if after_crash:
-            driver.cleanup()
+            with suppress(DriverError, OSError):  # what is left of others is no reason to keep this one
+                driver.cleanup()
     finally:
         driver.close()
     store.drop(container)
@@ -90,10 +92,16 @@ def discard_damaged(store: ContainerStore, container: Container) -> None:
     from runtime.engine import stores
     from runtime.engine.network import open_network
 
-    attempt([processes], container)
+    def leave_network(container: Container) -> None:
+        open_network("bridge", f"{container.config.root}/network").detach(container.id)
+
+    attempt([processes, leave_network], container)
     container.begin_removal()
-    open_network("bridge", f"{container.config.root}/network").detach(container.id)
-    stores.remove(store.paths, container.id)
+    try:
+        stores.remove(store.paths, container.id)
+    except BaseException:
+        container.give_removal_up()
+        raise
     store.drop(container)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from runtime.engine import leftovers
+from contextlib import suppress
+
+from drivers.errors import DriverError
+from runtime.engine import leftovers, names, stores
 from runtime.engine.containers import ContainerStore
-from runtime.errors import RuntimeFault, sentence
+from runtime.errors import ImageInUse, RuntimeFault, sentence
 from runtime.images.image import Removed
 from runtime.images.store import ImageStore
+from runtime.images.unpack import chain_ids
 
 
 def remove_image(store: ContainerStore, reference: str) -> Removed:
@@ -24,5 +28,23 @@ def remove_image(store: ContainerStore, reference: str) -> Removed:
 
 
 def in_use(store: ContainerStore) -> set[str]:
-    """The ids of images that containers are made of."""
-    return {container.config.image_id for container in store}
+    """The ids of images that containers are made of.
+
+    A container whose record is damaged says it by what its snapshot is on. ImageInUse where even that cannot be told.
+    """
+    used = {container.config.image_id for container in store}
+    damaged = {container.id for container in store.damaged()}
+    if not damaged:
+        return used
+    parents = {}
+    for _, driver in stores.opened(store.paths):
+        for key in damaged:
+            with suppress(DriverError, OSError):
+                parents[key] = driver.stat(key).parent
+    if unknown := damaged - parents.keys():
+        raise ImageInUse(
+            f"container {min(unknown)[: names.SHORT_ID]} is damaged, and which image it is made of cannot be told: "
+            "restore its record, or remove it (runtime rm -f)"
+        )
+    tops = {chain_ids(image.layers)[-1]: image.id for image in ImageStore(store.paths.images).list() if image.layers}
+    return used | {tops[parent] for parent in parents.values() if parent in tops}

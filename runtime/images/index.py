@@ -20,7 +20,6 @@ _MARK = "oci-layout"
 _REFERENCE = "org.opencontainers.image.ref.name"
 
 
-
 class Listed(NamedTuple):
     """An image in the index: the size of its manifest in bytes, its references, sorted, and the manifest's type."""
 

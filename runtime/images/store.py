@@ -5,7 +5,6 @@
         incoming/           blobs that are being received (runtime.images.incoming)
         lock                flock: held to change the index or the names of blobs
         unpack.lock         flock: held to unpack or to forget snapshots (runtime.images.unpack)
-        unpack/             mount point of the layer that is being unpacked
         reserve/            room that is given up when the disk is full (drivers.reserve)
 
 Manifest, configuration and layers are kept byte for byte as they came, compressed ones too: what is pushed or saved has

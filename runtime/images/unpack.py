@@ -24,9 +24,9 @@ from runtime.images.document import Descriptor
 from runtime.images.image import Image
 from runtime.images.store import ImageStore
 
-_LOCK = "unpack.lock"
+LOCK = "unpack.lock"
 _KEY = "unpack-"
-PATIENCE = 1800.0  # seconds: somebody else's image of gigabytes on a slow disk
+_PATIENCE = 1800.0  # seconds: somebody else's image of gigabytes on a slow disk
 
 
 def chain_ids(layers: Sequence[str]) -> list[str]:
@@ -49,7 +49,7 @@ def unpack(store: ImageStore, image: Image, snapshotter: Snapshotter) -> str:
         raise ImageError(f"image {image.name} has no layer; import it again")
     if _committed(snapshotter, chains[-1]):
         return chains[-1]
-    with store.locked(_LOCK, patience=PATIENCE):
+    with store.locked(LOCK, patience=_PATIENCE):
         take_back(snapshotter)
         parent = ""
         for layer, chain in zip(zip(image.layers, image.blobs, strict=True), chains, strict=True):
@@ -59,15 +59,15 @@ def unpack(store: ImageStore, image: Image, snapshotter: Snapshotter) -> str:
     return parent
 
 
-def forget_snapshots(store: ImageStore, snapshotter: Snapshotter, *, patience: float = PATIENCE) -> list[str]:
+def forget_snapshots(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
     """Remove what this driver holds of images that are no more in the store; the names of what was removed.
 
     A snapshot on which something else is built (a container's) stays until a later call. To be called after
     ImageStore.remove, for each driver that is in use; also repairs what an earlier call could not finish, and calls
-    take_back(). TimedOut when somebody unpacks for longer than `patience` seconds.
+    take_back().
     """
     removed = []
-    with store.locked(_LOCK, patience=patience):
+    with store.locked(LOCK, patience=_PATIENCE):
         take_back(snapshotter)
         # Read under the lock: what was unpacked until now belongs to images that were in the store then.
         wanted = {chain for image in store.list() for chain in chain_ids(image.layers)}
