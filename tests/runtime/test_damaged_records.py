@@ -245,3 +245,19 @@ def test_a_damaged_index_keeps_the_images(rootfs_tar: Path, tmp_path: Path) -> N
         assert sorted(os.listdir(runtime.root / "images/blobs/sha256")) == blobs
         path.write_bytes(original)
     assert runtime.run(IMAGE, "echo", "whole") == "whole\n"
+
+
+def test_the_image_of_a_damaged_container_stays(runtime: Runtime, ended: Container) -> None:
+    """Its record may be restored; and then it needs the image."""
+    os.truncate(f"{ended.directory}/config.json", 0)
+    assert "is used by a container" in runtime.refused("rmi", IMAGE, code=1)
+    runtime("image", "prune", "-af")
+    assert IMAGE in runtime("images")
+
+
+def test_a_damaged_container_without_its_lock_is_removed(runtime: Runtime, ended: Container) -> None:
+    os.truncate(f"{ended.directory}/config.json", 0)
+    os.unlink(f"{ended.directory}/lock")
+    runtime("rm", "-f", ended.id)
+    assert runtime.ids() == []
+    assert snapshots(runtime) == []

@@ -32,11 +32,14 @@ sys.exit(command(sys.argv[2:]))
 """
 
 BEGINNING = [
+    "runtime.engine.shim.life.save",  # before anything
     "runtime.engine.shim.life.open_tree",  # before the root file system
     "runtime.engine.accounts.lookup",  # with it, and nobody in it
     "runtime.oci.parent._listen",  # with a child that makes itself the container
-    "runtime.oci.container:Init.start",  # which is done with that
-    "runtime.engine.shim.life.save",  # the container runs, and no record says so
+    "runtime.engine.shim.life.keep",  # which is done with that
+]
+RECORDED = [
+    "runtime.oci.container:Init.start",  # the container has not begun
 ]
 ENDING = [
     "runtime.engine.release.processes",  # its first process has ended
@@ -105,6 +108,15 @@ def test_before_it_is_recorded_as_running(gone: Runtime, call: str) -> None:
     run_and_die(gone, call, "--name=lost", IMAGE, "true")
     nothing_is_left(gone)
     assert gone.ids() == []
+
+
+@pytest.mark.parametrize("call", RECORDED)
+def test_when_it_is_recorded_as_running(gone: Runtime, call: str) -> None:
+    """From here on it may have something to lose, and stays."""
+    run_and_die(gone, call, "--name=lost", IMAGE, "true")
+    assert gone.status("lost").startswith("Exited")
+    nothing_is_left(gone)
+    assert gone("rm", "lost") == "lost\n"
 
 
 @pytest.mark.parametrize("call", ENDING)

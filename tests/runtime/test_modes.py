@@ -66,3 +66,17 @@ def test_a_containers_umask_and_a_missing_volume_are_as_ever(runtime: Runtime, t
         "0022\n755\n755\n"
     )
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("name", ["containers", "network"])
+def test_a_directory_that_is_somebody_elses_is_refused(name: str, tmp_path: Path) -> None:
+    """What is recorded there would be believed, and it may be a link to what is to be left as it is."""
+    fresh = Runtime(tmp_path / "root", tmp_path / "state")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    fresh.root.mkdir()
+    (fresh.root / name).symlink_to(elsewhere)
+    os.lchown(fresh.root / name, 65534, 65534)
+    assert "is a symbolic link of the user nobody" in fresh.refused("ps", "-a", code=1)
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o755
+    assert list(elsewhere.iterdir()) == []

@@ -221,8 +221,8 @@ def test_a_directory_that_becomes_a_link_is_not_followed_to_its_marker(
     asked = []
     access = os.access
 
-    def watch(path: bytes, mode: int, *, dir_fd: int) -> bool:
-        found = access(path, mode, dir_fd=dir_fd)
+    def watch(path: bytes, mode: int, **named: bool) -> bool:
+        found = access(path, mode, **named)  # type: ignore[arg-type]
         asked.append(found)
         return found
 
@@ -448,3 +448,15 @@ def test_descriptors_are_given_back_once(tmp_path: Path) -> None:
         assert not again.cures(error)
         assert Again(fs.give_back_descriptors).cures(error)
         assert not Again(fs.give_back_descriptors).cures(error)
+
+
+def test_a_marker_that_is_a_link_leads_nowhere(tmp_path: Path) -> None:
+    """It marks, as one of any kind does, and whatever it leads to: nothing is asked about that."""
+    for name in ("up/d", "low/d"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "low" / "d" / "f").touch()
+    (tmp_path / "up" / "d" / ".wh..wh..opq").symlink_to(tmp_path / "nowhere")
+    with union(tmp_path) as fs:
+        directory = fs.lookup(1, b"d")
+        assert directory is not None
+        assert fs.lookup(directory.ino, b"f") is None
