@@ -74,8 +74,7 @@ def test_a_container_s_names_do_not_command_the_terminal(
 ) -> None:
     name = "\x1b[2J\nA "
     runtime("run", "--name=writes", "--network=none", IMAGE, "touch", f"/{name}x")
-    shown = terminal(runtime.command("diff", "writes")).expect("x")
-    assert "A /?[2J?A x" in shown
-    assert "\x1b" not in shown
-    assert runtime("diff", "writes") == f"A /{name}x\n"
+    told = runtime("diff", "writes")
+    assert told.startswith('A "/') and told.endswith('[2J\\nA x"\n') and "\x1b" not in told
+    assert told.strip() in terminal(runtime.command("diff", "writes")).expect('A x"')
     runtime("rm", "writes")

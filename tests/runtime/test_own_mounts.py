@@ -3,9 +3,13 @@ there."""
 
 from __future__ import annotations
 
+import fcntl
+import mmap
 import os
 import signal
+import struct
 import subprocess
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +21,8 @@ from tests.leaks import processes
 from tests.runtime.conftest import PATIENCE, Runtime, wait_until
 from tests.runtime.test_cli_lifecycle import LOOP, start
 from unionfs.linux.mounts import mountinfo
+
+PAGE = mmap.PAGESIZE
 
 # What a hostile container leaves for a user of the host: programs and devices that are root's.
 HOSTILE = (
@@ -33,9 +39,18 @@ def stalled(runtime: Runtime, *words: str) -> Iterator[subprocess.Popen[bytes]]:
         assert process.stdout is not None
         try:
             assert process.stdout.read(512), process.stderr.read() if process.stderr else ""
+            full = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ) - 2 * PAGE
+            wait_until(lambda: waiting(process) > full, "the pipe is full")
             yield process
         finally:
             process.kill()
+
+
+def waiting(process: subprocess.Popen[bytes]) -> int:
+    """The bytes that it has written and nobody has read."""
+    assert process.stdout is not None
+    (count,) = struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))
+    return int(count)
 
 
 def root_of(pid: int) -> list[str]:
