@@ -268,6 +268,10 @@ def test_datasets_that_others_made_below_ours_stay(driver: Driver) -> None:
     zfs("destroy", foreign)
 
 
+def store_files(root: Path) -> list[str]:
+    return [name for name in os.listdir(root) if name.startswith("metadata.db") and (root / name).is_file()]
+
+
 @needs_zfs
 def test_a_store_that_was_lost_is_not_begun_anew(tmp_path: Path) -> None:
     root = tmp_path / "root"
@@ -276,9 +280,8 @@ def test_a_store_that_was_lost_is_not_begun_anew(tmp_path: Path) -> None:
     top = driver._top
     driver.prepare("active")
     driver.close()
-    for name in os.listdir(root):
-        if name.startswith("metadata.db"):
-            os.unlink(root / name)
+    for name in store_files(root):
+        os.unlink(root / name)
     with pytest.raises(Unavailable, match="restore it from a backup"):
         open_driver("zfs", str(root), OPTIONS)
     zfs("destroy", "-r", top)
@@ -290,7 +293,7 @@ def test_an_older_copy_of_the_store_destroys_nothing(tmp_path: Path) -> None:
     driver = open_driver("zfs", str(root), OPTIONS)
     assert isinstance(driver, Driver)
     driver.close()
-    backup = {name: (root / name).read_bytes() for name in os.listdir(root) if name.startswith("metadata.db")}
+    backup = {name: (root / name).read_bytes() for name in store_files(root)}
     driver = open_driver("zfs", str(root))
     for key in ("first", "second"):
         driver.prepare(key)
