@@ -34,6 +34,12 @@ def test_setup_again_changes_nothing() -> None:
     assert os.stat(stamp).st_mtime_ns == before.st_mtime_ns
 
 
+def test_no_import_hook_costs_every_command_its_time() -> None:
+    code = "import sys; print([name for name in sys.modules if 'editable' in name], 'importlib.util' in sys.modules)"
+    python = os.path.join(ROOT, ".venv", "bin", "python")
+    assert subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout == "[] False\n"
+
+
 @pytest.mark.needs("fuse", "overlay", "netns")
 def test_demo_shows_the_main_job_and_leaves_nothing() -> None:
     before = demo_directories()
