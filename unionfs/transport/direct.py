@@ -280,7 +280,7 @@ def _attend(
             for number in os.read(signals, 16) if signals in found else b"":
                 name = signal.Signals(number).name
                 if unmounting or (delivery.is_detached and not unmounter.places(delivery.identity)):
-                    _log.warning("%s: %s: ending under its users", delivery.name, name)
+                    _log.warning("%s: %s%s: ending under its users", delivery.name, name, " again" * unmounting)
                     connection.workers.abandon()
                     return False
                 _log.info("%s: %s", delivery.name, name)
