@@ -36,11 +36,10 @@ _PROPERTIES = {
     "readonly": "off",
     "acltype": "posix",
     "xattr": "sa",
-    "utf8only": "off",
-    "normalization": "none",
-    "casesensitivity": "sensitive",
     "com.sun:auto-snapshot": "false",
 }
+# What can be said only when a dataset is made.
+_FROM_BIRTH = {"utf8only": "off", "normalization": "none", "casesensitivity": "sensitive"}
 
 
 class _Commit(threading.local):
@@ -90,21 +89,36 @@ class Driver(GraphSnapshotter):
             return str(top)
 
     def _make_top(self, top: str) -> None:
-        ours = {**_PROPERTIES, "fuse-aufs:root": self._root, _OWNER: self._store.identity}
-        properties = [f"-o{name}={value}" for name, value in ours.items()]
+        properties = {**_PROPERTIES, "fuse-aufs:root": self._root, _OWNER: self._store.identity}
         try:
             try:
-                zfs("create", *properties, "-osnapdir=disabled", top)
+                self._with_hidden_snapshots("create", {**_FROM_BIRTH, **properties}, top, option="-o")
             except FileExistsError:
-                raise
-            except OSError:
-                # OpenZFS before 2.3 can only hide .zfs, as it does by default: a container that knows it can enter.
-                zfs("create", *properties, top)
+                if not self._is_half_made(top):
+                    raise
+                self._with_hidden_snapshots("set", properties, top)
         except FileExistsError:
             if self._owner(top) != self._store.identity:  # or else by one that was killed after it
                 raise Unavailable(f"{top} cannot be made: somebody else has just made it") from None
         except OSError as error:
             raise Unavailable(f"{top} cannot be made: {error.strerror}") from error
+
+    @staticmethod
+    def _with_hidden_snapshots(verb: str, properties: Mapping[str, str], top: str, *, option: str = "") -> None:
+        words = [f"{option}{name}={value}" for name, value in properties.items()]
+        try:
+            zfs(verb, *words, f"{option}snapdir=disabled", top)
+        except FileExistsError:
+            raise
+        except OSError:
+            # OpenZFS before 2.3 can only hide .zfs, as it does by default: a container that knows it can enter.
+            zfs(verb, *words, top)
+
+    def _is_half_made(self, top: str) -> bool:
+        """The name is ours, and properties are set after a dataset is made (zfs_ioc_create(), module/zfs/zfs_ioctl.c):
+        a command cut off between the two, or one that outlives who called it, shows a dataset without any."""
+        found = zfs("get", "-Hr", "-tall", "-slocal,received", "-oname,property", "all", top)
+        return not found and zfs("list", "-Hr", "-tall", "-oname", top).split("\n") == [top, ""]
 
     def _owner(self, top: str, name: str = _OWNER) -> str:
         """A property of ours, which `top` has of its own or has brought along from where it was sent; "" if it has

@@ -516,6 +516,36 @@ def test_killed_in_the_first_open(tmp_path: Path) -> None:
         shutil.rmtree(root)
 
 
+def given(dataset: str) -> set[str]:
+    return set(zfs("get", "-Hr", "-slocal", "-oproperty,value", "all", dataset).splitlines())
+
+
+@needs_zfs
+def test_cut_off_before_its_properties(tmp_path: Path) -> None:
+    """A dataset is made first and given its properties then: what has been found of the name without any is made whole,
+    and what has others is not ours."""
+    root = str(tmp_path / "driver")
+    driver = reopen(root)
+    top, wanted = driver._top, given(driver._top)
+    with driver._store.write() as transaction:
+        transaction.execute("UPDATE place SET made = 0")
+    driver.close()
+    zfs("destroy", top)
+    zfs("create", top)
+    reopen(root).close()
+    assert given(top) == wanted
+
+    driver = reopen(root)
+    with driver._store.write() as transaction:
+        transaction.execute("UPDATE place SET made = 0")
+    driver.close()
+    zfs("destroy", top)
+    zfs("create", "-ocompression=zstd", top)
+    with pytest.raises(Unavailable, match="somebody else has just made it"):
+        reopen(root)
+    zfs("destroy", top)
+
+
 @needs_zfs
 def test_killed_in_prepare(driver: Driver, tmp_path: Path) -> None:
     last = {}
