@@ -44,12 +44,14 @@ def inside(netns: int, work: Callable[[], T]) -> T:
 
 @contextmanager
 def fresh_host() -> Iterator[None]:
-    """The caller (the main thread) is in a namespace of its own, loopback up, and afterwards back."""
+    """The caller (the main thread) is in a namespace of its own, loopback up, and afterwards back. It does not forward,
+    as a new one does where the first namespace forwards (devinet_init_net(), net/ipv4/devinet.c)."""
     before = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         processes.unshare(consts.CLONE_NEWNET)
         with NetlinkSocket() as netlink:
             netlink.request(rtnetlink.set_link(1, up=True))
+        sysctl("ipv4/ip_forward", "0")
         yield
     finally:
         processes.setns(before, consts.CLONE_NEWNET)
