@@ -19,5 +19,6 @@ network namespace of their own, from which nothing can be fetched, so scripts/te
     kernel.py     the kernel, its modules, the initramfs
     zfs.py        zfs's modules built for that kernel, and its programs
     guest.py      one run of qemu
+    guests.py     those of a test run, beside it
     init.sh       what the guest does first
 """
