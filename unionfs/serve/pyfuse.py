@@ -7,6 +7,7 @@ or wait for another copy-up run in a thread of their own, so that the others go 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -143,6 +144,11 @@ def _no_entry() -> EntryAttributes:
 _NO_ENTRY = _no_entry()
 
 
+def _forget_attributes(number: int) -> None:
+    with contextlib.suppress(OSError):  # ENOENT: the kernel does not know the number any more
+        pyfuse3.invalidate_inode(number, attr_only=True)
+
+
 class UnionOperations(pyfuse3.Operations):
     """All fields are immutable. `waiting` is entered for as long as a request waits for its thread."""
 
@@ -154,6 +160,7 @@ class UnionOperations(pyfuse3.Operations):
     def __init__(self, fs: UnionFs, waiting: AbstractContextManager[None]) -> None:
         super().__init__()
         self._fs = fs
+        fs.tell_changes_to(_forget_attributes)
         self._waiting = waiting
         self._limiter = trio.CapacityLimiter(_SLOW_AT_ONCE)
 

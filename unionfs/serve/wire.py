@@ -70,6 +70,7 @@ class WireOperations:
         self._make_passthrough = passthrough
         self._interrupt = interrupt
         self._forget_attributes = forget_attributes
+        fs.tell_changes_to(forget_attributes)
         self.passthrough: Passthrough | None = None
         self.agreed: Agreement | None = None
         self.counts = [0] * len(ROWS)

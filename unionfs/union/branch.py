@@ -17,6 +17,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from unionfs.linux import consts, files, mounts
@@ -32,7 +33,8 @@ _NO_PRIVILEGES = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOU
 
 
 class Branch:
-    """All fields are immutable after `open`, but for the work area's descriptor and counter (guarded by Stack.lock)."""
+    """All fields are immutable after `open`, but for the work area's descriptor and counter (guarded by Stack.lock).
+    `root_changed` is set by the Stack, and called when the root directory has other attributes than before."""
 
     def __init__(
         self, path: bytes, permission: Permission, fd: int, namespace: str, *, private: bool, lock_fd: int = -1
@@ -48,6 +50,7 @@ class Branch:
         self.durable = permission == "rw" and mounts.file_system_of(root.st_dev) not in ("tmpfs", "ramfs")
         # Whether the changes of names and attributes come to the disk in the order they were made in (union/order).
         self.keeps_order = not self.durable or files.file_system_type(fd) != consts.BTRFS_SUPER_MAGIC
+        self.root_changed: Callable[[], None] = lambda: None
         self._namespace = namespace
         self._lock_fd = lock_fd
         self._work_fd = -1
@@ -103,13 +106,22 @@ class Branch:
                 return None
             raise
 
+    @contextlib.contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Around a change in the root directory that the union does not show."""
+        try:
+            with times.kept(self.fd):
+                yield
+        finally:
+            self.root_changed()
+
     # The work area: entries are made here, complete, and then renamed into place.
 
     @property
     def work_fd(self) -> int:
         """The work area's directory, made on first use so that a union never written to leaves no trace."""
         if self._work_fd < 0:
-            with times.kept(self.fd):
+            with self.unseen():
                 try:
                     os.mkdir(whiteout.WORK_AREA, 0o700, dir_fd=self.fd)
                 except FileExistsError:  # there was none when the union began: somebody else's
@@ -142,7 +154,7 @@ class Branch:
         if self._work_fd >= 0:
             os.close(self._work_fd)
             self._work_fd = -1
-        with times.kept(self.fd), contextlib.suppress(FileNotFoundError):
+        with self.unseen(), contextlib.suppress(FileNotFoundError):
             remove_tree(self.fd, whiteout.WORK_AREA)
 
     def close(self) -> None:

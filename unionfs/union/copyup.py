@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 from unionfs.linux import files
-from unionfs.union import copydata, order, place, times, whiteout
+from unionfs.union import copydata, order, place, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
 from unionfs.union.identity import Origin
@@ -93,7 +93,7 @@ def _copy_up_one_directory(stack: Stack, node: Node) -> None:
     finally:
         os.close(source)
     node.layers = (0, *node.layers)
-    stack.nodes.set_real(node, entry)
+    stack.copied(node, entry)
 
 
 def _copy_up_special(stack: Stack, node: Node) -> None:
@@ -117,7 +117,7 @@ def _copy_up_special(stack: Stack, node: Node) -> None:
         else:
             _place(stack, node, copy.fd, name)
         node.branch = 0
-        stack.nodes.set_real(node, made)
+        stack.copied(node, made)
     finally:
         os.close(source)
         branch.discard_work(name)
@@ -159,7 +159,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
             parent = _parent(node)
             copy_up_directory(stack, parent)
             directory = stack.upper(parent)
-            with times.kept(directory.fd):
+            with stack.unseen(parent):
                 if staged is None:
                     files.link_fd(copy, directory.fd, node.name)
                 else:
@@ -167,7 +167,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
                     staged = None
             directory.add(node.name)
         node.branch = 0
-        stack.nodes.set_real(node, made)
+        stack.copied(node, made)
     finally:
         os.close(source)
         if copy >= 0:
@@ -192,7 +192,7 @@ def _link_hard(stack: Stack, node: Node, copy: Place, links: int) -> None:
         copy.setxattr(stack.branches[0].attribute("nlink"), b"=%d" % links)
         key = stack.pseudo_links.add(node.origin, fd)
         try:
-            with times.kept(directory.fd):
+            with stack.unseen(parent):
                 stack.pseudo_links.link_into(key, directory.fd, name)
         except BaseException:
             stack.pseudo_links.remove(key)
@@ -210,7 +210,7 @@ def own_name(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
     if node.pseudo_link is None or name in directory:
         return
     stack.pseudo_links.fix_count(node.pseudo_link)
-    with times.kept(directory.fd):
+    with stack.unseen(parent):
         stack.pseudo_links.link_into(node.pseudo_link, directory.fd, name)
     directory.add(name)
 
@@ -242,8 +242,7 @@ def complete(stack: Stack, node: Node) -> bool:
     # Whatever others did meanwhile, they did in the writable branch: no lower name is left to shine through.
     opaque = [directory for directory in reversed(merged) if len(directory.layers) > 1]
     for directory in opaque:
-        fd = stack.upper(directory).fd
-        with times.kept(fd):
+        with stack.unseen(directory) as fd:
             whiteout.mark_opaque(stack.branches[0], fd)
         stack.upper(directory).add(whiteout.OPAQUE)
         stack.directories.trim()
@@ -271,7 +270,7 @@ def _place(stack: Stack, node: Node, work_fd: int, work_name: bytes) -> None:
     parent = _parent(node)
     copy_up_directory(stack, parent)
     directory = stack.upper(parent)
-    with times.kept(directory.fd):
+    with stack.unseen(parent):
         os.rename(work_name, node.name, src_dir_fd=work_fd, dst_dir_fd=directory.fd)
     directory.add(node.name)
 

@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from unionfs.linux import files
 from unionfs.union import attributes, copyup, create, extents, inode_flags, place, remove, rename, whiteout
@@ -47,6 +47,11 @@ class UnionFs:
     @property
     def writable(self) -> bool:
         return self._stack.writable
+
+    def tell_changes_to(self, forget_attributes: Callable[[int], None]) -> None:
+        """`forget_attributes(number)` is called, with the lock held, when attributes of a node change of which the
+        kernel cannot know by what it asked for. It must not wait for an operation of this union."""
+        self._stack.tell_changes_to(forget_attributes)
 
     def counts(self) -> tuple[int, int]:
         """(files that the kernel knows, files that are open). No lock is taken: who asks does not wait for an

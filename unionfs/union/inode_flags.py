@@ -51,6 +51,7 @@ def set_(stack: Stack, node: Node, flags: int) -> None:
     copied = copyup.copy_up(stack, node)
     with _opened(stack, node) as fd:
         files.set_flags(fd, _for_copy(files.get_flags(fd), shown, flags, _PORTABLE) if copied else flags)
+    stack.changed(node)  # its ctime
 
 
 def get_extended(stack: Stack, node: Node) -> bytes:
@@ -70,6 +71,7 @@ def set_extended(stack: Stack, node: Node, attributes: bytes) -> None:
             flags = _for_copy(_xflags(files.get_fsxattr(fd)), shown, _xflags(attributes), _PORTABLE_XFLAGS)
             attributes = _XFLAGS.pack(flags) + attributes[_XFLAGS.size :]
         files.set_fsxattr(fd, attributes)
+    stack.changed(node)
 
 
 def _for_copy(current: int, shown: int, wanted: int, portable: int) -> int:

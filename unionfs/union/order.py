@@ -26,7 +26,7 @@ import os
 from typing import TYPE_CHECKING
 
 from unionfs.linux import files
-from unionfs.union import times, whiteout
+from unionfs.union import whiteout
 
 if TYPE_CHECKING:
     from unionfs.union.directories import BranchDirectory
@@ -105,12 +105,13 @@ class OutlivedWhiteouts:
         for parent, name in names:
             if parent.layers and (parent, name) not in again:
                 with contextlib.suppress(OSError):  # of this one: the others are no worse for it
-                    self._drop(stack.upper(parent), name)
+                    self._drop(parent, name)
                     stack.directories.trim()
         for parent, _ in names:
             stack.unreference(parent, 1)
 
-    def _drop(self, directory: BranchDirectory, name: bytes) -> None:
+    def _drop(self, parent: Node, name: bytes) -> None:
+        directory = self._stack.upper(parent)
         if name in directory:
-            with times.kept(directory.fd):
+            with self._stack.unseen(parent):
                 whiteout.drop(directory, name)

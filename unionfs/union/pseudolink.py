@@ -17,7 +17,7 @@ import contextlib
 import os
 
 from unionfs.linux import files
-from unionfs.union import times, whiteout
+from unionfs.union import whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.identity import Origin
 
@@ -75,7 +75,7 @@ class PseudoLinks:
         """Link the finished copy of `origin` in the writable branch; its key."""
         if 0 not in self._fds:
             branch = self._branches[0]
-            with times.kept(branch.fd), contextlib.suppress(FileExistsError):
+            with branch.unseen(), contextlib.suppress(FileExistsError):
                 os.mkdir(whiteout.PSEUDO_LINKS, 0o700, dir_fd=branch.fd)
             self._open(0)
         key = origin.encode()

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, create, order, place, remove, times, whiteout
+from unionfs.union import copyup, create, order, place, remove, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
@@ -150,16 +150,17 @@ def _emptied(stack: Stack, target: Node) -> Iterator[None]:
     is given a marker again: the attribute that then hides what is below it is read by nobody else.
     """
     if stack.upper(target).names:
-        whiteout.mark_opaque_unseen(stack.branches[0], stack.upper(target).fd)
-        order.first(stack, stack.upper(target).fd)
-        target.layers = (0,)
-        whiteout.remove_all(stack.upper(target))
+        with stack.unseen(target) as fd:
+            whiteout.mark_opaque_unseen(stack.branches[0], fd)
+            order.first(stack, fd)
+            target.layers = (0,)
+            whiteout.remove_all(stack.upper(target))
     try:
         yield
     except OSError:
         if target.layers == (0,):
-            with contextlib.suppress(OSError):
-                whiteout.mark_opaque(stack.branches[0], stack.upper(target).fd)
+            with contextlib.suppress(OSError), stack.unseen(target) as fd:
+                whiteout.mark_opaque(stack.branches[0], fd)
                 stack.upper(target).add(whiteout.OPAQUE)
         raise
 
@@ -185,8 +186,7 @@ def _hide_below(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
     if node.is_directory and parent.layers[1:]:
         below = stack.resolve(parent, name, below=True)
         if below is not None and below.is_directory:
-            directory = stack.upper(node)
-            with times.kept(directory.fd):
-                whiteout.mark_opaque(stack.branches[0], directory.fd)
-            directory.add(whiteout.OPAQUE)
+            with stack.unseen(node) as fd:
+                whiteout.mark_opaque(stack.branches[0], fd)
+            stack.upper(node).add(whiteout.OPAQUE)
 

@@ -11,11 +11,11 @@ import os
 import resource
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from unionfs.linux import files
-from unionfs.union import identity, whiteout
+from unionfs.union import identity, times, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory, DirectoryCache
 from unionfs.union.errors import fail
@@ -41,6 +41,10 @@ class Found(NamedTuple):
     @property
     def is_directory(self) -> bool:
         return bool(self.layers)
+
+
+def _tell_nobody(number: int) -> None:
+    pass
 
 
 class _Held(threading.local):
@@ -86,6 +90,7 @@ class Stack:
         self.writable = self.branches[0].writable
         self.volatile = volatile
         self.waiting = waiting
+        self._tell: Callable[[int], None] = _tell_nobody
         self.lock = threading.Lock()
         self._held = _Held()
         self._operation = _Operation(self)
@@ -102,6 +107,7 @@ class Stack:
             if not self.pseudo_links.any_in(0) and self.directories.root(0).is_bare():
                 self.identity.know_copies()
         self.nodes = NodeTable(self._root(), self.identity)
+        self.branches[0].root_changed = lambda: self.changed(self.nodes.root)
 
     def _root(self) -> Node:
         fd = self.branches[0].fd
@@ -127,6 +133,33 @@ class Stack:
             yield
         finally:
             self.lock.acquire()
+
+    # What nobody asked for by name, and yet changes what is known of a file.
+
+    def tell_changes_to(self, forget_attributes: Callable[[int], None]) -> None:
+        self._tell = forget_attributes
+
+    def changed(self, node: Node) -> None:
+        """Attributes of `node` have changed of which whoever keeps them cannot know by what he asked for: a copy has
+        its own ctime and size, and its directory another. He is told before he has his answer."""
+        self._tell(node.ino)
+        if node.number != node.ino:
+            self._tell(node.number)
+
+    @contextlib.contextmanager
+    def unseen(self, node: Node) -> Iterator[int]:
+        """Around a change in the writable branch's part of a directory that the union does not show: its descriptor."""
+        fd = self.upper(node).fd
+        try:
+            with times.kept(fd):
+                yield fd
+        finally:
+            self.changed(node)
+
+    def copied(self, node: Node, entry: os.stat_result) -> None:
+        """The node's file is its copy in the writable branch, `entry`, from now on."""
+        self.nodes.set_real(node, entry)
+        self.changed(node)
 
     def require_writable(self) -> Branch:
         if not self.writable:
@@ -344,6 +377,7 @@ class Stack:
         return self.directories.get(node, 0)
 
     def close(self) -> None:
+        self._tell = _tell_nobody  # there is no connection any more
         self.outlived.drop_all()
         for node in list(self.nodes):
             self._release(node)

@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from unionfs.linux import files
-from unionfs.union import times
 from unionfs.union.errors import fail
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def create(branch: Branch, directory: BranchDirectory, name: bytes) -> None:
 
 
 def _create_base(branch: Branch) -> None:
-    with times.kept(branch.fd), contextlib.suppress(FileExistsError):
+    with branch.unseen(), contextlib.suppress(FileExistsError):
         _create_file(branch.fd, BASE)
 
 
