@@ -24,11 +24,12 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it requires exactly 1 argument, the name of an image")
     settings.need_root()
 
+    from runtime.images.platforms import parse_platform
     from runtime.images.reference import parse
     from runtime.images.store import ImageStore
     from runtime.registry.access import Access
     from runtime.registry.progress import full, progress
-    from runtime.registry.pull import parse_platform, pull, pull_all
+    from runtime.registry.pull import pull, pull_all
 
     (text,) = given.arguments
     reference = parse(text)

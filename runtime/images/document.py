@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from runtime.images.platforms import Platform, compatible, host, runs
+
 _OCI = "application/vnd.oci.image"
 _DOCKER = "application/vnd.docker"
 
@@ -46,8 +48,6 @@ _MAX_BLOB = 32 << 30  # bytes of a layer as it is stored: what an archive may be
 _MAX_MANIFESTS = 1000  # of an index
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386"}
-_VARIANTS = {"armv7l": ("v7", "v6", "v5"), "armv6l": ("v6", "v5"), "aarch64": ("v8",)}
 
 
 class Descriptor(NamedTuple):
@@ -59,17 +59,6 @@ class Descriptor(NamedTuple):
 
     def encoded(self) -> dict[str, Any]:
         return {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
-
-
-class Platform(NamedTuple):
-    """As an index names it; all parts may be "" ."""
-
-    os: str
-    architecture: str
-    variant: str = ""
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, self))
 
 
 class Listed(NamedTuple):
@@ -213,41 +202,29 @@ _CONFIG: dict[str, Callable[[Any], bool]] = {
 }  # fmt: skip
 
 
-def host_platforms() -> tuple[Platform, ...]:
-    """What this machine runs, best first (containerd's platforms.Only is what engines choose by)."""
-    machine = os.uname().machine
-    architecture = _ARCHITECTURES.get(machine, machine)
-    variants = (*_VARIANTS.get(machine, ()), "")
-    found = [Platform("linux", architecture, variant) for variant in variants]
-    return (*found, *([Platform("linux", "386")] if machine == "x86_64" else []))
+def choose_platform(index: Sequence[Listed], wanted: Platform | None = None) -> Descriptor:
+    """The best entry for the `wanted` platform, by default this machine's; else the first that names none.
 
-
-def choose_platform(index: Sequence[Listed], wanted: Sequence[Platform] | None = None) -> Descriptor:
-    """The entry for the first of the `wanted` platforms that there is, by default this machine's; else the first
-    entry that names none. ValueError lists what there is. What is chosen may be an index again."""
-    wanted = host_platforms() if wanted is None else wanted
-    usable = [entry for entry in index if entry.descriptor.media_type in (*MANIFESTS, *INDEXES)]
-    for platform in wanted:
+    ValueError lists what there is. What is chosen may be an index again.
+    """
+    wanted = wanted or host()
+    usable = [entry for entry in index if entry.descriptor.media_type in (*MANIFESTS, *INDEXES, "")]
+    for platform in compatible(wanted):
         for entry in usable:
-            if entry.platform is not None and _fits(entry.platform, platform):
+            if entry.platform is not None and runs(entry.platform, platform):
                 return entry.descriptor
     for entry in usable:
         if entry.platform is None:
             return entry.descriptor
     offered = sorted({str(entry.platform) for entry in usable if entry.platform and entry.platform.os != "unknown"})
-    raise ValueError(f"has no image for {wanted[0]}; it has {', '.join(offered)[:300] or 'none at all'}")
-
-
-def _fits(offered: Platform, wanted: Platform) -> bool:
-    """An amd64 that asks for a variant above the base is left out: it may not run here."""
-    return offered[:2] == wanted[:2] and offered.variant in (wanted.variant, "v1" if wanted[1] == "amd64" else None)
+    raise ValueError(f"has no image for {wanted}; it has {', '.join(offered)[:300] or 'none at all'}")
 
 
 def configuration(diff_ids: list[str], config: Mapping[str, Any], *, created: str, comment: str) -> dict[str, Any]:
     """An image configuration; `config` is the part that `run` uses (Cmd, Env, …), `created` RFC 3339."""
     return {
         "created": created,
-        "architecture": host_platforms()[0].architecture,
+        "architecture": host().architecture,
         "os": "linux",
         "config": dict(config),
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
@@ -279,7 +256,9 @@ def _descriptor(content: Any, limit: int = _MAX_BLOB) -> Descriptor:
 def _platform(content: Mapping[str, Any]) -> Platform:
     """What is no word of letters is none of a platform's, and would be printed."""
     values = (content.get(key) for key in ("os", "architecture", "variant"))
-    return Platform(*(value if isinstance(value, str) and value.isprintable() else "" for value in values))
+    system, architecture, variant = (v if isinstance(v, str) and v.isprintable() else "" for v in values)
+    features = content.get("os.features")
+    return Platform(system, architecture, variant, tuple(map(str, features)) if isinstance(features, list) else ())
 
 
 def _object(content: Any, key: str) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from drivers.api import Snapshotter
-from runtime.errors import ImageError, NoSuchImage, RegistryError, UsageError
+from runtime.errors import ImageError, NoSuchImage, RegistryError
 from runtime.images import document
 from runtime.images.admit import admit
-from runtime.images.document import Descriptor, Manifest, Platform
+from runtime.images.document import Descriptor, Manifest
 from runtime.images.image import Image
 from runtime.images.incoming import Incoming
+from runtime.images.platforms import Platform, compatible, runs
 from runtime.images.reference import Reference
 from runtime.images.store import ImageStore
 from runtime.registry.access import Access
@@ -93,14 +94,6 @@ def _is_tag(text: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", text))
 
 
-def parse_platform(text: str) -> Platform:
-    """OS[/ARCHITECTURE[/VARIANT]], as in linux/arm64/v8."""
-    parts = text.lower().split("/")
-    if not all(parts) or not 2 <= len(parts) <= 3:
-        raise UsageError(f"invalid platform {text!r}: write OS/ARCHITECTURE, as in linux/arm64")
-    return Platform(*parts)
-
-
 def _pull(
     store: ImageStore, client: Client, reference: Reference, driver: Snapshotter, progress: Progress, top: Fetched,
     platform: Platform | None,
@@ -139,9 +132,7 @@ def _choose(client: Client, top: Fetched, platform: Platform | None) -> Fetched:
         if chosen.media_type not in document.INDEXES:
             return chosen
         try:
-            entry = document.choose_platform(
-                document.parse_index(chosen.data), None if platform is None else (platform,)
-            )
+            entry = document.choose_platform(document.parse_index(chosen.data), platform)
         except ValueError as error:
             raise RegistryError(f"the index of {client.name} {error}") from None
         chosen = client.manifest(entry.digest)
@@ -198,5 +189,5 @@ def _check_platform(client: Client, reference: Reference, parsed: Manifest, plat
         found = document.parse_configuration(client.document(parsed.config)).platform
     except ValueError as error:
         raise RegistryError(f"{reference} {error}") from None
-    if found[:2] != platform[:2] or (platform.variant and found.variant not in ("", platform.variant)):
+    if not any(runs(found, one) for one in compatible(platform)):
         raise RegistryError(f"{reference} is an image for {found}, not for {platform}")

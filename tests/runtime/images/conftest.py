@@ -16,6 +16,7 @@ import runtime.images
 from runtime.images import document
 from runtime.images.blobs import digest_of
 from runtime.images.document import Descriptor
+from runtime.images.platforms import host
 from runtime.images.store import ImageStore
 from tests.drivers.archive import tape
 from tests.trees import Dir, File, Symlink, Tree, build
@@ -66,7 +67,7 @@ def image_of(layers: Sequence[bytes], *, diff_ids: Sequence[str] | None = None, 
     """An image of plain tars, each compressed by gzip, as docker or as OCI has it."""
     packed = [gzip.compress(layer, 1, mtime=0) for layer in layers]
     configuration = json.dumps({
-        "architecture": document.host_platforms()[0].architecture, "os": "linux", "created": "2020-02-02T02:02:02Z",
+        "architecture": host().architecture, "os": "linux", "created": "2020-02-02T02:02:02Z",
         "config": {"Cmd": ["sh"]}, "rootfs": {"type": "layers", "diff_ids": diff_ids or [*map(digest_of, layers)]},
         "history": [{"created": "2020-02-02T02:02:02Z", "created_by": f"step {n}"} for n in range(len(layers))],
     }, indent=1).encode()  # fmt: skip

@@ -24,6 +24,7 @@ from runtime.images.blobs import digest_of
 from runtime.images.document import DOCKER_MANIFEST, MANIFEST, Descriptor
 from runtime.images.image import Image
 from runtime.images.load import load
+from runtime.images.platforms import compatible, host
 from runtime.images.store import ImageStore
 from tests.capabilities import missing
 from tests.drivers import steps
@@ -246,7 +247,7 @@ def test_names_in_layouts(store: ImageStore, tmp_path: Path, key: str, name: str
 
 def test_an_index_of_platforms(store: ImageStore, tmp_path: Path) -> None:
     """Docker saves the index whole, and of its images those that it has; also where the index is the top one."""
-    own = document.host_platforms()[-1]
+    own = compatible(host())[-1]
     nested = document.encode({"schemaVersion": 2, "mediaType": document.INDEX, "manifests": [
         Descriptor(MANIFEST, "sha256:" + "7" * 64, 5).encoded() | {"platform": {"os": "linux", "architecture": "mips"}},
         Descriptor(MANIFEST, digest_of(MADE.manifest), len(MADE.manifest)).encoded()
@@ -257,9 +258,16 @@ def test_an_index_of_platforms(store: ImageStore, tmp_path: Path) -> None:
         f"blobs/sha256/{digest_of(nested)[7:]}": nested,
         "index.json": document.encode({"manifests": [top | {"annotations": {"io.containerd.image.name": "box:1"}}]}),
     }
+    attestation = Descriptor(MANIFEST, "sha256:" + "8" * 64, 5).encoded() | {
+        "platform": {"os": "unknown", "architecture": "unknown"},
+        "annotations": {"vnd.docker.reference.type": "attestation-manifest"},
+    }
     assert loaded(store, tar_of(tmp_path / "nested.tar", files)) == [(MADE.id, ("box:1",))]
     clear(store)
     assert loaded(store, tar_of(tmp_path / "top.tar", files | {"index.json": nested})) == [(MADE.id, ())]
+    clear(store)
+    attested = document.encode({"manifests": [attestation, top]})
+    assert loaded(store, tar_of(tmp_path / "attested.tar", files | {"index.json": attested})) == [(MADE.id, ())]
 
 
 def test_a_layout_takes_its_names_from_docker_where_it_has_none(store: ImageStore, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from drivers.registry import open_driver
 from runtime.errors import ImageError, RegistryError
-from runtime.images.document import Platform
+from runtime.images.platforms import Platform
 from runtime.images.reference import parse
 from runtime.images.store import ImageStore
 from runtime.registry.access import Access

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 from runtime.images import document
+from runtime.images.platforms import host
 
 CHUNK = 64 << 10
 
@@ -48,7 +49,7 @@ def made(sizes: Sequence[int] = (1000,), **changes: Any) -> Made:
             archive.addfile(member, io.BytesIO(random.Random(number).randbytes(size)))
             archive.close()
             layers.append(file.getvalue())
-    platform = document.host_platforms()[0]
+    platform = host()
     config = json.dumps({
         "architecture": platform.architecture, "os": "linux", "config": {"Cmd": ["/bin/true"]},
         "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]},

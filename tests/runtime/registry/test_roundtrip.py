@@ -99,7 +99,7 @@ def test_names_and_quiet(fresh: Runtime, registry: Registry, rootfs_tar: Path) -
     assert "exactly 1 argument" in fresh.refused("pull", code=125)
     assert "exactly 1 argument" in fresh.refused("push", code=125)
     assert "no image" in fresh.refused("push", "-q", f"{name}:never")
-    assert "invalid platform" in fresh.refused("pull", "-q", "--platform", "linux", name, code=125)
+    assert "invalid platform" in fresh.refused("pull", "-q", "--platform", "linux/", name, code=125)
 
 
 class Waits(Honest):
