@@ -126,13 +126,13 @@ def _step(config: Config, wish: Wish, *, empty: bool) -> dict[str, Any]:
 def _configuration(
     before: Mapping[str, Any], changed: dict[str, Any], step: dict[str, Any], diff_id: str
 ) -> dict[str, Any]:
-    rootfs = before["rootfs"]
+    rootfs = before.get("rootfs") or {}  # of an image without layers, Go's encoders write null
     added = [] if step.get("empty_layer") else [diff_id]
     after = {key: before[key] for key in ("architecture", "os", "variant", "os.version") if key in before}
     after |= {
         "created": step["created"],
         "config": changed,
-        "rootfs": {**rootfs, "diff_ids": [*rootfs["diff_ids"], *added]},
+        "rootfs": {"type": "layers", **rootfs, "diff_ids": [*(rootfs.get("diff_ids") or ()), *added]},
         "history": [*(before.get("history") or ()), step],
     }
     if "author" in step:

@@ -16,4 +16,4 @@ def admit(store: ImageStore, manifest: bytes, media_type: str, names: Sequence[s
     store is as it was. Raises as unpack() does; ImageError for a refused one.
     """
     image = store.received(manifest, media_type, names)
-    return unpack(store, image, driver) if image.layers else ""
+    return unpack(store, image, driver)

@@ -30,17 +30,20 @@ DOCKER_LAYER = f"{_DOCKER}.image.rootfs.diff.tar"
 
 INDEXES = (INDEX, DOCKER_INDEX)
 MANIFESTS = (MANIFEST, DOCKER_MANIFEST)
-_CONFIGS = (CONFIG, DOCKER_CONFIG)
-_LAYERS = frozenset(
-    f"{base}{packed}"
-    for base, packings in (
-        (LAYER, ("", "+gzip", "+zstd")),
-        (f"{_OCI}.layer.nondistributable.v1.tar", ("", "+gzip", "+zstd")),
-        (DOCKER_LAYER, ("", ".gzip", ".zstd")),
-        (f"{_DOCKER}.image.rootfs.foreign.diff.tar", ("", ".gzip")),
-    )
-    for packed in packings
+# Registries of 2016 gave docker's configurations other types, and docker takes these since then (moby distribution/
+# registry.go, ImageTypes). A type that is missing is what the manifest is about.
+_CONFIGS = (CONFIG, DOCKER_CONFIG, "application/octet-stream", "application/json", "text/html", "")
+
+
+def _packed(base: str, *packings: str) -> frozenset[str]:
+    return frozenset((base, *(base + packed for packed in packings)))
+
+
+# Layers that are said to be had elsewhere only, of Windows mostly; OCI has given them up.
+_FOREIGN_LAYERS = _packed(f"{_OCI}.layer.nondistributable.v1.tar", "+gzip", "+zstd") | _packed(
+    f"{_DOCKER}.image.rootfs.foreign.diff.tar", ".gzip", ".zstd"
 )
+_LAYERS = _FOREIGN_LAYERS | _packed(LAYER, "+gzip", "+zstd") | _packed(DOCKER_LAYER, ".gzip", ".zstd", "+zstd") | {""}
 
 MAX_DOCUMENT = 4 << 20  # bytes of a manifest, an index or a configuration, as registries and engines limit them
 MAX_LAYERS = 500  # as many as the drivers are tested with
@@ -137,6 +140,11 @@ def parse_manifest(data: bytes) -> Manifest:
         if layer.media_type not in _LAYERS:
             raise ValueError(f"has a layer of type {layer.media_type[:100]!r}, which this runtime cannot unpack")
     return Manifest(config, layers)
+
+
+def is_foreign(layer: Descriptor) -> bool:
+    """Whether it is a layer that is not to be given to others, and that a registry may lack."""
+    return layer.media_type in _FOREIGN_LAYERS
 
 
 def parse_index(data: bytes) -> tuple[Listed, ...]:

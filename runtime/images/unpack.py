@@ -39,14 +39,15 @@ def chain_ids(layers: Sequence[str]) -> list[str]:
 
 
 def unpack(store: ImageStore, image: Image, snapshotter: Snapshotter) -> str:
-    """The name of the committed snapshot with `image`'s tree in this driver; layers it lacks are unpacked first.
+    """The name of the committed snapshot with `image`'s tree in this driver; layers it lacks are unpacked first. "" for
+    an image without layers (FROM scratch), which is an empty tree.
 
     Raises NoSuchImage when the image is removed meanwhile, ImageError for a damaged or refused layer, DriverError,
     OSError; neither snapshots nor mounts are left then, but for whole layers.
     """
     chains = chain_ids(image.layers)
     if not chains:
-        raise ImageError(f"image {image.name} has no layer; import it again")
+        return ""
     if _committed(snapshotter, chains[-1]):
         return chains[-1]
     with store.locked(LOCK, patience=_PATIENCE):

@@ -30,7 +30,6 @@ from runtime.registry.progress import Progress, short
 from runtime.registry.workers import together
 
 _NESTED = 2  # indexes in an index
-_FOREIGN = ("nondistributable", "rootfs.foreign")
 
 
 class Pulled(NamedTuple):
@@ -103,17 +102,12 @@ def _pull(
         parsed = document.parse_manifest(chosen.data)
     except ValueError as error:
         raise RegistryError(f"the manifest of {reference} {error}") from None
-    for layer in parsed.layers:
-        if any(word in layer.media_type for word in _FOREIGN):
-            raise RegistryError(
-                f"{reference} has a foreign layer (type {layer.media_type}), which is not the registry's to give; such "
-                "images, of Windows mostly, are not for this runtime"
-            )
     names = [f"{reference.name}@{top.digest}", *([] if reference.digest else [f"{reference.name}:{reference.tag}"])]
     newer = not _known(store, parsed, chosen, names)
     if newer:
         if platform is not None and chosen is top:
             _check_platform(client, reference, parsed, platform)
+        _check_foreign(store, client, reference, parsed)
         _fetch(store, client, parsed, progress)
     # Also for what is known: a killed pull may have come as far as here, and another driver may lack it.
     index = top.digest if top.digest != chosen.digest else ""
@@ -181,6 +175,16 @@ def _download(client: Client, wanted: Descriptor, incoming: Incoming, progress: 
                 raise RegistryError(f"{client.endpoint.name} lies, or was tampered with: {error}") from None
             continue  # the part that was there may be at fault, which is gone now: once more, from the beginning
         return
+
+
+def _check_foreign(store: ImageStore, client: Client, reference: Reference, parsed: Manifest) -> None:
+    """A foreign layer is taken where the registry has it, and never from the addresses that its manifest names."""
+    for layer in filter(document.is_foreign, parsed.layers):
+        if not store.has(layer.digest) and not client.has_blob(layer.digest):
+            raise RegistryError(
+                f"{reference} has a foreign layer (type {layer.media_type}), which is not the registry's to give; such "
+                "images, of Windows mostly, are not for this runtime"
+            )
 
 
 def _check_platform(client: Client, reference: Reference, parsed: Manifest, platform: Platform) -> None:

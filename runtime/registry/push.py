@@ -67,8 +67,12 @@ class _Pusher:
         self._store, self._client, self._progress, self._sources, self._shown = store, client, progress, sources, shown
 
     def blobs(self, parsed: Manifest, *, believe: bool) -> None:
-        """All of the image's; without `believe`, whatever the registry says that it has."""
-        jobs = [functools.partial(self._blob, blob, believe) for blob in dict.fromkeys((*parsed.layers, parsed.config))]
+        """All of the image's but foreign layers; without `believe`, whatever the registry says that it has."""
+        foreign = {layer for layer in parsed.layers if document.is_foreign(layer)}
+        for layer in foreign:  # media-types.md: "SHOULD NOT upload"
+            self._progress.state(self._shown[layer.digest], "Skipped foreign layer")
+        wanted = [blob for blob in dict.fromkeys((*parsed.layers, parsed.config)) if blob not in foreign]
+        jobs = [functools.partial(self._blob, blob, believe) for blob in wanted]
         together(jobs, self._client.abort)
 
     def _blob(self, blob: Descriptor, believe: bool) -> None:
