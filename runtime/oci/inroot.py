@@ -3,7 +3,7 @@
 A container's image, and volumes that another container is changing meanwhile, decide what a path means. So every
 path is resolved by the kernel below a descriptor (openat2(2), RESOLVE_IN_ROOT), magic links are never followed, and
 what was resolved is kept as a descriptor and never named again. CVE-2021-30465 and CVE-2024-45310 are what happens
-otherwise.
+otherwise. What is missing is made, and where a link's target is missing that is: inside the root, as runc has it.
 
 What is mounted in the root already is part of it. A link of the image's may lead into a volume, as /var/run leads to a
 /run of the user's, but not into a file system of the kernel's: nobody but the configuration decides what covers
@@ -21,6 +21,7 @@ from unionfs.linux import consts, files, mounts
 
 # Where the kernel's own file systems go. A symbolic link there would move them (CVE-2019-19921, CVE-2023-27561).
 _KERNEL_DIRECTORIES = (b"proc", b"sys", b"dev")
+_MOST_LINKS = 40  # that are followed to what is to be made, as in one path of the kernel's (path_resolution(7))
 # Their types as statfs(2) has them (linux/magic.h): what is in them are the kernel's own objects.
 _KERNEL_TYPES = frozenset({
     0x9FA0, 0x62656572, 0x27E0EB, 0x63677270,  # proc, sysfs, cgroup, cgroup2
@@ -44,9 +45,13 @@ class Root:
     def open(self, path: str, flags: int = os.O_PATH) -> int:
         """A descriptor of what `path` is. ELOOP: a magic link, or a symbolic link on the way into /proc, /sys, /dev.
         EXDEV: it leads into a file system of the kernel's, and is not said to be in what is mounted there."""
+        return self._open(path, flags, led=False)
+
+    def _open(self, path: str, flags: int, *, led: bool) -> int:
+        """`led`: a link of the image's has that path, and it is nothing that the configuration says."""
         name = os.fsencode(path).lstrip(b"/") or b"."
         resolve = consts.RESOLVE_IN_ROOT | consts.RESOLVE_NO_MAGICLINKS
-        literally = name.split(b"/", 1)[0] in _KERNEL_DIRECTORIES
+        literally = not led and name.split(b"/", 1)[0] in _KERNEL_DIRECTORIES
         if literally:
             resolve |= consts.RESOLVE_NO_SYMLINKS
         try:
@@ -55,7 +60,7 @@ class Root:
             text = "it is, or leads through, a symbolic link that must not be there"
             reason = text if error.errno == errno.ELOOP else error.strerror
             raise OSError(error.errno, reason, path) from None
-        if not literally and self._is_led_astray(fd, path):
+        if not literally and self._is_led_astray(fd, "" if led else path):
             os.close(fd)
             raise OSError(errno.EXDEV, "it leads into a file system of the kernel's", path)
         return fd
@@ -66,30 +71,35 @@ class Root:
         # Most of what is looked at is the root's own; a union's server need not be asked for its type.
         return os.fstat(fd).st_dev != os.fstat(self.fd).st_dev and files.file_system_type(fd) in _KERNEL_TYPES
 
-    def directory(self, path: str, mode: int = 0o755) -> int:
+    def directory(self, path: str) -> int:
         """A descriptor of the directory `path`, made with its parents where they are missing."""
-        return self._make(path, lambda parent, name: os.mkdir(name, mode, dir_fd=parent), os.O_DIRECTORY)
+        return self._make(path, _make_directory, os.O_DIRECTORY)
 
     def file(self, path: str) -> int:
-        """A descriptor of what `path` is, not a directory, made as an empty file where it is missing."""
-        return self._make(path, lambda parent, name: os.mknod(name, stat.S_IFREG | 0o644, dir_fd=parent), 0)
+        """A descriptor of what `path` is, made as an empty file where it is missing. EISDIR for a directory."""
+        fd = self._make(path, _make_file, 0)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EISDIR, "a directory is there, and what is to be put there is none", path)
+        return fd
 
-    def _make(self, path: str, make: Callable[[int, bytes], None], flags: int) -> int:
+    def _make(self, path: str, make: Callable[[int, bytes], None], flags: int, links: int = 0) -> int:
+        """`links`: how many with a missing target have led here."""
         try:
-            return self.open(path, os.O_PATH | flags)
+            return self._open(path, os.O_PATH | flags, led=links > 0)
         except FileNotFoundError:
-            pass
+            if links == _MOST_LINKS:  # somebody changes them meanwhile: the kernel would have counted them
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
         above, _, name = path.rstrip("/").rpartition("/")
-        parent = self.directory(above or "/")
+        above = above or "/"
+        parent = self._make(above, _make_directory, os.O_DIRECTORY, links)
         try:
-            # EEXIST: someone was quicker, or a dangling symbolic link has the name; opening it tells which.
-            try:
-                make(parent, os.fsencode(name))
-            except FileExistsError:
-                pass
+            target = _make_or_read(parent, os.fsencode(name), make)
         finally:
             os.close(parent)
-        return self.open(path, os.O_PATH | flags)
+        if target:
+            os.close(self._make(os.path.join(above, os.fsdecode(target)), make, flags, links + 1))
+        return self._open(path, os.O_PATH | flags, led=links > 0)
 
     def attach(self, mount_fd: int, path: str, target_fd: int) -> None:
         """Put the detached mount `mount_fd` on `target_fd`, which is what `path` was resolved to.
@@ -107,3 +117,23 @@ class Root:
             os.close(seen_fd)
         if (seen.st_dev, seen.st_ino) != (ours.st_dev, ours.st_ino):
             raise OSError(errno.ESTALE, "it was replaced while it was being mounted on", path)
+
+
+def _make_directory(parent: int, name: bytes) -> None:
+    os.mkdir(name, 0o755, dir_fd=parent)
+
+
+def _make_file(parent: int, name: bytes) -> None:
+    os.mknod(name, stat.S_IFREG | 0o644, dir_fd=parent)
+
+
+def _make_or_read(parent: int, name: bytes, make: Callable[[int, bytes], None]) -> bytes:
+    """Make what seems to be missing; where a symbolic link has its name, the link's target, else nothing."""
+    try:
+        make(parent, name)
+    except FileExistsError:
+        try:
+            return os.readlink(name, dir_fd=parent)
+        except OSError:
+            pass  # no link: someone was quicker; opening it tells what it is
+    return b""

@@ -116,3 +116,14 @@ def test_a_working_directory_of_the_images(
     finally:
         os.close(fd)
     runtime("rmi", "hostile")
+
+
+def test_a_resolv_conf_of_systemds(runtime: Runtime, image: Callable[[dict[str, str]], str], outside: Path) -> None:
+    """Root file systems of Debian and its like have it so, and what it leads to is made when they are booted."""
+    before = [point.target for point in mounts.mountinfo()]
+    stub = "run/systemd/resolve/stub-resolv.conf"
+    name = image({"etc/resolv.conf": f"../{stub}", "etc/hostname": f"{outside}/made", "etc/hosts": "hosts.of/this"})
+    words = ("run", "--rm", "--network=none", "-h", "here", name, "sh", "-c")
+    seen = runtime(*words, f"cat /etc/hostname; cmp /etc/resolv.conf /{stub} && head -n1 /etc/hosts.of/this")
+    assert seen == "here\n127.0.0.1\tlocalhost\n"
+    check_untouched(runtime, outside, before)
