@@ -15,8 +15,10 @@ import errno
 import os
 import select
 import signal
+import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from runtime.errors import ConfigError, ContainerError
@@ -24,9 +26,9 @@ from runtime.oci import device_program, v1, v2
 from runtime.oci.resources import Resources
 from unionfs.linux import mounts
 
-# A directory that this runtime made above a container's bears it, so that the last container's end can remove it
-# and an administrator's own stays.
-_MADE_BY_US = "trusted.fuse-aufs.made"
+# A directory that this runtime made above a container's is sticky from its first moment on, so that the last
+# container's end can remove it, whoever was killed, and an administrator's own stays.
+_MADE_BY_US = stat.S_ISVTX
 _PATIENCE = 10.0  # seconds for killed processes to leave
 
 
@@ -214,27 +216,31 @@ class Cgroup:
 
 
 def _make(hierarchy: Hierarchy, path: str) -> None:
-    parts = path.strip("/").split("/")
-    for _ in range(8):
-        directory = hierarchy.mount_point
-        try:
-            for n, part in enumerate(parts):
-                if hierarchy.version == 2:
-                    _delegate(directory)
-                above, directory = directory, f"{directory}/{part}"
-                try:
-                    os.mkdir(directory)
-                    if n < len(parts) - 1:
-                        os.setxattr(directory, _MADE_BY_US, b"1")
-                except FileExistsError:
-                    continue
-                if "cpuset" in hierarchy.controllers and hierarchy.version == 1:
-                    for file in ("cpuset.cpus", "cpuset.mems"):  # empty in a new v1 cgroup: nobody could enter it
-                        _write(directory, file, _read(above, file).strip())
+    """Other processes make, fill and remove the directories above at the same time: each is taken as it is found."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        with suppress(FileNotFoundError):  # the last other container has just ended and taken the directory above along
+            directory = hierarchy.mount_point
+            *parents, own = path.strip("/").split("/")
+            for part in parents:
+                directory = _make_below(hierarchy, directory, part, 0o755 | _MADE_BY_US)
+            _make_below(hierarchy, directory, own, 0o755)
             return
-        except FileNotFoundError:
-            continue  # the last other container below it has just ended and taken the directory above along
     raise ContainerError(f"the cgroup {path} cannot be made: the directories above it come and go")
+
+
+def _make_below(hierarchy: Hierarchy, above: str, name: str, mode: int) -> str:
+    directory = f"{above}/{name}"
+    if hierarchy.version == 2:
+        _delegate(above)
+    with _gone_is_missing(directory), suppress(FileExistsError):
+        os.mkdir(directory, mode)
+    if hierarchy.version == 1 and "cpuset" in hierarchy.controllers:
+        # Empty in a new v1 cgroup: nobody could enter it. Who has made it may not have come to fill it yet, or never.
+        for file in ("cpuset.cpus", "cpuset.mems"):
+            if not _read(directory, file).strip():
+                _write(directory, file, _read(above, file).strip())
+    return directory
 
 
 def _delegate(directory: str) -> None:
@@ -262,23 +268,22 @@ def _write_limit(directory: str, setting: v1.Setting) -> None:
 
 def _await_empty(unified: str, deadline: float) -> None:
     """Until cgroup.events says that no live process is left in it or below it. The file wakes pollers (cgroups(7))."""
-    events = os.open(f"{unified}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    path = f"{unified}/cgroup.events"
+    with _gone_is_missing(path), open(path, "rb", buffering=0) as events:
         poll = select.poll()
         poll.register(events, select.POLLPRI)
-        while b"populated 0" not in os.pread(events, 4096, 0):
+        while b"populated 0" not in os.pread(events.fileno(), 4096, 0):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise ContainerError(f"processes in the cgroup {unified} do not end")
             poll.poll(left * 1000)
-    finally:
-        os.close(events)
 
 
 def _remove(directory: str, deadline: float) -> None:
     while True:
         try:
-            os.rmdir(directory)
+            with _gone_is_missing(directory):
+                os.rmdir(directory)
             return
         except FileNotFoundError:
             return
@@ -291,21 +296,37 @@ def _remove(directory: str, deadline: float) -> None:
 
 def _remove_if_ours(directory: str) -> bool:
     try:
-        os.getxattr(directory, _MADE_BY_US)
-        os.rmdir(directory)
-    except OSError:  # not ours, in use by another container (EBUSY), or already removed
+        ours = bool(os.stat(directory).st_mode & _MADE_BY_US)
+        if ours:
+            os.rmdir(directory)
+    except OSError:  # in use by another container (EBUSY), or already removed
         return False
-    return True
+    return ours
 
 
 def _read(directory: str, file: str) -> str:
-    with open(f"{directory}/{file}", encoding="ascii") as stream:
+    path = f"{directory}/{file}"
+    with _gone_is_missing(path), open(path, encoding="ascii") as stream:
         return stream.read()
 
 
 def _write(directory: str, file: str, value: str) -> None:
-    fd = os.open(f"{directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+    path = f"{directory}/{file}"
+    with _gone_is_missing(path):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def _gone_is_missing(path: str) -> Iterator[None]:
+    """FileNotFoundError as well for ENODEV, which is what there is to hear of a cgroup that goes at this very moment
+    (fs/kernfs, kernfs_get_active)."""
     try:
-        os.write(fd, value.encode())
-    finally:
-        os.close(fd)
+        yield
+    except OSError as error:
+        missing = error.errno == errno.ENODEV
+        number = errno.ENOENT if missing else error.errno
+        raise OSError(number, os.strerror(number or 0), path) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -13,6 +15,7 @@ from runtime.oci import cgroups, device_program, resources, v1, v2
 from runtime.oci.cgroups import Cgroup
 from runtime.oci.reader import Reader
 from runtime.oci.resources import NONE, DeviceRule
+from tests.runtime.conftest import wait_until
 from tests.runtime.oci.conftest import Config, process
 from tests.runtime.oci.keeper import Keeper
 from unionfs.linux import processes
@@ -159,6 +162,84 @@ def test_groups_above_go_with_the_last_container_and_an_administrators_stay(cgro
     assert not os.path.exists(above)
 
 
+def test_a_group_above_that_nobody_has_filled_yet(keeper: Keeper, config: Make) -> None:
+    """Who makes it is about to, or was killed before."""
+    hierarchy = _hierarchy("cpuset")
+    spec = config("true")
+    above = os.path.dirname(hierarchy.mount_point + spec["linux"]["cgroupsPath"])
+    os.mkdir(above)
+    if hierarchy.version == 1:
+        with open(f"{above}/cpuset.cpus", encoding="ascii") as file:
+            assert file.read().strip() == ""
+    try:
+        assert keeper.run(spec).code == 0
+    finally:
+        os.rmdir(above)
+
+
+def test_the_mark_of_a_group_above_is_there_from_the_first(cgroup: Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after any call, it leaves nothing that the next one does not take along."""
+    seen = []
+    real = os.mkdir
+
+    def mkdir(path: str, mode: int = 0o777) -> None:
+        real(path, mode)
+        if os.path.basename(path) != "group":
+            seen.append(path)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cgroups.os, "mkdir", mkdir)
+    monkeypatch.setattr(Cgroup, "remove", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        cgroup.create(NONE)
+    monkeypatch.undo()
+    assert seen and all(map(os.path.isdir, seen))
+    cgroup.create(NONE)
+    cgroup.remove()
+    assert not any(map(os.path.exists, seen))
+
+
+def test_a_group_that_goes_while_it_is_filled(cgroup: Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last other container takes it along: for a file that is open already the kernel's word is ENODEV."""
+    hierarchy = _hierarchy("cpuset")
+    if hierarchy.version == 2:
+        pytest.skip("cgroup v2's cpusets need not be filled")
+    above = os.path.dirname(hierarchy.mount_point + cgroup.path)
+    real, gone = os.open, []
+
+    def then_it_goes(path: str, *arguments: int) -> int:
+        fd = real(path, *arguments)
+        if path == f"{above}/cpuset.mems" and not gone:
+            os.rmdir(above)
+            gone.append(path)
+        return fd
+
+    monkeypatch.setattr(cgroups.os, "open", then_it_goes)
+    cgroup.create(NONE)
+    assert gone
+
+
+_COME_AND_GO = """
+import sys
+from runtime.oci.cgroups import Cgroup
+from runtime.oci.resources import NONE
+for number in range(40):
+    group = Cgroup(f"{sys.argv[1]}/{sys.argv[2]}-{number}")
+    group.create(NONE)
+    group.enter()
+    Cgroup("").enter()
+    group.kill()
+    group.remove()
+"""
+
+
+def test_containers_that_begin_and_end_at_once(cgroup: Cgroup) -> None:
+    above = os.path.dirname(cgroup.path)
+    started = [subprocess.Popen([sys.executable, "-c", _COME_AND_GO, above, name]) for name in "abc"]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert not any(os.path.exists(hierarchy.mount_point + above) for hierarchy in cgroup.hierarchies)
+
+
 def test_remove_takes_the_groups_below_along(cgroup: Cgroup) -> None:
     cgroup.create(NONE)
     for hierarchy in cgroup.hierarchies:
@@ -173,7 +254,7 @@ def test_kill_ends_what_forks_on(keeper: Keeper, config: Make, unified: bool) ->
     if not unified and all(hierarchy.version == 2 for hierarchy in cgroups.hierarchies()):
         pytest.skip("only cgroup v2 is mounted")
     spaces = [{"type": kind} for kind in ("mount", "network", "uts", "ipc", "cgroup")]
-    spawn = "echo 'sh /s & sh /s & sleep 1000' >/s; trap '' HUP TERM; sh /s & sh /s & sh /s & sh /s & echo on; wait"
+    spawn = "echo 'sh /s & sh /s & sleep 1000' >/s; trap '' HUP TERM; sh /s & echo on; wait"
     box = keeper.create(
         config("sh", "-c", spawn, linux__namespaces=spaces, linux__resources={"pids": {"limit": 100}})
     )
@@ -182,7 +263,7 @@ def test_kill_ends_what_forks_on(keeper: Keeper, config: Make, unified: bool) ->
     if not unified:
         group.hierarchies = tuple(h for h in group.hierarchies if h.version == 1)
         group._unified = None
-    assert len(group.pids()) > 4
+    wait_until(lambda: len(group.pids()) > 4, "there are several")
     group.kill()
     assert group.pids() == []
     assert box.wait().code == 137
