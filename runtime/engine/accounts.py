@@ -1,21 +1,27 @@
 """USER[:GROUP] of an image or option, looked up in the container's own /etc/passwd and /etc/group.
 
-The files are opened confined to the root file system: an image's /etc may be a symbolic link to the host's.
-Numbers need no entry. Nothing that is neither a number nor in the files is ever taken for root (CVE-2026-30892).
+The files are opened confined to the root file system: an image's /etc may be a symbolic link to the host's. Their rows
+are those that programs in the container find, glibc's nss/nss_files/files-parse.c, but for ids that are negative or too
+large, of which that makes others. Numbers need no entry. Nothing that is neither a number nor in the files is ever
+taken for root (CVE-2026-30892).
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from runtime.errors import ConfigError
 from unionfs.linux import consts, files
 
-_LARGEST = (1 << 32) - 2
+_LARGEST = (1 << 32) - 2  # the last is chown(2)'s "leave it"
 _TABLE = 16 << 20  # characters that are read of a table
+_SPACE = " \t\v\f\r"  # isspace(3)'s; a newline is in no line
+_ID = re.compile(rf"[{_SPACE}]*\+?0*([0-9]{{1,10}})")  # as strtoul(3) takes it
 
 
 class Account(NamedTuple):
@@ -25,62 +31,100 @@ class Account(NamedTuple):
     home: str
 
 
+class User(NamedTuple):
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+class Group(NamedTuple):
+    name: str
+    gid: int
+    members: tuple[str, ...]
+
+
 def lookup(user: str, rootfs: str) -> Account:
     """The account `user` means in `rootfs`; "" means root. Raises ConfigError for one that is not there."""
     name, colon, group = user.partition(":")
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        passwd = _table(root, b"etc/passwd", 7)
-        groups = _table(root, b"etc/group", 4)
+        all_users = list(users(_read(root, b"etc/passwd")))
+        all_groups = list(groups(_read(root, b"etc/group")))
     finally:
         os.close(root)
-    uid, gid, home, login = _user(name or "0", passwd)
+    found = _user(name or "0", all_users)
     if colon:
-        return Account(uid, _group(group, groups), (), home)
-    named = (_number(row[2]) for row in groups if login and login in row[3].split(","))
-    more = {number for number in named if number is not None} - {gid}
-    return Account(uid, gid, tuple(sorted(more)), home)
+        return Account(found.uid, _gid(group, all_groups), (), found.home)
+    more = {row.gid for row in all_groups if found.name in row.members} - {found.gid}
+    return Account(found.uid, found.gid, tuple(sorted(more)), found.home)
 
 
-def _user(name: str, passwd: list[list[str]]) -> tuple[int, int, str, str]:
-    """uid, gid, home and login name."""
+def _user(name: str, rows: list[User]) -> User:
     number = _number(name)
-    for row in passwd:
-        if row[0] == name or (number is not None and row[2] == str(number)):
-            uid, gid = _number(row[2]), _number(row[3])
-            if uid is not None and gid is not None:
-                return uid, gid, row[5] or "/", row[0]
+    for row in rows:
+        if name == row.name or number == row.uid:
+            return row._replace(home=row.home or "/")
     if number is None:
         raise ConfigError(f"unable to find user {name}: no matching entry in the image's /etc/passwd")
-    return number, 0, "/root" if number == 0 else "/", ""
+    return User("", number, 0, "/root" if number == 0 else "/")
 
 
-def _group(name: str, groups: list[list[str]]) -> int:
+def _gid(name: str, rows: list[Group]) -> int:
     number = _number(name)
     if number is not None:
         return number
-    for row in groups:
-        if row[0] == name and (gid := _number(row[2])) is not None:
-            return gid
+    for row in rows:
+        if name == row.name:
+            return row.gid
     raise ConfigError(f"unable to find group {name!r}: no matching entry in the image's /etc/group")
 
 
 def _number(text: str) -> int | None:
-    """None for what is no id: ids have 32 bits, and the last is chown(2)'s "leave it"."""
+    """None for what is no id of 32 bits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= _LARGEST else None
 
 
-def _table(root: int, path: bytes, columns: int) -> list[list[str]]:
-    """The rows of passwd(5) or group(5) with at least `columns` columns; none where there is no such file."""
+def users(text: str) -> Iterator[User]:
+    """The rows of a passwd(5) that can be found in it; what follows the ids may be missing."""
+    for name, *fields in _rows(text):
+        if len(fields) >= 3 and (uid := _id(fields[1])) is not None and (gid := _id(fields[2])) is not None:
+            yield User(name, uid, gid, fields[4] if len(fields) > 4 else "")
+
+
+def groups(text: str) -> Iterator[Group]:
+    """The rows of a group(5) that can be found in it; the list of members may be missing."""
+    for name, *fields in _rows(text, most=4):
+        if name and len(fields) >= 2 and (gid := _id(fields[1])) is not None:
+            members = fields[2].split(",") if len(fields) > 2 else ()
+            yield Group(name, gid, tuple(filter(None, (member.lstrip(_SPACE) for member in members))))
+
+
+def _rows(text: str, most: int = 0) -> Iterator[list[str]]:
+    """The fields of each line, `most` at most, but of comments and of what NIS was to replace, `+` and `-`.
+
+    A line ends at a newline and at nothing else: the text of a field may have whatever else str.splitlines() takes for
+    an end, and what follows would be an account that somebody made up.
+    """
+    for line in text.split("\n"):
+        fields = line.partition("\0")[0].lstrip(_SPACE).split(":", most - 1)
+        if not fields[0].startswith(("#", "+", "-")):
+            yield fields
+
+
+def _id(field: str) -> int | None:
+    match = _ID.fullmatch(field)
+    return _number(match[1]) if match else None
+
+
+def _read(root: int, path: bytes) -> str:
+    """The text of a table; none where there is no such file."""
     try:
         fd = _open_file(root, path)
     except OSError:
-        return []
-    # A line ends at a newline and at nothing else, as for getpwent(3): the text of a field may have whatever else
-    # str.splitlines() takes for an end, and what follows would be an account that somebody made up.
+        return ""
     with open(fd, encoding="utf-8", errors="surrogateescape", newline="\n") as table:
-        rows = [line.split(":") for line in table.read(_TABLE).split("\n")]
-    return [row for row in rows if len(row) >= columns and row[0]]
+        return table.read(_TABLE)
 
 
 def _open_file(root: int, path: bytes) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from runtime.engine import accounts, frames, names, options, records, spec, state
+from runtime.engine import frames, names, options, records, spec, state
 from runtime.engine.options import RunOptions, Volume
 from runtime.engine.state import State, Status
 from runtime.errors import ConfigError, DamagedRecord, NotPermitted, RuntimeFault, StateError, UsageError, by_name
@@ -150,81 +149,6 @@ def test_the_specification_is_one_that_the_low_level_accepts() -> None:
         assert ("network" in parsed.namespaces) == (network != "host")
         assert parsed.resources.pids_limit == 7
         assert not parsed.process.capabilities.inheritable
-
-
-PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nodd:x:-1:0::/:/bin/sh\nbroken\n"
-GROUP = "root:x:0:\nstaff:x:50:app,other\nwheel:x:10:app\napp:x:1001:\n"
-
-
-@pytest.mark.parametrize(
-    ("user", "expected"),
-    [
-        ("", accounts.Account(0, 0, (), "/root")),
-        ("app", accounts.Account(1000, 1001, (10, 50), "/home/app")),
-        ("1000", accounts.Account(1000, 1001, (10, 50), "/home/app")),
-        ("app:staff", accounts.Account(1000, 50, (), "/home/app")),
-        ("app:7", accounts.Account(1000, 7, (), "/home/app")),
-        ("4242", accounts.Account(4242, 0, (), "/")),
-        ("4242:4243", accounts.Account(4242, 4243, (), "/")),
-    ],
-)
-def test_accounts(tmp_path: Path, user: str, expected: accounts.Account) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/passwd").write_text(PASSWD)
-    (tmp_path / "etc/group").write_text(GROUP)
-    assert accounts.lookup(user, str(tmp_path)) == expected
-
-
-@pytest.mark.parametrize(
-    "user", ["nobody", "-1", "+0", "0x0", "4294967295", "99999999999", "odd", "٠", "app:none", "app:", " 0"]
-)
-def test_nothing_unknown_is_taken_for_root(tmp_path: Path, user: str) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/passwd").write_text(PASSWD)
-    with pytest.raises(ConfigError, match="unable to find"):
-        accounts.lookup(user, str(tmp_path))
-
-
-# What str.splitlines() and a file's universal newlines end a line at, and getpwent(3) does not.
-NO_LINE_ENDS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-
-
-@pytest.mark.parametrize("no_end", NO_LINE_ENDS, ids=ascii)
-def test_lines_end_at_newlines_only(tmp_path: Path, no_end: str) -> None:
-    """Who may change the text about himself, chfn(1), would make an account of any number otherwise."""
-    (tmp_path / "etc").mkdir()
-    passwd = f"app:x:1000:1001:me{no_end}evil:x:0:0::/:/bin/sh\nlast:x:7:7::/:/bin/sh\n"
-    (tmp_path / "etc/passwd").write_bytes(passwd.encode())
-    (tmp_path / "etc/group").write_bytes(f"staff:x:50:{no_end}wheel:x:0:app\nlast:x:8:app\n".encode())
-    for unknown in ("evil", "app:wheel"):
-        with pytest.raises(ConfigError, match="unable to find"):
-            accounts.lookup(unknown, str(tmp_path))
-    assert accounts.lookup("app", str(tmp_path))[:3] == (1000, 1001, (8,))
-    assert accounts.lookup("last", str(tmp_path)).uid == 7
-
-
-def test_passwd_is_the_images_and_not_the_hosts(tmp_path: Path) -> None:
-    """The image's /etc leads out of it."""
-    (tmp_path / "etc").symlink_to("/etc")
-    with pytest.raises(ConfigError):
-        accounts.lookup("daemon", str(tmp_path))
-    (tmp_path / "etc").unlink()
-    (tmp_path / "etc").mkdir()
-    os.mkfifo(tmp_path / "etc/passwd")
-    assert accounts.lookup("0", str(tmp_path)).uid == 0
-
-
-def test_no_device_is_opened_for_passwd(tmp_path: Path) -> None:
-    """The container's root may make one there; to the host it would answer."""
-    if os.geteuid() != 0:
-        pytest.skip("it needs root")
-    (tmp_path / "etc").mkdir()
-    os.mknod(tmp_path / "etc/passwd", stat.S_IFCHR | 0o644, os.makedev(1, 5))  # zero: it never ends
-    (tmp_path / "etc/group").write_text(f"many:x:{'9' * 5000}:joe\nlarge:x:4294967295:root\nfine:x:9:root\n")
-    assert accounts.lookup("0", str(tmp_path)) == accounts.Account(0, 0, (), "/root")
-    os.unlink(tmp_path / "etc/passwd")
-    (tmp_path / "etc/passwd").write_text(PASSWD)
-    assert accounts.lookup("root", str(tmp_path)).groups == (9,)
 
 
 def test_frames_survive_any_cut() -> None:
