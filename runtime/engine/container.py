@@ -40,6 +40,9 @@ class Config(NamedTuple):
     state: str
     stop_signal: int
     spec: dict[str, Any]  # the OCI configuration without what only the root file system tells
+    entrypoint: tuple[str, ...] = ()  # what `command` begins with
+    quota: int = 0  # bytes that it may write; 0 for no limit
+    declared: dict[str, Any] = {}  # what its image says of itself and nothing here acts upon: labels, ports, volumes
 
 
 class Container(NamedTuple):

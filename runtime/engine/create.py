@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from drivers.mounts import Mount
 from runtime.engine import names, release, spec
@@ -20,6 +20,9 @@ from runtime.images.image import Image
 from runtime.images.store import ImageStore
 from runtime.images.unpack import unpack
 from runtime.oci.spec import parse
+
+# Of an image's configuration, what nothing here acts upon.
+_DECLARED = ("Labels", "ExposedPorts", "Volumes", "Healthcheck")
 
 
 class Created(NamedTuple):
@@ -72,7 +75,7 @@ def _image(images: ImageStore, storage: Storage, paths: Paths, options: RunOptio
 
 
 def configure(
-    store: ContainerStore, driver_name: str, options: RunOptions, image_id: str, image: dict[str, object]
+    store: ContainerStore, driver_name: str, options: RunOptions, image_id: str, image: dict[str, Any]
 ) -> Config:
     """The container's configuration, complete but for a made-up name and the parent snapshot."""
     container_id = names.new_id()
@@ -90,4 +93,6 @@ def configure(
         terminal=options.terminal, stdin=options.stdin, user=options.user or str(image.get("User") or ""),
         root=store.paths.root, state=store.paths.state,
         stop_signal=names.signal_number(str(image.get("StopSignal") or "SIGTERM")), spec=built,
+        entrypoint=tuple(image.get("Entrypoint") or ()), quota=options.quota,
+        declared={key: image[key] for key in _DECLARED if image.get(key)},
     )  # fmt: skip

@@ -6,8 +6,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from runtime.engine.containers import Container
-from runtime.engine.state import Status
+from runtime.engine import names, options
+from runtime.engine.containers import Config, Container
+from runtime.engine.state import State, Status
 from runtime.images import document
 from runtime.images.image import Image
 from runtime.images.store import ImageStore
@@ -25,12 +26,14 @@ def image(store: ImageStore, found: Image) -> dict[str, Any]:
         "RepoDigests": list(found.digests),
         "Parent": "",
         "Comment": configuration.document.get("comment") or told.get("comment") or "",
-        "Created": found.created,
+        "Created": found.created or _NEVER,
         "Author": configuration.document.get("author") or "",
         "Config": found.config,
         "Architecture": configuration.platform.architecture,
         "Variant": configuration.platform.variant,
         "Os": configuration.platform.os,
+        "OsVersion": configuration.document.get("os.version") or "",
+        "DockerVersion": configuration.document.get("docker_version") or "",
         "Size": found.size,
         "RootFS": {"Type": "layers", "Layers": list(found.layers)},
         "Descriptor": document.Descriptor(found.media_type, found.manifest, len(store.read(found.manifest))).encoded(),
@@ -40,58 +43,131 @@ def image(store: ImageStore, found: Image) -> dict[str, Any]:
 def container(found: Container) -> dict[str, Any]:
     """NoSuchContainer when it is removed meanwhile."""
     config, state = found.config, found.state()
-    process, linux = config.spec["process"], config.spec["linux"]
-    address, _, prefix = state.address.partition("/")
-    mounts = [mount for mount in config.spec["mounts"] if mount.get("type") == "bind"]
-    limits = linux.get("resources") or {}
     return {
         "Id": config.id,
         "Created": _moment(config.created),
         "Path": config.command[0],
         "Args": list(config.command[1:]),
-        "State": {
-            "Status": state.status.value,
-            "Running": state.status is Status.RUNNING,
-            "Pid": state.pid,
-            "ExitCode": state.exit_code,
-            "Error": state.error,
-            "StartedAt": _moment(state.started),
-            "FinishedAt": _moment(state.finished),
-        },
+        "State": _state(state),
         "Image": config.image_id,
         "LogPath": found.log,
         "Name": f"/{config.name}",
+        "RestartCount": 0,
         "Driver": config.driver,
-        "HostConfig": {
-            "NetworkMode": config.network,
-            "AutoRemove": config.remove,
-            "Memory": limits.get("memory", {}).get("limit", 0),
-            "CpuQuota": limits.get("cpu", {}).get("quota", 0),
-            "PidsLimit": limits.get("pids", {}).get("limit", 0),
-        },
+        "Platform": "linux",
+        "HostConfig": _host_config(config),
         "GraphDriver": {"Name": config.driver, "Data": {"Snapshot": config.id, "Parent": config.parent}},
-        "Mounts": [
-            {
-                "Type": "bind",
-                "Source": mount["source"],
-                "Destination": mount["destination"],
-                "RW": "ro" not in mount["options"],
-            }
-            for mount in mounts
-        ],
-        "Config": {
-            "Hostname": config.spec["hostname"],
-            "User": config.user,
-            "Tty": config.terminal,
-            "OpenStdin": config.stdin,
-            "Env": process["env"],
-            "Cmd": list(config.command),
-            "Image": config.image,
-            "WorkingDir": process["cwd"],
-            "StopSignal": config.stop_signal,
-        },
-        "NetworkSettings": {"IPAddress": address, "IPPrefixLen": int(prefix or 0)},
+        "Mounts": [_mount(mount) for mount in _volumes(config)],
+        "Config": _config(config),
+        "NetworkSettings": _network(config, state),
     }
+
+
+def _state(state: State) -> dict[str, Any]:
+    return {
+        "Status": state.status.value,
+        "Running": state.status is Status.RUNNING,
+        "Paused": False,
+        "Restarting": False,
+        "OOMKilled": state.oom_killed,
+        "Dead": state.status is Status.DEAD,
+        "Pid": state.pid,
+        "ExitCode": state.exit_code,
+        "Error": state.error,
+        "StartedAt": _moment(state.started),
+        "FinishedAt": _moment(state.finished),
+    }
+
+
+def _config(config: Config) -> dict[str, Any]:
+    """What it was made with. Who has not said of an option what it is has it from the image."""
+    process, given = config.spec["process"], config.command[len(config.entrypoint) :]
+    shown = {
+        "Hostname": config.spec["hostname"],
+        "User": config.user,
+        "Tty": config.terminal,
+        "OpenStdin": config.stdin,
+        "Env": process["env"],
+        "Cmd": list(given) or None,
+        "Image": config.image,
+        "WorkingDir": process["cwd"],
+        "Entrypoint": list(config.entrypoint) or None,
+        "Labels": config.declared.get("Labels", {}),
+        "Volumes": config.declared.get("Volumes"),
+        "StopSignal": names.signal_name(config.stop_signal),
+    }
+    return shown | {key: config.declared[key] for key in ("ExposedPorts", "Healthcheck") if key in config.declared}
+
+
+def _host_config(config: Config) -> dict[str, Any]:
+    linux = config.spec["linux"]
+    limits = linux.get("resources") or {}
+    memory, cpu = limits.get("memory", {}), limits.get("cpu", {})
+    quota, period = cpu.get("quota", 0), cpu.get("period", 0)
+    return {
+        "Binds": [_bind(mount) for mount in _volumes(config)] or None,
+        "LogConfig": {"Type": "json-file", "Config": {}},
+        "NetworkMode": config.network,
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "AutoRemove": config.remove,
+        "CgroupnsMode": "private",
+        "IpcMode": "private",
+        "Privileged": False,
+        "ReadonlyRootfs": config.spec["root"]["readonly"],
+        "StorageOpt": {"size": str(config.quota)} if config.quota else None,
+        "ShmSize": _shm_size(config.spec["mounts"]),
+        "Memory": memory.get("limit", 0),
+        "MemorySwap": memory.get("swap", 0),
+        "NanoCpus": quota * 10**9 // period if period else 0,
+        "CpuQuota": quota,
+        "CpuPeriod": period,
+        "PidsLimit": limits.get("pids", {}).get("limit"),
+        "MaskedPaths": linux["maskedPaths"],
+        "ReadonlyPaths": linux["readonlyPaths"],
+    }
+
+
+def _volumes(config: Config) -> list[dict[str, Any]]:
+    """What the user has mounted, and not what every container has."""
+    return [mount for mount in config.spec["mounts"] if mount["type"] == "bind"]
+
+
+def _mount(mount: dict[str, Any]) -> dict[str, Any]:
+    writable = "ro" not in mount["options"]
+    return {
+        "Type": "bind",
+        "Source": mount["source"],
+        "Destination": mount["destination"],
+        "Mode": "" if writable else "ro",
+        "RW": writable,
+        "Propagation": "rprivate",
+    }
+
+
+def _bind(mount: dict[str, Any]) -> str:
+    return f"{mount['source']}:{mount['destination']}{':ro' if 'ro' in mount['options'] else ''}"
+
+
+def _shm_size(mounts: list[dict[str, Any]]) -> int:
+    """Bytes of the /dev/shm that is the container's own, 0 where it is the user's."""
+    for mount in mounts:
+        if mount["destination"] == "/dev/shm" and mount["type"] == "tmpfs":
+            sizes = [option.removeprefix("size=") for option in mount["options"] if option.startswith("size=")]
+            return options.size(sizes[-1]) if sizes else 0
+    return 0
+
+
+def _network(config: Config, state: State) -> dict[str, Any]:
+    """Of one that runs; the address of one that has ended may be another's."""
+    running = state.status is Status.RUNNING
+    address, _, prefix = state.address.partition("/") if running else ("", "", "")
+    endpoint = {
+        "MacAddress": state.mac if running else "",
+        "Gateway": state.gateway if running else "",
+        "IPAddress": address,
+        "IPPrefixLen": int(prefix or 0),
+    }
+    return {"Ports": {}, **endpoint, "Networks": {config.network: endpoint}}
 
 
 def _moment(seconds: float) -> str:

@@ -60,6 +60,16 @@ def signal_number(name: str) -> int:
     return number
 
 
+def signal_name(number: int) -> str:
+    """SIGTERM of 15; of a real-time signal SIGRTMIN and what is added to it."""
+    if signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # 32 and 33 are the C library's own
+        return str(number)
+
+
 def check_hostname(name: str) -> str:
     """RFC 1123 with underscores; the length is the kernel's __NEW_UTS_LEN."""
     if len(name) > 64 or not _HOST.fullmatch(name):

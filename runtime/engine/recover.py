@@ -61,11 +61,12 @@ def _settle(store: ContainerStore, container: Container) -> bool:
     up = os.path.exists(container.run_directory)
     if found.status is Status.EXITED and not up:
         return False  # its shim has ended between our look and now
+    killed = found.oom_killed or release.oom_killed(container)
     trouble = release.attempt([release.processes, release.endpoint], container)
     if found.status is Status.DEAD:
         container.tidy()
     elif found.status in (Status.RUNNING, Status.EXITED) and not container.config.remove:
-        container.rest(_final(found, up, trouble))
+        container.rest(_final(found, up, trouble)._replace(oom_killed=killed))
     else:
         release.discard(store, container, after_crash=True)
     return True

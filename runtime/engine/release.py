@@ -31,6 +31,15 @@ def processes(container: Container) -> None:
         delete(spec)
 
 
+def oom_killed(container: Container) -> bool:
+    """Whether the kernel has killed one of its processes for its memory limit: its cgroups tell, until they go."""
+    from runtime.oci.cgroups import Cgroup
+
+    with suppress(OSError, KeyError):  # a damaged one has no specification
+        return Cgroup(container.config.spec["linux"]["cgroupsPath"]).oom_kills() > 0
+    return False
+
+
 def endpoint(container: Container) -> None:
     from runtime.engine.network import open_network
 

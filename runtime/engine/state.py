@@ -53,6 +53,9 @@ class State(NamedTuple):
     exit_code: int = 0
     error: str = ""  # how its shim was lost, or what could not be given back
     address: str = ""  # on its network, ADDRESS/PREFIX
+    gateway: str = ""
+    mac: str = ""
+    oom_killed: bool = False  # the kernel has killed a process of it for its memory limit
 
     def to(self, status: Status, **changes: object) -> State:
         """This state moved on to `status`. Raises StateError for a way that is not in the drawing."""

@@ -53,10 +53,11 @@ class Life:
         os.mkdir(self._container.rootfs, 0o700)  # where it is attached for a moment, before it is pivoted into
         spec = self._write_spec(self._tree.fd, window)
         self._init, ends = self._create(spec)
-        address = self._connect(self._init.pid)
+        endpoint = self._connect(self._init.pid)
         running = self.state.to(
             Status.RUNNING, pid=self._init.pid, shim_pid=os.getpid(), started=time.time(), finished=0.0, exit_code=0,
-            error="", address=address,
+            error="", address=f"{endpoint.address}/{endpoint.prefix}" if endpoint else "",
+            gateway=endpoint.gateway if endpoint else "", mac=endpoint.mac if endpoint else "",
         )  # fmt: skip
         # Before its first instruction: from there on it may have something to lose, whatever goes down.
         if not self._config.remove:
@@ -105,15 +106,14 @@ class Life:
             "hostname": files.hostname(hostname),
         }
 
-    def _connect(self, pid: int) -> str:
-        """The container's ADDRESS/PREFIX on its network, "" where it has none."""
+    def _connect(self, pid: int) -> Endpoint | None:
+        """The container's place on its network, None where it has no address."""
         endpoint = self._network.attach(pid, self._container.id)
-        if endpoint is None:
-            return ""
-        assert self._etc is not None
-        for name, text in self._etc_texts(endpoint).items():
-            self._etc.write(name, text)
-        return f"{endpoint.address}/{endpoint.prefix}"
+        if endpoint is not None:
+            assert self._etc is not None
+            for name, text in self._etc_texts(endpoint).items():
+                self._etc.write(name, text)
+        return endpoint
 
     def end(self, exit_code: int) -> str:
         """Give back everything, then record how it ended, or remove the container. What went wrong, "" if nothing.
@@ -121,10 +121,13 @@ class Life:
         One that has never run is removed in any case. Docker keeps it as Created; with nothing to look at in it, it
         would only keep its name and its snapshot.
         """
-        trouble = release.attempt([release.processes, self._reap, release.endpoint, self._close_tree], self._container)
         final = self.state
         if final.status is Status.RUNNING:
-            final = final.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code)
+            final = final.to(
+                Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code,
+                oom_killed=release.oom_killed(self._container),
+            )  # fmt: skip
+        trouble = release.attempt([release.processes, self._reap, release.endpoint, self._close_tree], self._container)
 
         def settle(container: Container) -> None:
             if final.status is Status.EXITED and not self._config.remove:
