@@ -1,7 +1,7 @@
 """Debian packages of other suites than this machine's, unpacked into a directory and not installed.
 
 apt is given lists and sources of its own (apt.conf(5), Dir::State and Dir::Etc); all else of its configuration, proxies
-above all, is the machine's, and so is the mirror.
+above all, is the machine's. So is where the packages come from: the archives that the machine's apt is configured with.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Sequence
 
 _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
+# An archive by the label that its Release files have, which is the same on every mirror.
 _SUITES = (("Debian", "bookworm-backports", "main contrib"), ("Debian-Security", "bookworm-security", "main"))
-_DEFAULT = {"Debian": "http://deb.debian.org/debian/", "Debian-Security": "http://deb.debian.org/debian-security/"}
 
 
 class Unavailable(Exception):
@@ -25,21 +25,20 @@ class Archive:
     def __init__(self, directory: str) -> None:
         for part in ("lists/partial", "archives/partial"):
             os.makedirs(os.path.join(directory, part), exist_ok=True)
-        sources = os.path.join(directory, "suites.sources")
-        mirrors = _DEFAULT | _mirrors()
-        with open(sources, "w", encoding="utf-8") as file:
-            for label, suite, components in _SUITES:
-                file.write(f"Types: deb\nURIs: {mirrors[label]}\nSuites: {suite}\nComponents: {components}\n"
-                           f"Signed-By: {_KEYS}\n\n")
-        self._options = [
+        apart = [
             f"--option=Dir::State={directory}",
             f"--option=Dir::Cache={directory}",
-            f"--option=Dir::Etc::SourceList={sources}",
-            "--option=Dir::Etc::SourceParts=/dev/null",
             "--option=Dir::State::status=/var/lib/dpkg/status",
             "--option=Acquire::Retries=3",
             "--option=APT::Sandbox::User=root",  # the directory need not be one that the user _apt can write to
         ]
+        sources = os.path.join(directory, "suites.sources")
+        found = archives(apart)
+        with open(sources, "w", encoding="utf-8") as file:
+            for label, suite, components in _SUITES:
+                file.write(f"Types: deb\nURIs: {found[label]}\nSuites: {suite}\nComponents: {components}\n"
+                           f"Signed-By: {_KEYS}\n\n")
+        self._options = [*apart, f"--option=Dir::Etc::SourceList={sources}", "--option=Dir::Etc::SourceParts=/dev/null"]
         run(["apt-get", *self._options, "--quiet=2", "--error-on=any", "update"], directory)
 
     def dependency(self, package: str) -> str:
@@ -61,16 +60,32 @@ class Archive:
         os.rmdir(downloads)
 
 
-def _mirrors() -> dict[str, str]:
-    """Where this machine gets Debian and its security updates from, by the label of the archive."""
-    try:
-        listed = subprocess.run(
-            ["apt-get", "indextargets", "--format=$(LABEL) $(REPO_URI)", "Created-By: Packages"],
-            capture_output=True, text=True, check=False,
-        ).stdout
-    except OSError:
-        return {}
-    return {label: uri for label, _, uri in (line.partition(" ") for line in listed.splitlines()) if label in _DEFAULT}
+def archives(apart: Sequence[str]) -> dict[str, str]:
+    """The URIs that this machine's apt gets Debian and its security updates from, by the label of the archive.
+
+    A label is known where the lists were once fetched. Where they were not, as in an image that was made small, they
+    are fetched with `apart`, options that keep them away from the machine's. Raises Unavailable.
+    """
+    labels = [label for label, _, _ in _SUITES]
+    found = _listed([])
+    if not found.keys() >= set(labels):
+        run(["apt-get", *apart, "--quiet=2", "update"], "/")
+        found = _listed(apart) | found
+    if missing := [label for label in labels if label not in found]:
+        raise Unavailable(
+            f"apt gets nothing from an archive with the label {' or '.join(missing)} here: name a mirror of Debian and "
+            "of its security updates in /etc/apt/sources.list.d (sources.list(5))"
+        )
+    return found
+
+
+def _listed(options: Sequence[str]) -> dict[str, str]:
+    shown = run(["apt-get", *options, "indextargets", "--format=$(LABEL)\t$(REPO_URI)", "Created-By: Packages"], "/")
+    found: dict[str, str] = {}
+    for line in shown.splitlines():
+        label, _, uri = line.partition("\t")
+        found.setdefault(label, uri)
+    return found
 
 
 def run(command: Sequence[str], directory: str) -> str:
