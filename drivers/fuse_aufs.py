@@ -8,7 +8,6 @@ the layer (pseudo-links make a file one file again in the unions above), and its
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 
@@ -96,14 +95,11 @@ def union(stack: Sequence[tuple[str, str]], *, volatile: bool = False) -> Mount:
 
 
 def probe(directory: str, options: Mapping[str, str]) -> Probe:
-    """Whether there is FUSE, the packages that serve it, and a file system that a branch can be on."""
+    """Whether there is FUSE, and a file system that a branch can be on."""
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return Probe(False, f"cannot open /dev/fuse ({error.strerror}): modprobe fuse, or give it to this container")
-    for package in ("trio", "pyfuse3"):
-        if importlib.util.find_spec(package) is None:
-            return Probe(False, f"the Python package {package} is not installed")
     branch = os.path.join(directory, "branch")  # the directory itself is locked by who has made it
     os.mkdir(branch)
     try:

@@ -26,6 +26,13 @@ def _fuse() -> str | None:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:
         return f"/dev/fuse cannot be opened: {error.strerror}"
+    return None
+
+
+def _pyfuse3() -> str | None:
+    """The transport of that name."""
+    if reason := _fuse():
+        return reason
     try:
         import pyfuse3  # noqa: F401
     except ImportError as error:
@@ -140,6 +147,7 @@ def _zfs() -> str | None:
 _PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "fuse": _fuse,
+    "pyfuse3": _pyfuse3,
     "passthrough": _passthrough,
     "overlay": _overlay,
     "tmpfs": _tmpfs,

@@ -22,10 +22,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in item.iter_markers("needs"):
-        for capability in marker.args:
-            if reason := missing(capability):
-                pytest.skip(reason)
+    needed = [capability for marker in item.iter_markers("needs") for capability in marker.args]
+    if isinstance(item, pytest.Function) and "pyfuse3" in _parameters(item):
+        needed.append("pyfuse3")
+    for capability in needed:
+        if reason := missing(capability):
+            pytest.skip(reason)
+
+
+def _parameters(item: pytest.Function) -> list[object]:
+    return list(item.callspec.params.values()) if hasattr(item, "callspec") else []
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +21,62 @@ from tests.contracts.snapshotter import SnapshotterContract
 from tests.mounting import kill_server, mounted
 from tests.trees import File
 
+REPOSITORY = Path(__file__).parents[2]
+
 
 def branch(driver: Snapshotter, key: str) -> str:
     """The writable branch of an active snapshot's mount."""
     [mount] = driver.mounts(key)
     return mount.source if mount.type == "bind" else mount.options[0].removeprefix("br=").split("=rw", 1)[0]
+
+
+_WITHOUT_PYFUSE3 = """
+import os, sys
+from drivers.mounts import mount_all, unmount_all
+from drivers.registry import open_driver, probe
+root, target = sys.argv[1:]
+print(probe("fuse-aufs", root).works)
+driver = open_driver("fuse-aufs", root)
+driver.prepare("below", "")
+driver.commit("base", "below")
+mount_all(driver.prepare("key", "base"), target)
+try:
+    open(f"{target}/written", "w").close()
+    print(os.listdir(target))
+finally:
+    unmount_all(target)
+    driver.remove("key")
+    driver.close()
+"""
+
+
+@pytest.fixture
+def without_pyfuse3(tmp_path: Path) -> dict[str, str]:
+    """The environment of an interpreter, and of those that it starts, in which neither package can be imported."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['trio'] = sys.modules['pyfuse3'] = None\n"
+    )
+    return {**os.environ, "PYTHONPATH": f"{tmp_path}/site"}
+
+
+@pytest.mark.needs("fuse")
+def test_the_direct_transport_takes_no_package(tmp_path: Path, without_pyfuse3: dict[str, str]) -> None:
+    (tmp_path / "target").mkdir()
+    words = [sys.executable, "-c", _WITHOUT_PYFUSE3, f"{tmp_path}/root", f"{tmp_path}/target"]
+    done = subprocess.run(words, env=without_pyfuse3, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.stdout.splitlines(), done.stderr) == (["True", "['written']"], "")
+
+
+@pytest.mark.needs("fuse")
+def test_the_transport_that_takes_packages_names_them(tmp_path: Path, without_pyfuse3: dict[str, str]) -> None:
+    (tmp_path / "low").mkdir()
+    (tmp_path / "mnt").mkdir()
+    words = [sys.executable, "-m", "unionfs", "mount", f"{tmp_path}/low", f"{tmp_path}/mnt", "-o", "transport=pyfuse3"]
+    done = subprocess.run(words, env=without_pyfuse3, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode
+    [line] = done.stderr.splitlines()
+    assert "pyfuse3 (asked for) takes the Python packages trio and pyfuse3" in line
 
 
 class TestFuseAufs(SnapshotterContract):

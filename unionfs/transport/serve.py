@@ -34,7 +34,13 @@ def serve(plan: MountPlan, delivery: Delivery, ready: Callable[[], None]) -> Non
             reason = str(refused)
             _log.warning("%s; going on with pyfuse3", reason)
     opened = branches.open_branches(plan)
-    from unionfs.transport import session  # after the checks: it takes a tenth of a second
+    try:
+        from unionfs.transport import session  # after the checks: it takes a tenth of a second
+    except ImportError as error:
+        raise OSError(
+            errno.ENOPKG, f"the transport pyfuse3 ({reason}) takes the Python packages trio and pyfuse3: {error.msg}",
+            delivery.name,
+        ) from None
 
     session.serve(
         opened, delivery, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile, ready=ready,
