@@ -34,6 +34,7 @@ class Driver(DirectorySnapshotter):
 
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         self._image: image.Image | None = None
+        self._destroyed: list[int] = []  # appended to by any thread
         self._size = parse_size(options[LOOPSIZE], LOOPSIZE) if LOOPSIZE in options else 0
         self._needs_image = _needs_image(own_directory(root))
         if LOOPSIZE in options and not self._needs_image:
@@ -177,7 +178,9 @@ class Driver(DirectorySnapshotter):
             qgroups.lift(fd, subvolumes.number(fd), is_ours=is_ours)
         finally:
             os.close(fd)
-        qgroups.forget(directory_fd, subvolumes.destroy(directory_fd, name), is_ours=is_ours)
+        destroyed = subvolumes.destroy(directory_fd, name)
+        self._destroyed += destroyed
+        qgroups.forget(directory_fd, destroyed, is_ours=is_ours)
 
     def cleanup(self) -> None:
         super().cleanup()
@@ -186,6 +189,8 @@ class Driver(DirectorySnapshotter):
 
     def close(self) -> None:
         if self._image:
+            self._image.give_back(self._destroyed)
+            self._destroyed = []
             self._image.close(self._let_go)
         else:
             super().close()

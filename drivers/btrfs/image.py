@@ -11,6 +11,9 @@ mounts one, and the one that removes it in the end, need not see our mount. So t
 a snapshot that can be mounted; otherwise the kernel detaches it with its last user (LO_FLAGS_AUTOCLEAR). After a reboot
 the next open attaches and mounts it again.
 
+What is free in it takes no room on the disk outside. The kernel sees to that while it is mounted, but slowly, and
+forgets what it has not come to when it is unmounted: so what we remove we discard before.
+
 A file is mounted only if it is the one of last time: the store knows the file system's uuid before the file has its
 name. Another's could be anything, and to mount it would write to it.
 """
@@ -20,8 +23,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 
 from drivers import loop, programs
 from drivers.btrfs import subvolumes
@@ -39,6 +43,13 @@ NAME = "btrfs.img"
 DEFAULT_SIZE = 100 << 30
 LEAST_SIZE = 256 << 20
 _MIB = 1 << 20
+# To search it all for what is free costs some 50 ms, and some for each piece: for less than this it is not done, and
+# smaller pieces are left. A hundred gigabytes are a hundred thousand pieces at most.
+_WORTH = 16 << 20
+_PIECE = 1 << 20
+# Seconds for the kernel to take apart the trees of what was destroyed, and between two looks.
+_PATIENCE = 5.0
+_PAUSE = 0.005
 
 # fs/btrfs/fs.h, struct btrfs_super_block at BTRFS_SUPER_INFO_OFFSET: csum; fsid, bytenr, flags, magic.
 _SUPER_OFFSET = 64 << 10
@@ -71,6 +82,22 @@ class Image:
             except BaseException:
                 self.leave()
                 raise
+
+    def give_back(self, destroyed: Sequence[int]) -> None:
+        """Give the disk the blocks of these subvolumes. What has not ended in a few seconds is left to the kernel."""
+        if not destroyed or self.fd < 0:
+            return
+        with suppress(OSError):  # EOPNOTSUPP: the disk outside has no files with holes. EIO: that is for others to say
+            subvolumes.sync(self.fd)
+            deadline = time.monotonic() + _PATIENCE
+            for number in destroyed:
+                while subvolumes.exists(self.fd, number):
+                    if time.monotonic() > deadline:
+                        return
+                    time.sleep(_PAUSE)
+            subvolumes.sync(self.fd)  # only then are they free
+            if os.stat(self.path).st_blocks * 512 - subvolumes.used(self.fd) >= _WORTH:
+                subvolumes.trim(self.fd, _PIECE)
 
     def close(self, let_go: Callable[[], bool]) -> None:
         """Unmount it. Twice is fine.

@@ -36,6 +36,9 @@ BTRFS_IOC_FS_INFO = 0x8400941F
 BTRFS_IOC_GET_SUBVOL_INFO = 0x81F8943C
 BTRFS_SUBVOL_RDONLY = 1 << 1
 
+FITRIM = 0xC0185879  # linux/fs.h
+_TRIM_RANGE = struct.Struct("=3Q")  # struct fstrim_range: start, len, minlen
+
 # linux/btrfs_tree.h
 ROOT_TREE = 1
 FS_TREE = 5
@@ -293,5 +296,16 @@ def grow(fd: int) -> None:
 
 
 def sync(fd: int) -> None:
-    """Write everything of the file system to the disk."""
+    """Write everything of the file system to the disk; and begin to give back the blocks of what was destroyed."""
     fcntl.ioctl(fd, BTRFS_IOC_SYNC)
+
+
+def used(fd: int) -> int:
+    """The bytes of its device that are in use."""
+    status = os.fstatvfs(fd)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+
+def trim(fd: int, least: int) -> None:
+    """Discard what is free in pieces of `least` bytes and more (fstrim(8)). EOPNOTSUPP where its device cannot."""
+    fcntl.ioctl(fd, FITRIM, bytearray(_TRIM_RANGE.pack(0, _LAST, least)))

@@ -692,6 +692,36 @@ def test_a_foreign_btrfs_mounted_at_the_snapshots(disk: Path, tmp_path: Path) ->
     driver.close()
 
 
+@pytest.mark.parametrize("how", ["remove", "cleanup"])
+def test_what_is_removed_takes_no_room_outside(root: str, how: str) -> None:
+    """At once: the last command unmounts it, and then the kernel discards nothing any more."""
+    driver = opened(root)
+    for name in ("stays", "goes"):
+        with mounted(driver.prepare(name)) as path:
+            for number in range(40):
+                Path(path, f"f{number}").write_bytes(os.urandom(MIB))
+    fd = on(layer(driver, "goes"))
+    subvolumes.sync(fd)
+    os.close(fd)
+    assert _taken(root) > 80 * MIB
+    if how == "remove":
+        driver.remove("goes")
+    else:  # after somebody who was killed when the row had gone
+        with driver._store.write() as transaction:
+            transaction.remove("goes")
+        driver.cleanup()
+    driver.close()
+    assert 40 * MIB < _taken(root) < 60 * MIB
+    driver = opened(root)
+    driver.remove("stays")
+    driver.close()
+    assert _taken(root) < 16 * MIB
+
+
+def _taken(root: str) -> int:
+    return os.stat(f"{root}/btrfs.img").st_blocks * 512
+
+
 def test_it_grows_while_it_is_in_use(root: str) -> None:
     first = opened(root, loopsize="300M")
     before = size_of(root)
