@@ -245,6 +245,9 @@ class Snapshotter(Protocol):
         of its tree is left to cleanup(). Raises NotFound; InUse while it has children.
         """
 
+    def how_to_make_room(self) -> str:
+        """What to do where a snapshot is full (ENOSPC, EDQUOT), as a part of a sentence for the user."""
+
     def cleanup(self) -> None:
         """Take back what processes that died have left. Safe at any time, beside any other use of the same root."""
 

@@ -12,6 +12,7 @@ Data before names, names before the row (containerd#8895 is what happens otherwi
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
@@ -182,6 +183,9 @@ class GraphSnapshotter(ABC):
             record = transaction.remove(key)
             self._remove_with(transaction, record)
         self._discard(record)
+
+    def how_to_make_room(self) -> str:
+        return f"free some space where {os.path.dirname(self._store.path)} is, and try again"
 
     def close(self) -> None:
         self._store.close()

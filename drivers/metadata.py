@@ -85,7 +85,8 @@ class Store:
     it there (Transaction.set_mark).
 
     `options` are the driver's options (registry), which are kept: the store's own `options` are those given here over
-    those that were given before. Those that are `fixed` cannot be changed once there is a store.
+    those that were given before. Those that are `fixed` cannot be changed once there is a store. `agree` looks at all
+    of them together and raises Unavailable where they cannot be: then nothing is kept.
 
     Raises Unavailable for a file that is damaged, lost, from a newer version, or another driver's, and for a change of
     a fixed option. Any method raises TimedOut when another process keeps the store to itself, and OSError (ENOSPC) on a
@@ -101,6 +102,7 @@ class Store:
         options: Mapping[str, str] | None = None,
         fixed: Container[str] = (),
         renamed: Container[str] = (),
+        agree: Callable[[Mapping[str, str]], object] = lambda options: None,
         has_content: Callable[[], bool] = lambda: False,
     ) -> None:
         self.path = path
@@ -114,12 +116,12 @@ class Store:
             check_file(path)
             self._make_room()
             try:
-                self._connect(driver, schema, has_content, options or {}, fixed, renamed)
+                self._connect(driver, schema, has_content, options or {}, fixed, renamed, agree)
             except (OSError, Unavailable) as error:
                 if not _is_want_of_room(error):
                     raise
                 reserve.give_up(self._reserve)
-                self._connect(driver, schema, has_content, options or {}, fixed, renamed)
+                self._connect(driver, schema, has_content, options or {}, fixed, renamed, agree)
             reserve.take(self._reserve)
 
     def _connect(
@@ -130,6 +132,7 @@ class Store:
         options: Mapping[str, str],
         fixed: Container[str],
         renamed: Container[str],
+        agree: Callable[[Mapping[str, str]], object],
     ) -> None:
         with self._translated():
             self._connection = sqlite3.connect(
@@ -137,7 +140,7 @@ class Store:
             )
             try:
                 self._prepare(driver, schema, has_content)
-                self._settle_options(options, fixed, renamed)
+                self._settle_options(options, fixed, renamed, agree)
             except BaseException:
                 self._connection.close()
                 raise
@@ -173,7 +176,13 @@ class Store:
             if owner != driver:
                 raise Unavailable(f"{self.path} belongs to the driver {owner}, not {driver}: give each its own root")
 
-    def _settle_options(self, given: Mapping[str, str], fixed: Container[str], renamed: Container[str]) -> None:
+    def _settle_options(
+        self,
+        given: Mapping[str, str],
+        fixed: Container[str],
+        renamed: Container[str],
+        agree: Callable[[Mapping[str, str]], object],
+    ) -> None:
         """Only a change is written: most opens only read."""
         with self.read() as transaction:
             saved = {str(name): str(value) for name, value in transaction.execute("SELECT name, value FROM options")}
@@ -187,6 +196,7 @@ class Store:
                         f"{name} {was} at {os.path.dirname(self.path)} and cannot be changed any more: "
                         "leave it out, or choose another --root"
                     )
+        agree(saved | changed)
         if changed:
             with self.write() as transaction:
                 for name, value in changed.items():

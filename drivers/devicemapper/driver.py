@@ -44,6 +44,7 @@ class Driver(GraphSnapshotter):
             options=given,
             fixed=self.FIXED,
             renamed=options.RENAMED,
+            agree=options.parse,
             has_content=files.exists,
         )
         super().__init__(store)
@@ -114,7 +115,8 @@ class Driver(GraphSnapshotter):
                 f"size={show_size(wish.quota)} is less than the {show_size(size)} that the file system of the layers "
                 "has (dm.basesize): a container's can only be larger"
             )
-        sectors = max(wish.quota // SECTOR, origin.sectors)
+        # Layers from before dm.basesize was raised have the size of then, and what is made on them need not.
+        sectors = max((wish.quota or self._settings.base_size or 0) // SECTOR, origin.sectors)
         self._pool.check_space()
         with self._journal.creating(sectors, lambda device: self._thins.create_snap(device, origin.device)) as device:
             active = self._thins.activate(device, sectors)
@@ -201,6 +203,13 @@ class Driver(GraphSnapshotter):
                     self._upkeep.put_away(device)
             self._upkeep.finish_removing()
 
+    def how_to_make_room(self) -> str:
+        size = show_size(self._settings.base_size or options.DEFAULT_BASE)
+        return (
+            f"layers and containers have {size} each (--storage-opt dm.basesize=…, which can be raised), and what the "
+            f"thin pool has left is for all of them: remove containers or images, or {self._pool.how_to_grow()[0]}"
+        )
+
     def cleanup(self) -> None:
         self._store.check_whole()
         with self._locked():
@@ -208,8 +217,10 @@ class Driver(GraphSnapshotter):
                 pending = records.in_role(transaction, "creating") or records.in_role(transaction, "removing")
                 needed = records.needed(transaction)
                 exists = records.pool(transaction) is not None
+            if not exists:
+                return
             active = self._thins.active()
-            if not exists or not (pending or active or ioctl.status(self._pool.name)):
+            if not (pending or active or ioctl.status(self._pool.name)):
                 return
             self._upkeep.up()
             self._thins.resume_all()

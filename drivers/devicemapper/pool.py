@@ -28,6 +28,7 @@ from drivers.metadata import Store
 
 THIN_METADATA_BLOCK_SIZE = 4096
 THIN_METADATA_MAX_SIZE = 255 * 16320 * THIN_METADATA_BLOCK_SIZE  # drivers/md/dm-thin-metadata.h
+NO_THIN_POOLS = "this kernel's device-mapper has no thin pools: modprobe dm_thin_pool"
 GIVEN_MARK = "thin-pool given"  # what the store notes of dm.thinpooldev: its uuid, as device-mapper has it
 # What holds a device for a moment (udev, blkid) is gone by then; what holds it longer keeps it.
 PATIENCE = 2.0  # seconds
@@ -237,6 +238,8 @@ class OwnPool(Pool):
         except BaseException as error:
             ioctl.remove(self.name)
             if isinstance(error, OSError):
+                if ioctl.target_version("thin-pool") is None:
+                    raise Unavailable(NO_THIN_POOLS) from error
                 raise Unavailable(
                     f"the kernel does not take the thin pool of {self._backing.metadata} ({error.strerror}; dmesg "
                     f"says more): {self.how_to_repair()}"

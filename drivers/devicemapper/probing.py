@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from drivers import loop
 from drivers.api import Probe
 from drivers.devicemapper import filesystem, ioctl, options
+from drivers.devicemapper.pool import NO_THIN_POOLS
 from drivers.errors import Unavailable
 from drivers.programs import find
 
@@ -20,7 +21,7 @@ def probe(directory: str, given: Mapping[str, str]) -> Probe:
     except OSError as error:
         return Probe(False, f"{error.strerror}")
     if ioctl.target_version("thin-pool") is None:
-        return Probe(False, "this kernel's device-mapper has no thin pools: modprobe dm_thin_pool")
+        return Probe(False, NO_THIN_POOLS)
     for program, package in (
         (f"mkfs.{settings.filesystem}", filesystem.PACKAGE[settings.filesystem]),
         ("thin_check", "thin-provisioning-tools"),

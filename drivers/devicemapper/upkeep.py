@@ -54,7 +54,7 @@ class Upkeep:
             if not is_known:
                 self._pool.note_known()
             self._journal.recover()
-            if not was_active:
+            if not (was_active and self.used):
                 self._grow_base()
         except BaseException:
             if not was_active:

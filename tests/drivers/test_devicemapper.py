@@ -6,6 +6,7 @@ import errno
 import hashlib
 import linecache
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -457,20 +458,44 @@ def test_too_little_is_left(opened: Opener) -> None:
     opened(dm_min_free_space="10%").prepare("other")
 
 
-def test_the_base_grows(opened: Opener) -> None:
+@pytest.mark.parametrize("up", [False, True])
+def test_the_base_grows(opened: Opener, up: bool) -> None:
+    """Also while the pool is up, for whatever is made from now on: on nothing, and on layers of before."""
     driver = opened()
     driver.prepare("old")
     driver.commit("before", "old")
+    if up:
+        driver.prepare("held", "before")
     driver.close()
     driver = opened(dm_basesize="48M")
-    for parent, size in (("", 48 * MIB), ("before", 24 * MIB)):
+    for parent in ("", "before"):
         with mounted(driver.prepare(f"on-{parent}", parent)) as path:
             status = os.statvfs(path)
-            assert 0.7 * size < status.f_blocks * status.f_frsize <= size
+            assert 0.7 * 48 * MIB < status.f_blocks * status.f_frsize <= 48 * MIB
+    if up:
+        with mounted(driver.mounts("held")) as path:
+            assert os.statvfs(path).f_blocks * os.statvfs(path).f_frsize <= 24 * MIB
     driver.check_invariants()
     with pytest.raises(Unavailable, match=r"dm.basesize=32M is less than the 48M"):
         opened(dm_basesize="32M")
     opened()  # it was not kept
+
+
+def test_a_layer_that_is_larger_than_the_base(opened: Opener) -> None:
+    """What is said names the option, and what it says to do helps: also for a layer on one of before."""
+    driver = opened()
+    driver.prepare("first")
+    driver.commit("below", "first")
+    with mounted(driver.prepare("large", "below")) as path, pytest.raises(OSError, match="No space"):
+        write(f"{path}/f", 30 * MIB)
+    assert re.match(r"layers and containers have 24M each \(--storage-opt dm.basesize=", driver.how_to_make_room())
+    driver.remove("large")
+    driver.close()
+    driver = opened(dm_basesize="64M")
+    with mounted(driver.prepare("large", "below")) as path:
+        write(f"{path}/f", 30 * MIB)
+    driver.commit("above", "large")
+    driver.check_invariants()
 
 
 # Crashes of the machine, and of what is below.

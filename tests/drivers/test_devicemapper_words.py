@@ -10,6 +10,7 @@ import pytest
 from drivers.api import Kind
 from drivers.devicemapper import ioctl, options, records, status, superblock
 from drivers.devicemapper.backing import Files
+from drivers.devicemapper.driver import Driver
 from drivers.devicemapper.pool import OwnPool
 from drivers.errors import Unavailable
 from drivers.metadata import Store
@@ -136,6 +137,40 @@ def test_options_that_cannot_be(given: dict[str, str], said: str) -> None:
     with pytest.raises(Unavailable, match=said) as refused:
         options.parse(given)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kept", "given", "said"),
+    [
+        ({"dm.datadev": "/dev/a", "dm.metadatadev": "/dev/b"}, {"dm.loopdatasize": "1G"}, "leave it out"),
+        ({"dm.fs": "xfs"}, {"dm.basesize": "100M"}, "too small"),
+        ({"dm.blocksize": "64M"}, {"dm.loopdatasize": "32M"}, "too small"),
+    ],
+    ids=["a size and devices", "a base for xfs", "less than a block"],
+)
+def test_what_goes_with_nothing_that_is_kept_is_not_kept(
+    kept: dict[str, str], given: dict[str, str], said: str, tmp_path: os.PathLike[str]
+) -> None:
+    """Or the root could never be opened again: there is no taking an option back."""
+    Driver(os.fspath(tmp_path), kept).close()
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=said):
+            Driver(os.fspath(tmp_path), given)
+    driver = Driver(os.fspath(tmp_path), {})
+    assert driver._store.options == kept
+    driver.close()
+
+
+def test_a_kernel_without_it_is_what_is_named(tmp_path: os.PathLike[str]) -> None:
+    """And nothing is to be repaired: a root whose module has gone is sound."""
+    if ioctl._misc_number() is not None:
+        pytest.skip("this kernel has device-mapper")
+    driver = Driver(os.fspath(tmp_path), {})
+    with pytest.raises(OSError, match="this kernel has no device-mapper: modprobe dm_mod"):
+        driver.prepare("key")
+    driver.cleanup()
+    assert list(driver.walk()) == []
+    driver.close()
 
 
 def test_every_option_that_is_fixed_is_one() -> None:
