@@ -235,7 +235,12 @@ def _union(mount: Mount) -> Tree:
 
 
 def _device(mount: Mount) -> Tree:
-    context = sys_mounts.fsopen(mount.type)
+    try:
+        context = sys_mounts.fsopen(mount.type)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise Unavailable(f"this kernel has no {mount.type}: modprobe {mount.type}") from None
+        raise
     try:
         sys_mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, "source", mount.source)
         for option in mount.options:
@@ -247,6 +252,10 @@ def _device(mount: Mount) -> Tree:
         sys_mounts.fsconfig(context, consts.FSCONFIG_CMD_CREATE)
         return Tree(sys_mounts.fsmount(context, _attributes(mount.options)))
     except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENXIO):
+            raise Unavailable(
+                f"{mount.describe()} cannot be mounted, for it is missing: is its disk there, and its pool imported?"
+            ) from None
         raise OSError(error.errno, error.strerror, mount.source) from None
     finally:
         os.close(context)

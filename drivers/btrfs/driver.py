@@ -15,7 +15,7 @@ from drivers.graph import Wish
 from drivers.metadata import Record
 from drivers.mounts import Mount
 from drivers.ownership import own_directory
-from drivers.sizes import parse_size
+from drivers.sizes import parse_size, show_size
 from drivers.trees import DIRECTORY
 from unionfs.linux import consts, mounts
 from unionfs.linux.files import fd_path, renameat2
@@ -181,6 +181,12 @@ class Driver(DirectorySnapshotter):
         destroyed = subvolumes.destroy(directory_fd, name)
         self._destroyed += destroyed
         qgroups.forget(directory_fd, destroyed, is_ours=is_ours)
+
+    def how_to_make_room(self) -> str:
+        if self._image is None:
+            return super().how_to_make_room()
+        path, size = self._image.path, show_size(os.stat(self._image.path).st_size)
+        return f"{path} has {size} (--storage-opt {LOOPSIZE}=…, which can be raised): {super().how_to_make_room()}"
 
     def cleanup(self) -> None:
         super().cleanup()

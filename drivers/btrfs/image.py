@@ -176,7 +176,10 @@ class Image:
         with store.read() as transaction:
             noted = transaction.mark(NAME)
         if not found:
-            raise Unavailable(f"{self.path} is damaged: there is no btrfs in it")
+            raise Unavailable(
+                f"{self.path} is damaged: there is no btrfs in it; restore it from a backup, or remove {self.root} to "
+                "begin anew without the layers"
+            )
         if noted is None:  # a root of an older version
             with store.write() as transaction:
                 transaction.set_mark(NAME, found)

@@ -313,6 +313,9 @@ class Driver(GraphSnapshotter):
         if self._now.dataset:
             destroy(f"{self._top}/{self._now.dataset}", _BUSY_SECONDS)
 
+    def how_to_make_room(self) -> str:
+        return f"free some space in the pool of {self._top}, or look for a quota on what is above it: zfs list -o space"
+
     def cleanup(self) -> None:
         self._store.check_whole()
         with self._making(alone=True), self._explaining():

@@ -10,6 +10,7 @@ So under the lock every snapshot `unpack-…` is a left-over.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -129,7 +130,10 @@ def _unpack_layer(
         except BaseException as error:
             _give_up(snapshotter, key)
             if isinstance(error, ArchiveError):
-                raise ImageError(f"cannot unpack layer {diff_id[:19]} of image {image.name}: {error}") from error
+                what = f"cannot unpack layer {diff_id[:19]} of image {image.name}"
+                if isinstance(full := error.__cause__, OSError) and full.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise ImageError(f"{what}: {full.strerror}; {snapshotter.how_to_make_room()}") from error
+                raise ImageError(f"{what}: {error}") from error
             raise
 
 

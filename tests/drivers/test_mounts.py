@@ -175,9 +175,22 @@ def test_a_refusal_says_what_the_kernel_says(tmp_path: Path, target: str) -> Non
     assert refused.value.filename is not None
     with pytest.raises(OSError, match="No such file"):
         mount_all([overlay([str(tmp_path / "missing")], str(tmp_path), str(tmp_path))], target)
-    with pytest.raises(OSError) as unknown:
-        mount_all([Mount("no-such-type", "x")], target)
-    assert unknown.value.errno == errno.ENODEV
+    assert mounted_at(target) is None
+
+
+@pytest.mark.parametrize(
+    ("mount", "said"),
+    [
+        (Mount("no-such-type", "pool/layer"), "this kernel has no no-such-type: modprobe no-such-type"),
+        (Mount("ext4", "/dev/no-such-disk", ("ro",)), r"ext4 /dev/no-such-disk \(ro\) cannot be mounted, for it is mi"),
+    ],
+    ids=["type", "source"],
+)
+def test_what_is_missing_is_named(mount: Mount, said: str, target: str) -> None:
+    """And not the place where it was to be seen."""
+    with pytest.raises(Unavailable, match=said) as refused:
+        mount_all([mount], target)
+    assert target not in str(refused.value)
     assert mounted_at(target) is None
 
 
