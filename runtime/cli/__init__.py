@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Any, NoReturn, Protocol, cast
@@ -133,6 +133,12 @@ def report(verb: str, error: Exception) -> int:
     if verb in _RUNS_A_COMMAND:
         return error.exit_code if isinstance(error, RuntimeFault) else RuntimeFault.exit_code
     return 1
+
+
+def tell(lines: Iterable[object]) -> None:
+    """What is worth a line on standard error, and no failure of the verb."""
+    for line in lines:
+        print(f"runtime: {sentence(RuntimeFault(str(line)))}", file=sys.stderr)
 
 
 def _defect(error: Exception) -> int:

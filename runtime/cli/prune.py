@@ -26,11 +26,13 @@ def ask(warning: str, verb: str) -> None:
 
 
 def report(parts: Sequence[tuple[str, Pruned]]) -> int:
-    """Titles with the lines below them, the sum, and a line for each failure; the exit code."""
+    """Titles with the lines below them, the sum, a line for each driver that is away and for each failure; the exit
+    code."""
     for title, pruned in parts:
         if pruned.lines:
             print(f"{title}:", *pruned.lines, sep="\n", end="\n\n")
     print(f"Total reclaimed space: {human.size(sum(pruned.freed for _, pruned in parts))}", flush=True)
+    cli.tell({away.driver: away for _, pruned in parts for away in pruned.away}.values())
     code = 0
     for _, pruned in parts:
         for failure in pruned.failures:

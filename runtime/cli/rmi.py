@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.cli import each_of
+from runtime.cli import each_of, tell
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
 
@@ -16,9 +16,14 @@ def main(given: Given, settings: Settings) -> int:
     store = settings.store()
 
     from runtime.engine.rmi import remove_image
+    from runtime.engine.stores import Away
+
+    away: dict[str, Away] = {}
 
     def one(reference: str) -> list[str]:
-        removed = remove_image(store, reference)
+        removed = remove_image(store, reference, tell=lambda driver: away.setdefault(driver.driver, driver))
         return [*(f"Untagged: {name}" for name in removed.untagged), *(f"Deleted: {name}" for name in removed.deleted)]
 
-    return each_of(given, "image", one)
+    code = each_of(given, "image", one)
+    tell(away.values())
+    return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime.cli import human, ps
+from runtime.cli import human, ps, tell
 from runtime.cli.images import created, names
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
@@ -29,7 +29,8 @@ def main(given: Given, settings: Settings) -> int:
     if given.arguments:
         raise UsageError("it takes no arguments")
     disk = measure(settings.store())
-    print(_verbose(disk) if given.flag("verbose") else human.table(_TITLES, _rows(disk)), end="")
+    print(_verbose(disk) if given.flag("verbose") else human.table(_TITLES, _rows(disk)), end="", flush=True)
+    tell(disk.away)
     return 0
 
 

@@ -13,7 +13,7 @@ from drivers.api import Kind, Snapshotter
 from drivers.errors import DriverError
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.state import State
-from runtime.engine.stores import Snapshot, opened, without_record
+from runtime.engine.stores import Away, Snapshot, opened, without_record
 from runtime.errors import NoSuchContainer
 from runtime.images.image import Image
 from runtime.images.store import ImageStore
@@ -38,14 +38,15 @@ class Written(NamedTuple):
 
 
 class Disk(NamedTuple):
-    """Bytes of each piece, of what containers wrote, and of blobs of pulls that were broken off or go on; and snapshots
-    of containers that have no record."""
+    """Bytes of each piece, of what containers wrote, and of blobs of pulls that were broken off or go on; snapshots of
+    containers that have no record; and drivers that could not be asked for theirs."""
 
     sizes: dict[Piece, int]
     images: list[Held]
     containers: list[Written]
     incoming: int
     ownerless: list[Snapshot]
+    away: list[Away]
 
     def size(self, held: Iterable[Held]) -> int:
         """Bytes of all these images together."""
@@ -66,7 +67,8 @@ def measure(store: ContainerStore) -> Disk:
     containers = {container.id: container for container in store}
     written: dict[str, int] = {}
     ownerless: list[Snapshot] = []
-    for name, driver in opened(store.paths):
+    away: list[Away] = []
+    for name, driver in opened(store.paths, away=away):
         with suppress(DriverError, OSError):
             ownerless += without_record(store.paths, name, driver)
         with suppress(DriverError, OSError):
@@ -86,6 +88,7 @@ def measure(store: ContainerStore) -> Disk:
         found,
         images.incoming_size(),
         ownerless,
+        away,
     )
 
 

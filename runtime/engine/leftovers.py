@@ -10,31 +10,48 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from typing import NamedTuple
 
-from drivers.errors import DriverError
+from drivers.api import Snapshotter
+from drivers.errors import DriverError, Unavailable
 from runtime.engine import disk, recover, stores
 from runtime.engine.containers import ContainerStore
+from runtime.engine.stores import Away
 from runtime.errors import RuntimeFault
 from runtime.images import unpack
 from runtime.images.store import ImageStore
 
 
-def take_back(store: ContainerStore) -> tuple[int, list[Exception]]:
-    """Take back what there is in all drivers that this installation has used, the layers that they have of images that
-    are gone, and leases of containers that are gone.
+class TakenBack(NamedTuple):
+    """Bytes of layers of images that are gone, what stood in the way of the rest, and drivers that could not be asked
+    for theirs."""
 
-    The bytes of those layers, and what stood in the way of the rest.
-    """
+    freed: int
+    failures: list[Exception]
+    away: list[Away]
+
+
+def take_back(store: ContainerStore) -> TakenBack:
+    """Take back what there is in all drivers that this installation has used, the layers that they have of images that
+    are gone, and leases of containers that are gone."""
     images = ImageStore(store.paths.images)
-    freed, failures = 0, list[Exception]()
-    for _, driver in stores.opened(store.paths):
+    freed, failures, away = 0, list[Exception](), list[Away]()
+    for name, driver in stores.opened(store.paths, away=away):
         try:
             before = disk.snapshots(driver)
             freed += sum(before.get(gone, 0) for gone in unpack.forget_snapshots(images, driver))
+        except Unavailable as error:
+            away.append(Away(name, str(error), _unwanted(images, driver)))
         except (RuntimeFault, DriverError, OSError) as error:
             failures.append(error)
     recover.leases(store)
-    return freed, failures
+    return TakenBack(freed, failures, away)
+
+
+def _unwanted(images: ImageStore, driver: Snapshotter) -> frozenset[str]:
+    with suppress(RuntimeFault, DriverError, OSError):
+        return frozenset(unpack.unwanted(images, driver))
+    return frozenset()
 
 
 def take_back_beside(store: ContainerStore, drivers: Collection[str]) -> None:

@@ -11,22 +11,25 @@ from runtime.engine import leftovers, rmi, stores
 from runtime.engine.containers import ContainerStore
 from runtime.engine.state import Status
 from runtime.engine.stop import remove
+from runtime.engine.stores import Away
 from runtime.errors import ImageInUse, NoSuchContainer, NoSuchImage, RuntimeFault, StateError
 from runtime.images.store import ImageStore
 
 
 class Pruned(NamedTuple):
-    """Ids of containers or names and ids of images, as lines to show; the bytes that went with them; and why what
-    could not be removed was not, which is no reason to keep the rest, nor to be silent about it."""
+    """Ids of containers or names and ids of images, as lines to show; the bytes that went with them; why what could
+    not be removed was not, which is no reason to keep the rest, nor to be silent about it; and drivers that could not
+    be asked."""
 
     lines: list[str]
     freed: int
     failures: list[Exception]
+    away: list[Away]
 
 
 def containers(store: ContainerStore) -> Pruned:
     """Remove the containers that have ended. One that somebody else works on stays, and one that is damaged."""
-    pruned = Pruned([], 0, [])
+    pruned = Pruned([], 0, [], [])
     for container in store:
         try:
             if container.state().status is not Status.EXITED:
@@ -43,8 +46,7 @@ def containers(store: ContainerStore) -> Pruned:
 
 def left_over(store: ContainerStore) -> Pruned:
     """Take back what killed processes have left in the drivers. There is nothing to name: nobody has asked for it."""
-    freed, failures = leftovers.take_back(store)
-    return Pruned([], freed, failures)
+    return Pruned([], *leftovers.take_back(store))
 
 
 def _written(store: ContainerStore, name: str, container_id: str) -> int:
@@ -61,8 +63,8 @@ def _written(store: ContainerStore, name: str, container_id: str) -> int:
 
 def snapshots(store: ContainerStore) -> Pruned:
     """Remove the snapshots of containers that have no record."""
-    pruned = Pruned([], 0, [])
-    for snapshot in stores.ownerless(store.paths):
+    pruned = Pruned([], 0, [], [])
+    for snapshot in stores.ownerless(store.paths, pruned.away):
         try:
             stores.remove(store.paths, snapshot.key)
             line = f"{snapshot.driver}: {snapshot.key}"
@@ -89,5 +91,5 @@ def images(store: ContainerStore, *, named: bool = False) -> Pruned:
                 lines += [*(f"untagged: {one}" for one in removed.untagged)]
                 lines += [*(f"deleted: {one}" for one in removed.deleted)]
     freed = before - sum(kept.blob_sizes().values())
-    forgotten, failures = leftovers.take_back(store)
-    return Pruned(lines, freed + forgotten + kept.prune_incoming(), failures)
+    forgotten, failures, away = leftovers.take_back(store)
+    return Pruned(lines, freed + forgotten + kept.prune_incoming(), failures, away)

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from drivers.errors import DriverError
 from runtime.engine import leftovers, names, stores
 from runtime.engine.containers import ContainerStore
-from runtime.errors import ImageInUse, RuntimeFault, sentence
+from runtime.engine.stores import Away
+from runtime.errors import ImageError, ImageInUse, NoSuchImage, RuntimeFault, sentence
 from runtime.images.image import Removed
 from runtime.images.store import ImageStore
 from runtime.images.unpack import chain_ids
 
 
-def remove_image(store: ContainerStore, reference: str) -> Removed:
-    """Raises NoSuchImage, ImageInUse; RuntimeFault when the image is gone, and not all that was unpacked of it."""
+def remove_image(store: ContainerStore, reference: str, *, tell: Callable[[Away], object]) -> Removed:
+    """`tell` hears of each driver that does not work now, and has nothing of the image as far as it can be asked.
+
+    Raises NoSuchImage, ImageInUse; RuntimeFault when the image is gone, and not all that was unpacked of it.
+    """
     images = ImageStore(store.paths.images)
+    chains: list[str] = []
+    with suppress(ImageError, NoSuchImage):  # damaged: it can be removed all the same
+        chains = chain_ids(images.get(reference).layers)
     removed = images.remove(reference, in_use=lambda: in_use(store))
     if removed.deleted:
-        _, failures = leftovers.take_back(store)
-        if failures:
+        _, failures, away = leftovers.take_back(store)
+        said = [sentence(failure) for failure in failures]
+        for driver in away:
+            if driver.holds.isdisjoint(chains):
+                tell(driver)
+            else:
+                said.append(driver.reason)
+        if said:
             raise RuntimeFault(
-                f"{reference} is removed, but not all that was unpacked of it: {sentence(failures[0])}; "
+                f"{reference} is removed, but not all that was unpacked of it: {said[0]}; "
                 "`runtime image prune` tries again"
-            ) from failures[0]
+            )
     return removed
 
 

@@ -27,15 +27,31 @@ class Snapshot(NamedTuple):
     size: int  # bytes that it takes by itself; 0 as well for what is damaged
 
 
-def opened(paths: Paths, names: Collection[str] | None = None) -> Iterator[tuple[str, Snapshotter]]:
+class Away(NamedTuple):
+    """A driver that this installation has used and that does not work here now: its pool is exported, its module gone,
+    a program or a disk missing. That is nothing to a verb that wants nothing of it but to tell it."""
+
+    driver: str
+    reason: str
+    holds: frozenset[str] = frozenset()  # layers of images that are gone, as far as it can be asked
+
+    def __str__(self) -> str:
+        return f"storage driver {self.driver} does not work now, and what it has is left as it is: {self.reason}"
+
+
+def opened(
+    paths: Paths, names: Collection[str] | None = None, *, away: list[Away] | None = None
+) -> Iterator[tuple[str, Snapshotter]]:
     """Every driver that this installation has used, of those with `names`, by name, for the time of one turn; those
-    that do not work here now are left out."""
+    that do not work here now are left out, and put into `away`."""
     for name in NAMES:
         if (names is not None and name not in names) or not os.path.isdir(paths.driver(name)):
             continue
         try:
             driver = open_driver(name, paths.driver(name))
-        except DriverError:
+        except DriverError as error:
+            if away is not None:
+                away.append(Away(name, str(error)))
             continue
         try:
             yield name, driver
@@ -50,10 +66,11 @@ def written(driver: Snapshotter, key: str) -> int:
     return 0
 
 
-def ownerless(paths: Paths) -> list[Snapshot]:
-    """The snapshots of containers that have no record, of the drivers that work here now."""
+def ownerless(paths: Paths, away: list[Away]) -> list[Snapshot]:
+    """The snapshots of containers that have no record, of the drivers that work here now; the others are put into
+    `away`."""
     found = []
-    for name, driver in opened(paths):
+    for name, driver in opened(paths, away=away):
         with suppress(DriverError, OSError):
             found += without_record(paths, name, driver)
     return found

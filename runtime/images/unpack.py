@@ -71,16 +71,21 @@ def forget_snapshots(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
     removed = []
     with store.locked(LOCK, patience=_PATIENCE):
         take_back(snapshotter)
-        # Read under the lock: what was unpacked until now belongs to images that were in the store then.
-        wanted = {chain for image in store.list() for chain in chain_ids(image.layers)}
-        for info in reversed(list(snapshotter.walk())):
-            if info.kind is Kind.COMMITTED and info.name.startswith("sha256:") and info.name not in wanted:
-                try:
-                    snapshotter.remove(info.name)
-                except (InUse, NotFound):
-                    continue
-                removed.append(info.name)
+        # Asked under the lock: what was unpacked until now belongs to images that were in the store then.
+        for name in unwanted(store, snapshotter):
+            try:
+                snapshotter.remove(name)
+            except (InUse, NotFound):
+                continue
+            removed.append(name)
     return removed
+
+
+def unwanted(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
+    """The names of the layers that this driver has of images that are no more in the store, children first."""
+    wanted = {chain for image in store.list() for chain in chain_ids(image.layers)}
+    committed = (info.name for info in snapshotter.walk() if info.kind is Kind.COMMITTED)
+    return [name for name in committed if name.startswith("sha256:") and name not in wanted][::-1]
 
 
 def _committed(snapshotter: Snapshotter, name: str) -> bool:

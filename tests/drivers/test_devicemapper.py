@@ -481,6 +481,22 @@ def test_the_base_grows(opened: Opener, up: bool) -> None:
     opened()  # it was not kept
 
 
+@pytest.mark.parametrize("up", [False, True])
+def test_options_that_may_change(opened: Opener, up: bool) -> None:
+    driver = opened(dm_mountopt="noatime")
+    [before] = driver.prepare("key")
+    assert {"noatime", "discard"} <= set(before.options)
+    if not up:
+        driver.commit("base", "key")
+    driver.close()
+    driver = opened(dm_mountopt="nodiratime", dm_blkdiscard="false", dm_min_free_space="1%")
+    [after] = driver.mounts("key") if up else driver.prepare("key", "base")
+    assert "nodiratime" in after.options and not {"noatime", "discard"} & set(after.options)
+    assert driver._settings.min_free_percent == 1
+    driver.close()
+    assert opened()._settings.mount_options == ("nodiratime",)
+
+
 def test_a_layer_that_is_larger_than_the_base(opened: Opener) -> None:
     """What is said names the option, and what it says to do helps: also for a layer on one of before."""
     driver = opened()

@@ -161,6 +161,22 @@ def test_what_goes_with_nothing_that_is_kept_is_not_kept(
     driver.close()
 
 
+@pytest.mark.parametrize("kept", [{"dm.min_free_space": "5%"}, {"dm.fs": "xfs", "dm.blocksize": "128K"}], ids=str)
+def test_what_the_pool_is_made_with(kept: dict[str, str], tmp_path: os.PathLike[str]) -> None:
+    """Once there is a root with settings, none of these is changed, nor put beside others."""
+    Driver(os.fspath(tmp_path), kept).close()
+    changed = (
+        {"dm.fs": "ext4"}, {"dm.mkfsarg": "-I 512"}, {"dm.blocksize": "64K"}, {"dm.thinpooldev": "pool"},
+        {"dm.datadev": "/dev/a", "dm.metadatadev": "/dev/b"},
+    )  # fmt: skip
+    for given in changed:
+        with pytest.raises(Unavailable, match=rf"{next(iter(given))} .* cannot be changed any more: leave it out"):
+            Driver(os.fspath(tmp_path), given)
+    driver = Driver(os.fspath(tmp_path), {})
+    assert driver._store.options == kept
+    driver.close()
+
+
 def test_a_kernel_without_it_is_what_is_named(tmp_path: os.PathLike[str]) -> None:
     """And nothing is to be repaired: a root whose module has gone is sound."""
     if ioctl._misc_number() is not None:
