@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -285,50 +284,6 @@ def test_two_processes_copy_up_the_same_file(mount_union: Callable[..., Union], 
     union.unmount()
     assert sorted(name for name in os.listdir(union.upper) if not name.startswith(".wh.")) == sorted(
         f"file{number}" for number in range(rounds))
-
-
-def test_a_big_copy_up_stops_nobody(mount_union: Callable[..., Union], tmp_path: Path) -> None:
-    """While 300 MiB are copied up, others look up, read, create and copy up small files without waiting for it."""
-    size = 300 << 20
-    build(str(tmp_path / "low"), {f"small{number}": "s" for number in range(2000)})
-    with opened(str(tmp_path / "low" / "big"), os.O_CREAT | os.O_WRONLY) as fd:
-        block = os.urandom(1 << 20)
-        for _ in range(size >> 20):
-            os.write(fd, block)
-    union = mount_union("low", "up")
-    with opened(f"{union.path}/big", os.O_RDONLY):
-        times: list[float] = []
-        copying = threading.Event()
-
-        def copy_up() -> None:
-            copying.set()
-            started = time.monotonic()
-            os.close(os.open(f"{union.path}/big", os.O_WRONLY))
-            times.append(time.monotonic() - started)
-
-        thread = threading.Thread(target=copy_up)
-        thread.start()
-        copying.wait()
-        latencies = []
-        number = 0
-        while thread.is_alive() and number < 2000:
-            started = time.monotonic()
-            path = f"{union.path}/small{number}"
-            os.stat(path)
-            content(path)
-            if number % 10 == 0:
-                put(path, b"S", 0)
-                put(f"{union.path}/new{number}", b"n")
-            latencies.append(time.monotonic() - started)
-            number += 1
-        served = len(latencies)
-        thread.join()
-    assert content(f"{union.upper}/big")[: 1 << 20] == block
-    # Shared extents (FICLONE) make it instantaneous: then there was nothing to wait for.
-    if times[0] > 0.2:
-        assert served > 20, f"{served} operations in {times[0]:.2f} s of copy-up"
-        assert sorted(latencies)[len(latencies) // 2] < 0.05
-        assert max(latencies) < max(0.5, times[0] / 2), f"one took {max(latencies):.2f} of {times[0]:.2f} s"
 
 
 # What another thread does to `case/dir/big` while it is copied up, and where the file then is (None: nowhere).

@@ -96,6 +96,7 @@ def copying(tmp_path: Path, transport: str) -> Iterator[Gated]:
     union = Gated(tmp_path, transport, "copy_file_range")
     (tmp_path / "low" / "big").write_bytes(BIG)
     (tmp_path / "low" / "small").write_text("small")
+    (tmp_path / "low" / "empty").touch()
     with contextlib.closing(union.mount()):
         yield union
 
@@ -142,6 +143,21 @@ def others_are_served(union: Union) -> None:
         cwd=union.path, capture_output=True, text=True, timeout=20, check=True,
     )  # fmt: skip
     assert done.stdout == "new\n"
+
+
+def test_a_copy_up_holds_up_nobody(copying: Gated, tmp_path: Path) -> None:
+    """Others look up, read, list and create beside it, and copy up what has nothing to be copied."""
+    child = writer(copying)
+    wait_until(lambda: copying.gate.waiting == 1)
+    with open(f"{copying.path}/small", encoding="ascii") as small:
+        assert small.read() == "small"
+    os.chmod(f"{copying.path}/empty", 0o600)
+    assert (tmp_path / "up" / "empty").exists()
+    others_are_served(copying)
+    assert copying.gate.waiting == 1
+    copying.gate.open()
+    assert child.wait() == 0
+    assert (tmp_path / "up" / "big").read_bytes() == b"NEW" + BIG[3:]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
