@@ -22,7 +22,7 @@ from unionfs.linux import consts, libc, mounts
 
 MARK = "FUSE_AUFS_TEST_RUN"
 _CGROUP_ROOT = "/sys/fs/cgroup"
-_PATIENCE = 5.0  # seconds for what ends by itself: a server after its unmount, a lazily released loop device
+_PATIENCE = 30.0  # seconds for what ends by itself: a server after its unmount, a lazily released loop device
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 

@@ -265,4 +265,4 @@ def test_a_reader_that_goes_away(each_driver: Runtime) -> None:
         export.stdout.close()
         assert export.stderr is not None
         with export.stderr:
-            assert (export.stderr.read(), export.wait(timeout=30)) == (b"", 141)
+            assert (export.stderr.read(), export.wait(timeout=60)) == (b"", 141)

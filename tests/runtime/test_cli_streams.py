@@ -223,7 +223,7 @@ def test_ctrl_c_while_it_starts(runtime: Runtime) -> None:
                 process.wait(3)
             except subprocess.TimeoutExpired:  # the shell had not set its trap: pid 1 does not get the signal then
                 process.send_signal(signal.SIGINT)
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
         assert runtime.ids() == []
 
 

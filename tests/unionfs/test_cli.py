@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str, prefix: Sequence[str] = ()) -> tuple[int, str]:
-    done = subprocess.run([*prefix, *UNIONFS, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*prefix, *UNIONFS, *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == ""
     return done.returncode, done.stderr
 
@@ -280,7 +280,7 @@ def test_only_root_is_handed_a_mount(nobodys: Path) -> None:
     ours, theirs = socket.socketpair()
     words = [*AS_NOBODY, *UNIONFS, "mount", "low:up", "--hand-over", "0"]
     with ours, theirs:
-        done = subprocess.run(words, stdin=theirs, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(words, stdin=theirs, capture_output=True, text=True, timeout=60, check=False)
     said = "unionfs: detached mount: only root can have a mount that is attached nowhere\n"
     assert (done.returncode, done.stderr) == (1, said)
 
@@ -312,7 +312,7 @@ def test_a_users_mount(nobodys: Path, transport: str) -> None:
         ' grep " $PWD/mnt fuse" /proc/mounts; "$@" umount mnt; ls run/fuse-aufs/mounts'
     )
     done = subprocess.run(
-        [*prefix, "sh", "-c", script, "sh", *UNIONFS], capture_output=True, text=True, timeout=30, check=False
+        [*prefix, "sh", "-c", script, "sh", *UNIONFS], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     facts, end = json.JSONDecoder().raw_decode(done.stdout)

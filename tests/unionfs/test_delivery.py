@@ -35,7 +35,7 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
 def run(words: list[str], connection: socket.socket) -> subprocess.CompletedProcess[str]:
     fd = connection.fileno()
     return subprocess.run(
-        [*words, "--hand-over", str(fd)], pass_fds=[fd], capture_output=True, text=True, check=False, timeout=30
+        [*words, "--hand-over", str(fd)], pass_fds=[fd], capture_output=True, text=True, check=False, timeout=60
     )
 
 

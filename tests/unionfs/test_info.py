@@ -167,7 +167,7 @@ def mounted(mount_union: Callable[..., Union], tmp_path: Path) -> Union:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.needs("fuse")

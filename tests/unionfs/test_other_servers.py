@@ -120,7 +120,7 @@ def test_the_own_server_is_stopped(stopped: tuple[Union, control.Server], verb: 
     """It is said at once; what was asked for is done when it goes on."""
     union, server = stopped
     start = time.monotonic()
-    done = subprocess.run([*UNIONFS, verb, union.path], capture_output=True, text=True, timeout=25, check=False)
+    done = subprocess.run([*UNIONFS, verb, union.path], capture_output=True, text=True, timeout=60, check=False)
     assert time.monotonic() - start < 10
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

@@ -74,7 +74,7 @@ def mount_in(cgroup: Cgroup, home: Path, transport: str) -> subprocess.Completed
     words = ["mount", f"{home}/low:{home}/up", str(home / "mnt"), "-o", f"transport={transport}"]
     return subprocess.run(
         [*UNIONFS, *words, "--log", str(home / "log")],
-        capture_output=True, text=True, timeout=30, check=False, preexec_fn=cgroup.enter,
+        capture_output=True, text=True, timeout=60, check=False, preexec_fn=cgroup.enter,
     )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def few(request: pytest.FixtureRequest, tmp_path: Path, transport: str) -> Itera
         (directory / "f").write_text(f"{number}")
     union = Union(str(tmp_path / "few"), [f"{tmp_path}/low", f"{tmp_path}/up"], ["posix"], transport=transport)
     limit = f'ulimit -n {request.param} && exec "$@"'
-    subprocess.run(["sh", "-c", limit, "sh", *UNIONFS, *union.command], check=True, timeout=30)
+    subprocess.run(["sh", "-c", limit, "sh", *UNIONFS, *union.command], check=True, timeout=60)
     yield union
     union.close()
 

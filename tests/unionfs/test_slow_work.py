@@ -140,7 +140,7 @@ def interrupts(union: Union) -> int:
 def others_are_served(union: Union) -> None:
     done = subprocess.run(
         ["sh", "-c", "ls >/dev/null; echo new >new; cat new; mkdir dir; mv new dir; rm -r dir"],
-        cwd=union.path, capture_output=True, text=True, timeout=20, check=True,
+        cwd=union.path, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout == "new\n"
 

@@ -57,7 +57,7 @@ def stuck(mount_union: Callable[..., Union], tmp_path: Path, transport: str) -> 
     for directory in (outer, tmp_path / "top"):
         directory.mkdir()
     words = ["mount", f"{inner.path}:{tmp_path}/top", str(outer), "-o", f"transport={transport}", "--log", str(log)]
-    subprocess.run([sys.executable, "-c", IMPATIENT, *words], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", IMPATIENT, *words], check=True, timeout=60)
     server = server_of(str(outer))
     assert (outer / "file").read_text() == "lower"
     for path in (str(outer), inner.path):  # what the outer server closes it closes in the inner mount

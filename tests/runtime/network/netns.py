@@ -19,7 +19,7 @@ from runtime.engine.network.netlink import NetlinkSocket
 from unionfs.linux import consts, processes
 
 T = TypeVar("T")
-PATIENCE = 5.0
+PATIENCE = 30.0
 
 
 def inside(netns: int, work: Callable[[], T]) -> T:
