@@ -184,6 +184,19 @@ def groups(tid: int) -> set[int]:
         return set()
 
 
+def is_capable(tid: int, capability: int) -> bool:
+    """Whether a thread has a capability effectively, in the user namespace of this process: one of an inner namespace
+    has all of that, and none here. Not if it is gone or not for us to see."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as fields:
+            [effective] = (int(line.split()[1], 16) for line in fields if line.startswith(b"CapEff:"))
+        if not effective >> capability & 1:
+            return False
+        return os.path.samefile(f"/proc/{tid}/ns/user", "/proc/self/ns/user")
+    except (OSError, ValueError):
+        return False
+
+
 class WithoutCapability:
     """`with` this, the calling thread does not have `capability` effectively. All threads that use one object must have
     the same sets, those of its maker: the words are prepared once, because this is on the path of every open."""

@@ -20,9 +20,11 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
+from unionfs.linux import consts
 from unionfs.union.again import Again
 from unionfs.union.attributes import Attr
 from unionfs.union.fs import UnionFs
+from unionfs.union.privileges import Caller
 
 _log = logging.getLogger(__name__)
 
@@ -138,6 +140,10 @@ def _no_entry() -> EntryAttributes:
     entry.st_ino = 0
     entry.entry_timeout = FOREVER
     return entry
+
+
+def _caller(ctx: RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.pid)
 
 
 # Node id 0 with a timeout makes the kernel remember that there is no such name (fs/fuse/dir.c, fuse_lookup_name).
@@ -257,6 +263,8 @@ class UnionOperations(pyfuse3.Operations):
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            caller=(caller := _caller(ctx)),
+            kill_privileges=bool(fields.update_size) and not caller.has(consts.CAP_FSETID),
         )
         return _entry(await self._call(self._fs.is_slow(ino), change))
 
@@ -305,7 +313,10 @@ class UnionOperations(pyfuse3.Operations):
     async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         fs = self._fs
         slow = bool(flags & _OPENS_FOR_CHANGE) and fs.is_slow(ino)
-        return FileInfo(fh=await self._call(slow, fs.open, ino, flags))
+        fh = await self._call(slow, fs.open, ino, flags)
+        if flags & os.O_TRUNC and fs.kill_privileges(ino, _caller(ctx), unless_capable=True):
+            _forget_attributes(ino)
+        return FileInfo(fh=fh)
 
     @_answer
     def create(

@@ -21,12 +21,13 @@ from unionfs.fuse.dirents import DirectoryReply
 from unionfs.fuse.init import Agreement
 from unionfs.fuse.request import Malformed, Request, parse
 from unionfs.fuse.table import ROWS
-from unionfs.linux import consts, processes
+from unionfs.linux import consts
 from unionfs.serve.passthrough import FOREVER, Opened, Outdated, Passthrough
 from unionfs.union.again import CURABLE, Again
 from unionfs.union.attributes import Attr
 from unionfs.union.errors import fail
 from unionfs.union.fs import UnionFs
+from unionfs.union.privileges import Caller
 
 _log = logging.getLogger(__name__)
 
@@ -239,6 +240,7 @@ class WireOperations:
             size=size if valid & abi.FATTR_SIZE else None,
             atime_ns=_time(valid, abi.FATTR_ATIME, abi.FATTR_ATIME_NOW, now, atime, atimensec),
             mtime_ns=_time(valid, abi.FATTR_MTIME, abi.FATTR_MTIME_NOW, now, mtime, mtimensec),
+            caller=_caller(r),
             kill_privileges=bool(valid & abi.FATTR_KILL_SUIDGID),
         )
         if valid & abi.FATTR_MODE and mode & _SET_ID and self.passthrough is not None:
@@ -246,10 +248,10 @@ class WireOperations:
                 self.passthrough.got_set_id(number)
         return self._attr(r, attr)
 
-    def _kill_privileges(self, number: int) -> None:
+    def _kill_privileges(self, number: int, caller: Caller, *, unless_capable: bool = False) -> None:
         """Take set-ID bits away because the file is changed by somebody who may not keep them. The kernel takes what it
         knows of the mode for good (execve(2) goes by it) until it is told."""
-        if self._fs.kill_privileges(number):
+        if self._fs.kill_privileges(number, caller, unless_capable=unless_capable):
             for known in {number, self._fs.current(number)}:
                 self._forget_attributes(known)
 
@@ -279,7 +281,7 @@ class WireOperations:
         """
         attr = self._fs.getattr(r.nodeid)
         mode = attr.st.st_mode
-        if mode & stat.S_ISGID and attr.st.st_gid != r.gid and attr.st.st_gid not in processes.groups(r.pid):
+        if mode & stat.S_ISGID and not _caller(r).is_member(attr.st.st_gid):
             self._fs.setattr(r.nodeid, mode=stat.S_IMODE(mode) & ~stat.S_ISGID)
 
     def getxattr(self, r: Request) -> Reply:
@@ -317,7 +319,7 @@ class WireOperations:
         fh = self._fs.open(r.nodeid, flags, lazily=self.passthrough is not None)
         try:
             if open_flags & abi.FUSE_OPEN_KILL_SUIDGID:
-                self._kill_privileges(r.nodeid)
+                self._kill_privileges(r.nodeid, _caller(r))
             opened = self._opened(r, r.nodeid, fh, flags, None)
         except BaseException:
             self._fs.release(fh)
@@ -365,7 +367,7 @@ class WireOperations:
     def write(self, r: Request) -> Reply:
         fh, offset, _, write_flags, *_ = r.fields
         if write_flags & abi.FUSE_WRITE_KILL_SUIDGID:
-            self._kill_privileges(r.nodeid)
+            self._kill_privileges(r.nodeid, _caller(r))
         return reply.written(r.unique, self._fs.write(fh, offset, r.data))
 
     def fsync(self, r: Request) -> Reply:
@@ -374,8 +376,8 @@ class WireOperations:
 
     def fallocate(self, r: Request) -> Reply:
         fh, offset, length, mode = r.fields
-        if r.uid:
-            self._kill_privileges(r.nodeid)  # unlike WRITE it does not say who may keep them
+        # Unlike WRITE it does not say who may keep them.
+        self._kill_privileges(r.nodeid, _caller(r), unless_capable=True)
         self._fs.fallocate(fh, mode, offset, length)
         return reply.ok(r.unique)
 
@@ -393,8 +395,7 @@ class WireOperations:
 
     def _copy(self, r: Request) -> int:
         fh_in, offset_in, node_out, fh_out, offset_out, length, flags = r.fields
-        if r.uid:
-            self._kill_privileges(node_out)
+        self._kill_privileges(node_out, _caller(r), unless_capable=True)
         if self._is_outdated(fh_in):
             fail(errno.EXDEV)  # then the kernel copies what the file has
         return self._fs.copy_file_range(fh_in, offset_in, fh_out, offset_out, length, flags)
@@ -436,6 +437,10 @@ class WireOperations:
     def fsyncdir(self, r: Request) -> Reply:
         self._fs.fsyncdir(r.nodeid, bool(r.fields[1] & abi.FUSE_FSYNC_FDATASYNC))
         return reply.ok(r.unique)
+
+
+def _caller(r: Request) -> Caller:
+    return Caller(r.uid, r.gid, r.pid)
 
 
 def _check_names(r: Request) -> None:

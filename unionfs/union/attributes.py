@@ -9,9 +9,11 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from unionfs.union import copyup, place, whiteout
+from unionfs.linux import consts
+from unionfs.union import copyup, place, privileges, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
+from unionfs.union.privileges import ROOT, Caller
 from unionfs.union.stack import Found, Stack
 
 
@@ -67,19 +69,23 @@ def setattr_(
     size: int | None,
     atime_ns: int | None,
     mtime_ns: int | None,
+    caller: Caller = ROOT,
     kill: bool = False,
 ) -> Attr:
-    """Change what is not None. A lower file is copied up, of its data no more than `size` bytes; with `kill` it loses
-    its set-ID bits."""
+    """Change what is not None; if nothing is, what chown(2) of neither owner nor group does. A lower file is copied up,
+    of its data no more than `size` bytes; with `kill`, `caller` lacks CAP_FSETID and sets the size."""
     if size is not None and node.kind != stat.S_IFREG:
         fail(errno.EISDIR if node.is_directory else errno.EINVAL)
+    asked = kill or any(value is not None for value in (mode, uid, gid, size, atime_ns, mtime_ns))
     copied = copyup.copy_up(stack, node, size=size)
     here = place.of(stack, node)
     if copied and size is not None and here.stat().st_size == size:
         size = None
-    if any(value is not None for value in (mode, uid, gid, size, atime_ns, mtime_ns)) or kill:
-        with place.held(here) as there:
-            _change(there, mode, uid, gid, size, atime_ns, mtime_ns, kill=kill)
+    with place.held(here) as there:
+        if asked:
+            _change(there, mode, uid, gid, size, atime_ns, mtime_ns, caller, kill=kill)
+        else:
+            _chown_to_nobody_else(there, caller)
     return of_entry(stack, node, here.stat())
 
 
@@ -91,6 +97,7 @@ def _change(
     size: int | None,
     atime_ns: int | None,
     mtime_ns: int | None,
+    caller: Caller,
     *,
     kill: bool,
 ) -> None:
@@ -100,13 +107,16 @@ def _change(
             os.ftruncate(fd, size)
         finally:
             os.close(fd)
-    if kill:
-        _kill_privileges(here)
-    if uid is not None or gid is not None:
+    owned = uid is not None or gid is not None
+    if kill or owned:
+        privileges.take(here, caller)
+    if mode is not None:
+        mode = privileges.allowed(here.stat(), stat.S_IMODE(mode), caller)
+    if owned:
         here.chown(-1 if uid is None else uid, -1 if gid is None else gid)
     if mode is not None:
         # After the owner: chown(2) clears set-ID bits, and the kernel sends the mode that is to stay.
-        here.chmod(stat.S_IMODE(mode))
+        here.chmod(mode)
     if atime_ns is not None or mtime_ns is not None:
         entry = here.stat()
         here.utime(
@@ -115,22 +125,26 @@ def _change(
         )
 
 
-def kill_privileges(stack: Stack, node: Node) -> bool:
-    """Take the set-ID bits off a regular file of the writable branch, as a write by somebody without CAP_FSETID does:
-    set-group-ID only where the group may execute (setattr_should_drop_suidgid(), fs/attr.c). False if it had none."""
+def _chown_to_nobody_else(here: place.Place, caller: Caller) -> None:
+    """chown(2) of neither owner nor group: it changes the ctime, and takes set-ID bits.
+
+    The kernel sends the same before a write that takes them (file_remove_privs(), fs/inode.c), whose caller need not be
+    allowed to chown: what he may do by writing is done, and else nothing.
+    """
+    entry = here.stat()
+    if privileges.has_any(entry) and not caller.has(consts.CAP_FSETID):
+        owns = caller.uid == entry.st_uid or caller.has(consts.CAP_FOWNER)
+        if not owns and not privileges.may_write(entry, caller):
+            return
+        privileges.take(here, caller)
+    here.chown(-1, -1)
+
+
+def kill_privileges(stack: Stack, node: Node, caller: Caller, *, unless_capable: bool) -> bool:
+    """Take the set-ID bits off a regular file of the writable branch, as a write does; False if that changed nothing.
+    `unless_capable`: it is not known that the caller lacks CAP_FSETID."""
     with place.held(place.of(stack, node)) as here:
-        return _kill_privileges(here)
-
-
-def _kill_privileges(here: place.Place) -> bool:
-    mode = stat.S_IMODE(here.stat().st_mode)
-    kept = mode & ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
-        kept &= ~stat.S_ISGID
-    if kept == mode:
-        return False
-    here.chmod(kept)
-    return True
+        return privileges.take(here, caller, unless_capable=unless_capable)
 
 
 def getxattr(stack: Stack, node: Node, name: bytes) -> bytes:

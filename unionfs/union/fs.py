@@ -21,6 +21,7 @@ from unionfs.union.errors import fail
 from unionfs.union.handles import Handles
 from unionfs.union.listing import Entry, EntryPlus, Listings
 from unionfs.union.nodes import Node
+from unionfs.union.privileges import ROOT, Caller
 from unionfs.union.stack import Stack
 from unionfs.union.waiting import Waiting
 
@@ -202,13 +203,15 @@ class UnionFs:
         size: int | None = None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        caller: Caller = ROOT,
         kill_privileges: bool = False,
     ) -> Attr:
-        """Change what is not None. `kill_privileges`: who sets the size may not keep set-ID bits."""
+        """Change what is not None; with nothing it is chown(2) of neither owner nor group. `kill_privileges`: `caller`
+        sets the size, and lacks CAP_FSETID."""
         with self._stack.operation():
             return attributes.setattr_(
                 self._stack, self._stack.nodes.get(ino), mode=mode, uid=uid, gid=gid, size=size,
-                atime_ns=atime_ns, mtime_ns=mtime_ns, kill=kill_privileges,
+                atime_ns=atime_ns, mtime_ns=mtime_ns, caller=caller, kill=kill_privileges,
             )  # fmt: skip
 
     def readlink(self, ino: int) -> bytes:
@@ -295,11 +298,12 @@ class UnionFs:
     def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
         return os.pwrite(self._current_fd(fh), data, offset)
 
-    def kill_privileges(self, ino: int) -> bool:
-        """Take the set-ID bits off a regular file, as a change by somebody without CAP_FSETID does; False if it had
-        none."""
+    def kill_privileges(self, ino: int, caller: Caller, *, unless_capable: bool = False) -> bool:
+        """Take the set-ID bits off a regular file that `caller` changes, who has no CAP_FSETID, or with
+        `unless_capable` if he has none; False if that changed nothing."""
         with self._stack.operation():
-            return attributes.kill_privileges(self._stack, self._stack.nodes.get(ino))
+            node = self._stack.nodes.get(ino)
+            return attributes.kill_privileges(self._stack, node, caller, unless_capable=unless_capable)
 
     def fsync(self, fh: int, datasync: bool) -> None:
         fd = self._current_fd(fh)

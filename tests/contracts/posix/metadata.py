@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Callable
 
 from tests.contracts.posix.case import USER, case, fails, in_child, opened, put
-from tests.trees import Dir, File, Symlink
+from tests.trees import Dir, File, HardLink, Symlink
 
 PAST, FUTURE = 10**9 + 123_456_789, 4 * 10**18 + 987_654_321
+_COARSE = 5  # CLOCK_REALTIME_COARSE, clock_gettime(2)
 
 
 @case({"file": File("x", mode=0o600), "dir": {}})
@@ -92,6 +94,38 @@ def what_changes_times(root: str) -> None:
     assert os.stat(path).st_mtime_ns > PAST
     os.truncate(f"{root}/other", 0)
     assert os.stat(f"{root}/other").st_mtime_ns > PAST
+
+
+@case({"file": "x", "dir": {"sub": {}}, "link": Symlink("file"), "one": "1", "two": HardLink("one")})
+def what_changes_the_time_of_change(root: str) -> None:
+    """Also a change to what was before, of neither owner nor group, or of another of the file's names."""
+    changes: dict[str, Callable[[str], object]] = {
+        "chown to nobody else": lambda path: os.chown(path, -1, -1, follow_symlinks=False),
+        "chown to the owner": lambda path: os.chown(path, 0, 0, follow_symlinks=False),
+        "touch": lambda path: os.utime(path, ns=(PAST, PAST), follow_symlinks=False),
+        "setxattr": lambda path: os.setxattr(path, "trusted.test", b"1", follow_symlinks=False),
+        "setxattr again": lambda path: os.setxattr(path, "trusted.test", b"1", follow_symlinks=False),
+        "rename": lambda path: os.rename(path, f"{root}/new"),
+        "rename back": lambda path: os.rename(f"{root}/new", path),
+    }
+    for name in ("file", "dir", "dir/sub", "link", "one"):
+        for what, change in changes.items():
+            with opened(f"{root}/{name}" if what != "rename back" else f"{root}/new", os.O_PATH | os.O_NOFOLLOW) as fd:
+                before = os.fstat(fd).st_ctime_ns
+                pass_a_tick(before)
+                change(f"{root}/{name}")
+                assert os.fstat(fd).st_ctime_ns > before, f"{what} of {name}"
+    for act in (lambda: os.link(f"{root}/one", f"{root}/new2"), lambda: os.unlink(f"{root}/two")):
+        before = os.stat(f"{root}/one").st_ctime_ns
+        pass_a_tick(before)
+        act()
+        assert os.stat(f"{root}/one").st_ctime_ns > before
+
+
+def pass_a_tick(stamp_ns: int) -> None:
+    """Return when the clock that time stamps may come from says more."""
+    while time.clock_gettime_ns(_COARSE) <= stamp_ns:
+        pass
 
 
 @case({"file": File("x" * 1000, mtime_ns=PAST)})
