@@ -116,7 +116,8 @@ def see(fs: UnionFs, ino: int) -> Seen:
     mode = attr.st.st_mode
     inside = content(fs, ino) if stat.S_ISREG(mode) else fs.readlink(ino) if stat.S_ISLNK(mode) else None
     xattrs = {os.fsdecode(name): fs.getxattr(ino, name) for name in fs.listxattr(ino)}
-    return Seen(oct(mode), attr.st.st_uid, attr.nlink, inside, xattrs, attr.ino)
+    nlink = 1 if stat.S_ISDIR(mode) else attr.nlink
+    return Seen(oct(mode), attr.st.st_uid, nlink, inside, xattrs, attr.ino)
 
 
 def snapshot(fs: UnionFs) -> dict[str, Seen]:
@@ -125,6 +126,7 @@ def snapshot(fs: UnionFs) -> dict[str, Seen]:
     pending = [("", ROOT)]
     while pending:
         path, directory = pending.pop()
+        counted = len(pending)
         for name in listing(fs, directory):
             attr = fs.lookup(directory, name)
             assert attr is not None, f"{path}/{os.fsdecode(name)} is listed and not found"
@@ -134,6 +136,8 @@ def snapshot(fs: UnionFs) -> dict[str, Seen]:
                 pending.append((entry, attr.ino))
             else:
                 fs.forget([(attr.ino, 1)])
+        links, subdirectories = fs.getattr(directory).nlink, len(pending) - counted
+        assert links in (1, 2 + subdirectories), f"{path} has {subdirectories} subdirectories and a count of {links}"
         if directory != ROOT:
             fs.forget([(directory, 1)])
     return dict(sorted(found.items()))

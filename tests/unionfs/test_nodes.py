@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.contracts.posix.case import fails
-from tests.trees import HardLink, build
+from tests.trees import HardLink, Tree, build
 from tests.unionfs.inprocess import ROOT, content, create, known, listing, remove_deep, snapshot, union, walk, write
 from unionfs.union import copydata
 from unionfs.union.fs import UnionFs
@@ -39,6 +39,25 @@ def forget_directory_of_second_name(fs: UnionFs) -> int:
     directory = walk(fs, "d2")
     fs.forget([(directory, 2), (file, 1)])
     return file
+
+
+def test_link_counts_of_directories(tmp_path: Path) -> None:
+    """Their own where they merge nothing: of lower ones, upper ones, opaque ones; the union's own are not counted."""
+    lower: Tree = {"low": {"a": {}, "b": {}}, "both": {"a": {}}, "opaque": {"a": {}, "b": {}}}
+    build(str(tmp_path / "low"), lower)
+    build(str(tmp_path / "up"), {"both": {"c": {}}, "new": {"a": {}}, "opaque": {"c": {}, ".wh..wh..opq": ""}})
+    if os.stat(tmp_path / "low/low").st_nlink == 1:
+        pytest.skip("the temporary directory's file system does not count")
+    counts = {"": 1, "low": 4, "both": 1, "both/a": 2, "both/c": 2, "new": 3, "opaque": 3}
+    with union(tmp_path) as fs:
+        assert {path: fs.getattr(walk(fs, path)).nlink for path in counts} == counts
+        fs.mkdir(walk(fs, "low"), b"c", 0o755, 0, 0)
+        assert fs.getattr(walk(fs, "low")).nlink == 1, "it merges two from now on"
+    with union(tmp_path, upper=None) as fs:
+        assert fs.getattr(ROOT).nlink == 2 + len(lower)
+    os.mkdir(tmp_path / "up/.wh..wh.plnk")
+    with union(tmp_path, "up", upper=None) as fs:
+        assert fs.getattr(ROOT).nlink == 2 + len(os.listdir(tmp_path / "up")) - 1
 
 
 def test_a_name_goes_whose_directory_was_forgotten(linked: UnionFs) -> None:

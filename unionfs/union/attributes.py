@@ -36,14 +36,23 @@ def getattr_(stack: Stack, node: Node) -> Attr:
 
 
 def of_entry(stack: Stack, node: Node, entry: os.stat_result) -> Attr:
-    """The attributes of a node whose status in its branch is known.
-
-    A directory's link count is 1, "not counted" (find(1) and btrfs agree on that): counting the subdirectories of a
-    merged one would cost a status of every entry.
-    """
+    """The attributes of a node whose status in its branch is known."""
+    if node.kind == stat.S_IFDIR:
+        return Attr(node.ino, _directory_links(stack, node, entry), entry, node.number)
     if node.seldom is None:
-        return _attr((node.ino, 1 if node.kind == stat.S_IFDIR else entry.st_nlink, entry, node.ino))
-    return Attr(node.ino, 1 if node.is_directory else place.links(stack, node, entry), entry, node.number)
+        return _attr((node.ino, entry.st_nlink, entry, node.ino))
+    return Attr(node.ino, place.links(stack, node, entry), entry, node.number)
+
+
+def _directory_links(stack: Stack, node: Node, entry: os.stat_result) -> int:
+    """As overlayfs has it (ovl_getattr(), fs/overlayfs/inode.c): a directory of one branch has its own count, a merged
+    one 1, "not counted" (find(1) and btrfs agree on that), for it would cost a status of every entry. 0 once removed.
+    """
+    if len(node.layers) != 1:
+        return 1 if node.layers else 0
+    if node is stack.nodes.root and entry.st_nlink > 1:
+        return entry.st_nlink - whiteout.count_directories(stack.branches[node.layers[0]].fd)
+    return entry.st_nlink
 
 
 def counted(stack: Stack, parent: Node, name: bytes, found: Found) -> Attr:
@@ -76,16 +85,18 @@ def setattr_(
     of its data no more than `size` bytes; with `kill`, `caller` lacks CAP_FSETID and sets the size."""
     if size is not None and node.kind != stat.S_IFREG:
         fail(errno.EISDIR if node.is_directory else errno.EINVAL)
-    asked = kill or any(value is not None for value in (mode, uid, gid, size, atime_ns, mtime_ns))
+    more = kill or any(value is not None for value in (mode, uid, gid, atime_ns, mtime_ns))
+    asked = more or size is not None
     copied = copyup.copy_up(stack, node, size=size)
     here = place.of(stack, node)
     if copied and size is not None and here.stat().st_size == size:
         size = None
-    with place.held(here) as there:
-        if asked:
-            _change(there, mode, uid, gid, size, atime_ns, mtime_ns, caller, kill=kill)
-        else:
+    if not asked:
+        with place.held(here) as there:
             _chown_to_nobody_else(there, caller)
+    elif more or size is not None:
+        with place.held(here) as there:
+            _change(there, mode, uid, gid, size, atime_ns, mtime_ns, caller, kill=kill)
     return of_entry(stack, node, here.stat())
 
 

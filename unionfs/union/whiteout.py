@@ -45,6 +45,15 @@ _OPAQUE_ATTRIBUTES = frozenset({*OVERLAY_OPAQUE, "trusted.unionfs.opaque", "user
 _PRIVATE_ATTRIBUTES = (b"trusted.unionfs.", b"user.unionfs.", b"trusted.overlay.", b"user.overlay.")
 
 
+def count_directories(root_fd: int) -> int:
+    """How many of a branch's top directories are its union's own."""
+    count = 0
+    for name in (PSEUDO_LINKS, WORK_AREA):
+        with contextlib.suppress(FileNotFoundError):
+            count += stat.S_ISDIR(os.stat(name, dir_fd=root_fd, follow_symlinks=False).st_mode)
+    return count
+
+
 def of(name: bytes) -> bytes:
     """The whiteout of `name`."""
     return PREFIX + name

@@ -238,6 +238,27 @@ def an_open_directory_that_is_removed(root: str) -> None:
     assert os.listdir(f"{root}/dir") == ["other"]
 
 
+@case({"dir": {"sub": {}}, "other": {}})
+def link_counts_of_directories(root: str) -> None:
+    """2 and one for each subdirectory, or 1 where it is not kept; none for what is gone and still open."""
+    path = f"{root}/dir"
+    put(f"{path}/new", b"")  # in a union it may merge two directories from now on
+    before = os.stat(path).st_nlink
+    counts = before != 1
+    os.mkdir(f"{path}/new-dir")
+    assert os.stat(path).st_nlink == before + counts
+    with opened(f"{path}/sub", os.O_RDONLY) as removed, opened(f"{root}/other", os.O_RDONLY) as replaced:
+        os.rmdir(f"{path}/sub")
+        assert os.fstat(removed).st_nlink == 0
+        assert os.stat(path).st_nlink == before
+        os.rename(f"{path}/new-dir", f"{root}/other")
+        assert os.fstat(replaced).st_nlink == 0
+        assert os.stat(path).st_nlink == before - counts
+        os.mkdir(f"{path}/sub")
+        assert os.fstat(removed).st_nlink == 0
+        assert os.stat(f"{root}/other").st_nlink in (1, 2)
+
+
 @case({"dir": {"sub": {}}})
 def dot_and_dot_dot(root: str) -> None:
     sub = f"{root}/dir/sub"

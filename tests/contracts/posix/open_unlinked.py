@@ -23,6 +23,18 @@ def read_after_unlink(root: str) -> None:
         assert (after.st_ino, after.st_mode, after.st_uid, after.st_size) == (before.st_ino, before.st_mode, 3, 5)
 
 
+@case({"one": "whole", "two": HardLink("one"), "three": HardLink("one")})
+def count_the_names_that_are_left(root: str) -> None:
+    with opened(f"{root}/two", os.O_RDWR) as fd:
+        for left, name in ((2, "one"), (1, "two"), (0, "three")):
+            os.unlink(f"{root}/{name}")
+            assert os.fstat(fd).st_nlink == left
+            os.pwrite(fd, b"W", 0)
+            assert os.fstat(fd).st_nlink == left
+        put(f"{root}/one", b"another")
+        assert os.fstat(fd).st_nlink == 0
+
+
 @case({"file": "whole"})
 def write_after_unlink(root: str) -> None:
     path = f"{root}/file"
