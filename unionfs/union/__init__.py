@@ -9,6 +9,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     identity    inode numbers that survive copy-up and remount
     nodes       the table of files the kernel knows
     stack       the state of one union, and the merge of one name over the branches
+    merge       the merge of all names in a directory
     opening     opening what a node is, and nothing that was put in its place
     place       where a node's bytes are now
     copydata    the bytes of one file into another

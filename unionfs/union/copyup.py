@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 from unionfs.linux import files
-from unionfs.union import copydata, order, place, whiteout
+from unionfs.union import copydata, merge, order, place, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
 from unionfs.union.identity import Origin
@@ -229,8 +229,9 @@ def complete(stack: Stack, node: Node) -> bool:
     for directory in merged:  # it grows: the tree may be deeper than Python's stack
         stack.waiting.check()
         copy_up_directory(stack, directory)
-        for name in stack.names(directory):
-            found = stack.resolve(directory, name)
+        for name, branches in merge.names(stack, directory).items():
+            merges = len(directory.layers) > 1  # still, or the lower ones do not shine through any more
+            found = stack.resolve(directory, name, among=branches if merges else None)
             if found is None or found.layers == (0,):
                 continue
             if found.is_directory:

@@ -48,7 +48,7 @@ def new_name(stack: Stack, parent: Node, name: bytes) -> BranchDirectory:
     check_name(name)
     if not parent.layers:
         fail(errno.ENOENT, name)
-    if stack.resolve(parent, name) is not None:
+    if not stack.is_missing(parent, name):
         fail(errno.EEXIST, name)
     return free_name(stack, parent, name)
 

@@ -77,11 +77,17 @@ class BranchDirectory:
             return False
         return whiteout.of(name) in self
 
+    def lacks(self, name: bytes) -> bool:
+        """Whether it is known, without asking anybody, that there is neither `name` nor a whiteout of it."""
+        names = self._names
+        return names is not None and name not in names and not (self._whiteouts and whiteout.of(name) in names)
+
     def _miss(self) -> None:
-        """Make the set when it is time: after 8 names missed, 16, 32 and so on, as long as it was too large before."""
+        """Make the set when it is time: after 4 names missed, 8, 16 and so on, as long as it was too large before.
+        To read a small directory costs as much as to miss four."""
         self._missed += 1
         missed = self._missed
-        if self._names is None and missed >= 8 and not missed & missed - 1:
+        if self._names is None and missed >= 4 and not missed & missed - 1:
             most = missed * _NAMES_A_MISS
             if most <= _LARGEST_SET:
                 names = set(islice(self.scan(), most))

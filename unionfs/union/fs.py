@@ -118,7 +118,11 @@ class UnionFs:
             if len(name) > 255:
                 fail(errno.ENAMETOOLONG)
             found = stack.resolve(directory, name)
-            attr = None if found is None else attributes.counted(stack, directory, name, found)
+            if found is None:
+                stack.missing(directory, name)
+                attr = None
+            else:
+                attr = attributes.counted(stack, directory, name, found)
             stack.directories.trim()
             return attr
 

@@ -18,15 +18,18 @@ import bisect
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
 
 from unionfs.linux import files
 from unionfs.union import attributes, whiteout
 from unionfs.union.attributes import Attr
+from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
 from unionfs.union.identity import Source
+from unionfs.union.merge import BEFORE, LAST, Merge
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Found, Stack
 
@@ -35,48 +38,58 @@ Entry = tuple[bytes, int, int, int]
 # (name, attributes, next cookie)
 EntryPlus = tuple[bytes, Attr, int]
 
-# Of one window, and of all windows that are kept; about 60 bytes each. Hints are about 140 bytes each.
+# Of one window, and of all windows that are kept; about 80 bytes each.
 _MOST_NAMES = 1 << 18
 _MOST_KEPT = 1 << 19
-_MOST_HINTS = 1 << 15
 _MOST_WINDOWS = 64
+# Of one window that has hints; 140 bytes each while it is read, 8 then.
+_MOST_HINTS = 1 << 17
 # Names read at once: 1 ms.
 _CHUNK = 4096
 
-# Hashes are signed 64-bit numbers; cookies are 62 bits and begin behind those of `.` and `..`.
-_BEFORE = -(1 << 63) - 1
-_LAST = (1 << 63) - 1
+# Cookies are 62 bits of the hash and begin behind those of `.` and `..`.
 _SHIFT = 2
 _FIRST = (1 << 61) + 3
 
 _FORMAT = 0o170000  # S_IFMT
 _FILE = stat.S_IFREG >> 12
 _LINK = stat.S_IFLNK >> 12
+_LONGEST_INODE = 60  # bits: four of 64 are the type's
 
 _name_of = attrgetter("name")
 
 
 class _Window:
-    """The names whose hashes are larger than `after` and not larger than `last`, in order. Names that are whited
-    out are among them: `Stack.resolve` tells.
+    """The names whose hashes are larger than `after` and not larger than `last`, in order, as they were when the
+    directory merged `layers`. Names that are whited out are among them: `Stack.resolve` tells.
 
-    `hints` has, once it has been asked for, the inode number and the type of the names whose own directory entry says
-    so reliably, packed; see `Listings._hints`.
+    `where` has the branches of each name, top first (`merge`); None: there is only one branch.
+    `hints` has the inode number and the type of each as its topmost directory entry says, packed by `_hint`, or 0; it
+    is empty in a very large window. `sources` has, of the branches that were asked for it, the source of their files,
+    None where readdir(3) and stat(2) disagree.
     """
 
-    __slots__ = ("after", "hints", "last", "names", "weight")
+    __slots__ = ("after", "hints", "last", "layers", "names", "sources", "where")
 
-    def __init__(self, after: int, last: int, names: list[bytes]) -> None:
-        self.after = after
-        self.last = last
-        self.names = names
-        self.hints: dict[bytes, int] | None = None
-        self.weight = 0
+    def __init__(self, merge: Merge, layers: tuple[int, ...], hints: dict[bytes, int]) -> None:
+        self.after = merge.after
+        self.last = merge.last
+        self.layers = layers
+        self.names = names = sorted(merge.where, key=hash)
+        self.where: list[tuple[int, ...]] | None = None
+        if len(layers) > 1:
+            same: dict[tuple[int, ...], tuple[int, ...]] = {}
+            self.where = [same.setdefault(at, at) for at in (tuple(merge.where[name]) for name in names)]
+        self.hints = array("Q", map(hints.__getitem__, names)) if hints else ()
+        self.sources: dict[int, Source | None] = {}
 
-    def following(self, after: int, most: int) -> list[bytes]:
-        """At most `most` of those whose hashes are larger than `after`."""
+    def following(self, after: int, most: int) -> range:
+        """The places of at most `most` of those whose hashes are larger than `after`."""
         start = bisect.bisect_right(self.names, after, key=hash)
-        return self.names[start : start + most]
+        return range(start, min(start + most, len(self.names)))
+
+    def branches(self, at: int) -> tuple[int, ...]:
+        return self.layers if self.where is None else self.where[at]
 
 
 class Listings:
@@ -90,32 +103,42 @@ class Listings:
     def entries(self, node: Node, cookie: int, most: int) -> list[Entry]:
         """At most `most` entries behind `cookie`, `.` and `..` first of all; none at the end. Cookie 0 lists anew, as
         rewinddir(3) asks."""
-        stack = self._stack
         entries: list[Entry] = [
             (name, shown.ino, stat.S_IFDIR, following) for name, shown, following in self._dots(node, cookie, most)
         ]
         after = _hash_at(cookie)
-        source = self._plain(node)
         while len(entries) < most and (window := self._window(node, after)):
-            hints = {} if source is None else self._hints(node, window)
-            names = window.following(after, most - len(entries))
-            after = hash(names[-1])
-            for name in names:
-                number = 0
-                if source is not None and (hint := hints.get(name)) is not None:
-                    number = self._number(source, hint >> 4)
-                    kind = (hint & 15) << 12
-                if not number:
-                    found = stack.resolve(node, name)
-                    if found is None:
-                        continue
-                    shown = stack.node_at(node, name, found)
-                    number, kind = shown.ino, shown.kind
-                    stack.unreference(shown, 0)
-                entries.append((name, number, kind, _cookie(name)))
+            hints = () if self._stack.nodes.any_collided else window.hints
+            places = window.following(after, most - len(entries))
+            self._add(node, window, hints, places, entries)
+            after = hash(window.names[places[-1]])
         if not entries:
             self._drop(node)
         return entries
+
+    def _add(self, node: Node, window: _Window, hints: Sequence[int], places: range, entries: list[Entry]) -> None:
+        stack = self._stack
+        upper = self._upper(node)
+        sources: dict[int, Source | None] = {}
+        for at in places:
+            name = window.names[at]
+            branches = window.branches(at)
+            number = 0
+            if hints and (hint := hints[at]) and (upper is None or not branches[0] or upper.lacks(name)):
+                top = branches[0]
+                if top not in sources:
+                    sources[top] = self._source(node, window, top, name, hint >> 4)
+                if (source := sources[top]) is not None:
+                    number = self._number(source, hint >> 4)
+                    kind = (hint & 15) << 12
+            if not number:
+                found = stack.resolve(node, name, among=_among(upper, branches))
+                if found is None:
+                    continue
+                shown = stack.node_at(node, name, found)
+                number, kind = shown.ino, shown.kind
+                stack.unreference(shown, 0)
+            entries.append((name, number, kind, _cookie(name)))
 
     def entries_plus(self, node: Node, cookie: int, most: int) -> list[EntryPlus]:
         """The same with attributes; every entry but `.` and `..` counts one lookup of its node. An error is raised for
@@ -126,9 +149,9 @@ class Listings:
         after = _hash_at(cookie)
         try:
             while len(entries) < most and (window := self._window(node, after)):
-                names = window.following(after, most - len(entries))
-                self._add_plus(node, names, entries)
-                after = hash(names[-1])
+                places = window.following(after, most - len(entries))
+                self._add_plus(node, window, places, entries)
+                after = hash(window.names[places[-1]])
         except OSError:
             if not entries:
                 raise
@@ -136,17 +159,20 @@ class Listings:
             self._drop(node)
         return entries
 
-    def _add_plus(self, node: Node, names: list[bytes], entries: list[EntryPlus]) -> None:
-        """Here a walk of a tree spends its time: so in a directory of one branch nothing is to be resolved, and files
-        with one name and a number of their own, most of all, do not go through `counted`, which does the same slower.
+    def _add_plus(self, node: Node, window: _Window, places: range, entries: list[EntryPlus]) -> None:
+        """Here a walk of a tree spends its time: so what one branch has alone is not to be resolved, and files with one
+        name and a number of their own, most of all, do not go through `counted`, which does the same slower.
         """
         stack = self._stack
-        source = node.source
-        directory = stack.directories.get(node, source.branch) if node.layers == (source.branch,) else None
-        for name in names:
-            if directory is None:
-                found = stack.resolve(node, name)
+        upper = self._upper(node)
+        for at in places:
+            name = window.names[at]
+            branches = window.branches(at)
+            index = branches[0]
+            if len(branches) > 1 or not (upper is None or not index or upper.lacks(name)):
+                found = stack.resolve(node, name, among=_among(upper, branches))
             else:
+                directory = stack.directories.get(node, index)
                 entry = directory.stat(name)
                 if entry is None:
                     continue
@@ -154,22 +180,27 @@ class Listings:
                 if (
                     kind == stat.S_IFREG
                     and entry.st_nlink == 1
-                    and entry.st_dev == source.device
-                    and (source.branch or not stack.identity.may_be_copy(entry.st_ino))
+                    and (source := stack.identity.sources[index].get(entry.st_dev)) is not None
+                    and (index or not stack.identity.may_be_copy(entry.st_ino))
                 ):
                     file, new = stack.nodes.of_file(source.number(entry.st_ino), source, entry)
                     file.lookups += 1
                     if new:
-                        file.branch = source.branch
+                        file.branch = index
                     if file.parent is not node or file.name != name:
                         stack.give_name(file, node, name)
                     entries.append((name, attributes.of_entry(stack, file, entry), _cookie(name)))
                     continue
                 if kind == stat.S_IFCHR and whiteout.is_overlay_whiteout(entry):
                     continue
-                found = Found(source.branch, entry, node.layers if kind == stat.S_IFDIR else ())
+                found = Found(index, entry, branches if kind == stat.S_IFDIR else ())
             if found is not None:
                 entries.append((name, attributes.counted(stack, node, name, found), _cookie(name)))
+
+    def _upper(self, node: Node) -> BranchDirectory | None:
+        """The writable branch's part of a directory, which may have changed since a window was read."""
+        stack = self._stack
+        return stack.upper(node) if stack.changes(0) and node.layers[:1] == (0,) else None
 
     def _dots(self, node: Node, cookie: int, most: int) -> list[tuple[bytes, Node, int]]:
         if not node.is_directory:
@@ -187,13 +218,13 @@ class Listings:
 
     def _window(self, node: Node, after: int) -> _Window | None:
         """The window in which the names after `after` begin; None at the end."""
-        while after < _LAST:
+        while after < LAST:
             window = self._windows.pop(node, None)
-            if window is not None and window.after <= after < window.last:
+            if window is not None and window.layers == node.layers and window.after <= after < window.last:
                 self._windows[node] = window
             else:
                 if window is not None:
-                    self._weight -= window.weight
+                    self._weight -= len(window.names)
                 window = self._read(node, after)
                 self._keep(node, window)
             if window.names and after < hash(window.names[-1]):
@@ -203,30 +234,21 @@ class Listings:
 
     # Numbers and types without a status.
 
-    def _plain(self, node: Node) -> Source | None:
-        """The source of all files in a directory, if it is one branch's and nothing can be a copy unknown to us."""
+    def _source(self, node: Node, window: _Window, index: int, name: bytes, inode: int) -> Source | None:
+        """The source of all files that a directory has in a branch, if hints about them are true, as that for `name`
+        is, and nothing can be a copy unknown to us. Some FUSE file systems say one thing in readdir(3) and another in
+        stat(2)."""
         stack = self._stack
-        index = node.source.branch
-        if node.layers != (index,) or stack.nodes.any_collided:
+        if stack.pseudo_links.any_in(index) if index else stack.identity.all_may_be_copies:
             return None
-        unknown = stack.pseudo_links.any_in(index) if index else stack.identity.all_may_be_copies
-        return None if unknown else node.source
-
-    def _hints(self, node: Node, window: _Window) -> dict[bytes, int]:
-        """Of the files and symbolic links in a window, as inode number and type in four bits. Not of directories, where
-        a mount point or a subvolume shows another number, nor of devices, which may be whiteouts; and none where
-        readdir(3) and stat(2) disagree, as in some FUSE file systems."""
-        if window.hints is None:
-            window.hints = {}
-            if len(window.names) <= _MOST_HINTS:
-                directory = self._stack.directories.get(node, node.layers[0])
-                window.hints = _read_hints(directory.fd)
-                for name, hint in islice(window.hints.items(), 1):
-                    entry = directory.stat(name)
-                    if entry is None or entry.st_ino != hint >> 4:
-                        window.hints = {}
-                self._keep(node, window)
-        return window.hints
+        if index not in window.sources:
+            directory = stack.directories.get(node, index)
+            entry = directory.stat(name)
+            if entry is None:
+                return None
+            agree = entry.st_ino == inode
+            window.sources[index] = stack.identity.source(index, directory.fd, name, entry) if agree else None
+        return window.sources[index]
 
     def _number(self, source: Source, inode: int) -> int:
         """The number of a file known by its inode number only; 0 if it may have another."""
@@ -240,53 +262,56 @@ class Listings:
 
     def _keep(self, node: Node, window: _Window) -> None:
         self._drop(node)
-        window.weight = len(window.names) + 2 * len(window.hints or ())
         self._windows[node] = window
-        self._weight += window.weight
+        self._weight += len(window.names)
         while len(self._windows) > _MOST_WINDOWS or (len(self._windows) > 1 and self._weight > _MOST_KEPT):
             self._drop(next(iter(self._windows)))
 
     def _drop(self, node: Node) -> None:
         window = self._windows.pop(node, None)
         if window is not None:
-            self._weight -= window.weight
+            self._weight -= len(window.names)
 
     def _read(self, node: Node, after: int) -> _Window:
         """The window that begins after `after`. Names are filtered as they come, and the range is halved whenever too
         many have come; of a directory that is read in several chunks the lock is let go of in between."""
-        last = _LAST
-        found: list[bytes] = []
+        merge = Merge(after)
+        hints: dict[bytes, int] = {}
         layers = node.layers
         for index in layers:
             if node.layers != layers:
                 break
+            merge.enter(index, hides=not self._stack.changes(index))
             for chunk in self._chunks(node, index):
-                found += _between(after, last, chunk)
-                while len(found) > _MOST_NAMES:
-                    last = (after + last) // 2
-                    found = _between(after, last, found)
+                merge.add(map(_name_of, chunk))
+                while len(merge.where) > _MOST_NAMES:
+                    merge.narrow((after + merge.last) // 2)
+                    hints = {name: hint for name, hint in hints.items() if name in merge.where}
+                if len(merge.where) > _MOST_HINTS:
+                    hints = {}
+                    continue
+                for entry in chunk:
+                    if entry.name in merge.where and entry.name not in hints:
+                        hints[entry.name] = _hint(entry)
         if node.layers != layers:
             # Changed meanwhile: what was lower when the writable branch was read may be there now.
             return self._read(node, after)
-        if len(layers) > 1:
-            found = list(dict.fromkeys(found))
-        found.sort(key=hash)
-        return _Window(after, last, found)
+        return _Window(merge, layers, hints if len(hints) == len(merge.where) else {})
 
-    def _chunks(self, node: Node, index: int) -> Iterator[list[bytes]]:
+    def _chunks(self, node: Node, index: int) -> Iterator[list[os.DirEntry[bytes]]]:
         stack = self._stack
         with os.scandir(files.fd_path(stack.directories.get(node, index).fd)) as entries:
-            names = list(islice(map(_name_of, entries), _CHUNK))
-            yield names
-            if len(names) < _CHUNK:
+            chunk = list(islice(entries, _CHUNK))
+            yield chunk
+            if len(chunk) < _CHUNK:
                 return
             stack.waiting.begins()
             node.lookups += 1
             try:
-                while names:
+                while chunk:
                     with stack.unlocked():
-                        names = list(islice(map(_name_of, entries), _CHUNK))
-                    yield names
+                        chunk = list(islice(entries, _CHUNK))
+                    yield chunk
             finally:
                 stack.unreference(node, 1)
 
@@ -301,19 +326,17 @@ def _cookie(name: bytes) -> int:
 
 def _hash_at(cookie: int) -> int:
     """The largest hash that has this cookie: names with larger ones are still to come."""
-    return (cookie - _FIRST + 1 << _SHIFT) - 1 if cookie > 2 else _BEFORE
+    return (cookie - _FIRST + 1 << _SHIFT) - 1 if cookie > 2 else BEFORE
 
 
-def _read_hints(fd: int) -> dict[bytes, int]:
-    hints = {}
-    with os.scandir(files.fd_path(fd)) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                hints[entry.name] = entry.inode() << 4 | _FILE
-            elif entry.is_symlink():
-                hints[entry.name] = entry.inode() << 4 | _LINK
-    return hints
+def _hint(entry: os.DirEntry[bytes]) -> int:
+    """Inode number and type in four bits, of a file or a symbolic link. 0 for a directory, where a mount point or a
+    subvolume shows another number, and for a device, which may be a whiteout."""
+    kind = _FILE if entry.is_file(follow_symlinks=False) else _LINK if entry.is_symlink() else 0
+    inode = entry.inode()
+    return inode << 4 | kind if kind and not inode >> _LONGEST_INODE else 0
 
 
-def _between(after: int, last: int, names: list[bytes]) -> list[bytes]:
-    return [name for name in names if after < hash(name) <= last and not name.startswith(whiteout.PREFIX)]
+def _among(upper: BranchDirectory | None, branches: tuple[int, ...]) -> tuple[int, ...]:
+    """Where a name of a window is to be resolved: in the writable branch too, where it may have come since."""
+    return branches if upper is None or not branches[0] else (0, *branches)

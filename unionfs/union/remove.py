@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from unionfs.union import copyup, create, order, place, whiteout
+from unionfs.union import copyup, create, merge, order, place, whiteout
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
@@ -47,7 +47,7 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
         fail(errno.ENOTDIR, name)
     if node.layers == (0,) and not must_hide(stack, parent, name) and _remove_bare(stack, node, parent, name):
         return
-    if not stack.is_empty(node):
+    if not merge.is_empty(stack, node):
         fail(errno.ENOTEMPTY, name)
     was_upper = copyup.is_upper(node)
     # It may be in use as a working directory, and changed: that must not be the lower one.
@@ -127,7 +127,7 @@ class hiding:
 
 def must_hide(stack: Stack, parent: Node, name: bytes) -> bool:
     """Whether a lower branch would show `name`."""
-    return parent.layers != (0,) and stack.resolve(parent, name, below=True) is not None
+    return parent.layers != (0,) and stack.below(parent, name) is not None
 
 
 class losing_name(place.outliving):

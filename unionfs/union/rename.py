@@ -14,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, create, order, place, remove, whiteout
+from unionfs.union import copyup, create, merge, order, place, remove, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
@@ -82,7 +83,7 @@ def _check(stack: Stack, source: Node, target: Node | None, exchange: bool) -> N
         fail(errno.EISDIR)
     if source.is_directory and not target.is_directory:
         fail(errno.ENOTDIR)
-    if target.is_directory and not stack.is_empty(target):
+    if target.is_directory and not merge.is_empty(stack, target):
         fail(errno.ENOTEMPTY)
 
 
@@ -184,8 +185,8 @@ def _move(
 def _hide_below(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
     """A directory that comes to lie over a lower one must not merge with it."""
     if node.is_directory and parent.layers[1:]:
-        below = stack.resolve(parent, name, below=True)
-        if below is not None and below.is_directory:
+        below = stack.below(parent, name)
+        if below is not None and stat.S_ISDIR(below.st_mode):
             with stack.unseen(node) as fd:
                 whiteout.mark_opaque(stack.branches[0], fd)
             stack.upper(node).add(whiteout.OPAQUE)

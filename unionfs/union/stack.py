@@ -108,6 +108,7 @@ class Stack:
                 self.identity.know_copies()
         self.nodes = NodeTable(self._root(), self.identity)
         self.branches[0].root_changed = lambda: self.changed(self.nodes.root)
+        self._missing: tuple[Node, bytes] | None = None
 
     def _root(self) -> Node:
         fd = self.branches[0].fd
@@ -168,31 +169,55 @@ class Stack:
 
     # One name over the branches.
 
-    def resolve(self, parent: Node, name: bytes, *, below: bool = False) -> Found | None:
-        """What `name` is in the directory `parent`, or None. With `below`, what it would be without the writable
-        branch's entry and whiteout."""
+    def resolve(self, parent: Node, name: bytes, *, among: Sequence[int] | None = None) -> Found | None:
+        """What `name` is in the directory `parent`, or None. `among` are the branches that have it or may hide it,
+        where that is known."""
+        layers = parent.layers if among is None else among
+        top = self._top(parent, name, layers)
+        if top is None:
+            return None
+        index, entry = top
+        if entry.st_mode & _FORMAT != stat.S_IFDIR:
+            return Found(index, entry, ())
+        if index == layers[-1]:
+            return Found(index, entry, (index,))
+        return Found(index, entry, self._known(parent, name, index, entry) or self._merged(parent, name, index, layers))
+
+    def below(self, parent: Node, name: bytes) -> os.stat_result | None:
+        """The status of what `name` would be without the writable branch's entry and whiteout."""
+        top = self._top(parent, name, parent.layers[1:] if parent.layers[:1] == (0,) else parent.layers)
+        return None if top is None else top[1]
+
+    def _top(self, parent: Node, name: bytes, layers: Sequence[int]) -> tuple[int, os.stat_result] | None:
+        """The first of the branches that has `name`, and its status there; None if there is none, or it is hidden."""
         if name.startswith(whiteout.PREFIX):
             return None
-        layers = parent.layers[1:] if below and parent.layers[:1] == (0,) else parent.layers
         for index in layers:
             directory = self.directories.get(parent, index)
             entry = directory.stat(name)
             if entry is not None:
-                kind = entry.st_mode & _FORMAT
-                if kind == stat.S_IFDIR:
-                    return self._merged(parent, name, index, entry)
-                if kind == stat.S_IFCHR and whiteout.is_overlay_whiteout(entry):
+                if entry.st_mode & _FORMAT == stat.S_IFCHR and whiteout.is_overlay_whiteout(entry):
                     return None
-                return Found(index, entry, ())
+                return index, entry
             if index != layers[-1] and directory.hides(name):
                 return None
         return None
 
-    def _merged(self, parent: Node, name: bytes, top: int, entry: os.stat_result) -> Found:
-        """The directory `name`, found in the branch `top`, with those below that shine through."""
+    def _known(self, parent: Node, name: bytes, top: int, entry: os.stat_result) -> tuple[int, ...] | None:
+        """The branches that a directory merges, if it was resolved before; None if that is not to be seen at once."""
+        source = self.identity.sources[top].get(entry.st_dev)
+        if source is None or (top == 0 and self.identity.may_be_copy(entry.st_ino)):
+            return None
+        node = self.nodes.find(source.number(entry.st_ino))
+        if node is None or node.parent is not parent or node.name != name or node.layers[:1] != (top,):
+            return None
+        return node.layers if node.source is source and node.inode == entry.st_ino else None
+
+    def _merged(self, parent: Node, name: bytes, top: int, layers: Sequence[int]) -> tuple[int, ...]:
+        """The branches that the directory `name` merges, whose top one is `top`: with those that shine through."""
         merged = [top]
         directory = self.directories.get(parent, top)
-        for index in parent.layers[parent.layers.index(top) + 1 :]:
+        for index in layers[layers.index(top) + 1 :]:
             if directory.hides(name):
                 break
             directory = self.directories.get(parent, index)
@@ -203,7 +228,15 @@ class Stack:
                 if whiteout.is_opaque(self.directories.get(parent, merged[-1]).fd, name):
                     break
                 merged.append(index)
-        return Found(top, entry, tuple(merged))
+        return tuple(merged)
+
+    def missing(self, parent: Node, name: bytes) -> None:
+        """Note that there is no such name: who makes one looks it up first (lookup_open(), fs/namei.c)."""
+        self._missing = parent, name
+
+    def is_missing(self, parent: Node, name: bytes) -> bool:
+        """Whether there is no such name. No branch is asked for the one that was looked up last."""
+        return self._missing == (parent, name) or self.resolve(parent, name) is None
 
     def resolve_existing(self, parent: Node, name: bytes) -> Found:
         found = self.resolve(parent, name)
@@ -211,25 +244,9 @@ class Stack:
             fail(errno.ENOENT, name)
         return found
 
-    def names(self, node: Node) -> list[bytes]:
-        """The names in a directory, top branch first, each once. Overlayfs's 0:0 whiteouts are still among them:
-        `resolve` tells."""
-        seen: dict[bytes, None] = {}
-        hidden: set[bytes] = set()
-        for index in node.layers:
-            names = self.directories.get(node, index).names
-            reserved = {name for name in names if name.startswith(whiteout.PREFIX)}
-            seen.update(dict.fromkeys(names - reserved - hidden if reserved or hidden else names))
-            hidden.update(name.removeprefix(whiteout.PREFIX) for name in reserved)
-        return list(seen)
-
-    def is_empty(self, node: Node) -> bool:
-        return not any(
-            self.resolve(node, name)
-            for index in node.layers
-            for name in self.directories.get(node, index).scan()
-            if not name.startswith(whiteout.PREFIX)
-        )
+    def changes(self, branch: int) -> bool:
+        """Whether what is in it today need not be there tomorrow."""
+        return self.writable and branch == 0
 
     # From a name to its node.
 
@@ -285,6 +302,7 @@ class Stack:
 
     def give_name(self, node: Node, parent: Node, name: bytes) -> None:
         """Note a name of a node; a file that was held by descriptor for want of one has one again."""
+        self._missing = None
         if node.add_name(parent, name):
             parent.lookups += 1
             parent.inside += 1  # type: ignore[misc]

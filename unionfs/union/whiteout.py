@@ -75,17 +75,22 @@ def is_overlay_whiteout(entry: os.stat_result) -> bool:
 
 def is_opaque(parent_fd: int, name: bytes) -> bool:
     """Whether the directory `name` in `parent_fd` hides what lies below it."""
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         # Not by a longer name: `name` may have become a link to anywhere.
-        fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+        fd = os.open(name, flags, dir_fd=parent_fd)
     except FileNotFoundError:
         return False
+    except PermissionError:  # it may be looked into, and not be listed
+        fd = os.open(name, flags | os.O_PATH, dir_fd=parent_fd)
+        file: int | bytes = files.fd_path(fd)
+    else:
+        file = fd  # no call has to find it anew
     try:
         if os.access(OPAQUE, os.F_OK, dir_fd=fd, follow_symlinks=False):
             return True
-        path = files.fd_path(fd)
-        marked = _OPAQUE_ATTRIBUTES.intersection(os.listxattr(path))
-        return any(os.getxattr(path, attribute) == b"y" for attribute in marked)
+        marked = _OPAQUE_ATTRIBUTES.intersection(os.listxattr(file))
+        return any(os.getxattr(file, attribute) == b"y" for attribute in marked)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.ENODATA, errno.ENOENT):
             return False

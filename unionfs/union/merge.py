@@ -1,0 +1,96 @@
+"""Which branches have the names of a directory, found out by reading each branch's part once, top first.
+
+So what a name is can be resolved where it was found (`Stack.resolve`, `among`), and a directory costs in proportion to
+what is in its parts, whatever their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from unionfs.union import whiteout
+from unionfs.union.nodes import Node
+from unionfs.union.stack import Stack
+
+# Hashes are signed 64-bit numbers.
+BEFORE = -(1 << 63) - 1
+LAST = (1 << 63) - 1
+
+_PREFIX = len(whiteout.PREFIX)
+
+
+class Merge:
+    """The names whose hashes are larger than `after` and not larger than `last`.
+
+    `where` has for each the indexes of the branches that have it, top first, down to one that hides the rest. What the
+    writable branch hides, and what overlayfs's whiteouts do, is for `Stack.resolve` to tell.
+    """
+
+    __slots__ = ("_alone", "_hidden", "_hides", "_whiteouts", "after", "last", "where")
+
+    def __init__(self, after: int = BEFORE, last: int = LAST) -> None:
+        self.after = after
+        self.last = last
+        self.where: dict[bytes, tuple[int, ...] | list[int]] = {}
+        self._hidden: set[bytes] = set()  # by the branches above the one that is read
+        self._whiteouts: list[bytes] = []  # in that one
+        self._hides = False
+        self._alone = (-1,)
+
+    def enter(self, branch: int, *, hides: bool) -> None:
+        """The names that follow are in this branch, whose whiteouts count if it `hides`."""
+        self._hidden.update(self._whiteouts)
+        self._whiteouts.clear()
+        self._hides = hides
+        self._alone = (branch,)
+
+    def add(self, names: Iterable[bytes]) -> None:
+        after, last, where, hidden, alone = self.after, self.last, self.where, self._hidden, self._alone
+        for name in names:
+            if name.startswith(whiteout.PREFIX):
+                hides = name[_PREFIX:]
+                if self._hides and after < hash(hides) <= last:
+                    self._whiteouts.append(hides)
+            elif after < hash(name) <= last and name not in hidden:
+                above = where.setdefault(name, alone)
+                if above is alone:
+                    continue
+                if isinstance(above, list):
+                    above.append(alone[0])
+                else:
+                    where[name] = [*above, *alone]
+
+    def narrow(self, last: int) -> None:
+        """Keep those up to a smaller `last`."""
+        self.last = last
+        self.where = {name: branches for name, branches in self.where.items() if hash(name) <= last}
+        self._hidden = {name for name in self._hidden if hash(name) <= last}
+        self._whiteouts = [name for name in self._whiteouts if hash(name) <= last]
+
+
+def names(stack: Stack, node: Node) -> dict[bytes, tuple[int, ...]]:
+    """The names in a directory, top branch first, each with the branches to resolve it `among`. Some may be whited
+    out all the same: `Stack.resolve` tells."""
+    merge = Merge()
+    for index in node.layers:
+        merge.enter(index, hides=not stack.changes(index))
+        merge.add(stack.directories.get(node, index).names)
+    upper = node.layers[:1] == (0,) and stack.changes(0)
+    return {
+        name: (0, *branches) if upper and branches[0] else tuple(branches) for name, branches in merge.where.items()
+    }
+
+
+def is_empty(stack: Stack, node: Node) -> bool:
+    hidden: set[bytes] = set()
+    for index in node.layers:
+        hides = []
+        for name in stack.directories.get(node, index).scan():
+            if name.startswith(whiteout.PREFIX):
+                hides.append(name.removeprefix(whiteout.PREFIX))
+            elif name not in hidden:
+                if stack.resolve(node, name, among=(index,)) is not None:
+                    return False
+                hides.append(name)  # by overlayfs's whiteout
+        hidden.update(hides)
+    return True
