@@ -23,15 +23,23 @@ from unionfs.linux import consts, libc, mounts
 MARK = "FUSE_AUFS_TEST_RUN"
 _CGROUP_ROOT = "/sys/fs/cgroup"
 _PATIENCE = 30.0  # seconds for what ends by itself: a server after its unmount, a lazily released loop device
+# What a user may have set for our commands, or for the programs they call, and no test rests on.
+_SETTINGS = ("FUSE_AUFS_ROOT", "FUSE_AUFS_STATE", "FUSE_AUFS_STORAGE_DRIVER", "FUSE_AUFS_STORAGE_OPT", "FUSE_AUFS_DEBUG",
+             "FUSE_AUFS_CONFIG", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "LANG", "LANGUAGE", "TZ")
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 
 def isolate() -> None:
-    """Give this process private mount and network namespaces (loopback up) and mark it for `processes`.
+    """Give this process private mount and network namespaces (loopback up, nothing forwarded), the usual umask and none
+    of a user's settings, and mark it for `processes`.
 
     Called before anything else runs in the process; without the privilege (not root) nothing changes.
     """
     os.environ[MARK] = f"{os.getpid()}-{uuid.uuid4().hex}"
+    os.umask(0o022)
+    for name in _SETTINGS:
+        os.environ.pop(name, None)
+    os.environ["LC_ALL"] = "C.UTF-8"
     if os.geteuid() != 0:
         return
     try:
@@ -44,6 +52,8 @@ def isolate() -> None:
         fcntl.ioctl(control, _SIOCGIFFLAGS, request)
         name, flags = struct.unpack("16sH14x", request)
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", name, flags | _IFF_UP))
+    with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as forward:  # taken over from the host
+        forward.write("0")
 
 
 class Belongings(NamedTuple):
