@@ -252,7 +252,7 @@ def test_it_ends_under_slow_work(syncing: Gated) -> None:
         wait_until_unmounted(syncing)
         assert not ended(server, 0)
         os.kill(server.pid, signal.SIGTERM)
-        wait_until(lambda: "SIGTERM again" in Path(syncing.log).read_text())
+        wait_until(lambda: "ending under its users" in Path(syncing.log).read_text())
         syncing.gate.open()
         assert ended(server)
     assert {child.wait() for child in children} <= {0, errno.ECONNABORTED, errno.ENOTCONN}
