@@ -27,7 +27,9 @@ options:     ro, nosuid, nodev, noexec, noatime … as for mount(8); allow_other
              posix: who reads a lower file sees it change when somebody else writes to it, as on a file
              system; costs the kernel's own access to lower files (passthrough);
              spin=MICROSECONDS: how long a busy server polls for the next request before it sleeps
-             (default 200, 0 is off)
+             (default 200, 0 is off);
+             fsname=TEXT, subtype=WORD: what the table of mounts shows as its source, and as its type behind
+             "fuse." (default unionfs, unionfs)
 """
 
 
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _mount(arguments: argparse.Namespace) -> int:
     from unionfs import options
-    from unionfs.transport import background, branches, delivery, serve
+    from unionfs.transport import background, branches, delivery, device, serve
 
     spec, mountpoint, receiver = arguments.spec, arguments.mountpoint, arguments.hand_over
     if mountpoint is None and receiver is None:
@@ -84,14 +86,15 @@ def _mount(arguments: argparse.Namespace) -> int:
     except options.OptionError as error:
         print(f"unionfs: {error}", file=sys.stderr)
         return 2
+    shown = device.Shown(wanted.fsname, wanted.subtype)
     goal: delivery.Delivery
     keep: tuple[int, ...] = ()
     if receiver is None:
-        goal = delivery.AtMountPoint(branches.mount_point(mountpoint))
+        goal = delivery.AtMountPoint(branches.mount_point(mountpoint), shown)
         plan = branches.resolve(wanted, goal.name)
     else:
         connection = _socket(receiver)
-        goal, keep = delivery.HandedOver(connection), (connection.fileno(),)
+        goal, keep = delivery.HandedOver(connection, shown), (connection.fileno(),)
         plan = branches.resolve(wanted, None)
     try:
         handler = background.log_handler(arguments.log, foreground=arguments.foreground)

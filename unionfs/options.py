@@ -9,6 +9,8 @@ A backslash takes the meaning from the `:`, `=`, `,` or backslash after it.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
@@ -18,6 +20,11 @@ Transport = Literal["auto", "direct", "pyfuse3"]
 
 PERMISSIONS = ("rw", "ro", "rr")
 TRANSPORTS = ("auto", "direct", "pyfuse3")
+
+# Bytes of a string that fsconfig(2) takes, with its NUL.
+_LONGEST_STRING = 256
+# What reads the table of mounts takes the type for a word, and mount(8) for a part of a program's name.
+_SUBTYPE = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 
 MOST_SPIN = 10_000  # microseconds: beyond that a server that waits would show as load
 
@@ -47,6 +54,8 @@ class MountPlan:
     posix: bool = False  # a descriptor opened for reading sees a later copy-up, even where that costs passthrough
     spin: int = 200  # microseconds to poll for the next request before sleeping; 0, not at all
     workdir: str | None = None  # overlayfs's; must exist, is not used: the work area lies in the writable branch
+    fsname: str = "unionfs"  # the source that the table of mounts shows
+    subtype: str = "unionfs"  # and the type, behind "fuse."
 
     @property
     def read_only(self) -> bool:
@@ -80,6 +89,7 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
     words = {"allow_other": False, "volatile": False, "posix": False}
     writable_wanted = False
     transport, spin = MountPlan.transport, MountPlan.spin
+    fsname, subtype = MountPlan.fsname, MountPlan.subtype
     listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
     overlay: dict[str, str] = {}
     if spec is not None:
@@ -103,12 +113,16 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
             transport = _transport(value, option)
         elif key == "spin":
             spin = _spin(value, option)
+        elif key == "fsname" and option[len(key) :][:1] == "=":
+            fsname = _shown(value, option)
+        elif key == "subtype":
+            subtype = _subtype(value, option)
         elif key == "udba" and value != "none":
             raise OptionError(f"{option}: only udba=none is available, the mount owns its branches")
         elif option not in _IGNORED and not key.startswith(("x-", "X-", "comment")):
             raise OptionError(
                 f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, transport, spin,"
-                " posix, volatile, allow_other and those of mount(8)"
+                " posix, volatile, fsname, subtype, allow_other and those of mount(8)"
             )
     if overlay:
         listed.append(("lowerdir", _overlay(overlay)))
@@ -130,6 +144,8 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         workdir=None if workdir is None else _unescape(workdir),
         transport=transport,
         spin=spin,
+        fsname=fsname,
+        subtype=subtype,
         **words,
     )
 
@@ -152,6 +168,21 @@ def _spin(value: str | None, option: str) -> int:
     if not value or len(value) > len(str(MOST_SPIN)) or not value.isdecimal() or int(value) > MOST_SPIN:
         raise OptionError(f"{option}: spin takes microseconds, from 0 (off) to {MOST_SPIN}")
     return int(value)
+
+
+def _shown(value: str | None, option: str) -> str:
+    """Any text: the kernel escapes what would be mistaken in its tables (mangle(), fs/proc_namespace.c)."""
+    text = _unescape(value or "")
+    if not 0 < len(os.fsencode(text)) < _LONGEST_STRING:
+        raise OptionError(f"{option[:60]!r}: fsname takes from 1 to {_LONGEST_STRING - 1} bytes")
+    return text
+
+
+def _subtype(value: str | None, option: str) -> str:
+    text = _unescape(value or "")
+    if not _SUBTYPE.fullmatch(text) or len(text) >= _LONGEST_STRING - len("fuse."):
+        raise OptionError(f"{option[:60]!r}: subtype takes a word of letters, digits, '.', '_', '+' and '-'")
+    return text
 
 
 def _bottom_to_top(text: str) -> tuple[BranchSpec, ...]:

@@ -88,12 +88,32 @@ def test_how_it_is_served(options: list[str], transport: str, posix: bool, spin:
 
 
 @pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], ("unionfs", "unionfs")),
+        (["fsname=disk,subtype=mine"], ("disk", "mine")),
+        (["fsname=a", "fsname=b=c:d"], ("b=c:d", "unionfs")),
+        ([r"fsname=a\,b\\c,nodev", "subtype=a.b-c+d_e"], (r"a,b\c", "a.b-c+d_e")),
+        (["fsname=a\nb\udcff é"], ("a\nb\udcff é", "unionfs")),
+    ],
+)
+def test_how_it_is_shown(options: list[str], shown: tuple[str, str]) -> None:
+    plan = parse("a:b", options)
+    assert (plan.fsname, plan.subtype) == shown
+
+
+@pytest.mark.parametrize(
     ("spec", "options", "words"),
     [
         (None, [], ["no branches"]),
         ("low:up", ["transport=fuse"], ["transport=fuse", "auto, direct or pyfuse3"]),
         ("low:up", ["transport"], ["auto, direct or pyfuse3"]),
         ("low:up", ["posix=1"], ["'posix=1'", "known are"]),
+        ("low:up", ["fsname"], ["'fsname'", "known are"]),
+        ("low:up", ["fsname="], ["'fsname='", "255 bytes"]),
+        ("low:up", ["fsname=" + "\n" * 256], ["fsname", "255 bytes"]),
+        *(("low:up", [f"subtype{value}"], ["subtype", "a word"])
+          for value in ("", "=", "=a b", "=a/b", "=..", "=a\nb", "=é", "=a#", r"=a\\b", "=" + "a" * 251)),
         *(("low:up", [f"spin{value}"], [f"spin{value}", "0 (off)", "10000"])
           for value in ("", "=", "=-1", "=1.5", "=1ms", "=10001", "=99999", "=" + "9" * 5000)),
         ("low:up", ["frobnicate"], ["'frobnicate'", "lowerdir"]),

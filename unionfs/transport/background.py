@@ -101,7 +101,7 @@ def start(serve: Serve, handler: logging.Handler, name: str, keep: Collection[in
         path, _, reason = os.fsdecode(said).partition("\0")
         raise OSError(errno.EIO, reason, path)
     left = mounted_at(name)
-    if left is not None and left.fstype == device.FSTYPE:
+    if left is not None and device.identity_of(left):
         device.detach(name, lazy=True)
     raise OSError(errno.EIO, "the server ended before the mount answered; see its log (--log FILE)", name)
 

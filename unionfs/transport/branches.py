@@ -13,9 +13,8 @@ from typing import NoReturn
 
 from unionfs.linux.mounts import mounted_at
 from unionfs.options import MountPlan
+from unionfs.transport import device
 from unionfs.union.branch import Branch
-
-FSTYPE = "fuse.unionfs"
 
 
 def resolve(plan: MountPlan, target: str | None) -> MountPlan:
@@ -63,7 +62,7 @@ def mount_point(path: str) -> str:
     # Before any stat: that of a mount whose server was killed fails with ENOTCONN.
     target = os.path.realpath(path)
     point = mounted_at(target)
-    if point is not None and point.fstype == FSTYPE:
+    if point is not None and device.identity_of(point):
         _refuse(errno.EBUSY, f"already mounted; run 'unionfs umount {path}' first", path)
     _directory(path, "mount point", "create it with mkdir")
     return target

@@ -46,13 +46,14 @@ class AtMountPoint:
 
     is_detached = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, shown: device.Shown = device.AS_EVER) -> None:
         self.name = name
+        self._shown = shown
         self.identity = ""
         self._mark = device.new_mark()
 
     def mount(self, flags: Collection[str], allow_other: bool, *, dont_mask: bool) -> int:
-        fd = device.attach(self.name, flags, allow_other, self._mark)
+        fd = device.attach(self.name, flags, allow_other, self._mark, self._shown)
         # Not by its name: it may have been moved, or covered by another one.
         shown = [identity for point in mountinfo() if (identity := device.identity_of(point))]
         ours = [identity for identity in shown if identity.endswith(f".{self._mark}")]
@@ -75,7 +76,8 @@ class HandedOver:
     name = "detached mount"
     is_detached = True
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, shown: device.Shown = device.AS_EVER) -> None:
+        self._shown = shown
         self.identity = ""
         self._mark = device.new_mark()
         self._connection = connection
@@ -85,10 +87,10 @@ class HandedOver:
         if os.geteuid() != 0:
             raise OSError(errno.EPERM, "only root can have a mount that is attached nowhere", self.name)
         if dont_mask:
-            fd, self._mount = device.make_detached(flags, self._mark)
+            fd, self._mount = device.make_detached(flags, self._mark, self._shown)
             return fd
         served: list[int] = []
-        self._mount = detached(lambda place: served.append(device.mount(place, flags, self._mark)))
+        self._mount = detached(lambda place: served.append(device.mount(place, flags, self._mark, self._shown)))
         return served[0]
 
     def deliver(self) -> None:

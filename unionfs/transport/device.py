@@ -12,13 +12,26 @@ import socket
 import stat
 import subprocess
 from collections.abc import Collection
+from typing import NamedTuple
 
 from unionfs.linux import consts, mounts
 from unionfs.linux.mounts import MountPoint
 
-SOURCE = "unionfs"
-SUBTYPE = "unionfs"
-FSTYPE = f"fuse.{SUBTYPE}"
+
+class Shown(NamedTuple):
+    """What the table of mounts calls a mount: any source, and a type behind "fuse." that is a word; both of at most 255
+    bytes, and not empty."""
+
+    source: str = "unionfs"
+    subtype: str = "unionfs"
+
+    @property
+    def fstype(self) -> str:
+        return f"fuse.{self.subtype}"
+
+
+AS_EVER = Shown()
+FSTYPE = AS_EVER.fstype
 
 # The kernel then passes mode and umask apart, so that a default ACL can take the umask's place
 # (fs/fuse/inode.c, dont_mask).
@@ -75,12 +88,15 @@ def identity(device: str, mark: int | str) -> str:
 
 
 def identity_of(point: MountPoint) -> str | None:
-    """None if it is not a union's."""
+    """None if it is not a union's. The type is no sign of one, for it can be chosen (`Shown`)."""
     mark = next((o.removeprefix("max_read=") for o in point.super_options.split(",") if o.startswith("max_read=")), "")
-    return identity(point.device, mark) if point.fstype == FSTYPE else None
+    ours = point.fstype == FSTYPE or (
+        point.fstype.startswith("fuse.") and mark.isdecimal() and _NO_LIMIT <= int(mark) < 2 * _NO_LIMIT
+    )
+    return identity(point.device, mark) if ours else None
 
 
-def attach(mountpoint: str, flags: Collection[str], allow_other: bool, mark: int) -> int:
+def attach(mountpoint: str, flags: Collection[str], allow_other: bool, mark: int, shown: Shown) -> int:
     """Mount with the `flags` of mount(8) (keys of _MS) and return the descriptor to serve.
 
     Until INIT is answered on it, users of the mount wait. Permission checks are the kernel's work
@@ -88,11 +104,11 @@ def attach(mountpoint: str, flags: Collection[str], allow_other: bool, mark: int
     system's would be. Raises OSError with what to do in its text.
     """
     if os.geteuid() == 0:
-        return mount(mountpoint, flags, mark)
-    return _fusermount(mountpoint, flags, allow_other, mark)
+        return mount(mountpoint, flags, mark, shown)
+    return _fusermount(mountpoint, flags, allow_other, mark, shown)
 
 
-def make_detached(flags: Collection[str], mark: int) -> tuple[int, int]:
+def make_detached(flags: Collection[str], mark: int, shown: Shown) -> tuple[int, int]:
     """The same as a mount that is attached nowhere: the descriptor to serve, and one of the mount.
 
     Nobody finds it by a name, and it ends with the last descriptor of it. Raises OSError as attach() does. The umask is
@@ -103,8 +119,8 @@ def make_detached(flags: Collection[str], mark: int) -> tuple[int, int]:
         context = mounts.fsopen("fuse")
         try:
             for key, value in {
-                "source": SOURCE, "subtype": SUBTYPE, "fd": str(fd), "rootmode": f"{stat.S_IFDIR:o}", "user_id": "0",
-                "group_id": "0", "max_read": str(mark),
+                "source": shown.source, "subtype": shown.subtype, "fd": str(fd), "rootmode": f"{stat.S_IFDIR:o}",
+                "user_id": "0", "group_id": "0", "max_read": str(mark),
             }.items():  # fmt: skip
                 mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, value)
             for flag in ("default_permissions", "allow_other", *(flag for flag in flags if flag in _OF_FILE_SYSTEM)):
@@ -129,13 +145,13 @@ def detach(mountpoint: str, *, lazy: bool = False) -> None:
             raise OSError(code, reason, mountpoint)
 
 
-def mount(mountpoint: str, flags: Collection[str], mark: int) -> int:
+def mount(mountpoint: str, flags: Collection[str], mark: int, shown: Shown) -> int:
     """attach() for root."""
     fd = _open_device()
     try:
         data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other"
         data += f",max_read={mark}"
-        mounts.mount(SOURCE, mountpoint, FSTYPE, sum(_MS[flag] for flag in flags) | _MS_POSIXACL, data)
+        mounts.mount(shown.source, mountpoint, shown.fstype, sum(_MS[flag] for flag in flags) | _MS_POSIXACL, data)
     except OSError as error:
         os.close(fd)
         raise _refused(error, mountpoint) from None
@@ -160,8 +176,9 @@ def _refused(error: OSError, place: str) -> OSError:
     return OSError(error.errno, text, place)
 
 
-def _fusermount(mountpoint: str, flags: Collection[str], allow_other: bool, mark: int) -> int:
-    words = [f"fsname={SOURCE}", f"subtype={SUBTYPE}", "default_permissions", f"max_read={mark}"]
+def _fusermount(mountpoint: str, flags: Collection[str], allow_other: bool, mark: int, shown: Shown) -> int:
+    source = shown.source.replace("\\", r"\\").replace(",", r"\,")  # as do_mount() of fusermount.c undoes
+    words = [f"fsname={source}", f"subtype={shown.subtype}", "default_permissions", f"max_read={mark}"]
     words += [flag for flag in flags if flag not in _NOT_FOR_FUSERMOUNT]
     if allow_other:
         words.append("allow_other")
