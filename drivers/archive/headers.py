@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
+_SPARSE_PIECE = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 _BLANK = b" " * 8  # what the checksum field counts as while it is computed
 
 
@@ -36,12 +37,15 @@ def parse(block: bytes) -> Header | None:
     if block == _ZEROS:
         return None
     _verify_checksum(block)
-    posix = block[257:263] == b"ustar\0"
-    name = _string(block[0:100])
-    if posix:
+    name, prefix = _string(block[0:100]), b""
+    if block[257:263] == b"ustar\0":
         # star(1) has its access and change time at the end of the prefix field, and says so in the last four bytes.
         prefix = _string(block[345:476] if block[508:512] == b"tar\0" else block[345:500])
-        name = prefix + b"/" + name if prefix else name
+    elif block[257:265] == b"ustar  \0" and not (_is_time(block[345:357]) and _is_time(block[357:369])):
+        # Go before 1.8, which docker of 2016 was built by, wrote a prefix where GNU tar has two times (golang.org/
+        # issue/12594); its own reader still looks for one there.
+        prefix = text if (text := _string(block[345:500])).isascii() else b""
+    name = prefix + b"/" + name if prefix else name
     kind = block[156:157]
     if kind == b"\0":
         kind = b"5" if name.endswith(b"/") else b"0"
@@ -73,6 +77,14 @@ def _string(field: bytes) -> bytes:
     return field.partition(b"\0")[0]
 
 
+def _is_time(field: bytes) -> bool:
+    try:
+        number(field, "time")
+    except ValueError:
+        return False
+    return True
+
+
 def number(field: bytes, what: str) -> int:
     """A numeric field: octal digits between blanks, or base 256 when the first byte's high bit is set (GNU, star)."""
     if field[0] in (0x80, 0xFF):
@@ -89,9 +101,12 @@ def number(field: bytes, what: str) -> int:
 def pax_records(body: bytes) -> dict[bytes, bytes]:
     """The records `LENGTH KEYWORD=VALUE\\n` of a pax header's body, the last of a keyword winning.
 
-    An empty value takes back what a global header said. ValueError: a length that does not fit, or no `=`.
+    An empty value takes back what a global header said. GNU tar's oldest sparse files say each piece by a pair of
+    keywords of its own, the one thing where all of a keyword count: they come as the next version's GNU.sparse.map.
+    ValueError: a length that does not fit, or no `=`.
     """
     records = {}
+    pieces: list[bytes] = []
     position = 0
     while position < len(body):
         digits, blank, _ = body[position : position + 12].partition(b" ")
@@ -104,14 +119,21 @@ def pax_records(body: bytes) -> dict[bytes, bytes]:
         keyword, equals, value = body[start : end - 1].partition(b"=")
         if not equals or not keyword:
             raise ValueError("a record of its pax header has no keyword")
-        records[keyword] = value
+        if keyword in _SPARSE_PIECE:
+            if keyword != _SPARSE_PIECE[len(pieces) % 2]:
+                raise ValueError("its sparse map is damaged")
+            pieces.append(value)
+        else:
+            records[keyword] = value
         position = end
+    if pieces:
+        records[b"GNU.sparse.map"] = b",".join(pieces)
     return records
 
 
-def pax_number(value: bytes, what: str) -> int:
+def pax_number(value: bytes, what: str, *, signed: bool = False) -> int:
     """A decimal integer of a pax record. ValueError otherwise."""
-    if not value.isdigit() or len(value) > 20:
+    if not value.removeprefix(b"-" if signed else b"").isdigit() or len(value) > 20:
         raise ValueError(f"its {what} is not a number")
     return int(value)
 

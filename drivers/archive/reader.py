@@ -106,9 +106,9 @@ class Reader:
                         f"its global records are over the {self._limits.metadata} bytes that are allowed", offset=offset
                     )
             elif header.type == b"L":
-                long_name = self._body(header, offset, "long name").rstrip(b"\0")
+                long_name = self._body(header, offset, "long name").partition(b"\0")[0]
             elif header.type == b"K":
-                long_link = self._body(header, offset, "long link target").rstrip(b"\0")
+                long_link = self._body(header, offset, "long link target").partition(b"\0")[0]
             else:
                 count += 1
                 if count > self._limits.entries:
@@ -152,7 +152,7 @@ class Reader:
     def _skip(self) -> None:
         for _ in self._stored(self._unread):
             pass
-        self._exactly(self._padding)
+        self._up_to(self._padding)  # umoci's insert leaves it out behind the last entry
         self._padding = 0
 
     def _advance(self, count: int) -> None:
@@ -161,26 +161,31 @@ class Reader:
             raise ArchiveError(f"the archive is larger than the {self._limits.total} bytes that are allowed")
 
     def _exactly(self, count: int) -> bytes:
+        found = self._up_to(count)
+        if len(found) < count:
+            after = "" if self._last is None else f" behind {shown(self._last)}"
+            raise ArchiveError(f"the archive is cut short{after}", offset=self.position)
+        return found
+
+    def _up_to(self, count: int) -> bytes:
+        """The next `count` bytes, fewer at the end of the stream only."""
         pieces = []
-        while count:
-            piece = self._stream.read(count)
-            if not piece:
-                after = "" if self._last is None else f" behind {shown(self._last)}"
-                raise ArchiveError(f"the archive is cut short{after}", offset=self.position)
+        while count and (piece := self._stream.read(count)):
             pieces.append(piece)
             count -= len(piece)
             self._advance(len(piece))
         return b"".join(pieces)
 
     def _header(self) -> Header | None:
-        """The next header, or None at the end-of-archive mark.
-
-        One block of zeros is taken as the mark, as Go and libarchive do; with none at all the archive may have lost
-        its tail, which is the only sign of a cut between two entries.
+        """The next header, or None at the end of the archive: at a block of zeros, as libarchive takes one for the
+        mark, and at the end of the stream, as some tools write no mark (umoci's insert) and GNU tar and Go need none.
         """
         offset = self.position
         try:
-            self._block = self._exactly(BLOCK)
+            self._block = self._up_to(BLOCK)
+            if not self._block:
+                return None
+            self._block += self._exactly(BLOCK - len(self._block))
             return headers.parse(self._block)
         except ValueError as error:
             if offset == 0:
@@ -286,7 +291,10 @@ _KINDS = {kind.value: kind for kind in Kind} | {b"7": Kind.FILE, b"S": Kind.FILE
 
 
 def _owner(record: bytes | None, field: int, what: str) -> int:
-    value = headers.pax_number(record, what) if record else field
+    """-2, as BSD has its nobody, is the number that its 32 bits are."""
+    value = headers.pax_number(record, what, signed=True) if record else field
+    if -(1 << 31) <= value < -1:
+        value += 1 << 32
     if not 0 <= value < _NOBODY:
         raise ValueError(f"its {what} {value} is none that Linux has")
     return value

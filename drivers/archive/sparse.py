@@ -1,10 +1,11 @@
-"""Where the data of a sparse member lies in its file: GNU tar's three forms that say it in one place.
+"""Where the data of a sparse member lies in its file, in GNU tar's forms.
 
     old GNU    type "S": four pieces in the header, 21 in each block that follows it while one says that there is more
+    pax 0.0    GNU.sparse.offset=OFFSET  GNU.sparse.numbytes=LENGTH, a pair each, read as 0.1  GNU.sparse.size
     pax 0.1    GNU.sparse.map=OFFSET,LENGTH,OFFSET,LENGTH…  GNU.sparse.size
     pax 1.0    GNU.sparse.major=1, GNU.sparse.realsize; the map is text at the beginning of the content
 
-See the GNU tar manual, "Storing Sparse Files". Version 0.0 repeats its keywords, which pax does not allow: refused.
+See the GNU tar manual, "Storing Sparse Files".
 What is wrong with a map is a ValueError.
 """
 

@@ -16,12 +16,13 @@ from drivers.archive.tree import FILE, Directory, Tree
 from drivers.archive.walk import Escape, Link, canonical
 
 
-def validate(stream: Source, *, limits: Limits = DEFAULT) -> Extracted:
-    """Read the uncompressed tar `stream` to its last byte, as an archive for an empty root.
+def validate(stream: Source, *, limits: Limits = DEFAULT, upper: bool = False) -> Extracted:
+    """Read the uncompressed tar `stream` to the end of the archive, as one for an empty root; an `upper` one is for a
+    root of which nothing is known, as a layer that lies on others: what its hard links lead to may be there.
 
-    ArchiveError: damaged, cut short, over a limit, followed by something, or asking for what extraction refuses.
+    ArchiveError: damaged, cut short, over a limit, or asking for what extraction refuses.
     """
-    tree = _Tree(limits)
+    tree = _Tree(limits, upper=upper)
     size = entries = 0
     for entry in Reader(stream, limits):
         entries += 1
@@ -31,11 +32,10 @@ def validate(stream: Source, *, limits: Limits = DEFAULT) -> Extracted:
         except Escape as escape:
             raise entry.refuse(f"{escape}; make the archive with tar -C DIRECTORY -c .") from None
         policy.kept_xattrs(entry)
-    _read_padding(stream, limits)
     return Extracted(size, entries)
 
 
-def _read_padding(stream: Source, limits: Limits) -> None:
+def read_padding(stream: Source, *, limits: Limits = DEFAULT) -> None:
     """The rest of the stream, which may only be zeros: a second archive there would silently be left out."""
     padding = 0
     while piece := stream.read(CHUNK):
@@ -49,8 +49,9 @@ def _read_padding(stream: Source, limits: Limits) -> None:
 class _Tree:
     """What extraction would have made so far."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, upper: bool) -> None:
         self._tree = Tree(limits)
+        self._upper = upper
 
     def add(self, entry: Entry, step: Step) -> None:
         if step.opaque:
@@ -75,6 +76,8 @@ class _Tree:
     def _target(self, entry: Entry, target: Path) -> bytes:
         parent = self._walk(target[:-1])
         node = parent.get(target[-1]) if isinstance(parent, Directory) else None
+        if node is None and self._upper:
+            return FILE
         if node is None:
             raise entry.refuse(f"it is a hard link to {shown(entry.linkname)}, which does not exist")
         if not isinstance(node, bytes):

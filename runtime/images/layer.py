@@ -15,7 +15,7 @@ from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.reader import Source
-from drivers.archive.validate import validate
+from drivers.archive.validate import read_padding, validate
 
 _READ = 1 << 20
 
@@ -23,21 +23,30 @@ _READ = 1 << 20
 def take_in(tar_path: str, write: Callable[[bytes], object], limits: Limits) -> None:
     """Check the archive at `tar_path` from its first byte to its last, giving them to `write`, uncompressed.
 
-    ArchiveError, OSError; what was written is not to be used then.
+    ArchiveError, OSError; what was written is not to be used then. An empty file and one with something behind the
+    archive, which a layer may be, are a user's mistake here.
     """
     with decompress(tar_path, limits=limits) as plain:
-        validate(_Tee(plain, write), limits=limits)
+        read = _Tee(plain, write)
+        validate(read, limits=limits)
+        read_padding(read, limits=limits)
+        if not read.size:
+            raise ArchiveError("it is empty")
 
 
-def check(blob_fd: int, diff_id: str, limits: Limits = DEFAULT) -> None:
-    """Judge the layer in the file `blob_fd`, compressed or not, from its first byte to its last.
+def check(blob_fd: int, diff_id: str, *, upper: bool, limits: Limits = DEFAULT) -> None:
+    """Judge the layer in the file `blob_fd`, compressed or not, from its first byte to its last; an `upper` one has
+    others below it.
 
     ArchiveError when it is none, or not the one of `diff_id`.
     """
     digest = hashlib.sha256()
     os.lseek(blob_fd, 0, os.SEEK_SET)
     with decompress(blob_fd, limits=limits) as plain:
-        validate(_Tee(plain, digest.update), limits=limits)
+        read = _Tee(plain, digest.update)
+        validate(read, limits=limits, upper=upper)
+        while read.read(_READ):  # nothing of the layer, but part of what its digest was made of
+            pass
     if f"sha256:{digest.hexdigest()}" != diff_id:
         raise ArchiveError(f"it is not the layer {diff_id[:19]} that its image says; get the image again")
 
@@ -60,12 +69,14 @@ def put_out(blob: BinaryIO, root_fd: int, diff_id: str) -> None:
 
 
 class _Tee:
-    """`stream`; each byte that is read of it is given to `write` too."""
+    """`stream`; each byte that is read of it is given to `write` too. `size` is how many it were."""
 
     def __init__(self, stream: Source, write: Callable[[bytes], object]) -> None:
         self._stream, self._write = stream, write
+        self.size = 0
 
     def read(self, size: int, /) -> bytes:
         piece = self._stream.read(size)
         self._write(piece)
+        self.size += len(piece)
         return piece

@@ -78,7 +78,7 @@ def take(store: ImageStore, archive: Members, offer: Offer, limits: Limits = DEF
                 taken[file, diff_id] = said
                 continue
             blob = stack.enter_context(store.writer())
-            taken[file, diff_id] = _take_layer(archive, file, diff_id, said, blob, limits)
+            taken[file, diff_id] = _take_layer(archive, file, diff_id, said, blob, limits, upper=number > 0)
             fresh.append(blob)
         configuration = stack.enter_context(store.writer())
         configuration.write(offer.configuration)
@@ -90,7 +90,7 @@ def take(store: ImageStore, archive: Members, offer: Offer, limits: Limits = DEF
 
 
 def _take_layer(
-    archive: Members, file: str, diff_id: str, said: Descriptor | None, blob: Writer, limits: Limits
+    archive: Members, file: str, diff_id: str, said: Descriptor | None, blob: Writer, limits: Limits, *, upper: bool
 ) -> Descriptor:
     """Copy and judge the layer in `file`; ArchiveError when it is not the one that is `said`, or not `diff_id`'s."""
     with archive.open(file) as (source, size):
@@ -105,7 +105,7 @@ def _take_layer(
     if said is not None and blob.digest != said.digest:
         raise ArchiveError("it is not what its name says; get the archive again", entry=os.fsencode(file))
     try:
-        layer.check(blob.fileno(), diff_id, limits)
+        layer.check(blob.fileno(), diff_id, upper=upper, limits=limits)
     except ArchiveError as error:
         raise ArchiveError(f"{shown(os.fsencode(file))}: {error}") from error
     media_type = next((kind for magic, kind in _TYPES if first.startswith(magic)), document.LAYER)

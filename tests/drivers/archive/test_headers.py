@@ -23,6 +23,13 @@ def test_gnu_headers_have_no_prefix() -> None:
     assert parsed is not None and parsed.name == b"a"
 
 
+def test_but_go_wrote_one_there() -> None:
+    """Before version 1.8, when a number was too large for ustar (golang.org/issue/12594)."""
+    for prefix, name in ((b"usr/share/doc", b"usr/share/doc/a"), (b"caf\xc3\xa9/doc", b"a"), (b"", b"a")):
+        parsed = headers.parse(tape.header(b"a", magic=tape.GNU, uid=tape.base256(1 << 31, 8), prefix=prefix))
+        assert parsed is not None and (parsed.name, parsed.uid) == (name, 1 << 31)
+
+
 def test_star_headers_have_a_short_prefix() -> None:
     block = bytearray(tape.header(b"a", prefix=b"dir"))
     block[476:512] = (b"00000000000\0" * 2).ljust(32, b"\0") + b"tar\0"
@@ -77,6 +84,9 @@ def test_pax_records() -> None:
     body = tape.record(b"path", b"a\nb=c") + tape.record(b"path", b"last") + tape.record(b"x", b"=\n")
     assert headers.pax_records(body) == {b"path": b"last", b"x": b"=\n"}
     assert headers.pax_records(b"7 uid=\n") == {b"uid": b""}
+    pairs = [(b"offset", b"0"), (b"numbytes", b"5"), (b"offset", b"9"), (b"numbytes", b"0")]
+    body = b"".join(tape.record(b"GNU.sparse." + keyword, value) for keyword, value in pairs)
+    assert headers.pax_records(body) == {b"GNU.sparse.map": b"0,5,9,0"}
 
 
 @pytest.mark.parametrize(

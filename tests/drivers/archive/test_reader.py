@@ -115,6 +115,18 @@ def test_only_files_have_content(kind: bytes) -> None:
     assert (first.size, second.name) == (0, b"b")
 
 
+def test_a_long_name_ends_with_its_first_nul() -> None:
+    name, link = tape.extension(b"name\0rubbish\0", b"L"), tape.extension(b"to\0\0more", b"K")
+    entry = only(name, link, tape.symlink(b"x", b"y"))
+    assert (entry.name, entry.linkname) == (b"name", b"to")
+
+
+def test_owners_below_zero() -> None:
+    """BSD's nobody is -2, as 32 bits; GNU tar writes it in base 256 and others as a pax record."""
+    entry = only(tape.pax({b"gid": b"-2147483648"}), tape.file(b"a", uid=tape.base256(-2, 8)))
+    assert (entry.uid, entry.gid) == ((1 << 32) - 2, 1 << 31)
+
+
 def test_contiguous_files_are_files() -> None:
     assert only(tape.header(b"a", b"7", size=0)).kind is Kind.FILE
 
@@ -148,7 +160,10 @@ WRONG = {
     "sparse, a count for a map": ([tape.sparse_text(b"99999999\n", 10)], "more than 65536 pieces"),
     "sparse, a map that goes on for ever": ([tape.sparse_text(b"9\n" + b"1" * 5000, 10)], "sparse map is damaged"),
     "sparse, a map that is cut": ([tape.sparse_text(b"9\n1\n", 10)], "sparse map is"),
-    "sparse, an old form": ([tape.pax({b"GNU.sparse.numblocks": b"1"}), tape.file(b"f")], "in a form that is not read"),
+    "sparse, two lengths": (
+        [tape.extension(tape.record(b"GNU.sparse.numbytes", b"0"), b"x"), tape.file(b"f")], "sparse map is damaged"
+    ),
+    "sparse, a new form": ([tape.pax({b"GNU.sparse.numblocks": b"1"}), tape.file(b"f")], "in a form that is not read"),
     "an unknown type": ([tape.header(b"label", b"V")], "label .byte 0.: its type b'V'"),
     "a negative size": ([tape.header(b"a", size=tape.base256(-1, 12))], "a .byte 0.: it says it is -1 bytes long"),
     "a huge size": ([tape.header(b"a", size=tape.base256(1 << 60, 12))], "it says it is 1152921504606846976 bytes"),
@@ -156,7 +171,8 @@ WRONG = {
     "a pax size that is none": ([tape.pax({b"size": b"-1"}), tape.file(b"a")], "its size is not a number"),
     "a size that is no number": ([tape.header(b"a", size=b"99999999999\0")], "its size is not a number|no tar archive"),
     "user id -1": ([tape.pax({b"uid": b"4294967295"}), tape.file(b"a")], "user id 4294967295 is none that Linux has"),
-    "a negative group id": ([tape.file(b"a", gid=tape.base256(-2, 8))], "group id -2 is none"),
+    "group id -1": ([tape.file(b"a", gid=tape.base256(-1, 8))], "group id -1 is none"),
+    "a group id below all": ([tape.file(b"a", gid=tape.base256(-(1 << 40), 8))], "group id -1099511627776 is none"),
     "a time beyond all": ([tape.file(b"a", mtime=tape.base256(1 << 80, 12))], "modification time is out of all bounds"),
     "a pax header without its entry": ([tape.pax({b"path": b"x"})], "behind an extended header"),
     "a long name without its entry": ([tape.extension(b"x\0", b"L")], "behind an extended header"),
@@ -174,18 +190,32 @@ def test_damage_is_named(parts: list[bytes], says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_each_cut_is_seen() -> None:
-    """At every block, and in the middle of each; only behind the first block of the end mark is nothing lost."""
-    whole = tape.archive(
-        tape.directory(b"d/"), tape.pax({b"path": b"d/" + b"p" * 200}), tape.file(b"p", b"x" * 700),
-        tape.extension(b"d/" + b"g" * 200 + b"\0", b"L"), tape.symlink(b"g", b"target"), tape.file(b"d/last", b"y"),
-    )  # fmt: skip
-    end = len(whole) - 1024
-    for cut in [*range(0, end + 1, 512), *range(256, end + 1, 512), end + 1, end + 511]:
-        with pytest.raises(ArchiveError, match="cut short"):
-            list(Reader(io.BytesIO(whole[:cut])))
-    for cut in (end + 512, end + 513, end + 1024):
-        assert len(list(Reader(io.BytesIO(whole[:cut])))) == 4
+# Entries, and how many bytes at their ends only fill up a block.
+PARTS = (
+    (tape.directory(b"d/"), 0),
+    (tape.pax({b"path": b"d/" + b"p" * 200}) + tape.file(b"p", b"x" * 700), 324),
+    (tape.extension(b"d/" + b"g" * 200 + b"\0", b"L") + tape.symlink(b"g", b"target"), 0),
+    (tape.file(b"d/last", b"y"), 511),
+)
+
+
+def test_an_archive_ends_behind_an_entry() -> None:
+    """umoci's insert writes no end mark, nor what fills up the last entry's block; Go and GNU tar read such. A cut
+    anywhere else is seen: in a header, between one and its extension, in a content."""
+    whole = tape.archive(*(part for part, _ in PARTS))
+    ends, position = {0: 0}, 0
+    for count, (part, filling) in enumerate(PARTS, 1):
+        position += len(part)
+        ends |= dict.fromkeys(range(position - filling, position + 1), count)
+    for cut in {*range(0, position + 513, 256), *range(1, position, 511), *ends}:
+        read = Reader(io.BytesIO(whole[:cut]))
+        if cut in ends or cut == position + 512:
+            assert len(list(read)) == ends.get(cut, len(PARTS))
+        else:
+            with pytest.raises(ArchiveError, match=r"cut short|behind an extended header"):
+                list(read)
+    for more in (1, 1024):
+        assert len(list(Reader(io.BytesIO(whole[: position + 512 + more])))) == 4
 
 
 def test_a_cut_names_the_entry_and_what_is_missing() -> None:

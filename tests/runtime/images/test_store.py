@@ -172,7 +172,8 @@ def test_a_beginning_of_an_id_that_is_not_enough(store: ImageStore, archive: Arc
 BAD: dict[str, tuple[bytes | None, str]] = {
     "no file": (None, "No such file or directory"),
     "no archive": (b"hello" * 1000, "this is no tar archive"),
-    "an empty file": (b"", "the archive is cut short"),
+    "an empty file": (b"", "it is empty"),
+    "an empty file, packed": (gzip.compress(b""), "it is empty"),
     "cut short": (tape.archive(tape.file(b"big", b"x" * 5000))[:2000], r"big \(byte 2000\): the archive is cut short"),
     "dotdot": (tape.archive(tape.file(b"../x")), r"\.\./x \(byte 0\): its name contains '\.\.'"),
     "absolute": (tape.archive(tape.file(b"/x")), "its name is absolute|its name /x is absolute"),
