@@ -1,7 +1,7 @@
 """Tar archives: those that somebody else made read, checked, and extracted below one directory; and ours written.
 
     errors <- limits, headers <- reader <- policy <- tree <- walk <- validate, extract
-    acl <- reader, policy
+    acl <- reader, policy; pseudolinks <- extract
     decompress gives the plain stream that reader takes
     writer is the way back: entries to bytes; what goes into a layer is drivers.diff's
 
@@ -10,22 +10,26 @@ entry may ask for; `tree` has the names that have come; `walk` resolves names in
 on the tree alone, `extract` on the disk, through directory descriptors. The tarfile module is not used.
 
 What is decided, and why:
-- `..` in a name, absolute names: refused. No tool writes them unless asked, so they are a mistake or an attack.
+- Names are resolved as if the root were `/`, as containerd and docker do (moby pkg/archive, containerd pkg/archive): an
+  absolute name begins there, `..` in one is Go's path.Clean. But a name that leads above the root is refused, as docker
+  refuses it: it is a mistake or an attack.
 - A symbolic link is stored as it is, whatever it points to: rootfs archives are full of absolute ones. An entry *below*
-  a symbolic link is accepted when the link is relative and stays inside the root (`lib -> usr/lib`), and refused
-  otherwise; docker would take such a link as if the root were `/`. No archive made from a directory has such entries.
+  a symbolic link goes where the link leads inside the root (`lib -> usr/lib`, `var/run -> /run`), a place that may not
+  exist yet; 40 links at most, as the kernel.
 - A hard link's target is a name like any other and is never followed through a symbolic link at its end.
 - Devices are made, as docker makes them: a node is a name for a number, and opens nothing by being there. Layers lie in
   directories that only root can enter, and a container's device cgroup decides what it may open. But character device
-  0:0 is refused: it is overlayfs's whiteout.
+  0:0 is overlayfs's whiteout, and what such an image would be over an overlay, it is everywhere: a whiteout.
 - Owners are the numbers; names of users are not looked up (CVE-2019-14271).
 - Extended attributes: user.*, security.capability and POSIX ACLs are kept (raw, as docker writes them, or in words when
-  these say numbers); the marks of overlay file systems are refused; the rest, which is the policy of the machine the
-  archive was made on (SELinux labels, IMA, trusted.*), is dropped.
+  these say numbers) on what can have them; the marks of union file systems are dropped, and so is the rest, which is
+  the policy of the machine the archive was made on (SELinux labels, IMA, trusted.*).
 - Pages of zeros become holes: archives of layers are written without sparse members.
-- Sparse members are read in GNU tar's forms but one, though the OCI layer specification advises against them: archives
+- Sparse members are read in GNU tar's forms, though the OCI layer specification advises against them: archives
   of root file systems have them. Their holes count as bytes of the archive.
-- `.wh.NAME` and `.wh..wh..opq` are OCI whiteouts for what lay below the root before; other `.wh.` names are refused.
+- `.wh.NAME` and `.wh..wh..opq` are OCI whiteouts for what lay below the root before, whatever kind of entry they are;
+  what else AUFS keeps under such names is left out, but its pseudo-links are what they stand for. Nothing goes through
+  such a name.
 
 Threading: one archive is read by one thread; two archives have nothing in common.
 """

@@ -11,14 +11,17 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Container, Iterable
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from drivers.archive import policy
 from drivers.archive.errors import ArchiveError, shown
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.policy import Path, Step
+from drivers.archive.pseudolinks import PseudoLinks
 from drivers.archive.reader import Entry, Kind, Reader, Source
-from drivers.archive.walk import Escape, Root
+from drivers.archive.tree import Names
+from drivers.archive.walk import Endless, Root
 from unionfs.linux import files
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -48,7 +51,7 @@ def extract(stream: Source, root_fd: int, *, limits: Limits = DEFAULT) -> Extrac
             extraction.apply(entry, reader)
         extraction.date_directories()
     finally:
-        extraction.root.close()
+        extraction.close()
     return Extracted(extraction.size, extraction.entries)
 
 
@@ -74,26 +77,42 @@ class _Extraction:
         self.entries = 0
         self._limits = limits
         self._inheriting: tuple[Path, bool] | None = None  # the last directory asked for, and the answer
+        self._overlay_whiteouts = Names(limits)
+        self._pseudo_links = PseudoLinks()
+
+    def close(self) -> None:
+        self._pseudo_links.close()
+        self.root.close()
 
     def apply(self, entry: Entry, reader: Reader) -> None:
         self.entries += 1
         try:
             self._apply(entry, reader)
-        except Escape as escape:
-            raise entry.refuse(f"{escape}; make the archive with tar -C DIRECTORY -c .") from None
+        except Endless as endless:
+            raise entry.refuse(str(endless)) from None
         except OSError as error:
             raise entry.refuse(_sentence(error)) from error
 
     def _apply(self, entry: Entry, reader: Reader) -> None:
         step = policy.admit(entry, self._limits)
+        if step is None:
+            return
         if step.opaque:
             _, where = self.root.directory(step.path)
             self.root.remove_older(where)
         elif step.whiteout:
-            _, parent = self.root.directory(step.path[:-1])
-            self.root.remove_older((*parent, step.path[-1]))
+            self._white_out(step.path)
+            if entry.kind is Kind.CHAR:
+                self._overlay_whiteouts.add(step.path)
+        elif step.pseudo and entry.kind is Kind.FILE:
+            self._pseudo_links.keep(step.pseudo, entry, reader.data())
+            self.size += entry.size
         else:
             self._make(entry, step, reader)
+
+    def _white_out(self, path: Path) -> None:
+        _, parent = self.root.directory(path[:-1])
+        self.root.remove_older((*parent, path[-1]))
 
     def _make(self, entry: Entry, step: Step, reader: Reader) -> None:
         where: Path = ()
@@ -103,9 +122,15 @@ class _Extraction:
         xattrs = policy.kept_xattrs(entry)
         match entry.kind:
             case Kind.FILE:
-                self._file(entry, where, xattrs, reader)
-            case Kind.HARDLINK:
-                self._hard_link(entry, where, step.target)  # its attributes are those of the file it links to
+                self._file(entry, where, xattrs, reader.data())
+                self.size += entry.size
+            case Kind.HARDLINK if step.pseudo:
+                self._pseudo_link(entry, where, step.pseudo)
+            case Kind.HARDLINK:  # its attributes are those of the file it links to
+                if not self._hard_link(entry, where, step.target):
+                    self._white_out(step.path)
+                    self._overlay_whiteouts.add(step.path)
+                    return
             case Kind.DIRECTORY:
                 old = not self._directory(where)
                 self._attributes(entry, where, xattrs, old=old)
@@ -127,11 +152,11 @@ class _Extraction:
         parent, _ = self.root.directory(where[:-1])
         return make(parent, where[-1])
 
-    def _file(self, entry: Entry, where: Path, xattrs: dict[str, bytes], reader: Reader) -> None:
+    def _file(self, entry: Entry, where: Path, xattrs: dict[str, bytes], content: Iterable[bytes]) -> None:
         fd = self._replace(where, lambda parent, name: os.open(name, _NEW, 0o600, dir_fd=parent))
         try:
             position = written = 0
-            for piece in reader.data():
+            for piece in content:
                 written = _write(fd, piece, position) or written
                 position += len(piece)
             if written != position:
@@ -145,12 +170,34 @@ class _Extraction:
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(fd)
-        self.size += entry.size
 
-    def _hard_link(self, entry: Entry, where: Path, target: Path) -> None:
+    def _pseudo_link(self, entry: Entry, where: Path, name: bytes) -> None:
+        kept = self._pseudo_links.find(name)
+        if kept is None:
+            raise entry.refuse(f"it is a hard link to {shown(entry.linkname)}, which does not exist")
+        if kept.first is not None:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                fd = self.root.find(kept.first[0])
+                try:
+                    if _identity(fd) == kept.first[1:]:
+                        self._replace(where, lambda parent, name: files.link_fd(fd, parent, name))
+                        return
+                finally:
+                    os.close(fd)
+        self._file(kept.entry, where, policy.kept_xattrs(kept.entry), self._pseudo_links.content(kept))
+        fd = self.root.find(where)
+        try:
+            kept.first = (where, *_identity(fd))
+        finally:
+            os.close(fd)
+
+    def _hard_link(self, entry: Entry, where: Path, target: Path) -> bool:
+        """False when the target is an overlayfs's whiteout, which are links of one."""
         try:
             fd = self.root.find(target)
         except (FileNotFoundError, NotADirectoryError):
+            if target in self._overlay_whiteouts:
+                return False
             raise entry.refuse(f"it is a hard link to {shown(entry.linkname)}, which does not exist") from None
         try:
             if stat.S_ISDIR(os.fstat(fd).st_mode):
@@ -158,6 +205,7 @@ class _Extraction:
             self._replace(where, lambda parent, name: files.link_fd(fd, parent, name))
         finally:
             os.close(fd)
+        return True
 
     def _directory(self, where: Path) -> bool:
         """Whether it was made; False for one that was there."""
@@ -214,6 +262,11 @@ class _Extraction:
                     os.close(fd)
             except OSError as error:
                 raise ArchiveError(_sentence(error), entry=path or b".") from error
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _special(entry: Entry, parent: int, name: bytes) -> None:

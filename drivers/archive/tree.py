@@ -147,6 +147,22 @@ class Tree:
             )
 
 
+class Names:
+    """A set of paths, none of which is below another, within the limits of a tree."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._tree = Tree(limits)
+
+    def add(self, path: Path) -> None:
+        """ArchiveError."""
+        directory = self._tree.directory(path[:-1], make=True)
+        if isinstance(directory, Directory):
+            self._tree.put(directory, path[-1], FILE)
+
+    def __contains__(self, path: Path) -> bool:
+        return self._tree.find(path) == FILE
+
+
 def entries(node: Directory | Chain) -> Directory:
     """The entries of a directory in either form, to look at."""
     if isinstance(node, Directory):

@@ -12,8 +12,8 @@ from drivers.archive.extract import Extracted
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.policy import Path, Step
 from drivers.archive.reader import CHUNK, Entry, Kind, Reader, Source
-from drivers.archive.tree import FILE, Directory, Tree
-from drivers.archive.walk import Escape, Link, canonical
+from drivers.archive.tree import FILE, Directory, Names, Tree
+from drivers.archive.walk import Endless, Link, canonical
 
 
 def validate(stream: Source, *, limits: Limits = DEFAULT, upper: bool = False) -> Extracted:
@@ -26,12 +26,16 @@ def validate(stream: Source, *, limits: Limits = DEFAULT, upper: bool = False) -
     size = entries = 0
     for entry in Reader(stream, limits):
         entries += 1
-        size += entry.size if entry.kind is Kind.FILE else 0
+        step = policy.admit(entry, limits)
+        if step is None:
+            continue
         try:
-            tree.add(entry, policy.admit(entry, limits))
-        except Escape as escape:
-            raise entry.refuse(f"{escape}; make the archive with tar -C DIRECTORY -c .") from None
-        policy.kept_xattrs(entry)
+            tree.add(entry, step)
+        except Endless as endless:
+            raise entry.refuse(str(endless)) from None
+        if not (step.opaque or step.whiteout):
+            policy.kept_xattrs(entry)
+            size += entry.size if entry.kind is Kind.FILE else 0
     return Extracted(size, entries)
 
 
@@ -52,31 +56,46 @@ class _Tree:
     def __init__(self, limits: Limits, *, upper: bool) -> None:
         self._tree = Tree(limits)
         self._upper = upper
+        self._overlay_whiteouts = Names(limits)
+        self._pseudo_links: set[bytes] = set()
 
     def add(self, entry: Entry, step: Step) -> None:
         if step.opaque:
             self._directory(entry, step.path)
             return
         if not step.path:
+            if step.pseudo:
+                self._pseudo_links.add(step.pseudo)
             return
         parent = self._directory(entry, step.path[:-1])
         name = step.path[-1]
-        if step.whiteout:
-            return  # there is nothing below an empty root that did not come from this archive
+        if step.whiteout:  # there is nothing below an empty root that did not come from this archive
+            if entry.kind is Kind.CHAR:
+                self._overlay_whiteouts.add(step.path)
+            return
         match entry.kind:
             case Kind.DIRECTORY:
                 self._tree.put_directory(parent, name)
             case Kind.SYMLINK:
                 self._tree.put(parent, name, entry.linkname)
             case Kind.HARDLINK:
-                self._tree.put(parent, name, self._target(entry, step.target))
+                if (target := self._target(entry, step)) is None:
+                    self._overlay_whiteouts.add(step.path)
+                else:
+                    self._tree.put(parent, name, target)
             case _:
                 self._tree.put(parent, name, FILE)
 
-    def _target(self, entry: Entry, target: Path) -> bytes:
+    def _target(self, entry: Entry, step: Step) -> bytes | None:
+        """What a hard link is then; None when it is one to overlayfs's whiteout."""
+        target = step.target
+        if step.pseudo in self._pseudo_links:
+            return FILE
         parent = self._walk(target[:-1])
-        node = parent.get(target[-1]) if isinstance(parent, Directory) else None
-        if node is None and self._upper:
+        node = parent.get(target[-1]) if target and isinstance(parent, Directory) else None
+        if node is None and target in self._overlay_whiteouts:
+            return None
+        if node is None and target and self._upper:
             return FILE
         if node is None:
             raise entry.refuse(f"it is a hard link to {shown(entry.linkname)}, which does not exist")

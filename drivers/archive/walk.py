@@ -13,7 +13,6 @@ import os
 import stat
 from collections.abc import Callable
 
-from drivers.archive.errors import shown
 from drivers.archive.limits import Limits
 from drivers.archive.policy import Path
 from drivers.archive.tree import FILE, Directory, Node, Tree, entries
@@ -25,29 +24,26 @@ _PARTS = 4096  # names on the way, those that links bring in counted
 _DOTS = (b"", b".", b"..")
 
 
-class Escape(Exception):
-    """A symbolic link on the way that is not followed. str() says which."""
+class Endless(Exception):
+    """More symbolic links on the way than are followed. str() is the sentence."""
 
 
 Link = tuple[int, bytes]  # how many names of a path lead to it, and its target
 
 
 def canonical(path: Path, first_link: Callable[[Path], Link | None]) -> Path:
-    """`path` with the symbolic links in it resolved; what does not exist counts as a directory to be made.
+    """`path` with the symbolic links in it resolved as chroot(2) has it: an absolute one begins at the root, and above
+    the root is the root. What does not exist counts as a directory to be made.
 
-    `first_link` gives the first symbolic link of a path, None if there is none. Escape: an absolute link, one that
-    climbs above the root, or too many of them.
+    `first_link` gives the first symbolic link of a path, None if there is none. Endless for too many of them.
     """
     pending = list(reversed(path))
     done: list[bytes] = []
     links, parts = 0, len(path)
-    origin = ""
     while pending:
         part = pending.pop()
         if part == b"..":
-            if not done:
-                raise Escape(f"it goes through {origin}, which leads above the root")
-            done.pop()
+            del done[-1:]
         if part in _DOTS:
             continue
         done.append(part)
@@ -56,17 +52,14 @@ def canonical(path: Path, first_link: Callable[[Path], Link | None]) -> Path:
         if (link := first_link(tuple(done))) is None:
             continue
         length, target = link
-        origin = f"the symbolic link {shown(b'/'.join(done[:length]))} -> {shown(target)}"
         brought = target.split(b"/")
         links, parts = links + 1, parts + len(brought)
-        if target.startswith(b"/"):
-            raise Escape(f"it goes through {origin}, which leads out of the root")
         if links > _LINKS:
-            raise Escape(f"it goes through more than {_LINKS} symbolic links")
+            raise Endless(f"it goes through more than {_LINKS} symbolic links")
         if parts > _PARTS:
-            raise Escape(f"it goes through symbolic links with more than {_PARTS} names")
+            raise Endless(f"it goes through symbolic links with more than {_PARTS} names")
         pending += (*reversed(done[length:]), *reversed(brought))
-        del done[length - 1 :]
+        del done[0 if target.startswith(b"/") else length - 1 :]
     return tuple(done)
 
 
@@ -95,7 +88,7 @@ class Root:
     def directory(self, path: Path) -> tuple[int, Path]:
         """An O_PATH descriptor of the directory `path`, valid until the next call, and its canonical path.
 
-        Missing directories are made. Escape, ArchiveError for too many, or OSError: ENOTDIR, ENAMETOOLONG.
+        Missing directories are made. Endless, ArchiveError for too many, or OSError: ENOTDIR, ENAMETOOLONG.
         """
         if path == self._asked:
             return self._fd, self._path
@@ -129,7 +122,7 @@ class Root:
     def find(self, path: Path) -> int:
         """An O_PATH descriptor, the caller's, of whatever has the name `path`: a symbolic link itself, at its end.
 
-        Escape, or OSError: ENOENT, ENOTDIR.
+        Endless, or OSError: ENOENT, ENOTDIR.
         """
         where = canonical(path[:-1], self._first_link)
         return self.open((*where, *path[-1:]), os.O_PATH | os.O_NOFOLLOW)

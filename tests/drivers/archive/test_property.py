@@ -23,15 +23,16 @@ RELAXED = settings(
 
 # Few names, so that entries meet; the ways out are among them. VICTIM stands for the path beside the root.
 HARMLESS = [b"a", b"b", b"lib", b"evil"]
-PARTS = st.sampled_from([*HARMLESS, b"victim", b"secret", b"root", b".", b"..", b"", b".wh.a", b".wh..wh..opq"])
+WHITEOUTS = [b".wh.a", b".wh..wh..opq", b".wh..wh.plnk"]
+PARTS = st.sampled_from([*HARMLESS, *WHITEOUTS, b"victim", b"secret", b"root", b".", b"..", b""])
 NAMES = st.one_of(
     st.lists(PARTS, min_size=1, max_size=4).map(b"/".join),
     st.lists(st.sampled_from(HARMLESS), min_size=1, max_size=4).map(b"/".join),
-    st.sampled_from([b"VICTIM", b"VICTIM/secret", b"/proc/self/cwd", b"a", b"evil/secret"]),
+    st.sampled_from([b"VICTIM", b"VICTIM/secret", b"/proc/self/cwd", b"a", b"evil/secret", b".wh..wh.plnk/1"]),
 )
 MODES = st.sampled_from([0o644, 0o777, 0o4755])
 ENTRIES = st.one_of(
-    st.tuples(st.sampled_from([b"0", b"5", b"6", b"7"]), NAMES, st.just(b""), MODES),
+    st.tuples(st.sampled_from([b"0", b"3", b"5", b"6", b"7"]), NAMES, st.just(b""), MODES),
     st.tuples(st.sampled_from([b"1", b"2", b"2"]), NAMES, NAMES, MODES),
 )
 ARCHIVES = st.lists(ENTRIES, max_size=12)
