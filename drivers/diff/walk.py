@@ -33,6 +33,7 @@ class _Directory:
     path: bytes
     kind: Literal["A", "C"] | None
     old: bool  # the old tree has a directory there
+    hiding: bool = False  # nothing of that shines through: it is opaque, or in one that is
     shown: bool = False
     names: list[bytes] | None = None  # still to be looked at, the next one last; None before it is read
 
@@ -97,7 +98,8 @@ class _Walk:
             if is_gone(error):
                 return
             raise
-        gone = (below if listing.opaque else below & listing.hidden) - listing.names
+        directory.hiding = directory.hiding or listing.opaque
+        gone = (below if directory.hiding else below & listing.hidden) - listing.names
         replaced = below & listing.sockets  # whiteouts too, in an archive
         directory.names = sorted(listing.names - replaced, reverse=True)
         if directory.kind is not None and not (directory.kind == "A" and directory.path in self._mount_points):
@@ -125,7 +127,7 @@ class _Walk:
                 return
             is_directory = old is not None and stat.S_ISDIR(old.st_mode)
             kind: Literal["A", "C"] | None = "A" if old is None else None if same else "C"
-            self._above.append(_Directory(path, kind, is_directory))
+            self._above.append(_Directory(path, kind, is_directory, directory.hiding))
         elif old is None and not new.st_size and path in self._mount_points:
             return
         elif not same:

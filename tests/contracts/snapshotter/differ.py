@@ -242,6 +242,18 @@ class Differ(Words):
         names = [entry.name for entry in members(archived(driver, "done"))]
         assert names == [b"dir/", b"dir/.wh.a", b"dir/.wh.b", b"dir/new"]
 
+    def test_made_again_with_what_is_in_it(self, driver: Snapshotter) -> None:
+        """Only the uppermost directory says that it hides what lay below it: the others are in it."""
+        base = {"dir": {"a": {"b": {"gone": "x", "kept": File("k", mtime_ns=OLD)}, "gone": {"c": "c"}}}}
+
+        def change(path: str) -> None:
+            shutil.rmtree(f"{path}/dir")
+            trees.build(path, {"dir": {"a": {"b": {"kept": File("k", mtime_ns=OLD)}}}})
+
+        assert self.changed(driver, base, change) == [
+            "C /dir", "C /dir/a", "C /dir/a/b", "D /dir/a/b/gone", "D /dir/a/gone",
+        ]  # fmt: skip
+
     def test_a_directory_that_is_deleted_is_one_line(self, driver: Snapshotter) -> None:
         base = {"a": {"b": {"c": {"d": "x"}}}, "z": ""}
         assert self.changed(driver, base, lambda path: shutil.rmtree(f"{path}/a/b")) == ["C /a", "D /a/b"]
