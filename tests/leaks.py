@@ -24,8 +24,10 @@ MARK = "FUSE_AUFS_TEST_RUN"
 _CGROUP_ROOT = "/sys/fs/cgroup"
 _PATIENCE = 30.0  # seconds for what ends by itself: a server after its unmount, a lazily released loop device
 # What a user may have set for our commands, or for the programs they call, and no test rests on.
-_SETTINGS = ("FUSE_AUFS_ROOT", "FUSE_AUFS_STATE", "FUSE_AUFS_STORAGE_DRIVER", "FUSE_AUFS_STORAGE_OPT",
-             "FUSE_AUFS_DEBUG", "FUSE_AUFS_CONFIG", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "LANG", "LANGUAGE", "TZ")
+_SETTINGS = (
+    "FUSE_AUFS_ROOT", "FUSE_AUFS_STATE", "FUSE_AUFS_STORAGE_DRIVER", "FUSE_AUFS_STORAGE_OPT", "FUSE_AUFS_DEBUG",
+    "FUSE_AUFS_CONFIG", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "LANG", "LANGUAGE", "TZ",
+)
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 
