@@ -23,6 +23,8 @@ from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.reader import Source
 
 _READ = 128 << 10
+_MAGICS = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
+_LONGEST = 6  # bytes of a magic
 _UNCOUNTED = 64 << 20  # bytes that may come out whatever went in: a small layer of zeros harms nobody
 
 
@@ -60,6 +62,17 @@ class _Gunzip:
         return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
 
 
+def packing(first: bytes) -> str:
+    """What a file that begins with these bytes, six or more, is packed with: "gzip", "zstd", "bzip2" or "xz"; "" for
+    none of them. A zstd stream may begin with a frame to be skipped (RFC 8878, 3.1.2), as zstd:chunked and pzstd's do.
+    """
+    return next((name for start, name in _MAGICS if first.startswith(start)), "zstd" if _is_skippable(first) else "")
+
+
+def _is_skippable(first: bytes) -> bool:
+    return len(first) >= 4 and int.from_bytes(first[:4], "little") & ~0xF == 0x184D2A50
+
+
 @contextlib.contextmanager
 def decompress(source: str | os.PathLike[str] | int, *, limits: Limits = DEFAULT) -> Iterator[Source]:
     """The uncompressed bytes of `source`, a path or a descriptor (which stays the caller's), from where it stands.
@@ -68,20 +81,15 @@ def decompress(source: str | os.PathLike[str] | int, *, limits: Limits = DEFAULT
     cannot be opened or is a directory.
     """
     with open(source, "rb", closefd=not isinstance(source, int)) as file:
-        magic = file.peek(6)[:6]
-        if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        name = packing(file.peek(6)[:6])
+        if name == "zstd":
             with _zstd(file, len(file.peek()), limits) as plain:
                 yield _Bounded(plain, limits, plain.consumed)
             return
-        for start, name, decoder in (
-            (b"\x1f\x8b", "gzip", _Gunzip),
-            (b"BZh", "bzip2", bz2.BZ2Decompressor),
-            (b"\xfd7zXZ\0", "xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, limits.memory)),
-        ):
-            if magic.startswith(start):
-                inflated = _Inflated(file, name, start, decoder)
-                yield _Bounded(inflated, limits, inflated.consumed)
-                return
+        if name:
+            inflated = _Inflated(file, name, limits)
+            yield _Bounded(inflated, limits, inflated.consumed)
+            return
         yield _Bounded(file, limits)
 
 
@@ -111,11 +119,16 @@ class _Bounded:
 class _Inflated:
     """The decompressed bytes of `file`: one stream, or several one behind the other, as `cat` makes them."""
 
-    def __init__(self, file: Source, name: str, magic: bytes, decoder: Callable[[], Decoder]) -> None:
-        self._file, self._name, self._magic, self._new = file, name, magic, decoder
-        self._decoder = decoder()
+    def __init__(self, file: Source, name: str, limits: Limits) -> None:
+        self._file, self._name, self._memory = file, name, limits.memory
+        self._decoder = self._new()
         self._pending = b""  # compressed bytes behind the end of the last stream
         self._read = 0
+
+    def _new(self) -> Decoder:
+        if self._name == "xz":
+            return lzma.LZMADecompressor(lzma.FORMAT_XZ, self._memory)
+        return _Gunzip() if self._name == "gzip" else bz2.BZ2Decompressor()
 
     def consumed(self) -> int:
         """Compressed bytes so far."""
@@ -145,9 +158,9 @@ class _Inflated:
         """Whether another stream follows. Zeros may (padding of tapes and of xz); anything else is no stream of ours
         and ignored, as gzip(1) does."""
         rest = self._decoder.unused_data.lstrip(b"\0")
-        while len(rest) < len(self._magic) and (more := self._more()):
+        while len(rest) < _LONGEST and (more := self._more()):
             rest = (rest + more).lstrip(b"\0")
-        if not rest.startswith(self._magic):
+        if packing(rest) != self._name:
             return False
         self._decoder, self._pending = self._new(), rest
         return True

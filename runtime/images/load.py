@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from drivers.archive.decompress import packing
 from drivers.archive.errors import ArchiveError, shown
 from drivers.archive.limits import DEFAULT, Limits
 from runtime.errors import ImageError
@@ -23,9 +24,7 @@ from runtime.images.image import Image, Offer
 from runtime.images.members import Members, opened, pieces
 from runtime.images.store import ImageStore
 
-# First bytes of a layer: its media type. What is packed otherwise is stored unpacked, for want of one.
-_TYPES = ((b"\x1f\x8b", document.LAYER_GZIP), (b"\x28\xb5\x2f\xfd", document.LAYER_ZSTD))
-_OTHERS = (b"BZh", b"\xfd7zXZ\0")
+_TYPES = {"gzip": document.LAYER_GZIP, "zstd": document.LAYER_ZSTD, "": document.LAYER}
 
 
 def load(store: ImageStore, path: str, *, limits: Limits = DEFAULT) -> Iterator[tuple[Image, tuple[str, ...]]]:
@@ -97,7 +96,8 @@ def _take_layer(
         if said is not None and size != said.size:
             raise ArchiveError(f"it has {size} bytes, and the manifest says {said.size}", entry=os.fsencode(file))
         first = source.read(6)
-        if said is None and first.startswith(_OTHERS):
+        packed = packing(first)
+        if said is None and packed not in _TYPES:
             raise ArchiveError("it is packed with bzip2 or xz; pack it with gzip or zstd", entry=os.fsencode(file))
         blob.write(first)
         for piece in pieces(source):
@@ -108,5 +108,4 @@ def _take_layer(
         layer.check(blob.fileno(), diff_id, upper=upper, limits=limits)
     except ArchiveError as error:
         raise ArchiveError(f"{shown(os.fsencode(file))}: {error}") from error
-    media_type = next((kind for magic, kind in _TYPES if first.startswith(magic)), document.LAYER)
-    return said or Descriptor(media_type, blob.digest, blob.size)
+    return said or Descriptor(_TYPES[packed], blob.digest, blob.size)

@@ -13,9 +13,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from typing import NamedTuple, Protocol
 
-from drivers.archive.decompress import decompress
+from drivers.archive.decompress import decompress, packing
 from drivers.archive.errors import ArchiveError, shown
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.reader import Kind, Reader, Source
@@ -23,7 +24,6 @@ from runtime.images.blobs import Writer
 from runtime.images.document import MAX_DOCUMENT
 from unionfs.linux import consts, files
 
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 _READ = 1 << 20
 _ENTRIES = 100_000  # of an archive of images: three for each layer
 _HOPS = 8  # links behind links
@@ -79,7 +79,7 @@ def opened(path: str, scratch: str, limits: Limits = DEFAULT) -> Iterator[Member
 @contextmanager
 def _plain(fd: int, scratch: str, limits: Limits) -> Iterator[int]:
     """A file with the uncompressed content of the regular file `fd`."""
-    if not os.pread(fd, 6, 0).startswith(_PACKED):
+    if not packing(os.pread(fd, 6, 0)):
         yield fd
         return
     os.lseek(fd, 0, os.SEEK_SET)
@@ -117,7 +117,8 @@ class _Member(NamedTuple):
 
 
 class Archive:
-    """An uncompressed tar in a seekable file. Two members of one name are none: a reader could be shown either."""
+    """An uncompressed tar in a seekable file. Two members of one name are none: a reader could be shown either. But two
+    of the same content are one: tools of 2019 wrote a layer that comes twice in an image twice."""
 
     def __init__(self, fd: int, limits: Limits = DEFAULT) -> None:
         """Reads all of it once, from its beginning. ArchiveError."""
@@ -130,9 +131,16 @@ class Archive:
             name, link = posixpath.normpath(raw), os.fsdecode(entry.linkname)
             if entry.kind is Kind.SYMLINK:
                 link = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
-            if name in self._members and entry.kind is not Kind.DIRECTORY:
+            member = _Member(entry.kind, reader.position, entry.size, posixpath.normpath(link))
+            known = self._members.setdefault(name, member)
+            if known is not member and entry.kind is not Kind.DIRECTORY and not self._is_same(known, member):
                 self._twice.add(name)
-            self._members[name] = _Member(entry.kind, reader.position, entry.size, posixpath.normpath(link))
+
+    def _is_same(self, one: _Member, other: _Member) -> bool:
+        if (one.kind, one.size, one.target) != (other.kind, other.size, other.target):
+            return False
+        extents = (_Extent(self._fd, member.offset, member.size) for member in (one, other))
+        return all(a == b for a, b in zip_longest(*map(pieces, extents)))
 
     def has(self, name: str) -> bool:
         found = self._find(name)

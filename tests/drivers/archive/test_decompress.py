@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.archive.decompress import decompress
+from drivers.archive.decompress import decompress, packing
 from drivers.archive.errors import ArchiveError
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.reader import Reader
@@ -52,6 +52,28 @@ def test_several_streams_in_one_file(form: str, tmp_path: Path) -> None:
     pieces = [DATA[start : start + 1000] for start in range(0, 100_000, 1000)]
     path.write_bytes(b"".join(map(FORMS[form], pieces)))
     assert read(path) == DATA[:100_000]
+
+
+def test_zstd_frames_to_be_skipped(tmp_path: Path) -> None:
+    """zstd:chunked has its table of contents in one at the end, pzstd the sizes of its frames in one before each."""
+
+    def skipped(number: int, data: bytes) -> bytes:
+        return (0x184D2A50 + number).to_bytes(4, "little") + len(data).to_bytes(4, "little") + data
+
+    path = tmp_path / "archive"
+    path.write_bytes(skipped(15, b"toc") + zstd(DATA[:1000]) + skipped(0, b"") + zstd(DATA[1000:]) + skipped(14, DATA))
+    assert read(path) == DATA
+    assert packing(path.read_bytes()[:6]) == "zstd"
+
+
+def test_what_estargz_has_behind_the_layer(tmp_path: Path) -> None:
+    """A gzip member for each piece of a file, and an empty one with the offset of the table of contents in its extra
+    field (containerd/stargz-snapshotter docs/estargz.md)."""
+    extra = b"SG\x16\x00" + b"%016xSTARGZ" % 1234
+    empty = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff" + len(extra).to_bytes(2, "little") + extra + gzip.compress(b"")[10:]
+    path = tmp_path / "archive"
+    path.write_bytes(b"".join(gzip.compress(DATA[at : at + 50_000]) for at in range(0, len(DATA), 50_000)) + empty)
+    assert read(path) == DATA
 
 
 @pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])

@@ -346,6 +346,8 @@ def test_a_member_that_is_there_twice(store: ImageStore, tmp_path: Path) -> None
     with pytest.raises(ImageError, match=r"1/layer\.tar: the archive has it twice"):
         loaded(store, tmp_path / "a.tar")
     assert contents(store) == EMPTY
+    (tmp_path / "a.tar").write_bytes(tape.archive(*data, tape.file(b"./1/layer.tar", LAYERS[1])))
+    assert loaded(store, tmp_path / "a.tar") == [(MADE.id, ("box:1",))]
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link out", "nothing"])
