@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,7 +26,7 @@ from runtime.images.unpack import chain_ids, unpack
 from tests.drivers.archive import tape
 from tests.drivers.archive.tape import directory, file, hard_link, header, pax, symlink
 from tests.mounting import mounted
-from tests.trees import Dir, File, Found, HardLink, Symlink, Tree, assert_same, assert_tree, read
+from tests.trees import Dir, File, Found, HardLink, Symlink, Tree, assert_same, assert_tree, build, read
 
 DRIVERS = ("fuse-aufs", "overlay2", "vfs")
 
@@ -93,11 +97,11 @@ def archive_of(layers: tuple[bytes, ...], path: Path) -> Path:
     return path
 
 
-def content(driver: Snapshotter, name: str) -> dict[str, Found]:
+def content(driver: Snapshotter, name: str, *, times: bool = True) -> dict[str, Found]:
     mounts = driver.view("look", name)
     try:
         with mounted(mounts) as path:
-            return dict(read(path))
+            return dict(read(path, times=times))
     finally:
         driver.remove("look")
 
@@ -146,3 +150,90 @@ def test_a_hard_link_to_nothing_is_refused_where_that_is_known(
         ((image, _),) = load(store, str(archive_of((lower, upper), tmp_path / "upper.tar")))
         with pytest.raises(ImageError, match="a hard link to nothing, which does not exist"):
             unpack(store, image, driver)
+
+
+# What tools on this machine write, and what they themselves read of it.
+
+
+def call(*words: object) -> str:
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, f"{words}: {done.stderr}"
+    return done.stdout.strip()
+
+
+class Elsewhere(NamedTuple):
+    image: Path
+    tree: dict[str, Found]
+
+
+SOURCE: Tree = {
+    "var": {"run": Symlink(target="/run")}, "lib": Symlink(target="usr/lib"), "usr": {"lib": {}},
+    "etc": {"a": File("a", xattrs={"user.note": b"k"}), "b": "b", "h": HardLink("a")}, "opt": {"x": {"y": "y"}},
+    "su": File("x" * 5000, mode=0o4755, uid=7),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def of_umoci(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
+    """Layers of `insert`, which have no end: files, a whiteout, an opaque directory."""
+    place = tmp_path_factory.mktemp("umoci")
+    image = f"{place}/layout:box"
+    build(str(place / "source"), SOURCE)
+    call("umoci", "init", "--layout", place / "layout")
+    call("umoci", "new", "--image", image)
+    for words in ((place / "source", "/"), ("--whiteout", "/etc/b"), ("--opaque", place / "source/etc", "/opt"),
+                  (place / "source/su", "/opt/deeper/su")):  # fmt: skip
+        call("umoci", "insert", "--image", image, *words)
+    call("umoci", "unpack", "--image", image, place / "bundle")
+    return Elsewhere(place / "layout", dict(read(str(place / "bundle/rootfs"), times=False)))
+
+
+def of_buildah(place: Path, storage: str) -> Elsewhere:
+    state = ("--root", place / "root", "--runroot", place / "run", "--storage-driver", storage)
+
+    def buildah(*words: object) -> str:
+        return call("buildah", *state, *words)
+
+    build(str(place / "source"), SOURCE)
+    lower = buildah("from", "scratch")
+    buildah("add", lower, place / "source", "/")
+    buildah("commit", lower, "one")
+    upper = buildah("from", "--pull=never", "one")
+    try:
+        changed = Path(buildah("mount", upper))
+        shutil.rmtree(changed / "opt/x")
+        (changed / "etc/b").unlink()
+        build(str(changed / "opt/x"), {"z": "z"})
+        build(str(changed / "run"), {"app": {"pid": "7"}})
+        os.link(changed / "etc/a", changed / "etc/new")
+        os.chmod(changed / "etc", 0o700)
+        # Overlayfs counts the links of the file below; what its root may do is no part of the image.
+        found = read(str(changed), times=False)
+        tree = {name: replace(one, nlink=None, links=None) for name, one in found.items() if name != "."}
+        buildah("commit", upper, f"oci-archive:{place}/two.tar")
+    finally:
+        buildah("umount", "--all")
+        buildah("rm", "--all")
+        subprocess.run(["umount", str(place / "root" / storage)], stderr=subprocess.DEVNULL, check=False)
+    return Elsewhere(place / "two.tar", tree)
+
+
+@pytest.mark.needs("program:umoci")
+def test_what_umoci_inserts(of_umoci: Elsewhere, driver: Snapshotter, store: ImageStore) -> None:
+    assert_unpacked(of_umoci, driver, store)
+
+
+@pytest.fixture(scope="session", params=["vfs", "overlay"])
+def of_buildahs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
+    return of_buildah(tmp_path_factory.mktemp("buildah"), request.param)
+
+
+@pytest.mark.needs("program:buildah")
+def test_what_buildah_commits(of_buildahs: Elsewhere, driver: Snapshotter, store: ImageStore) -> None:
+    assert_unpacked(of_buildahs, driver, store)
+
+
+def assert_unpacked(elsewhere: Elsewhere, driver: Snapshotter, store: ImageStore) -> None:
+    ((image, _),) = load(store, str(elsewhere.image))
+    found = content(driver, unpack(store, image, driver), times=False)
+    assert_same(elsewhere.tree, {name: one for name, one in found.items() if name in elsewhere.tree or name != "."})
