@@ -81,25 +81,31 @@ def _path(entry: Entry, name: bytes, what: str, limits: Limits) -> Path:
         raise entry.refuse(f"its {what} is {len(name)} bytes long, {limits.path} are allowed")
     if b"\0" in name:
         raise entry.refuse(f"its {what} contains a NUL")
-    found: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            if not found:
-                why = "leads above the root by its '..'; make the archive with tar -C DIRECTORY -c ."
-                raise entry.refuse(f"its {what}{said} {why}")
-            found.pop()
-        elif part not in (b"", b"."):
-            found.append(part)
-    path = tuple(found)
+    path = tuple(part for part in name.split(b"/") if part not in (b"", b"."))
+    if b".." in path:
+        path = _without_climbs(entry, path, f"{what}{said}")
     if len(path) > limits.depth:
         raise entry.refuse(f"its {what} is {len(path)} directories deep, {limits.depth} are allowed")
     for part in path:
         # A whiteout is no file here: what it hides has to be a possible name.
         if len(part) > _NAME_MAX + (len(_WHITEOUT) if part is path[-1] and part.startswith(_WHITEOUT) else 0):
             raise entry.refuse(f"a part of its {what} is {len(part)} bytes long, {_NAME_MAX} are allowed")
-    if any(part.startswith(_WHITEOUT) for part in path[:-1]) and not path[0].startswith(_OWN):
+    if _WHITEOUT in name and any(part.startswith(_WHITEOUT) for part in path[:-1]) and not path[0].startswith(_OWN):
         raise entry.refuse(f"its {what}{said} goes through a '.wh.' name, which only whiteouts have")
     return path
+
+
+def _without_climbs(entry: Entry, path: Path, what: str) -> Path:
+    found: list[bytes] = []
+    for part in path:
+        if part != b"..":
+            found.append(part)
+        elif found:
+            found.pop()
+        else:
+            why = "leads above the root by its '..'; make the archive with tar -C DIRECTORY -c ."
+            raise entry.refuse(f"its {what} {why}")
+    return tuple(found)
 
 
 def _whiteout(entry: Entry, path: Path) -> Step | None:

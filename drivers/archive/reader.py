@@ -185,7 +185,8 @@ class Reader:
             self._block = self._up_to(BLOCK)
             if not self._block:
                 return None
-            self._block += self._exactly(BLOCK - len(self._block))
+            if len(self._block) < BLOCK:
+                self._exactly(BLOCK)
             return headers.parse(self._block)
         except ValueError as error:
             if offset == 0:
