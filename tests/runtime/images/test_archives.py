@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import bz2
 import gzip
 import json
@@ -275,6 +276,31 @@ def test_a_layout_takes_its_names_from_docker_where_it_has_none(store: ImageStor
     item = {"Config": f"blobs/sha256/{MADE.id[7:]}", "RepoTags": ["box:1"], "Layers": []}
     path = tar_of(tmp_path / "a.tar", files | {"manifest.json": json.dumps([item]).encode()})
     assert loaded(store, path) == [(MADE.id, ("box:1",))]
+
+
+def bare(data: bytes, **more: object) -> dict[str, object]:
+    """A descriptor that does not say its type, with the bytes themselves and a long annotation."""
+    embedded = {"data": base64.b64encode(data).decode(), "annotations": {"long": "x" * 100_000}}
+    return {"digest": digest_of(data), "size": len(data)} | embedded | more
+
+
+@pytest.mark.parametrize("layer", ["", document.LAYER, document.LAYER_ZSTD, f"{document.DOCKER_LAYER}.gzip"])
+def test_documents_that_say_less_or_more(store: ImageStore, tmp_path: Path, layer: str) -> None:
+    """No types, or another than the content has (it is gzip), docker's among OCI's; an index in an index."""
+    layers = [bare(MADE.blobs[digest]) | ({"mediaType": layer} if layer else {}) for digest in MADE.layers]
+    manifest = json.dumps({"schemaVersion": 2, "config": bare(MADE.blobs[MADE.id]), "layers": layers}).encode()
+    this = {"architecture": host().architecture}
+    inner = json.dumps({"schemaVersion": 2, "manifests": [bare(b"{}"), bare(manifest, platform=this)]}).encode()
+    outer = json.dumps({"schemaVersion": 2, "manifests": [bare(inner)]}).encode()
+    files = layout_of(MADE) | {f"blobs/sha256/{digest_of(data)[7:]}": data for data in (manifest, inner, outer)}
+    files["index.json"] = json.dumps({"manifests": [bare(outer)]}).encode()
+    ((image_id, _),) = loaded(store, tar_of(tmp_path / "a.tar", files))
+    assert image_id == MADE.id
+    assert store.get(MADE.id).manifest == digest_of(manifest)
+    (tmp_path / "again.tar").write_bytes(saved(store, MADE.id))
+    clear(store)
+    assert loaded(store, tmp_path / "again.tar") == [(MADE.id, ())]
+    assert store.get(MADE.id).manifest == digest_of(manifest)
 
 
 # Hostile ones.

@@ -12,7 +12,7 @@ from runtime.images import document
 from runtime.images.blobs import digest_of
 from runtime.images.document import Descriptor
 from runtime.images.platforms import parse_platform
-from tests.runtime.registry.conftest import Puller
+from tests.runtime.registry.conftest import Puller, Registry
 from tests.runtime.registry.lying import Honest, Made, Server, made
 
 Lying = Callable[..., Server]
@@ -91,3 +91,24 @@ def test_an_image_without_layers(puller: Puller, lying: Lying) -> None:
     puller.store.tag(f"{source.host}/x", f"{target.host}/y")
     puller.push(f"{target.host}/y")
     assert target.pushed == {"manifest": image.manifest, digest_of(config): config}
+
+
+def test_a_layer_of_no_bytes(puller: Puller, lying: Lying, registry: Registry) -> None:
+    """Which is an empty archive to most readers. Pulled, pushed to a real registry, and pulled from there."""
+    empty = digest_of(b"")
+    plain = made()
+    config = json.dumps({"os": "linux", "rootfs": {"diff_ids": [plain.layers[0], empty]}}).encode()
+    described = Descriptor(document.CONFIG, digest_of(config), len(config)).encoded()
+    layers = [
+        Descriptor(document.LAYER, digest, len(blob)).encoded()
+        for digest, blob in ((plain.layers[0], plain.blobs[plain.layers[0]]), (empty, b""))
+    ]
+    image = made(config=described, layers=layers)
+    image = image._replace(blobs={**plain.blobs, digest_of(config): config, empty: b""})
+    source, name = f"{lying(Honest, image).host}/x", f"{registry.host}/tools/empty"
+    assert puller.pull(source).image.layers == (plain.layers[0], empty)
+    puller.store.tag(source, name)
+    assert puller.push(name) == image.digest
+    puller.store.remove(source)
+    puller.store.remove(name)
+    assert puller.pull(name).image.layers == (plain.layers[0], empty)
