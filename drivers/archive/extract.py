@@ -78,7 +78,7 @@ class _Extraction:
         self._limits = limits
         self._inheriting: tuple[Path, bool] | None = None  # the last directory asked for, and the answer
         self._overlay_whiteouts = Names(limits)
-        self._pseudo_links = PseudoLinks()
+        self._pseudo_links = PseudoLinks(limits)
 
     def close(self) -> None:
         self._pseudo_links.close()

@@ -9,10 +9,16 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from drivers.archive.limits import Limits
 from drivers.archive.policy import Path
 from drivers.archive.reader import CHUNK, Entry
+from drivers.archive.tree import Names
+
+_MOST = 1 << 16  # they are kept in memory, each with its attributes
+_CAPABILITY = b"security.capability"  # the one extended attribute that docker packed
+_CAPABILITY_SIZE = 24  # linux/capability.h, XATTR_CAPS_SZ
 
 
 @dataclass(slots=True)
@@ -25,10 +31,16 @@ class Kept:
     first: tuple[Path, int, int] | None = None
 
 
+def names(limits: Limits) -> Names:
+    """Theirs, held to how many there may be."""
+    return Names(replace(limits, entries=min(limits.entries, _MOST)))
+
+
 class PseudoLinks:
     """By name in that directory; their content is in one unnamed file, which is made for the first of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._names = names(limits)
         self._kept: dict[bytes, Kept] = {}
         self._fd = -1
         self._end = 0
@@ -39,7 +51,8 @@ class PseudoLinks:
             self._fd = -1
 
     def keep(self, name: bytes, entry: Entry, content: Iterable[bytes]) -> None:
-        """OSError."""
+        """ArchiveError, OSError."""
+        self._names.add((name,))
         if self._fd < 0:
             with tempfile.TemporaryFile() as file:
                 self._fd = os.dup(file.fileno())
@@ -49,7 +62,10 @@ class PseudoLinks:
             while view:
                 written = os.pwrite(self._fd, view, self._end)
                 view, self._end = view[written:], self._end + written
-        self._kept[name] = Kept(entry, offset, self._end - offset)
+        xattrs = {key: value for key, value in entry.xattrs.items() if key == _CAPABILITY}
+        if len(xattrs.get(_CAPABILITY, b"")) > _CAPABILITY_SIZE:
+            xattrs = {}
+        self._kept[name] = Kept(replace(entry, xattrs=xattrs), offset, self._end - offset)
 
     def find(self, name: bytes) -> Kept | None:
         return self._kept.get(name)

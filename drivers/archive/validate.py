@@ -6,7 +6,7 @@ disk can refuse (no space, no extended attributes) is left to extraction.
 
 from __future__ import annotations
 
-from drivers.archive import policy
+from drivers.archive import policy, pseudolinks
 from drivers.archive.errors import ArchiveError, shown
 from drivers.archive.extract import Extracted
 from drivers.archive.limits import DEFAULT, Limits
@@ -57,7 +57,7 @@ class _Tree:
         self._tree = Tree(limits)
         self._upper = upper
         self._overlay_whiteouts = Names(limits)
-        self._pseudo_links: set[bytes] = set()
+        self._pseudo_links = pseudolinks.names(limits)
 
     def add(self, entry: Entry, step: Step) -> None:
         if step.opaque:
@@ -65,7 +65,7 @@ class _Tree:
             return
         if not step.path:
             if step.pseudo:
-                self._pseudo_links.add(step.pseudo)
+                self._pseudo_links.add((step.pseudo,))
             return
         parent = self._directory(entry, step.path[:-1])
         name = step.path[-1]
@@ -89,7 +89,7 @@ class _Tree:
     def _target(self, entry: Entry, step: Step) -> bytes | None:
         """What a hard link is then; None when it is one to overlayfs's whiteout."""
         target = step.target
-        if step.pseudo in self._pseudo_links:
+        if (step.pseudo,) in self._pseudo_links:
             return FILE
         parent = self._walk(target[:-1])
         node = parent.get(target[-1]) if target and isinstance(parent, Directory) else None

@@ -6,6 +6,7 @@ Each of these is a few kilobytes when it is compressed.
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import tracemalloc
 import zlib
@@ -14,11 +15,11 @@ from collections.abc import Callable
 import pytest
 
 from drivers.archive.errors import ArchiveError
-from drivers.archive.extract import Extracted
+from drivers.archive.extract import Extracted, extract
 from drivers.archive.limits import Limits
 from drivers.archive.validate import validate
 from tests.drivers.archive import tape
-from tests.drivers.archive.tape import directory, file, hard_link, pax, sparse, symlink
+from tests.drivers.archive.tape import directory, file, hard_link, header, pax, sparse, symlink
 
 _MIB = 1 << 20
 _DEEP = b"aa/" * 1009
@@ -48,6 +49,12 @@ BOMBS: dict[str, Callable[[], list[bytes]]] = {
         pax({b"SCHILY.xattr.user.%d" % n: b"v" * 20 for n in range(1_500)}) + file(b"%d" % number)
         for number in range(20)
     ],
+    "pseudo-links": lambda: [
+        pax({b"SCHILY.xattr.user.large": bytes(200_000), b"SCHILY.xattr.security.capability": bytes(50_000)})
+        + file(b".wh..wh.plnk/%d" % number)
+        for number in range(200)
+    ],
+    "overlay's whiteouts": lambda: [header(b"%d/" % number + _DEEP + b"x", b"3") for number in range(1000)],
     "sparse pieces": lambda: [sparse(b",".join([b"0"] * (1 << 17)), 0) for _ in range(3)],
     "too many sparse pieces": lambda: [sparse(b",".join([b"0"] * (1 << 18)), 0)],
 }  # fmt: skip
@@ -85,6 +92,15 @@ def test_extraction(bomb: str, unpack: Callable[..., Extracted]) -> None:
     assert _peak(lambda: unpack(*parts[:: len(parts) // 8])) < 3
 
 
+def test_extraction_of_pseudo_links(root: str) -> None:
+    stream = tape.stream(*BOMBS["pseudo-links"]())
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert _peak(lambda: extract(stream, fd)) < 3
+    finally:
+        os.close(fd)
+
+
 def test_an_honest_archive(root: str) -> None:
     stream = tape.stream(*(file(b"usr/share/doc/package-%d/changelog-%d.gz" % (n // 10, n)) for n in range(20_000)))
     assert _peak(lambda: validate(stream)) < 20_000 * 250 / _MIB
@@ -113,3 +129,11 @@ def test_a_tree_is_removed_in_little_memory(unpack: Callable[..., Extracted]) ->
     """Its directories lie below one another, and what is above them is said once."""
     unpack(*(file(b"top/%d/" % number + _DEEP + b"f") for number in range(4)))
     assert _peak(lambda: unpack(file(b".wh.top"))) < 3
+
+
+def test_pseudo_links_are_counted(unpack: Callable[..., Extracted]) -> None:
+    """They are no part of the tree, which counts its own."""
+    with pytest.raises(ArchiveError, match="more than 65536 entries"):
+        validate(tape.stream(*(file(b".wh..wh.plnk/%d" % number) for number in range(65_537))))
+    with pytest.raises(ArchiveError, match="more than 10 entries"):
+        unpack(*(file(b".wh..wh.plnk/%d" % number) for number in range(11)), limits=Limits(entries=10))
