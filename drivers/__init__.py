@@ -10,7 +10,8 @@
     fuse_aufs, overlay2, vfs
     locks, sizes  file locks with a bound; sizes as options have them
     programs      where the programs of the system are
-    copytree      a faithful copy of a tree (vfs)
+    copytree      a faithful copy of a tree (vfs), and of one entry
+    marks         what directories of differences say of names that are not in them
     registry      a driver by its name; whether it works here, in a sentence
     archive/      layer tars, read and written; over any mounts, whichever driver they come from
     diff/         what a snapshot changed: told, written as a layer, applied to another

@@ -49,10 +49,10 @@ Importing an image's first layer. The key is random, so that two processes that 
 first to commit wins and the other removes its work:
 
     key = f"unpack-{uuid4().hex}"
-    mounts = driver.prepare(key)
+    driver.prepare(key)
     try:
-        with private(mounts) as root:       # a descriptor
-            extract(layer, root)
+        with target.opened(driver, key) as place:       # drivers.archive.target: nothing is mounted that need not be
+            extract(layer, place)
         driver.commit(chain_id, key)
     except AlreadyExists:
         driver.remove(key)                  # another process has finished the same layer
@@ -162,6 +162,15 @@ class Differences(NamedTuple):
     form: str
 
 
+class Directories(NamedTuple):
+    """The directories that the tree of an active snapshot is made of: its `own`, which is a Differences of that `form`
+    and is written to, and those below it, nearest first, which are only read."""
+
+    own: str
+    parents: tuple[str, ...]
+    form: str
+
+
 class Snapshotter(Protocol):
     """One driver on one root directory. See the module's text for the model and the words."""
 
@@ -203,6 +212,11 @@ class Snapshotter(Protocol):
     def differences(self, key: str) -> Differences | None:
         """Where the changes of a snapshot of any kind lie by themselves, or None if they have to be found by comparing
         its tree with its parent's. They are only to be read, also of a snapshot that is mounted. Raises NotFound.
+        """
+
+    def directories(self, key: str) -> Directories | None:
+        """What the active snapshot `key` is made of, for who knows the form and writes to it while it is not mounted
+        (drivers.archive.target); or None if that can only be done through its mounts. Raises NotFound, WrongState.
         """
 
     def commit(self, name: str, key: str, *, labels: Mapping[str, str] | None = None) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from drivers.trees import DIRECTORY, open_below, walk
 from unionfs.linux.files import fd_path, ficlone
@@ -42,8 +43,7 @@ class _Copy:
     def __init__(self, source_fd: int, target_fd: int) -> None:
         self._source_fd = source_fd
         self._target_fd = target_fd
-        self._can_clone = True
-        self._can_copy_range = True
+        self._copier = Copier()
         # The first copy of each file that has several names: (directory, name) below the target, and how many of them
         # have not been met; by (st_dev, st_ino). It goes with its last name, so that there are never many.
         self._linked: dict[tuple[int, int], tuple[bytes, bytes, int]] = {}
@@ -59,7 +59,8 @@ class _Copy:
                     if stat.S_ISDIR(status.st_mode):
                         os.mkdir(entry.name, 0o700, dir_fd=target_fd)
                     elif status.st_nlink == 1 or not self._link(path, target_fd, entry.name, status):
-                        self._file(source_fd, target_fd, entry.name, status)
+                        self._copier.copy(source_fd, target_fd, entry.name, status)
+                        copy_attributes(fd_path(source_fd, entry.name), fd_path(target_fd, entry.name), status)
             finally:
                 os.close(target_fd)
         # Children first, and only when all are made: making an entry changes its directory's times, and takes over its
@@ -83,7 +84,28 @@ class _Copy:
             os.close(first_fd)
         return True
 
-    def _file(self, source_fd: int, target_fd: int, name: bytes, status: os.stat_result) -> None:
+    def _directory_attributes(self, path: bytes) -> None:
+        source_fd = open_below(self._source_fd, path)
+        try:
+            target_fd = open_below(self._target_fd, path)
+            try:
+                copy_attributes(fd_path(source_fd), fd_path(target_fd), os.fstat(source_fd), follow=True)
+            finally:
+                os.close(target_fd)
+        finally:
+            os.close(source_fd)
+
+
+class Copier:
+    """Copies one entry at a time, and knows by now what the file system does not do for any."""
+
+    def __init__(self) -> None:
+        self._can_clone = True
+        self._can_copy_range = True
+
+    def copy(self, source_fd: int, target_fd: int, name: bytes, status: os.stat_result) -> None:
+        """Make what `name` in the directory `source_fd` is, no directory, in the directory `target_fd`. Its attributes
+        are left to copy_attributes()."""
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFREG:
             self._regular(source_fd, target_fd, name, status.st_size)
@@ -91,7 +113,6 @@ class _Copy:
             os.symlink(os.readlink(name, dir_fd=source_fd), name, dir_fd=target_fd)
         else:
             os.mknod(name, kind | 0o600, status.st_rdev, dir_fd=target_fd)
-        _copy_attributes(fd_path(source_fd, name), fd_path(target_fd, name), status)
 
     def _regular(self, source_fd: int, target_fd: int, name: bytes, size: int) -> None:
         flags = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -149,22 +170,19 @@ class _Copy:
             raise OSError(errno.EIO, "the file became shorter while it was copied")
         return copied
 
-    def _directory_attributes(self, path: bytes) -> None:
-        source_fd = open_below(self._source_fd, path)
-        try:
-            target_fd = open_below(self._target_fd, path)
-            try:
-                _copy_attributes(fd_path(source_fd), fd_path(target_fd), os.fstat(source_fd), follow=True)
-            finally:
-                os.close(target_fd)
-        finally:
-            os.close(source_fd)
 
-
-def _copy_attributes(source: bytes, target: bytes, status: os.stat_result, *, follow: bool = False) -> None:
+def copy_attributes(
+    source: bytes,
+    target: bytes,
+    status: os.stat_result,
+    *,
+    follow: bool = False,
+    leave_out: Callable[[bytes], bool] = lambda name: False,
+) -> None:
     """Owner first, for chown(2) clears set-id bits and capabilities; times last, for all before changes them.
 
-    With `follow` the paths are descriptors' magic links, to be followed; otherwise they end in the entry's name.
+    `leave_out` tells the extended attributes that are not copied. With `follow` the paths are descriptors' magic links,
+    to be followed; otherwise they end in the entry's name.
     """
     os.chown(target, status.st_uid, status.st_gid, follow_symlinks=follow)
     if not stat.S_ISLNK(status.st_mode):
@@ -176,5 +194,7 @@ def _copy_attributes(source: bytes, target: bytes, status: os.stat_result, *, fo
             raise
         names = []
     for name in names:
+        if leave_out(os.fsencode(name)):
+            continue
         os.setxattr(target, name, os.getxattr(source, name, follow_symlinks=follow), follow_symlinks=follow)
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=follow)

@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 from drivers import trees
-from drivers.api import Kind, Usage
+from drivers.api import Directories, Kind, Usage
 from drivers.durable import sync_file_system
 from drivers.errors import NotFound, Unavailable
 from drivers.graph import GraphSnapshotter, Wish
@@ -148,6 +148,14 @@ class DirectorySnapshotter(GraphSnapshotter):
         info, parents = record.info, self._layers(line)
         self._check_there(line if info.kind is Kind.VIEW and line else [record.id, *line])
         return self._tree(self._layout.join(record.id), info.kind, parents, volatile=info.volatile)
+
+    def _stacked(self, key: str, form: str) -> Directories:
+        """directories() of a driver whose layers are differences."""
+        with self._store.read() as transaction:
+            record = transaction.get_active(key)
+            line = transaction.ancestors(record)
+        self._check_there([record.id, *line])
+        return Directories(self._layer(record), tuple(self._layers(line)), form)
 
     def _measure(self, record: Record) -> Usage:
         return disk_usage(self._layer(record))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from drivers import trees
-from drivers.api import Differences, Kind, Probe
+from drivers import marks, trees
+from drivers.api import Differences, Directories, Kind, Probe
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
 from drivers.durable import sync_directory
 from drivers.errors import InUse, TimedOut
@@ -61,10 +61,12 @@ class Driver(DirectorySnapshotter):
         with self._store.read() as transaction:
             record = transaction.get(key)
         layer = self._layer(record)
-        links = os.path.join(layer, os.fsdecode(whiteout.PSEUDO_LINKS))
-        if record.info.kind is Kind.VIEW or (os.path.isdir(links) and os.listdir(links)):
-            return None
-        return Differences(layer, "aufs")
+        return None if record.info.kind is Kind.VIEW or _has_pseudo_links(layer) else Differences(layer, marks.AUFS)
+
+    def directories(self, key: str) -> Directories | None:
+        """What they are, unless there are pseudo-links: only the union knows whose names those are."""
+        found = self._stacked(key, marks.AUFS)
+        return None if any(map(_has_pseudo_links, (found.own, *found.parents))) else found
 
     def _check_idle(self, record: Record) -> None:
         """A union locks its writable branch for as long as its server lives (union/branch)."""
@@ -86,6 +88,13 @@ class Driver(DirectorySnapshotter):
             trees.delete_path(os.path.join(self._layer(record), os.fsdecode(whiteout.WORK_AREA)))
         except FileNotFoundError:
             pass
+
+
+def _has_pseudo_links(layer: str) -> bool:
+    try:
+        return bool(os.listdir(os.path.join(layer, os.fsdecode(whiteout.PSEUDO_LINKS))))
+    except FileNotFoundError:
+        return False
 
 
 def union(stack: Sequence[tuple[str, str]], *, volatile: bool = False) -> Mount:

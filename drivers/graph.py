@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
-from drivers.api import Differences, Info, Kind, Usage
+from drivers.api import Differences, Directories, Info, Kind, Usage
 from drivers.errors import NotFound, NotSupported
 from drivers.metadata import Record, Store, Transaction
 from drivers.mounts import Mount
@@ -138,6 +138,11 @@ class GraphSnapshotter(ABC):
 
     def differences(self, key: str) -> Differences | None:
         self.stat(key)
+        return None
+
+    def directories(self, key: str) -> Directories | None:
+        with self._store.read() as transaction:
+            transaction.get_active(key)
         return None
 
     def commit(self, name: str, key: str, *, labels: Mapping[str, str] | None = None) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from drivers import overlay_mount
-from drivers.api import Differences, Kind, Probe
+from drivers.api import Differences, Directories, Kind, Probe
 from drivers.directories import DirectorySnapshotter, begin_layer, bind
 from drivers.durable import sync_directory
 from drivers.errors import NotSupported
@@ -83,8 +83,11 @@ class Driver(DirectorySnapshotter):
         (drivers.archive.policy), an entry would say too little of itself."""
         with self._store.read() as transaction:
             record = transaction.get(key)
-        form = "overlay-userxattr" if "userxattr" in _features() else "overlay"
-        return None if record.info.kind is Kind.VIEW else Differences(self._layer(record), form)
+        return None if record.info.kind is Kind.VIEW else Differences(self._layer(record), _form())
+
+    def directories(self, key: str) -> Directories | None:
+        """What they are: FEATURES leave nothing outside of a layer. Docker unpacks into them as well."""
+        return self._stacked(key, _form())
 
 
 def overlay(lower: Sequence[str], upper: str = "", work: str = "", *, volatile: bool = False) -> Mount:
@@ -99,6 +102,10 @@ def overlay(lower: Sequence[str], upper: str = "", work: str = "", *, volatile: 
 @cache
 def _features() -> tuple[str, ...]:
     return (*FEATURES, "userxattr") if in_user_namespace() else FEATURES
+
+
+def _form() -> str:
+    return "overlay-userxattr" if "userxattr" in _features() else "overlay"
 
 
 def _is_private(attribute: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Extraction of a layer or root file system archive below one directory, and nowhere else.
+"""Extraction of a layer or root file system archive into one tree, and nowhere else.
 
     decompress -> Reader -> policy.admit -> Root (where) -> made, owned, dated here
 
@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from drivers.archive import policy
 from drivers.archive.errors import ArchiveError, shown
+from drivers.archive.layered import LayeredRoot, Onto
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.policy import Path, Step
 from drivers.archive.pseudolinks import PseudoLinks
@@ -37,15 +38,16 @@ class Extracted(NamedTuple):
     entries: int
 
 
-def extract(stream: Source, root_fd: int, *, limits: Limits = DEFAULT) -> Extracted:
-    """Extract the uncompressed tar `stream` below the directory `root_fd`, over what is there.
+def extract(stream: Source, target: int | Onto, *, limits: Limits = DEFAULT) -> Extracted:
+    """Extract the uncompressed tar `stream` over what is in the `target`: below a directory, given by its descriptor,
+    or into one of differences, upon others (drivers.archive.layered).
 
     A directory over a directory changes its attributes; everything else is removed and made anew. Whiteouts remove what
     was below the root before, never what this archive brought. Directories get their times last.
     Needs root, and /proc for the attributes of things that cannot be opened. ArchiveError for everything that goes
     wrong, the file system's refusals with it (no space, no extended attributes).
     """
-    extraction = _Extraction(Root(root_fd, limits), limits)
+    extraction = _Extraction(Root(target, limits) if isinstance(target, int) else LayeredRoot(target, limits), limits)
     try:
         for entry in (reader := Reader(stream, limits)):
             extraction.apply(entry, reader)
@@ -132,7 +134,7 @@ class _Extraction:
                     self._overlay_whiteouts.add(step.path)
                     return
             case Kind.DIRECTORY:
-                old = not self._directory(where)
+                old = not self.root.make_directory(where)
                 self._attributes(entry, where, xattrs, old=old)
                 self.root.brought_directory(where).mtime_ns = entry.mtime_ns
                 self._inheriting = None
@@ -148,7 +150,7 @@ class _Extraction:
         try:
             return make(parent, where[-1])
         except FileExistsError:
-            self.root.remove(where)
+            self.root.make_room(where)
         parent, _ = self.root.directory(where[:-1])
         return make(parent, where[-1])
 
@@ -205,19 +207,6 @@ class _Extraction:
             self._replace(where, lambda parent, name: files.link_fd(fd, parent, name))
         finally:
             os.close(fd)
-        return True
-
-    def _directory(self, where: Path) -> bool:
-        """Whether it was made; False for one that was there."""
-        if not where:
-            return False
-        parent, _ = self.root.directory(where[:-1])
-        try:
-            os.mkdir(where[-1], 0o700, dir_fd=parent)
-        except FileExistsError:
-            if stat.S_ISDIR(os.stat(where[-1], dir_fd=parent, follow_symlinks=False).st_mode):
-                return False
-            self._replace(where, lambda parent, name: os.mkdir(name, 0o700, dir_fd=parent))
         return True
 
     def _attributes(self, entry: Entry, where: Path, xattrs: dict[str, bytes], *, old: bool = False) -> None:

@@ -97,9 +97,9 @@ class Root:
             fd = self.open(path, os.O_PATH | os.O_DIRECTORY)
             where = path
         except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.ENOENT):
+            if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENOTDIR):
                 raise
-            where = canonical(path, self._first_link) if error.errno == errno.ELOOP else path
+            where = canonical(path, self._first_link)
             self.made.directory(where, make=True)  # first: it may be one too many
             self._make(where)
             fd = self.open(where, os.O_PATH | os.O_DIRECTORY)
@@ -175,12 +175,30 @@ class Root:
         finally:
             os.close(fd)
 
-    def remove(self, path: Path) -> None:
-        """Remove the canonical `path` and what is below it. Nothing there is fine."""
+    def make_directory(self, where: Path) -> bool:
+        """Make the directory of this canonical name, 0700, in the place of whatever else had it, and say that; False
+        for one that was there. The directory that it is in is there."""
+        if not where:
+            return False
+        parent, _ = self.directory(where[:-1])
+        try:
+            os.mkdir(where[-1], 0o700, dir_fd=parent)
+        except FileExistsError:
+            if stat.S_ISDIR(os.stat(where[-1], dir_fd=parent, follow_symlinks=False).st_mode):
+                return False
+            self.make_room(where)
+            parent, _ = self.directory(where[:-1])
+            os.mkdir(where[-1], 0o700, dir_fd=parent)
+        return True
+
+    def make_room(self, path: Path) -> None:
+        """Remove what has the canonical name `path`, and what is below it: something else is to have the name. Nothing
+        there is fine."""
         self._remove(path, None)
 
     def remove_older(self, path: Path) -> None:
-        """The same, but for what this archive has brought, and the directories that lead there."""
+        """Remove what has the canonical name `path`, and what is below it, but for what this archive has brought, and
+        the directories that lead there. Nothing there is fine."""
         self._remove(path, self.made.find(path))
 
     def _remove(self, path: Path, kept: Node | None) -> None:

@@ -17,13 +17,13 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 
 from drivers.api import Snapshotter
+from drivers.archive import target
 from drivers.archive.extract import Extracted, extract
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.reader import Source
 from drivers.diff import layer, snapshots
 from drivers.diff.change import Change
 from drivers.diff.walk import differences
-from drivers.mounts import private
 
 __all__ = ["Change", "apply", "changes", "diff_size", "write_diff", "write_tree"]
 
@@ -77,8 +77,8 @@ def apply(driver: Snapshotter, key: str, stream: Source, *, limits: Limits = DEF
 
     What was applied stays when it fails: the caller then removes the snapshot. Raises ArchiveError, DriverError.
     """
-    with private(driver.mounts(key)) as root_fd:
-        return extract(stream, root_fd, limits=limits)
+    with target.opened(driver, key) as place:
+        return extract(stream, place, limits=limits)
 
 
 def diff_size(driver: Snapshotter, key: str) -> int:

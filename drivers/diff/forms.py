@@ -15,17 +15,15 @@ tree has them when a container made them on a driver that does not refuse it; th
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import NamedTuple
 
+from drivers import marks
 from drivers.trees import entries
-from unionfs.linux.files import fd_path
 from unionfs.union import whiteout
 
 PLAIN = ""
-_OPAQUE = dict(zip(("overlay", "overlay-userxattr"), whiteout.OVERLAY_OPAQUE, strict=True))
 
 
 class Listing(NamedTuple):
@@ -46,7 +44,7 @@ def read(fd: int, form: str) -> Listing:
     for entry in entries(fd):
         name = entry.name
         if whiteout.is_reserved(name):
-            if form == "aufs":
+            if form == marks.AUFS:
                 hidden.add(name.removeprefix(whiteout.PREFIX))  # of the union's own names this leaves .wh. ones
             continue
         kind, device = _special(entry)
@@ -58,18 +56,7 @@ def read(fd: int, form: str) -> Listing:
             sockets.add(name)
     if form == PLAIN:
         return Listing(names, sockets, set(), True)
-    return Listing(names, sockets, hidden, _is_opaque(fd, form))
-
-
-def _is_opaque(fd: int, form: str) -> bool:
-    if form == "aufs":
-        return whiteout.is_opaque(fd, b".")
-    try:
-        return os.getxattr(fd_path(fd), _OPAQUE[form]) == b"y"
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-            return False
-        raise
+    return Listing(names, sockets, hidden, marks.is_opaque(fd, form))
 
 
 def _special(entry: os.DirEntry[bytes]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from drivers.archive.decompress import decompress
 from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
+from drivers.archive.layered import Onto
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.reader import Source
 from drivers.archive.validate import read_padding, validate
@@ -51,16 +52,17 @@ def check(blob_fd: int, diff_id: str, *, upper: bool, limits: Limits = DEFAULT) 
         raise ArchiveError(f"it is not the layer {diff_id[:19]} that its image says; get the image again")
 
 
-def put_out(blob: BinaryIO, root_fd: int, diff_id: str) -> None:
-    """Extract the layer `blob`, compressed or not, below `root_fd`, and make sure that it was the one of `diff_id`.
+def put_out(blob: BinaryIO, place: int | Onto, diff_id: str) -> None:
+    """Extract the layer `blob`, compressed or not, into `place` (drivers.archive.target), and make sure that it was the
+    one of `diff_id`.
 
     The blob itself was verified when it came; the diff id tells now whether a disk has failed since, or the image's
-    configuration lies. ArchiveError; what is below `root_fd` is not to be used then.
+    configuration lies. ArchiveError; what is in `place` is not to be used then.
     """
     digest = hashlib.sha256()
     with decompress(blob.fileno()) as plain:
         read = _Tee(plain, digest.update)
-        extract(read, root_fd)
+        extract(read, place)
         while read.read(_READ):
             pass
     if f"sha256:{digest.hexdigest()}" != diff_id:

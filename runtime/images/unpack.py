@@ -19,7 +19,6 @@ from contextlib import suppress
 from drivers.api import Kind, Snapshotter
 from drivers.archive.errors import ArchiveError
 from drivers.errors import InUse, NotFound, TimedOut
-from drivers.mounts import private
 from runtime.errors import ImageError
 from runtime.images.document import Descriptor
 from runtime.images.image import Image
@@ -123,14 +122,15 @@ def _unpack_layer(
     parent: str,
 ) -> None:
     """Make the committed snapshot `chain` on `parent` (a chain id, or "") of one layer's archive."""
+    from drivers.archive import target
     from runtime.images.layer import put_out
 
     with store.open_blob(blob.digest) as archive:
         key = _KEY + os.urandom(8).hex()
-        mounts = snapshotter.prepare(key, parent)
+        snapshotter.prepare(key, parent)
         try:
-            with private(mounts) as root_fd:
-                put_out(archive, root_fd, diff_id)
+            with target.opened(snapshotter, key) as place:
+                put_out(archive, place, diff_id)
             snapshotter.commit(chain, key)
         except BaseException as error:
             _give_up(snapshotter, key)

@@ -1,0 +1,85 @@
+"""What a directory of differences says of a name that is not in it, or of all of them: read, and written.
+
+    "aufs"               as fuse-aufs' union has it (unionfs.union.whiteout): `.wh.NAME`, `.wh..wh..opq`
+    "overlay"            overlayfs' character devices 0:0 and trusted.overlay.opaque
+    "overlay-userxattr"  the same with user.overlay.opaque, in a user namespace
+
+Directories are descriptors, O_PATH will do; reading needs /proc. OSError of the file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+
+from unionfs.linux.files import fd_path
+from unionfs.union import whiteout
+
+AUFS = "aufs"
+_OPAQUE = dict(zip(("overlay", "overlay-userxattr"), whiteout.OVERLAY_OPAQUE, strict=True))
+
+
+def is_opaque(fd: int, form: str) -> bool:
+    """Whether the directory hides all that is below it."""
+    if form == AUFS:
+        return whiteout.is_opaque(fd, b".")
+    try:
+        return os.getxattr(fd_path(fd), _OPAQUE[form]) == b"y"
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return False
+        raise
+
+
+def hides(fd: int, name: bytes, form: str) -> bool:
+    """Whether the directory has a whiteout of `name`."""
+    if form == AUFS:
+        name = whiteout.of(name)
+        return len(name) <= _NAME_MAX and os.access(name, os.F_OK, dir_fd=fd, follow_symlinks=False)
+    try:
+        return whiteout.is_overlay_whiteout(os.stat(name, dir_fd=fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def hide(fd: int, name: bytes, form: str) -> None:
+    """Make the whiteout of `name`, of which the directory has neither. ENAMETOOLONG in AUFS form beyond 251 bytes."""
+    if form == AUFS:
+        _make_file(fd, whiteout.of(name))
+    else:
+        os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
+
+
+def reveal(fd: int, name: bytes, form: str) -> None:
+    """Take the whiteout of `name` away that lies beside an entry of that name. In overlayfs' form there can be none."""
+    if form == AUFS and hides(fd, name, form):
+        os.unlink(whiteout.of(name), dir_fd=fd)
+
+
+def make_opaque(fd: int, form: str) -> None:
+    """Have the directory hide all that is below it. It may be so already."""
+    if form == AUFS:
+        with suppress(FileExistsError):
+            _make_file(fd, whiteout.OPAQUE)
+    else:
+        os.setxattr(fd_path(fd), _OPAQUE[form], b"y")
+
+
+def is_mark(name: bytes, form: str) -> bool:
+    """Whether an extended attribute says something of the layer and not of the file."""
+    if form == AUFS:
+        return whiteout.is_private_attribute(name)
+    return name.startswith(_OPAQUE[form].encode().removesuffix(b"opaque"))
+
+
+_NAME_MAX = 255
+
+
+def _make_file(fd: int, name: bytes) -> None:
+    file = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=fd)
+    try:
+        os.fchmod(file, 0o444)  # whatever the umask
+    finally:
+        os.close(file)

@@ -1,0 +1,220 @@
+"""What is extracted into a directory of differences is what the same archive makes of a plain tree, case by case."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from drivers import mounts
+from drivers.archive import target
+from drivers.archive.errors import ArchiveError
+from drivers.archive.extract import extract
+from drivers.diff import apply
+from drivers.errors import InUse
+from tests import trees
+from tests.capabilities import missing
+from tests.drivers.archive import tape
+from tests.drivers.archive.tape import directory, file, hard_link, symlink
+from tests.drivers.test_diff_property import ACL, DRIVERS, opened
+from tests.drivers.test_unmounted_property import assert_same_outcome, copied
+from tests.mounting import mounted
+from tests.trees import ACL_XATTRS as ACLS
+from tests.trees import Dir, File, HardLink, Special, Symlink
+
+OLD = 1_000_000_000 * 10**9
+DEEP = Dir({"x": File("old", uid=9, mtime_ns=OLD), "y": "y"}, mode=0o711, uid=5, gid=6, xattrs={"user.note": b"1"})
+
+
+class Case(NamedTuple):
+    """The tree of the lowest layer, what the next one changes in it, and the archive; `at` prefixes a name."""
+
+    below: trees.Tree
+    archive: Callable[[Callable[[bytes], bytes]], list[bytes]]
+    change: Callable[[str], object] = lambda path: None
+
+
+CASES = {
+    "a file in a directory that no entry names": Case({"d": {"e": DEEP}}, lambda at: [file(at(b"d/e/new"))]),
+    "in one of two layers": Case(
+        {"d": DEEP}, lambda at: [file(at(b"d/new"))],
+        lambda path: (os.chmod(f"{path}/d", 0o700), os.removexattr(f"{path}/d", "user.note")),
+    ),
+    "in one that was made anew": Case(
+        {"d": DEEP}, lambda at: [file(at(b"d/new"))],
+        lambda path: (shutil.rmtree(f"{path}/d"), trees.build(path, {"d": {"z": "z"}})),
+    ),
+    "in one that was removed": Case(
+        {"d": DEEP}, lambda at: [file(at(b"d/new"))], lambda path: shutil.rmtree(f"{path}/d")
+    ),
+    "a directory over a directory": Case({"d": DEEP}, lambda at: [directory(at(b"d"), mode=0o1777)]),
+    "a directory over a file over a directory": Case(
+        {"d": DEEP}, lambda at: [directory(at(b"d")), file(at(b"d/z"))],
+        lambda path: (shutil.rmtree(f"{path}/d"), Path(path, "d").write_text("file")),
+    ),
+    "a directory over a link": Case({"d": DEEP, "l": Symlink(target="d")}, lambda at: [directory(at(b"l"))]),
+    "a file over a directory": Case({"d": DEEP}, lambda at: [file(at(b"d"), b"file")]),
+    "a file and then a directory": Case({"d": DEEP}, lambda at: [file(at(b"d")), directory(at(b"d"))]),
+    "a file over what it made room in": Case({"d": DEEP}, lambda at: [file(at(b"d/z")), file(at(b"d"))]),
+    "a whiteout": Case({"d": DEEP}, lambda at: [file(at(b"d/.wh.x"))]),
+    "a whiteout of a directory": Case({"d": {"e": DEEP}}, lambda at: [file(at(b"d/.wh.e"))]),
+    "a whiteout of nothing": Case({"d": DEEP}, lambda at: [file(at(b"d/.wh.z")), file(at(b"d/.wh.x"))],
+                                  lambda path: os.unlink(f"{path}/d/x")),
+    "a whiteout, and what comes in its place": Case(
+        {"d": {"e": DEEP, "f": "f"}}, lambda at: [
+            file(at(b"d/.wh.e")), directory(at(b"d/e")), file(at(b"d/e/z")), file(at(b"d/.wh.f")), file(at(b"d/f")),
+        ],
+    ),
+    "a whiteout, and what comes below it": Case(
+        {"d": {"e": DEEP}}, lambda at: [file(at(b"d/.wh.e")), file(at(b"d/e/z"))]
+    ),
+    "a whiteout of what the archive leads through": Case(
+        {"d": {"e": DEEP}, "z": "z"}, lambda at: [file(at(b"d/e/z")), file(at(b"d/e/.wh.x")), file(at(b".wh.d"))]
+    ),
+    "a whiteout of what the archive brought": Case({"d": DEEP}, lambda at: [file(at(b"d/x"), b"new"),
+                                                                          file(at(b"d/.wh.x"))]),
+    "an opaque directory": Case(
+        {"d": {"e": DEEP, "f": "f"}}, lambda at: [file(at(b"d/e/z")), file(at(b"d/.wh..wh..opq"))]
+    ),
+    "one that nothing else is in": Case({"d": DEEP}, lambda at: [file(at(b"d/.wh..wh..opq"))]),
+    "below a link": Case({"d": DEEP, "l": Symlink(target="d")}, lambda at: [file(at(b"l/new")), file(at(b"l/.wh.x"))]),
+    "below a link to what is missing": Case({"l": Symlink(target="m/n")}, lambda at: [file(at(b"l/new"))]),
+    "below links in both layers": Case(
+        {"d": {"e": DEEP}, "l": Symlink(target="k/e")}, lambda at: [file(at(b"l/new")), directory(at(b"l/x/y/"))][:1],
+        lambda path: os.symlink("d", f"{path}/k"),
+    ),
+    "below a link of the archive's": Case({"d": DEEP}, lambda at: [symlink(at(b"l"), b"d"), file(at(b"l/new"))]),
+    "a hard link": Case({"d": DEEP}, lambda at: [hard_link(at(b"z"), at(b"d/x"))]),
+    "a hard link, and its target's directory goes": Case(
+        {"d": DEEP}, lambda at: [hard_link(at(b"z"), at(b"d/x")), file(at(b".wh.d"))]
+    ),
+    "a hard link, and its target goes": Case(
+        {"d": DEEP}, lambda at: [hard_link(at(b"z"), at(b"d/x")), file(at(b"d/.wh.x"))]
+    ),
+    "a hard link to a file of several names": Case(
+        {"a": File("a", mtime_ns=OLD), "d": {"b": HardLink("../a"), "e": {"c": HardLink("../b")}}, "f": HardLink("a")},
+        lambda at: [file(at(b".wh.f")), file(at(b"d/.wh.e")), hard_link(at(b"z"), at(b"d/b"))],
+    ),
+    "a hard link to a link and to a fifo": Case(
+        {"l": Symlink(target="no", uid=3, mtime_ns=OLD), "f": Special(mode=0o622, mtime_ns=OLD)},
+        lambda at: [hard_link(at(b"m"), at(b"l")), hard_link(at(b"g"), at(b"f"))],
+    ),
+    "default ACLs": Case(
+        {"d": Dir({"e": {"x": "x"}, "f": File("f", mode=0o640, mtime_ns=OLD)}, xattrs={ACLS[1]: ACL})},
+        lambda at: [
+            file(at(b"d/new")), directory(at(b"d/newer")), file(at(b"d/e/new")), hard_link(at(b"d/g"), at(b"d/f")),
+            file(at(b"d/a/b/c")),
+        ],
+        lambda path: [os.removexattr(f"{path}/d/e", name) for name in os.listxattr(f"{path}/d/e")],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=["overlay2", "fuse-aufs"])
+def name(request: pytest.FixtureRequest) -> str:
+    if reason := missing(DRIVERS[request.param]):
+        pytest.skip(reason)
+    return str(request.param)
+
+
+def _below(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name
+
+
+@pytest.mark.needs("root", "tmpfs-xattr")
+def test_every_case(name: str, memory: Path) -> None:
+    """All at once, each in a directory of its own: what is slow is to look at the trees."""
+    parts = [part for case in CASES for part in CASES[case].archive(partial(_below, case.encode()))]
+
+    def change(path: str) -> None:
+        for case in CASES:
+            CASES[case].change(f"{path}/{case}")
+
+    with copied(name, memory, [lambda path: trees.build(path, {k: v.below for k, v in CASES.items()}), change]) as pair:
+        assert_same_outcome(*pair, parts)
+
+
+@pytest.mark.needs("root", "tmpfs-xattr")
+def test_an_opaque_root(name: str, memory: Path) -> None:
+    below = {"d": {"e": DEEP, "gone": "x"}, "kept": {"z": "z"}, "f": "f", "l": Symlink(target="d")}
+    parts = [file(b"d/e/new"), file(b".wh.f"), hard_link(b"k", b"f"), file(b"kept", b"file"), file(b".wh..wh..opq")]
+    with copied(name, memory, [lambda path: trees.build(path, below)]) as pair:
+        assert_same_outcome(*pair, [parts[0], parts[2], parts[1], *parts[3:]])
+
+
+@pytest.mark.needs("root", "tmpfs-xattr")
+@pytest.mark.parametrize("parts", [
+    [file(b"f/x")], [file(b"d/x"), file(b"d/x/y")], [hard_link(b"z", b"gone")], [hard_link(b"z", b"d/gone")],
+    [hard_link(b"z", b"d")], [file(b"up/x")], [file(b"loop/x")], [file(b"f/.wh.x")],
+    [file(b".wh.f"), hard_link(b"z", b"f")], [file(b"d/.wh..wh..opq"), hard_link(b"z", b"d/x")],
+])  # fmt: skip
+def test_what_is_refused(name: str, memory: Path, parts: list[bytes]) -> None:
+    """In the same words."""
+    below = {"f": "f", "d": DEEP, "gone": "x", "up": Symlink(target="../../.."), "loop": Symlink(target="loop")}
+    said = []
+    with copied(name, memory, [lambda path: trees.build(path, below), lambda path: os.unlink(f"{path}/gone")]) as pair:
+        for driver in pair:
+            with pytest.raises(ArchiveError) as raised:
+                apply(driver, "unpacked", tape.stream(*parts))
+            said.append(str(raised.value))
+    assert said[0] == said[1]
+
+
+@pytest.mark.needs("root", "tmpfs-xattr")
+def test_nothing_is_mounted_but_directories(name: str, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer upon layer: no server and no overlay for any of them."""
+
+    def never(mount: mounts.Mount) -> mounts.Tree:
+        raise AssertionError(mount.describe())
+
+    with opened(name, memory / "layers") as driver:
+        with monkeypatch.context() as patched:
+            for kind in ("unionfs", "overlay"):
+                patched.setitem(mounts._MAKERS, kind, never)
+            parent = ""
+            for number in range(25):
+                driver.prepare("key", parent)
+                apply(driver, "key", tape.stream(file(b"d/f%d" % number), file(b"d/.wh.f%d" % (number - 2))))
+                driver.commit(f"layer-{number}", "key")
+                parent = f"layer-{number}"
+        with mounted(driver.view("look", parent)) as path:
+            trees.assert_tree(path, {"d": {"f23": "", "f24": ""}})
+        driver.remove("look")
+
+
+@pytest.mark.needs("root", "tmpfs-xattr", "fuse")
+def test_pseudo_links_are_left_to_the_union(memory: Path) -> None:
+    """One name of a file of two was changed in a container: the other name is the changed file as well."""
+    with opened("fuse-aufs", memory / "layers") as driver:
+        with mounted(driver.prepare("one")) as path:
+            trees.build(path, {"a": "old", "b": HardLink("a")})
+        driver.commit("base", "one")
+        with mounted(driver.prepare("two", "base")) as path:
+            Path(path, "b").write_text("new")
+        driver.commit("changed", "two")
+        driver.prepare("three", "changed")
+        assert driver.directories("three") is None
+        apply(driver, "three", tape.stream(hard_link(b"c", b"a")))
+        with mounted(driver.mounts("three")) as path:
+            trees.assert_tree(path, {"a": "new", "b": HardLink("a"), "c": HardLink("a")})
+        driver.remove("three")
+
+
+@pytest.mark.needs("root", "tmpfs-xattr")
+def test_what_is_mounted_is_not_written_to_beside_the_mount(memory: Path) -> None:
+    with opened("fuse-aufs", memory / "layers") as driver:
+        driver.prepare("one")
+        driver.commit("base", "one")
+        driver.prepare("key", "base")
+        with target.opened(driver, "key") as first:
+            with pytest.raises(InUse, match="writes to"), target.opened(driver, "key"):
+                pass
+            with pytest.raises(InUse):
+                driver.commit("name", "key")
+            extract(tape.stream(file(b"f")), first)
+        driver.commit("name", "key")
