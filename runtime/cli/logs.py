@@ -6,10 +6,12 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from contextlib import nullcontext
+from itertools import groupby
 
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
 from runtime.engine import options
+from runtime.engine.frames import CHUNK
 from runtime.engine.logs import Entry, Reader
 from runtime.errors import UsageError
 
@@ -63,7 +65,14 @@ def _last(entries: Iterable[Entry], count: int) -> list[Entry]:
 
 
 def _show(entries: Iterable[Entry]) -> None:
+    """Much at a time, and each stream's before what the other one has next."""
     streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
-    for entry in entries:
-        streams[entry.stream].write(entry.data)
-        streams[entry.stream].flush()
+    for stream, run in groupby(entries, key=lambda entry: entry.stream):
+        waiting = bytearray()
+        for entry in run:
+            waiting += entry.data
+            if len(waiting) >= CHUNK:
+                streams[stream].write(waiting)
+                waiting = bytearray()
+        streams[stream].write(waiting)
+        streams[stream].flush()

@@ -6,17 +6,19 @@ keep a signal from being passed on.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
 from runtime.engine import frames, terminal
 from runtime.engine.start import Shim
 from runtime.errors import ShimLost
+from unionfs.linux import files
 
 # All that a process can catch, but what is about this process alone, and what stops and continues it: the shell's
 # job control acts on the client, as the container is not its job.
@@ -71,18 +73,30 @@ class Output:
         self.fd = fd
         self.queue = bytearray()
         self._closed = False
+        self._own, self._step = fd, self.PIPE_BUF
         try:
-            self._step = frames.CHUNK if stat.S_ISREG(os.fstat(fd).st_mode) else self.PIPE_BUF
+            kind, flags = os.fstat(fd).st_mode, fcntl.fcntl(fd, fcntl.F_GETFL)
+            if stat.S_ISREG(kind) or flags & os.O_NONBLOCK:
+                self._step = frames.CHUNK
+            elif stat.S_ISFIFO(kind) and flags & os.O_ACCMODE != os.O_RDONLY:
+                # Opened anew a pipe says itself how much it takes: whoever else has this one is not to be told EAGAIN.
+                with suppress(OSError):
+                    self._own, self._step = files.reopen(fd, os.O_WRONLY), frames.CHUNK
         except OSError:
             self._closed = True
 
     def add(self, data: bytes) -> None:
+        """Queue it, and write what can be written without asking first."""
         if not self._closed:
             self.queue += data
+            if self._step == frames.CHUNK:
+                self.write()
 
     def write(self) -> None:
         try:
-            del self.queue[: os.write(self.fd, self.queue[: self._step])]
+            with memoryview(self.queue)[: self._step] as piece:
+                written = os.write(self._own, piece)
+            del self.queue[:written]
         except BlockingIOError:
             pass
         except OSError:
@@ -90,11 +104,18 @@ class Output:
             self.queue.clear()
 
     def drain(self) -> None:
+        """Write all, waiting for the reader."""
         while self.queue:
             poll = select.poll()
             poll.register(self.fd, select.POLLOUT)
             poll.poll()
             self.write()
+
+    def close(self) -> None:
+        """Let go of what is not the caller's."""
+        if self._own != self.fd:
+            os.close(self._own)
+            self._own = self.fd
 
 
 class Ended(NamedTuple):
@@ -160,6 +181,7 @@ def _attach(shim: Shim, *, stdin: bool, terminal_fd: int | None) -> Ended:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     for output in (out, err):
         output.drain()
+        output.close()
     return ended
 
 

@@ -48,6 +48,7 @@ def execute(container: Container, options: ExecOptions) -> int:
         # Signals are ours again: ctrl-C leaves a reader that never reads on.
         for output in outputs:
             output.drain()
+            output.close()
         return code
 
 

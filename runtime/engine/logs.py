@@ -38,9 +38,11 @@ class Writer:
         """Whether any line was finished. A full disk loses log lines, never the container's output elsewhere."""
         waiting = self._partial[stream]
         waiting += data
-        lines = []
         moment = timestamp(time.time_ns())
-        start = 0
+        start = waiting.rfind(b"\n") + 1
+        lines = _whole_lines(stream, waiting[:start], moment)
+        if lines is None:
+            start, lines = 0, []
         while start < len(waiting):
             end = waiting.find(b"\n", start, start + LINE) + 1
             if not end:
@@ -69,6 +71,16 @@ class Writer:
             os.ftruncate(self._fd, before + data.rfind(b"\n", 0, written) + 1)
             return False
         return bool(lines)
+
+
+def _whole_lines(stream: str, data: bytearray, moment: str) -> list[str] | None:
+    """The lines of `data`, which ends with a newline or is empty; None if one is too long. All are decoded at once:
+    where a character is cut off at a newline, it is so by itself too."""
+    if max(map(len, data.split(b"\n"))) >= LINE:
+        return None
+    end = f'\\n","stream":"{stream}","time":"{moment}"}}\n'
+    texts = data.decode("utf-8", "surrogateescape").split("\n")
+    return [f'{{"log":{text[:-1]}{end}' for text in map(encode_basestring_ascii, texts[:-1])]
 
 
 def _line(stream: str, data: bytearray, moment: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shlex
@@ -11,10 +12,12 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from runtime.engine.attach import Output
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, Terminal, kill, wait_until
 
 RUN = ("run", "--rm", "--network=none")
@@ -60,6 +63,51 @@ def test_a_slow_reader_slows_the_container(runtime: Runtime, tmp_path: Path) -> 
         process.stdout.read()
         assert process.wait() == 9
     assert not (tmp_path / "all").exists()
+
+
+def test_a_pipe_is_filled_at_once() -> None:
+    """As far as it goes, without waiting, and without a word to who else writes to it."""
+    reader, writer = os.pipe()
+    try:
+        room = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
+        output = Output(writer)
+        output.add(bytes(range(256)) * (2 * room // 256))
+        assert len(output.queue) == room
+        output.write()
+        assert len(output.queue) == room
+        assert os.read(reader, room) == bytes(range(256)) * (room // 256)
+        output.drain()
+        assert not output.queue
+        assert os.read(reader, room) == bytes(range(256)) * (room // 256)
+        assert os.get_blocking(writer)
+        output.close()
+        os.close(writer)
+        writer = -1
+        assert os.read(reader, 1) == b""
+    finally:
+        for fd in (reader, writer):
+            if fd >= 0:
+                os.close(fd)
+
+
+def test_what_a_container_logged_is_shown_much_at_a_time(runtime: Runtime) -> None:
+    """A pipe that keeps each write by itself (pipe(2), O_DIRECT), a page at most, tells how many there were."""
+    runtime("run", "-d", "--name", "writer", "--network=none", IMAGE, "sh", "-c", "seq 20000; echo end >&2; seq 9")
+    lines = "".join(f"{number}\n" for number in [*range(1, 20_001), *range(1, 10)]).encode()
+    try:
+        runtime("logs", "-f", "writer")
+        reader, writer = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
+        with runtime.popen("logs", "writer", stdout=writer) as process:
+            os.close(writer)
+            packets = list(iter(partial(os.read, reader, 1 << 16), b""))
+            os.close(reader)
+            assert process.stderr is not None
+            assert process.stderr.read() == b"end\n"
+            assert process.wait() == 0
+        assert b"".join(packets) == lines
+        assert len(packets) <= len(lines) // 4096 + 4
+    finally:
+        runtime("rm", "-f", "writer")
 
 
 def test_ctrl_c_leaves_a_reader_that_never_reads(runtime: Runtime) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from runtime.engine import frames, names, options, records, spec, state
+from runtime.engine import frames, logs, names, options, records, spec, state
 from runtime.engine.options import RunOptions, Volume
 from runtime.engine.state import State, Status
 from runtime.errors import ConfigError, DamagedRecord, NotPermitted, RuntimeFault, StateError, UsageError, by_name
@@ -216,3 +217,25 @@ def test_a_fault_crosses_processes_by_its_name() -> None:
     assert str(fault) == "why"
     for other in ("OSError", "os", "annotations", "nothing"):
         assert type(by_name(other, "why")) is RuntimeFault
+
+
+def test_a_log_is_the_same_whatever_the_pieces(tmp_path: Path) -> None:
+    """Lines of all lengths around the longest, bytes of all kinds, characters cut at every place: each line is an
+    object by itself, and reading gives back what was written."""
+    texts = [b"", b"plain", "ü€😀".encode(), b"\xe2\x82", b"\xff\0\x1b\"\\n", b"\xed\xa0\x80", "\u2028\r".encode()]
+    texts += [b"x" * (logs.LINE + more) for more in (-2, -1, 0, 1)] + ["€".encode() * logs.LINE, b"", b"last"]
+    data = b"\n".join(texts)
+    for size in (13, 4096, 65536, len(data)):
+        path = tmp_path / f"log-{size}"
+        writer = logs.Writer(str(path))
+        for at in range(0, len(data), size):
+            writer.write("stdout", data[at : at + size])
+        writer.close()
+        with logs.Reader(str(path)) as reader:
+            entries = [entry.data for entry in reader.entries()]
+        assert b"".join(entries) == data
+        expected = []
+        for line in [*(text + b"\n" for text in texts[:-1]), texts[-1]]:
+            expected += [line[at : at + logs.LINE] for at in range(0, len(line), logs.LINE)]
+        assert entries == expected
+        assert all({*json.loads(line)} == {"log", "stream", "time"} for line in path.read_text().splitlines())
