@@ -7,13 +7,13 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
-from runtime.engine import accounts, frames, records, spec, terminal
+from runtime.engine import accounts, frames, processes, records, spec, terminal
 from runtime.engine.attach import Output, held, signals
 from runtime.engine.containers import Container
-from runtime.engine.keeper import Kept, keep
-from runtime.engine.processes import Process
+from runtime.engine.keeper import Kept, Process, keep
 from runtime.engine.state import Status
 from runtime.engine.stdio import Ends, pipes
 from runtime.errors import StateError
@@ -36,7 +36,7 @@ def execute(container: Container, options: ExecOptions) -> int:
         whole = records.read(f"{container.run_directory}/spec.json")
         if whole is None or init.ended(0):
             raise _not_running(container)
-        process = configure(container, whole["process"], options, f"/proc/{init.pid}/root")
+        process = partial(configure, container, whole["process"], options, f"/proc/{init.pid}/root")
         with held(), ExitStack() as opened:
             child, ends = _start(init.pid, process, whole, options)
             opened.callback(child.close)
@@ -52,7 +52,7 @@ def execute(container: Container, options: ExecOptions) -> int:
         return code
 
 
-def _start(pid: int, process: dict[str, Any], whole: dict[str, Any], options: ExecOptions) -> tuple[Kept, Ends]:
+def _start(pid: int, process: Process, whole: dict[str, Any], options: ExecOptions) -> tuple[Kept, Ends]:
     if options.terminal:
         kept = keep(pid, process, spec=whole, theirs=None, ours=Ends())
         assert kept.console is not None
@@ -90,12 +90,12 @@ def configure(container: Container, process: dict[str, Any], options: ExecOption
 
 
 @contextmanager
-def _init_of(container: Container) -> Iterator[Process]:
+def _init_of(container: Container) -> Iterator[processes.Process]:
     """The container's first process, certainly: its pid cannot be reused while its shim, which holds the lock, has not
     waited for it; so the record is read again after the descriptor was opened."""
     found = container.state()
     try:
-        process = Process(found.pid) if found.status is Status.RUNNING and found.pid else None
+        process = processes.Process(found.pid) if found.status is Status.RUNNING and found.pid else None
     except ProcessLookupError:
         process = None
     if process is None:

@@ -5,11 +5,15 @@ A container ends only when every process of its pid namespace has been collected
 from the background, and a stopped parent collects nothing: the container could not end, not even by SIGKILL.
 
     client                                   keeper
-      │ fork                                   │  oci.exec_process, start
+      │ fork                                   │  the process as it is wished, oci.exec_process, start
       │  STARTED with pidfd [and console]      │  or  FAULT {fault, message}
       │ ◀───────────────────────────────────── │
       │  EXIT code                             │  when the process has been collected
       │ ◀───────────────────────────────────── │
+      │ (end of file) ───────────────────────▶ │  before STARTED: the process is given up
+
+Whoever asks the container's file system may have to wait for it, in the kernel, and hears no signal there. So all that
+asks it is done on the keeper's side, and the client waits for the keeper with a bound.
 """
 
 from __future__ import annotations
@@ -17,12 +21,18 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from runtime import errors
-from runtime.engine import frames
+from runtime.engine import frames, waiting
 from runtime.engine.stdio import Ends
 from runtime.oci.container import Stdio, exec_process
+
+_PATIENCE = 60.0  # seconds for a command to be started
+_END = 5.0  # and for a keeper to end that has nothing more to do
+
+Process = Callable[[], dict[str, Any]]
 
 
 class Kept:
@@ -40,23 +50,25 @@ class Kept:
 
     def wait(self) -> int:
         """The exit code as docker gives it, when the process has ended."""
-        splitter = frames.Splitter()
-        while (received := frames.receive(self._channel, splitter)) is not None:
-            for frame in received:
-                os.waitpid(self._keeper, 0)
-                return frame.number()
-        os.waitpid(self._keeper, 0)
-        return 128 + signal.SIGKILL  # somebody killed the keeper
+        splitter, code = frames.Splitter(), 128 + signal.SIGKILL  # unless somebody has killed or stopped the keeper
+        while waiting.answered(self._channel.fileno(), _END):
+            received = frames.receive(self._channel, splitter)
+            if received is None or received:
+                code = received[0].number() if received else code
+                break
+        waiting.collect(self._keeper, _END)
+        return code
 
     def close(self) -> None:
         self._channel.close()
         os.close(self.pidfd)
 
 
-def keep(pid: int, process: dict[str, Any], *, spec: dict[str, Any], theirs: Stdio | None, ours: Ends) -> Kept:
-    """Run `process` in the container whose first process is `pid`, on the ends `theirs` of its streams.
+def keep(pid: int, process: Process, *, spec: dict[str, Any], theirs: Stdio | None, ours: Ends) -> Kept:
+    """Run what `process` gives in the container whose first process is `pid`, on the ends `theirs` of its streams.
 
-    Raises what exec_process and its start raise. The calling process must have one thread.
+    Raises what `process`, exec_process and its start raise, and ContainerError when that takes too long or a signal
+    comes meanwhile, which then has its effect. The calling process must have one thread.
     """
     channel, other = socket.socketpair()
     keeper = os.fork()
@@ -66,10 +78,17 @@ def keep(pid: int, process: dict[str, Any], *, spec: dict[str, Any], theirs: Std
         _keep(other, pid, process, spec, theirs)
     other.close()
     try:
+        if not waiting.answered(channel.fileno(), _PATIENCE):
+            channel.close()
+            waiting.collect(keeper, _END)
+            raise errors.ContainerError(
+                f"the command has not been started within {_PATIENCE:g} seconds: the container's file system does not "
+                "answer"
+            )
         data, descriptors = frames.receive_with_descriptors(channel, 2)
         answer = next(frames.Splitter().feed(data), None)
         if answer is None or answer.kind != frames.STARTED:
-            os.waitpid(keeper, 0)
+            waiting.collect(keeper, _END)
             if answer is None:
                 raise errors.ContainerError("the process that was to keep the command has been killed")
             fault = answer.json()
@@ -80,12 +99,10 @@ def keep(pid: int, process: dict[str, Any], *, spec: dict[str, Any], theirs: Std
     return Kept(channel, keeper, descriptors[0], descriptors[1] if len(descriptors) > 1 else None)
 
 
-def _keep(
-    channel: socket.socket, pid: int, process: dict[str, Any], spec: dict[str, Any], theirs: Stdio | None
-) -> NoReturn:
+def _keep(channel: socket.socket, pid: int, process: Process, spec: dict[str, Any], theirs: Stdio | None) -> NoReturn:
     try:
         os.setsid()
-        child = exec_process(pid, process, spec=spec, stdio=theirs)
+        child = exec_process(pid, process(), spec=spec, stdio=theirs, hangup=channel.fileno())
         child.start()
         given = [child.pidfd] if child.console is None else [child.pidfd, child.console]
         socket.send_fds(channel, [frames.pack(frames.STARTED)], given)

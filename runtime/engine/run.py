@@ -32,14 +32,15 @@ def running(
 
         container, lock, mounts = create(recovered(paths), storage, options)
         with held():
-            shim.order(container, lock, mounts, window)
-            shim.started()
-            started = True
-            yield container, shim
-    except ShimLost:
-        shim.wait()
-        recovered(paths)
-        raise
+            try:
+                shim.order(container, lock, mounts, window)
+                shim.started()
+                started = True
+                yield container, shim
+            except ShimLost:  # before the signals that may come of it
+                shim.wait()
+                recovered(paths)
+                raise
     except BaseException:
         if not started:
             shim.wait()

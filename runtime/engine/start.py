@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
 
 from drivers.mounts import Mount
 from runtime import errors
-from runtime.engine import frames
+from runtime.engine import frames, waiting
 from runtime.engine.containers import Container
 from runtime.engine.frames import Frame
 from runtime.oci import sealed
 
 # The descriptor that a shim finds its socket on; shim/main.py has the same number.
 _SOCKET = 3
+_PATIENCE = 180.0  # seconds for a shim to start a container: longer than it waits for a lock (drivers.locks)
+_END = 10.0  # and for it to end that has no more to do
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
 
 
@@ -62,8 +65,14 @@ class Shim:
             os.close(lock)
 
     def started(self) -> None:
-        """Return when the container's command runs. Raises the fault that it met instead."""
+        """Return when the container's command runs. Raises the fault that it met instead; ShimLost also when that takes
+        too long or a signal comes meanwhile, which then has its effect: the shim is killed."""
         while not self.received:
+            if not waiting.answered(self.sock.fileno(), _PATIENCE):
+                os.kill(self._pid, signal.SIGKILL)
+                raise errors.ShimLost(
+                    f"the container has not been started within {_PATIENCE:g} seconds: its shim does not answer"
+                )
             if not self.receive():
                 raise errors.ShimLost("the process that was to keep the container ended before it had started it")
         first = self.received.pop(0)
@@ -82,6 +91,11 @@ class Shim:
         self.sock.close()
 
     def wait(self) -> None:
-        """Hang up and wait for the shim's end. It must have no container, or have sent EXIT or FAULT."""
+        """Hang up and wait for the shim's end. It must have no container, have sent EXIT or FAULT, or be lost.
+
+        One that does not end, as it is stopped, is killed; one that is in the kernel and does not come out is left.
+        """
         self.close()
-        os.waitpid(self._pid, 0)
+        if self._pid:
+            waiting.collect(self._pid, _END)
+            self._pid = 0

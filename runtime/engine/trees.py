@@ -12,8 +12,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
+from runtime.engine import leaving
 from runtime.engine.containers import Container
 from runtime.engine.paths import Paths
 from runtime.engine.watch import connect
@@ -44,7 +46,7 @@ def live(container: Container) -> Iterator[int | None]:
     mounted in it; None of one that does not.
 
     Nothing can be written through it, nor a device or a program opened. It stays good when the container ends.
-    StateError when the container's shim does not answer.
+    StateError when the container's shim does not answer, or its file system, which a server may have.
     """
     watch = connect(container)
     if watch is None:
@@ -58,14 +60,21 @@ def live(container: Container) -> Iterator[int | None]:
     if found is None:
         yield None
         return
+    with leaving.certainly():
+        root = leaving.within(_PATIENCE, f"the file system of {container.config.name}", partial(_open_root, found))
+        try:
+            yield root
+        finally:
+            os.close(root)
+
+
+def _open_root(look: int) -> int:
+    """Its root directory, for the look at it. What the kernel knows by itself would tell nothing of a server."""
     try:
-        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
+        os.fstatvfs(look)
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=look)
     finally:
-        os.close(found)
-    try:
-        yield root
-    finally:
-        os.close(root)
+        os.close(look)
 
 
 def mount_points(container: Container) -> list[bytes]:

@@ -48,12 +48,13 @@ class Init:
     # Those of this process that nobody has collected yet, by pidfd.
     _alive: dict[int, Init] = {}
 
-    def __init__(self, child: parent.Child) -> None:
+    def __init__(self, child: parent.Child, hangup: int | None = None) -> None:
         self.pid = child.pid
         self.pidfd = child.pidfd
         self.console = child.console
         self.root = child.root
         self._channel = child.channel
+        self._hangup = hangup
         self._code: int | None = None
         self._alive[self.pidfd] = self
 
@@ -62,9 +63,13 @@ class Init:
         and what `delete` removes is still there."""
         try:
             self._channel.send(sync.START)
-            message = self._channel.receive()
+            message = parent.receive(self._channel, self._hangup)
         except BrokenPipeError:
             return  # it was killed before it was started: wait has the code
+        except ContainerError:
+            self.kill()
+            self.wait()
+            raise
         finally:
             self._channel.close()
         if message.kind == sync.FAULT:
@@ -154,10 +159,13 @@ def create(
             os.close(fd)
 
 
-def exec_process(pid: int, process: dict[str, Any], *, spec: dict[str, Any], stdio: Stdio | None = None) -> Init:
+def exec_process(
+    pid: int, process: dict[str, Any], *, spec: dict[str, Any], stdio: Stdio | None = None, hangup: int | None = None
+) -> Init:
     """One more process in the running container of configuration `spec`, whose first process is `pid`.
 
-    `process` is an OCI process object. ConfigError, or ContainerError, also when the container has ended.
+    `process` is an OCI process object. Until the command runs it is given up when the descriptor `hangup` becomes
+    readable. ConfigError, or ContainerError, also when the container has ended.
     """
     wanted = parse(spec)
     cgroup = Cgroup(wanted.cgroups_path) if wanted.cgroups_path else None
@@ -176,7 +184,7 @@ def exec_process(pid: int, process: dict[str, Any], *, spec: dict[str, Any], std
             joins=((pidfd, flags),),
             stdio=stdio,
         )
-        return Init(parent.spawn(birth))
+        return Init(parent.spawn(birth, hangup), hangup)
     finally:
         os.close(pidfd)
 

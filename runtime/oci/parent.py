@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from typing import NamedTuple, NoReturn
 
@@ -29,10 +30,11 @@ class _Heard(NamedTuple):
     fault: tuple[str, ...] | None = None
 
 
-def spawn(birth: child.Birth) -> Child:
+def spawn(birth: child.Birth, hangup: int | None = None) -> Child:
     """A child of this process that has done everything but execve.
 
-    ContainerError says which step failed, and there is no process then. The caller must have one thread.
+    ContainerError says which step failed, or that `hangup` has become readable; there is no process then. The caller
+    must have one thread.
     """
     if not processes.single_threaded():
         raise ContainerError("cannot start a process from a process with several threads")
@@ -42,7 +44,7 @@ def spawn(birth: child.Birth) -> Child:
     try:
         made.append(_clone(birth, ours, theirs))
         theirs.close()
-        heard = _listen(ours, joins=bool(birth.joins))
+        heard = _listen(ours, joins=bool(birth.joins), hangup=hangup)
         handed += (fd for fd in (heard.console, heard.root) if fd is not None)
         if heard.born is not None:
             made.append((heard.born, os.pidfd_open(heard.born)))
@@ -89,12 +91,24 @@ def _clone(birth: child.Birth, ours: sync.Channel, theirs: sync.Channel) -> tupl
             os.close(unified)
 
 
-def _listen(channel: sync.Channel, *, joins: bool) -> _Heard:
+def receive(channel: sync.Channel, hangup: int | None) -> sync.Message:
+    """The child's next message. ContainerError once `hangup` is readable: nobody wants the child any more, which may
+    be in the kernel for long, as one is that looks for its command on a union whose server is stopped."""
+    if hangup is not None:
+        poll = select.poll()
+        for fd in (channel.fileno(), hangup):
+            poll.register(fd, select.POLLIN)
+        if channel.fileno() not in (fd for fd, _ in poll.poll()):
+            raise ContainerError("the process is not wanted any more")
+    return channel.receive()
+
+
+def _listen(channel: sync.Channel, *, joins: bool, hangup: int | None = None) -> _Heard:
     """Until there is all that is needed, or the end. With `joins` two processes talk: the one that joined says BORN,
     the one it cloned says the rest, and which of them the scheduler lets speak first is open."""
     heard = _Heard()
     while not heard.ready or (joins and heard.born is None):
-        message = channel.receive()
+        message = receive(channel, hangup)
         if message.kind == sync.BORN:
             heard = heard._replace(born=int(message.fields[0]))
         elif message.kind == sync.ROOT:

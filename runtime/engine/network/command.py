@@ -6,8 +6,12 @@ posix_spawn and two memfds, because importing subprocess alone costs more than n
 from __future__ import annotations
 
 import os
+import select
+import signal
 
 from runtime.errors import NetworkError
+
+_PATIENCE = 60.0  # seconds for it to end: iptables waits for others' lock
 
 
 def run(*argv: str, text: str = "") -> str:
@@ -28,9 +32,24 @@ def attempt(*argv: str, text: str = "") -> tuple[int, str]:
         os.lseek(given, 0, os.SEEK_SET)
         files = [(os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, written, 1), (os.POSIX_SPAWN_DUP2, written, 2)]
         pid = os.posix_spawn(argv[0], argv, {**os.environ, "LC_ALL": "C"}, file_actions=files, setsigmask=())
-        _, status = os.waitpid(pid, 0)
+        status = _await(pid, argv[0])
         output = os.pread(written, os.fstat(written).st_size, 0)
         return os.waitstatus_to_exitcode(status), output.decode(errors="replace")
     finally:
         os.close(given)
         os.close(written)
+
+
+def _await(pid: int, program: str) -> int:
+    """Its wait status."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(_PATIENCE * 1000):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise NetworkError(f"{os.path.basename(program)} has not ended within {_PATIENCE:g} seconds")
+        return os.waitpid(pid, 0)[1]
+    finally:
+        os.close(pidfd)

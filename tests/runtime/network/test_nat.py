@@ -145,7 +145,7 @@ def test_the_jump_is_made_once(host: None) -> None:
         assert "aufs" not in run(tool, "-t", table, "-S")
 
 
-def test_commands(tmp_path: object) -> None:
+def test_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     cat, sh = find("cat"), find("no such program", "sh")
     assert cat and sh and find("no such program") is None
     assert command.run(cat, text="in\n" * 5000) == "in\n" * 5000
@@ -154,3 +154,6 @@ def test_commands(tmp_path: object) -> None:
     with pytest.raises(NetworkError, match=r"^sh: exit code 3$"):
         command.run(sh, "-c", "exit 3")
     assert command.attempt(sh, "-c", "echo out; exit 4") == (4, "out\n")
+    monkeypatch.setattr(command, "_PATIENCE", 0.05)
+    with pytest.raises(NetworkError, match=r"^sh has not ended within 0.05 seconds$"):
+        command.run(sh, "-c", "exec sleep 600")
