@@ -26,6 +26,8 @@ The second column is the exit code of `run` and `exec`, docker's (docker run(1),
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class RuntimeFault(Exception):
@@ -124,6 +126,18 @@ def sentence(error: BaseException) -> str:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
     line = " ".join(text.split("\n")).strip()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
+@contextmanager
+def step(what: str, kind: type[RuntimeFault] = RuntimeFault) -> Iterator[None]:
+    """Say what could not be done, and why, where an OSError comes out of it: a path and the kernel's word for it alone
+    tell nobody what was tried. A reader that has gone is no such error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise kind(f"cannot {what}: {sentence(error)}") from error
 
 
 def by_name(name: str, message: str) -> RuntimeFault:

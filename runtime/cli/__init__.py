@@ -118,8 +118,8 @@ def _module(verb: str) -> Verb:
     return cast(Verb, module)
 
 
-def report(verb: str, error: Exception) -> int:
-    """One line on standard error; the exit code."""
+def report(verb: str, error: Exception, about: str = "") -> int:
+    """One line on standard error; the exit code. `about` is what failed, where an OSError does not tell it."""
     from drivers.archive.errors import ArchiveError
     from drivers.errors import DriverError
 
@@ -127,7 +127,8 @@ def report(verb: str, error: Exception) -> int:
         return _defect(error)
     see = f"runtime {verb} --help".replace("  ", " ")
     hint = f": see '{see}'" if isinstance(error, UsageError) and not isinstance(error, NotPermitted) else ""
-    print(f"runtime: {sentence(error)}{hint}", file=sys.stderr)
+    failed = f"{about or verb} failed: " if isinstance(error, OSError) and (about or verb) else ""
+    print(f"runtime: {failed}{sentence(error)}{hint}", file=sys.stderr)
     if isinstance(error, UsageError):
         return error.exit_code
     if verb in _RUNS_A_COMMAND:
@@ -147,7 +148,7 @@ def _defect(error: Exception) -> int:
     return RuntimeFault.exit_code
 
 
-def each_of(given: Given, what: str, do: Callable[[str], Sequence[str] | None]) -> int:
+def each_of(verb: str, given: Given, what: str, do: Callable[[str], Sequence[str] | None]) -> int:
     """Do it to every argument, and print the lines that it gives, or the argument. Trouble with one does not keep the
     others from it; the exit code is the last trouble's."""
     from drivers.errors import DriverError
@@ -159,7 +160,7 @@ def each_of(given: Given, what: str, do: Callable[[str], Sequence[str] | None]) 
         try:
             lines = do(reference)
         except (RuntimeFault, DriverError, OSError) as error:
-            code = report("", error)
+            code = report("", error, f"{verb} {reference}")
         else:
             print("\n".join([reference] if lines is None else lines), flush=True)
     return code

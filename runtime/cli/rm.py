@@ -26,6 +26,6 @@ def main(given: Given, settings: Settings) -> int:
         drivers.add(container.config.driver)
         remove(store, container, force=force)
 
-    code = each_of(given, "container", one)
+    code = each_of("rm", given, "container", one)
     take_back_beside(store, drivers)
     return code

@@ -24,6 +24,6 @@ def main(given: Given, settings: Settings) -> int:
         removed = remove_image(store, reference, tell=lambda driver: away.setdefault(driver.driver, driver))
         return [*(f"Untagged: {name}" for name in removed.untagged), *(f"Deleted: {name}" for name in removed.deleted)]
 
-    code = each_of(given, "image", one)
+    code = each_of("rmi", given, "image", one)
     tell(away.values())
     return code

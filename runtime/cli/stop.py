@@ -28,4 +28,4 @@ def main(given: Given, settings: Settings) -> int:
         patience = None if seconds < 0 else float(seconds)
         stop(store, container, number=container.config.stop_signal, patience=patience)
 
-    return each_of(given, "container", one)
+    return each_of("stop", given, "container", one)

@@ -15,7 +15,7 @@ from runtime.engine.network import open_network
 from runtime.engine.options import RunOptions
 from runtime.engine.paths import Paths
 from runtime.engine.storage import Storage
-from runtime.errors import NoSuchImage
+from runtime.errors import NoSuchImage, step
 from runtime.images.image import Image
 from runtime.images.store import ImageStore
 from runtime.images.unpack import unpack
@@ -38,16 +38,21 @@ def create(store: ContainerStore, storage: Storage, options: RunOptions) -> Crea
     """
     paths = store.paths
     images = ImageStore(paths.images)
-    image = _image(images, storage, paths, options)
+    with step(f"find the image {options.image}"):
+        image = _image(images, storage, paths, options)
     open_network(options.network, f"{paths.root}/network")
-    driver = storage.open(paths)
+    with step(f"open the storage driver {storage.driver}"):
+        driver = storage.open(paths)
     try:
         config = configure(store, storage.driver, options, image.id, image.config)
-        parent = unpack(images, image, driver)
-        container, lock = store.add(config._replace(parent=parent))
+        with step(f"unpack the image {options.image}"):
+            parent = unpack(images, image, driver)
+        with step("record the container"):
+            container, lock = store.add(config._replace(parent=parent))
         try:
-            images.confirm(image)  # who removes images looks at the containers that are recorded
-            mounts = driver.prepare(container.id, parent, quota=options.quota, volatile=options.remove)
+            with step("prepare its root file system"):
+                images.confirm(image)  # who removes images looks at the containers that are recorded
+                mounts = driver.prepare(container.id, parent, quota=options.quota, volatile=options.remove)
         except BaseException:
             # Whatever comes of that, what the user is to hear of is why there is no container; recovery tries again.
             release.attempt([partial(release.discard, store)], container)

@@ -102,8 +102,9 @@ def keep(pid: int, process: Process, *, spec: dict[str, Any], theirs: Stdio | No
 def _keep(channel: socket.socket, pid: int, process: Process, spec: dict[str, Any], theirs: Stdio | None) -> NoReturn:
     try:
         os.setsid()
-        child = exec_process(pid, process(), spec=spec, stdio=theirs, hangup=channel.fileno())
-        child.start()
+        with errors.step("start the command"):
+            child = exec_process(pid, process(), spec=spec, stdio=theirs, hangup=channel.fileno())
+            child.start()
         given = [child.pidfd] if child.console is None else [child.pidfd, child.console]
         socket.send_fds(channel, [frames.pack(frames.STARTED)], given)
         # Who reads what we hold open need not wait for us: the streams, the terminal and the client's own.

@@ -15,7 +15,7 @@ from runtime.engine import release
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.paths import Paths
 from runtime.engine.state import State, Status
-from runtime.errors import NoSuchContainer, RuntimeFault
+from runtime.errors import NoSuchContainer, RuntimeFault, step
 
 # The exit codes of containers that nobody saw the end of: as killed, and docker's for "the machine went down".
 _KILLED = 137
@@ -24,8 +24,9 @@ _WENT_DOWN = 255
 
 def recovered(paths: Paths) -> ContainerStore:
     """The containers, none of which is left behind by a killed process."""
-    store = ContainerStore(paths)
-    recover(store)
+    with step(f"use the directories {paths.root} and {paths.state}"):
+        store = ContainerStore(paths)
+        recover(store)
     return store
 
 

@@ -16,7 +16,7 @@ from drivers.errors import DriverError, NotFound
 from runtime.engine import records
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.paths import Paths
-from runtime.errors import RuntimeFault, sentence
+from runtime.errors import RuntimeFault, sentence, step
 
 if TYPE_CHECKING:
     from drivers.api import Snapshotter
@@ -28,7 +28,8 @@ def processes(container: Container) -> None:
     if spec is not None:
         from runtime.oci.container import delete
 
-        delete(spec)
+        with step("end its processes"):
+            delete(spec)
 
 
 def oom_killed(container: Container) -> bool:
@@ -43,15 +44,16 @@ def oom_killed(container: Container) -> bool:
 def endpoint(container: Container) -> None:
     from runtime.engine.network import open_network
 
-    open_network(container.config.network, f"{container.config.root}/network").detach(container.id)
+    with step(f"take it off the network {container.config.network}"):
+        open_network(container.config.network, f"{container.config.root}/network").detach(container.id)
 
 
 def attempt(steps: list[Callable[[Container], None]], container: Container) -> str:
     """Do every step; what went wrong as one line, "" if nothing did."""
     troubles = []
-    for step in steps:
+    for take_back in steps:
         try:
-            step(container)
+            take_back(container)
         except Exception as error:  # one step's failure, of whatever kind, must not keep the rest from being released
             troubles.append(sentence(error))
     return "; ".join(troubles)

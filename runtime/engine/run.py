@@ -10,7 +10,7 @@ from runtime.engine.options import RunOptions
 from runtime.engine.paths import Paths
 from runtime.engine.start import Shim
 from runtime.engine.storage import Storage
-from runtime.errors import ShimLost
+from runtime.errors import ShimLost, step
 
 
 @contextmanager
@@ -23,7 +23,8 @@ def running(
     `window` is the terminal's rows and columns, (0, 0) if there is none. Raises RuntimeFault, DriverError or OSError;
     there is no container then.
     """
-    shim = Shim(debug=debug)  # it loads its modules while we load ours
+    with step("start a shim"):
+        shim = Shim(debug=debug)  # it loads its modules while we load ours
     started = False
     try:
         from runtime.engine.attach import held

@@ -72,7 +72,14 @@ class NewNamespace(NamedTuple):
 
     def apply(self, work: Work) -> None:
         processes.unshare(consts.CLONE_NEWNS)
-        mounts.mount_setattr(consts.AT_FDCWD, "/", consts.AT_RECURSIVE, propagation=_propagation(self.propagation))
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _enter_namespace()  # the caller's root may be a directory of a mount, which has no propagation
+            mounts.mount_setattr(consts.AT_FDCWD, "/", consts.AT_RECURSIVE, propagation=_propagation(self.propagation))
+            os.fchdir(root)
+            os.chroot(".")
+        finally:
+            os.close(root)
 
 
 class BindRoot(NamedTuple):
@@ -134,11 +141,8 @@ class Pivot(NamedTuple):
 
     def apply(self, work: Work) -> None:
         # pivot_root(2) swaps the caller's root. If the caller is in a chroot that is not the namespace's, which would
-        # stay above the container's: whoever joins the namespace starts there, and CAP_SYS_CHROOT reaches it. Entering
-        # a mount namespace, also one's own, leads to its root (fs/namespace.c, mntns_install).
-        namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        processes.setns(namespace, consts.CLONE_NEWNS)
-        os.close(namespace)
+        # stay above the container's: whoever joins the namespace starts there, and CAP_SYS_CHROOT reaches it.
+        _enter_namespace()
         os.fchdir(work.root.fd)
         mounts.pivot_root(".", ".")
         # The old root is now stacked on the new one at "."; what is under it is private, so the host keeps its mounts.
@@ -154,6 +158,16 @@ def look(root: Root) -> int:
     attributes |= consts.MOUNT_ATTR_NOEXEC
     mounts.mount_setattr(fd, b"", consts.AT_EMPTY_PATH, attr_set=attributes, propagation=consts.MS_PRIVATE)
     return fd
+
+
+def _enter_namespace() -> None:
+    """Out of whatever chroot the caller is in: to enter a mount namespace, also one's own, leads to its root
+    (fs/namespace.c, mntns_install)."""
+    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        processes.setns(namespace, consts.CLONE_NEWNS)
+    finally:
+        os.close(namespace)
 
 
 def _attach_root(root: Root, path: str) -> None:

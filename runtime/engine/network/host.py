@@ -12,10 +12,12 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from drivers import locks
 from drivers.errors import TimedOut
+from runtime import errors
 from runtime.engine.network import files, nat, rtnetlink, subnets, sysctl
 from runtime.engine.network.netlink import NetlinkSocket, Request
 from runtime.engine.network.rtnetlink import Link
@@ -45,13 +47,7 @@ def locked() -> Iterator[None]:
         os.close(fd)
 
 
-@contextmanager
-def step(what: str) -> Iterator[None]:
-    """Say what could not be done, and why, where an OSError comes out of it."""
-    try:
-        yield
-    except OSError as error:
-        raise NetworkError(f"cannot {what}: {error.strerror or error}") from error
+step = partial(errors.step, kind=NetworkError)
 
 
 def mac_of(address: IPv4Address) -> str:

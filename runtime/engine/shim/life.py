@@ -25,7 +25,7 @@ from runtime.engine.etc import EtcFiles
 from runtime.engine.network import Endpoint, files, open_network
 from runtime.engine.state import Status, keep, save
 from runtime.engine.stdio import Ends, pipes
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, step
 from runtime.oci import container as oci
 
 # How long a container's end waits for that of its root file system, seconds. Who still looks into it may have it
@@ -45,24 +45,31 @@ class Life:
         self._etc: EtcFiles | None = None
         self._init: oci.Init | None = None
         self.state = container.state().to(Status.CREATED)
-        save(container.run_directory, self.state)
+
+    def record(self) -> None:
+        """That somebody is at it, in its run directory."""
+        save(self._container.run_directory, self.state)
 
     def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[oci.Init, Ends]:
         """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call `end`."""
-        self._tree = open_tree(mounts)
-        os.mkdir(self._container.rootfs, 0o700)  # where it is attached for a moment, before it is pivoted into
+        with step("mount the root file system"):
+            self._tree = open_tree(mounts)
+            os.mkdir(self._container.rootfs, 0o700)  # where it is attached for a moment, before it is pivoted into
         spec = self._write_spec(self._tree.fd, window)
-        self._init, ends = self._create(spec)
-        endpoint = self._connect(self._init.pid)
+        with step("create the container"):
+            self._init, ends = self._create(spec)
+        with step(f"connect it to the network {self._config.network}"):
+            endpoint = self._connect(self._init.pid)
         running = self.state.to(
             Status.RUNNING, pid=self._init.pid, shim_pid=os.getpid(), started=time.time(), finished=0.0, exit_code=0,
             error="", address=f"{endpoint.address}/{endpoint.prefix}" if endpoint else "",
             gateway=endpoint.gateway if endpoint else "", mac=endpoint.mac if endpoint else "",
         )  # fmt: skip
         # Before its first instruction: from there on it may have something to lose, whatever goes down.
-        if not self._config.remove:
-            keep(self._container.directory, running)
-        save(self._container.run_directory, running)
+        with step("record that it runs"):
+            if not self._config.remove:
+                keep(self._container.directory, running)
+            save(self._container.run_directory, running)
         self._init.start()
         self.state = running
         return self._init, ends
@@ -85,17 +92,20 @@ class Life:
         """The configuration completed with what only the root file system tells, and recorded for `exec`."""
         spec = self._config.spec
         process = spec["process"]
-        account = accounts.lookup(self._config.user, f"/proc/self/fd/{root}")
+        with step("look its user up"):
+            account = accounts.lookup(self._config.user, f"/proc/self/fd/{root}")
         process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
         if not any(entry.startswith("HOME=") for entry in process["env"]):
             process["env"].append(f"HOME={account.home}")
         if self._config.terminal and window != (0, 0):
             process["consoleSize"] = {"height": window[0], "width": window[1]}
-        self._etc = EtcFiles(self._etc_texts(None))
+        with step("make its files of /etc"):
+            self._etc = EtcFiles(self._etc_texts(None))
         for mount in spec["mounts"]:
             if mount["type"] == "bind":
                 _make_source(mount["source"])
-        records.write(f"{self._container.run_directory}/spec.json", spec)
+        with step("record its specification"):
+            records.write(f"{self._container.run_directory}/spec.json", spec)
         return spec
 
     def _etc_texts(self, endpoint: Endpoint | None) -> dict[str, str]:
@@ -131,7 +141,8 @@ class Life:
 
         def settle(container: Container) -> None:
             if final.status is Status.EXITED and not self._config.remove:
-                container.rest(final)
+                with step("record how it ended"):
+                    container.rest(final)
             else:
                 release.discard(self._store, container)
 

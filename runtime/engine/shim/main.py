@@ -17,7 +17,7 @@ from runtime.engine.paths import Paths
 from runtime.engine.shim.life import Life
 from runtime.engine.shim.streams import Caller, Streams
 from runtime.engine.watch import short_path
-from runtime.errors import RuntimeFault, sentence
+from runtime.errors import RuntimeFault, sentence, step
 from unionfs.linux import processes
 
 SOCKET = 3
@@ -55,13 +55,16 @@ def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     """Have the container run from begin to end; the last frame for the caller."""
     store = ContainerStore(Paths.of(orders["root"], orders["state"]))
     container = store.load(orders["id"])
-    os.makedirs(container.run_directory, mode=0o700)  # from here on it is ours in the eyes of recovery
     life = Life(store, container)
     mounts = [Mount(kind, source, tuple(options)) for kind, source, options in orders["mounts"]]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    log = Writer(container.log)  # before anyone can come to follow it
     try:
-        _listen(listener, container.run_directory)
+        with step("make its run directory"):
+            os.makedirs(container.run_directory, mode=0o700)  # from here on it is ours in the eyes of recovery
+            life.record()
+            _listen(listener, container.run_directory)
+        with step("open its log"):
+            log = Writer(container.log)  # before anyone can come to follow it
         init, ends = life.begin(mounts, (orders["rows"], orders["columns"]))
     except Exception as error:  # whatever it is, the caller hears of it and nothing is left
         name, message = _fault(error)
@@ -95,7 +98,9 @@ def _fault(error: Exception) -> tuple[str, str]:
     """The class name and the line to report an error with."""
     if isinstance(error, RuntimeFault):
         return type(error).__name__, sentence(error)
-    if isinstance(error, (DriverError, OSError)):
+    if isinstance(error, DriverError):
         return RuntimeFault.__name__, sentence(error)
+    if isinstance(error, OSError):
+        return RuntimeFault.__name__, f"cannot start the container: {sentence(error)}"
     sys.excepthook(type(error), error, error.__traceback__)  # seen with --debug only: standard error is /dev/null
     return RuntimeFault.__name__, f"internal error: {type(error).__name__}: {sentence(error)}"

@@ -233,11 +233,14 @@ class _Side:
     def oom_kills(self, path: str) -> int:
         return cgroups.Cgroup(path).oom_kills()
 
-    def enter_chroot(self, path: str) -> None:
-        """A chroot that looks like the host, in a mount namespace whose root is another."""
+    def enter_chroot(self, path: str, mounted: bool) -> None:
+        """A chroot that looks like the host, in a mount namespace whose root is another; `mounted`: it is a mount, and
+        not a directory with mounts in it."""
         processes.unshare(consts.CLONE_NEWNS)
         mounts.mount("none", "/", None, consts.MS_REC | consts.MS_PRIVATE)
-        mounts.mount("/", path, None, consts.MS_BIND | consts.MS_REC)
+        for name in [""] if mounted else [name for name in os.listdir("/") if os.path.isdir(f"/{name}")]:
+            os.makedirs(f"{path}/{name}", exist_ok=True)
+            mounts.mount(f"/{name}", f"{path}/{name}", None, consts.MS_BIND | consts.MS_REC)
         os.chroot(path)
         os.chdir("/")
 

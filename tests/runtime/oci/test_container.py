@@ -93,13 +93,14 @@ def test_the_hosts_mounts_do_not_change(keeper: Keeper, config: Make, rootfs: Pa
         mounts.umount2(str(tmp_path / "shared"))
 
 
+@pytest.mark.parametrize("mounted", [True, False])
 def test_the_root_of_its_namespace_is_its_own_also_for_a_caller_in_a_chroot(
-    keeper: Keeper, config: Make, rootfs: Path, tmp_path: Path
+    keeper: Keeper, config: Make, rootfs: Path, tmp_path: Path, mounted: bool
 ) -> None:
     """Whoever joins the container's mount namespace starts at that root: it must not be what the chroot hid."""
     (rootfs / "here").touch()
     (tmp_path / "jail").mkdir()
-    keeper.call("enter_chroot", path=str(tmp_path / "jail"))
+    keeper.call("enter_chroot", path=str(tmp_path / "jail"), mounted=mounted)
     box = keeper.create(config("sleep", "1000")).start()
     found = box.exec(process("ls", "-d", "/here")).start().wait()
     box.signal(signal.SIGKILL)
