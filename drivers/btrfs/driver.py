@@ -39,6 +39,8 @@ class Driver(DirectorySnapshotter):
         self._needs_image = _needs_image(own_directory(root))
         if LOOPSIZE in options and not self._needs_image:
             raise Unavailable(f"{LOOPSIZE} is for a root that is not on btrfs, and {root} is: leave it out")
+        if LOOPSIZE in options:
+            image.check_wanted(root, self._size)
         try:
             super().__init__(root, options, delete=self._delete)
         except BaseException:

@@ -150,8 +150,6 @@ class Image:
         if not size:
             room = os.statvfs(self.root)
             size = max(LEAST_SIZE, min(DEFAULT_SIZE, room.f_bavail * room.f_frsize))
-        if size < LEAST_SIZE:
-            raise Unavailable(f"btrfs.loopsize={show_size(size)} is too small: at least {show_size(LEAST_SIZE)}")
         fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, size // _MIB * _MIB)
@@ -228,17 +226,25 @@ class Image:
         """File, device, file system: each open goes on where one that was killed has stopped."""
         has = os.stat(self.path).st_size
         wanted = size // _MIB * _MIB
-        if wanted and wanted < has:
-            raise Unavailable(
-                f"btrfs.loopsize={show_size(size)} is less than the {show_size(has)} that {self.path} has, and it "
-                "cannot be made smaller: leave the option out"
-            )
         if wanted > has:
             os.truncate(self.path, wanted)
             has = wanted
         if has - subvolumes.device_size(self.fd) >= _MIB:
             loop.set_capacity(self.device)
             subvolumes.grow(self.fd)
+
+
+def check_wanted(root: str, size: int) -> None:
+    """Raise Unavailable for a size that the image of `root` cannot be given: before it is kept as an option."""
+    path = os.path.join(root, NAME)
+    has = os.stat(path).st_size if os.path.exists(path) else 0
+    if not has and size < LEAST_SIZE:
+        raise Unavailable(f"btrfs.loopsize={show_size(size)} is too small: at least {show_size(LEAST_SIZE)}")
+    if size // _MIB * _MIB < has:
+        raise Unavailable(
+            f"btrfs.loopsize={show_size(size)} is less than the {show_size(has)} that {path} has, and it cannot be "
+            "made smaller: leave the option out"
+        )
 
 
 def _file_system(path: str) -> str:

@@ -759,6 +759,19 @@ def test_a_size_that_cannot_be(root: str, size: str, sentence: str) -> None:
     with pytest.raises(Unavailable, match=sentence):
         opened(root, loopsize=size)
     assert not os.path.exists(f"{root}/btrfs.img") and not os.path.exists(f"{root}/btrfs.img.new")
+    driver = opened(root)
+    assert driver._store.options == {}
+    driver.close()
+
+
+def test_a_size_that_is_less_is_not_kept(root: str) -> None:
+    opened(root, loopsize="300M").close()
+    with pytest.raises(Unavailable, match=r"btrfs.loopsize=256M is less than the 300M that .*btrfs.img has"):
+        opened(root, loopsize="256M")
+    driver = opened(root)
+    assert driver._store.options == {"btrfs.loopsize": "300M"}
+    assert "btrfs.img has 300M (--storage-opt btrfs.loopsize=" in driver.how_to_make_room()
+    driver.close()
 
 
 def test_a_size_for_a_root_on_btrfs(disk: Path) -> None:

@@ -150,7 +150,7 @@ def test_the_umask_is_ours_to_apply(operations: UnionOperations) -> None:
     assert fifo.st_mode == stat.S_IFIFO | 0o640
 
 
-@pytest.mark.needs("fuse")
+@pytest.mark.needs("pyfuse3")
 def test_a_default_acl_takes_the_place_of_the_umask(mount_union: Callable[..., Union], tmp_path: Path) -> None:
     union = mount_union("l", "u")
     for parent in ("plain", union.path):
