@@ -91,4 +91,5 @@ def remove(paths: Paths, key: str) -> None:
     """Remove the snapshot `key` from every driver that works here and has it. Raises DriverError, OSError."""
     for _, driver in opened(paths):
         with suppress(NotFound):
+            driver.stat(key)  # by the store alone: what the driver stands on may be away
             driver.remove(key)

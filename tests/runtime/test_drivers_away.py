@@ -90,21 +90,17 @@ def test_one_that_wants_something_of_it_says_what_is_wrong(btrfs_away: Runtime) 
     assert [line.rpartition(" ")[2] for line in btrfs_away("ps", "-a").splitlines()] == ["NAMES", "there"]
 
 
-@pytest.mark.parametrize("verb", [["rmi", "other"], ["rmi", IMAGE]], ids=["never unpacked there", "unpacked there"])
-def test_an_image_and_a_pool_that_is_away(
-    rootfs_tar: Path, tmp_path: Path, verb: list[str]
-) -> None:
-    """What a driver has can be asked for even then: only what it has makes a removal incomplete."""
+@pytest.fixture
+def zfs_away(rootfs_tar: Path, tmp_path: Path) -> Iterator[Runtime]:
+    """An installation whose image is unpacked in a pool that is not imported; there is another image."""
     runtime = Runtime(tmp_path / "root", tmp_path / "state", "overlay2")
     runtime("import", rootfs_tar, IMAGE)
     (tmp_path / "file").write_text("x")
     subprocess.run(["tar", "-C", str(tmp_path), "-cf", str(tmp_path / "other.tar"), "file"], check=True)
     runtime("import", tmp_path / "other.tar", "other")
-    images = ImageStore(str(runtime.root / "images"))
-    [chain] = chain_ids(images.get(IMAGE).layers)
+    [chain] = chain_ids(ImageStore(str(runtime.root / "images")).get(IMAGE).layers)
     zfs = runtime.root / "drivers" / "zfs"
-    zfs.mkdir(parents=True)
-    zfs.chmod(0o700)
+    zfs.mkdir(0o700, parents=True)
     store = Store(str(zfs / "metadata.db"), "zfs", _SCHEMA)
     with store.write() as transaction:
         transaction.execute("INSERT INTO place VALUES ('no-such-pool/fuse-aufs-0', 1)")
@@ -114,13 +110,26 @@ def test_an_image_and_a_pool_that_is_away(
             "UPDATE snapshots SET name = ?, kind = 'committed', inodes = 0, size = 0 WHERE id = ?", (chain, number)
         )
     store.close()
-    done = runtime.call(*verb)
-    if verb[1] == "other":
-        assert done.returncode == 0
-        assert done.stderr.startswith("runtime: storage driver zfs does not work now")
-    else:
-        assert done.returncode == 1
-        assert f"{IMAGE} is removed, but not all that was unpacked of it" in done.stderr
+    yield runtime
     driver = open_driver("zfs", str(zfs))
     assert [info.name for info in driver.walk()] == [chain]
     driver.close()
+
+
+def test_an_image_that_was_never_unpacked_there(zfs_away: Runtime) -> None:
+    """What a driver has can be asked for even then."""
+    done = zfs_away.call("rmi", "other")
+    assert done.returncode == 0
+    assert done.stderr.startswith("runtime: storage driver zfs does not work now")
+
+
+def test_an_image_that_was_unpacked_there(zfs_away: Runtime) -> None:
+    assert f"{IMAGE} is removed, but not all that was unpacked of it" in zfs_away.refused("rmi", IMAGE, code=1)
+
+
+def test_a_damaged_container_of_another_driver(zfs_away: Runtime) -> None:
+    """Its record does not say whose it is: all are asked."""
+    zfs_away("run", "--name=damaged", "--network=none", IMAGE, "true")
+    name = zfs_away("ps", "-aq", "--no-trunc").strip()
+    (zfs_away.root / "containers" / name / "config.json").write_text("")
+    assert zfs_away("rm", "-f", name) == f"{name}\n"
