@@ -45,6 +45,7 @@ def overlay(tmp_path: Path) -> Iterator[Callable[[int], tuple[Choice, Side]]]:
             mount.__exit__(None, None, None)
 
 
+@pytest.mark.parametrize("transport", ["auto"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_in_step(
     mount_union: Callable[..., Union], overlay: Callable[[int], tuple[Choice, Side]], tmp_path: Path, seed: int

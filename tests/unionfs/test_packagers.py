@@ -47,6 +47,7 @@ def package(home: Path, version: int, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.needs("program:dpkg", "program:dpkg-deb")
+@pytest.mark.parametrize("transport", ["auto"])
 def test_dpkg(mount_union: Callable[..., Union], tmp_path: Path) -> None:
     """Installed below, replaced through the union, configured by hand, purged; nothing of it is left."""
     first = package(tmp_path, 1, {"usr/bin/tool": "one", "usr/share/tool/old": "old", "etc/tool": "as shipped"})
