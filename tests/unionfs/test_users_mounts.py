@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contracts.posix.case import in_child
 from tests.mounting import TRANSPORTS, Union, server_of
 from tests.unionfs.test_cli import AS_NOBODY, UNIONFS, bare_dev, nobodys, place, refused  # noqa: F401 (fixtures)
 from unionfs.linux import mounts
@@ -90,6 +92,64 @@ def test_roots_mount_is_roots(roots: Union) -> None:
     assert sorted(os.listdir(roots.path)) == ["file"]
     assert Path(roots.path, "file").read_text() == "content"
     assert roots.mounted
+
+
+WITHOUT = ["env", "-u", "XDG_RUNTIME_DIR"]
+ANOTHERS = ["env", "XDG_RUNTIME_DIR=/run/user/0"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("environment", [WITHOUT, ANOTHERS], ids=["none", "anothers"])
+def test_without_a_runtime_directory(nobodys: Path, transport: str, environment: list[str]) -> None:  # noqa: F811
+    """Info and umount reach the server, also from an environment with another one; nobody else is answered."""
+    (nobodys / "run").mkdir()
+    os.chown(nobodys / "run", NOBODY, NOBODY)
+    script = (
+        f'set -e; "$@" mount -o transport={transport} low:up mnt; "$@" info mnt | head -1;'
+        ' XDG_RUNTIME_DIR=$PWD/run "$@" info mnt | head -1; echo open; read -r line; "$@" umount mnt'
+    )
+    command = [*WITH_FUSE, *AS_NOBODY, *environment, "sh", "-c", script, "sh", *UNIONFS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        said = list(iter(process.stdout.readline, "open\n"))
+        try:
+            assert said == ["Mount point:  mnt\n"] * 2
+            [address] = [line.split("@")[1].strip() for line in Path("/proc/net/unix").read_text().splitlines()
+                         if f"@fuse-aufs/{NOBODY}/" in line]  # fmt: skip
+            for uid, answered in ((NOBODY, True), (SOMEBODY, False)):
+                prefix = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+                assert bool(call(sys.executable, "-c", ASK, address, prefix=prefix).stdout) == answered
+        finally:
+            process.stdin.write("\n")
+            process.stdin.close()
+            assert process.wait(60) == 0, said
+    assert f"@fuse-aufs/{NOBODY}/" not in Path("/proc/net/unix").read_text()
+
+
+ASK = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect("\\0" + sys.argv[1])
+    try:
+        client.sendall(b"info\\n")
+        print(client.recv(100).decode(), end="")
+    except ConnectionError:
+        pass
+"""
+
+
+def test_somebody_elses_server_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes the address before the server does gets nobody's trust."""
+    with socket.socket(socket.AF_UNIX) as squatter:
+        squatter.bind(f"\0fuse-aufs/{NOBODY}/0:1.2")
+        in_child(squatter.listen, uid=SOMEBODY)  # unix(7): the peer's credentials are those of who listened
+        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+        assert control.find("0:1.2") is None
+        squatter.listen()
+        server = control.find("0:1.2")
+        assert server is not None, "root's is believed"
+        server.close()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

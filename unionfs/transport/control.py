@@ -1,4 +1,5 @@
-"""One Unix socket a mount, by which others find its server: /run/fuse-aufs/mounts/IDENTITY.
+"""One Unix socket a mount, by which others find its server: /run/fuse-aufs/mounts/IDENTITY; a user's own in his runtime
+directory, or without one at an address in no directory.
 
 The identity (transport/device.py) is shown by the mount itself, in every mount namespace, and no other mount ever has
 it: a server that is stopped, or just ending, is not taken for that of a mount which got its device number.
@@ -49,34 +50,65 @@ def directory() -> str:
     return os.path.join(runtime, "fuse-aufs/mounts")
 
 
+def _addresses(identity: str) -> list[str]:
+    """Where the server of a mount may be. A user need not have a runtime directory (without a login, under cron, in a
+    container), and who asks may have another environment than who mounted. The last address is a name in no directory
+    (unix(7), abstract), which everybody can take and connect to: so both sides look who the other is."""
+    addresses = [os.path.join(directory(), identity)]
+    if uid := os.geteuid():
+        addresses += [f"/run/user/{uid}/fuse-aufs/mounts/{identity}", f"\0fuse-aufs/{uid}/{identity}"]
+    return list(dict.fromkeys(addresses))
+
+
+def _is_one_of_us(peer: socket.socket) -> bool:
+    return _credentials(peer)[1] in (0, os.geteuid())
+
+
 class Announcement:
     """A listening socket, mode 0600, for as long as the server serves. `path` and `socket` are immutable."""
 
     def __init__(self, identity: str) -> None:
         """Raises OSError when the directory cannot be written to; the mount works without."""
-        where = directory()
+        self._spare: list[int] = []
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self.path = self._bind(identity)
+        except BaseException:
+            self.socket.close()
+            raise
+        self._keep_spare()
+
+    def _bind(self, identity: str) -> str:
+        """The address."""
+        try:
+            return self._bind_in(directory(), identity)
+        except OSError:
+            address = _addresses(identity)[-1]
+            if not address.startswith("\0"):
+                raise
+        self.socket.bind(address)
+        self.socket.listen()
+        return address
+
+    def _bind_in(self, where: str, identity: str) -> str:
         for path, mode in ((os.path.dirname(where), 0o755), (where, 0o700)):
             try:
                 os.mkdir(path, mode)
             except FileExistsError:
                 pass  # by the runtime, or by the first mount
         _sweep(where)
-        self.path = os.path.join(where, identity)
-        self._spare: list[int] = []
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        hidden = os.path.join(where, f".{identity}")
+        hidden, path = os.path.join(where, f".{identity}"), os.path.join(where, identity)
         try:
             # Listening before it has its name: whoever finds it can connect, and a sweep does not take it for dead.
             self.socket.bind(hidden)
             os.chmod(hidden, 0o600)
             self.socket.listen()
-            os.rename(hidden, self.path)
+            os.rename(hidden, path)
         except BaseException:
-            self.socket.close()
             with contextlib.suppress(OSError):
                 os.unlink(hidden)
             raise
-        self._keep_spare()
+        return path
 
     @contextlib.contextmanager
     def client(self) -> Iterator[socket.socket | None]:
@@ -94,7 +126,11 @@ class Announcement:
     def _accept(self) -> socket.socket | None:
         for last in (False, True):
             try:
-                return self.socket.accept()[0]
+                client = self.socket.accept()[0]
+                if _is_one_of_us(client):
+                    return client
+                client.close()
+                return None
             except OSError as error:
                 if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
                     return None
@@ -113,10 +149,9 @@ class Announcement:
             os.close(self._spare.pop())
 
     def withdraw(self) -> None:
-        try:
-            os.unlink(self.path)
-        except FileNotFoundError:
-            pass  # somebody emptied /run
+        if not self.path.startswith("\0"):
+            with contextlib.suppress(FileNotFoundError):  # somebody emptied /run
+                os.unlink(self.path)
         self.socket.close()
         self._give_spare()
 
@@ -211,19 +246,27 @@ def _connection(identity: str) -> Iterator[socket.socket | None]:
         # wait (EAGAIN).
         seconds, microseconds = divmod(int(_CLIENT_PATIENCE_SECONDS * 10**6), 10**6)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(seconds, microseconds))
-        try:
-            client.connect(os.path.join(directory(), identity))
-        except BlockingIOError:
-            raise TimeoutError(errno.ETIMEDOUT, "too many wait for it") from None
-        except OSError:
-            yield None  # killed, or ended since
-        else:
-            yield client
+        yield client if any(_connects(client, address) for address in _addresses(identity)) else None
+
+
+def _connects(client: socket.socket, address: str) -> bool:
+    try:
+        client.connect(address)
+    except BlockingIOError:
+        raise TimeoutError(errno.ETIMEDOUT, "too many wait for it") from None
+    except OSError:
+        return False  # killed, or ended since
+    return _is_one_of_us(client)
 
 
 def _listener(client: socket.socket) -> int:
-    pid, _, _ = _UCRED.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return int(pid)
+    return _credentials(client)[0]
+
+
+def _credentials(peer: socket.socket) -> tuple[int, int]:
+    """(process, user)"""
+    pid, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(pid), int(uid)
 
 
 def _sweep(where: str) -> None:
