@@ -96,7 +96,11 @@ def setattr_(
             _chown_to_nobody_else(there, caller)
     elif more or size is not None:
         with place.held(here) as there:
+            if mode is not None:
+                stack.remember_origin(node)
             _change(there, mode, uid, gid, size, atime_ns, mtime_ns, caller, kill=kill)
+        if mode is not None and node.is_directory:
+            stack.reconsider(node)
     return of_entry(stack, node, here.stat())
 
 

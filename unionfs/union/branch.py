@@ -50,6 +50,8 @@ class Branch:
         self.durable = permission == "rw" and mounts.file_system_of(root.st_dev) not in ("tmpfs", "ramfs")
         # Whether the changes of names and attributes come to the disk in the order they were made in (union/order).
         self.keeps_order = not self.durable or files.file_system_type(fd) != consts.BTRFS_SUPER_MAGIC
+        # The server may do no more than the owner of a file; else permissions are none to it (CAP_DAC_OVERRIDE).
+        self.confined = os.geteuid() != 0
         self.root_changed: Callable[[], None] = lambda: None
         self._namespace = namespace
         self._lock_fd = lock_fd
@@ -97,14 +99,48 @@ class Branch:
         return f"{self._namespace}.unionfs.{name}"
 
     def read_attribute(self, path: bytes, name: str) -> bytes | None:
-        """What our attribute `name` of the file `path` says (links are not followed); None where it is not set."""
+        """What our attribute `name` of the file `path` says (links are not followed); None where it is not set, or not
+        to be read: user.* is for who may read the file (xattr(7))."""
         try:
             return os.getxattr(path, self.attribute(name), follow_symlinks=False)
         except OSError as error:
             # EPERM: user.* of a link or a device.
-            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
                 return None
             raise
+
+    def write_attribute(self, path: bytes, name: str, value: bytes) -> None:
+        """Set our attribute `name` of the file `path`, also of one that its owner may not write to."""
+        try:
+            os.setxattr(path, self.attribute(name), value, follow_symlinks=False)
+        except PermissionError as error:
+            if error.errno != errno.EACCES:
+                raise
+            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                with self.permitted(fd):
+                    os.setxattr(files.fd_path(fd), self.attribute(name), value)
+            finally:
+                os.close(fd)
+
+    @contextlib.contextmanager
+    def permitted(self, fd: int) -> Iterator[None]:
+        """Around a change by the union itself of what its owner may not write to, who is all that the server is: he may
+        meanwhile. Nobody sees it but after a crash."""
+        if not self.confined:
+            yield
+            return
+        entry = os.fstat(fd)
+        mode = stat.S_IMODE(entry.st_mode)
+        wanted = mode | stat.S_IWUSR | (stat.S_IXUSR if stat.S_ISDIR(entry.st_mode) else 0)
+        if wanted == mode or entry.st_uid != os.geteuid():
+            yield
+            return
+        os.chmod(files.fd_path(fd), wanted)
+        try:
+            yield
+        finally:
+            os.chmod(files.fd_path(fd), mode)
 
     @contextlib.contextmanager
     def unseen(self) -> Iterator[None]:
@@ -244,6 +280,16 @@ def _check_writable(fd: int, path: bytes) -> str:
     fail(errno.EOPNOTSUPP, path, "the file system has no extended attributes")
 
 
+def _open_up(name: bytes, parent_fd: int) -> None:
+    """Let the owner of a directory into it."""
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+    try:
+        if os.fstat(fd).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.chmod(files.fd_path(fd), 0o700)
+    finally:
+        os.close(fd)
+
+
 def remove_tree(parent_fd: int, name: bytes) -> None:
     """Delete `name` and all below it, however deep, by descriptors, following no link.
 
@@ -255,6 +301,8 @@ def remove_tree(parent_fd: int, name: bytes) -> None:
     path: list[tuple[bytes, int, list[bytes]]] = []
 
     def enter(directory: bytes, fd: int) -> None:
+        if os.geteuid() != 0:
+            _open_up(directory, fd)
         inside = os.open(directory, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
         path.append((directory, inside, []))
         path[-1][2].extend(os.listdir(files.fd_path(inside)))

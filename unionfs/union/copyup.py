@@ -80,13 +80,18 @@ def copy_up_directory(stack: Stack, node: Node) -> None:
 
 def _copy_up_one_directory(stack: Stack, node: Node) -> None:
     branch = stack.branches[0]
-    source = place.of(stack, node).open(os.O_RDONLY | os.O_DIRECTORY)
+    source = place.of(stack, node).open(os.O_PATH)
     name = branch.work_name()
     try:
         os.mkdir(name, 0o700, dir_fd=branch.work_fd)
-        _copy_attributes_by_name(branch, source, Place(branch.work_fd, name), node.origin)
-        entry = os.stat(name, dir_fd=branch.work_fd, follow_symlinks=False)
-        _place(stack, node, branch.work_fd, name)
+        copy = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=branch.work_fd)
+        try:
+            _copy_attributes_by_name(branch, source, Place(copy, b""), node.origin)
+            entry = os.fstat(copy)
+            with branch.permitted(copy):  # to be moved (vfs_rename(), fs/namei.c)
+                _place(stack, node, branch.work_fd, name)
+        finally:
+            os.close(copy)
     except BaseException:
         branch.discard_work(name)
         raise
@@ -131,6 +136,8 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
     try:
         entry = os.fstat(source)
         mode = stat.S_IMODE(entry.st_mode) & 0o777
+        if branch.confined:
+            mode |= stat.S_IRUSR | stat.S_IWUSR  # else its attributes could not be set
         copy = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=branch.work_fd)
         made = os.fstat(copy)
         length = entry.st_size if size is None else min(size, entry.st_size)
@@ -189,7 +196,8 @@ def _link_hard(stack: Stack, node: Node, copy: Place, links: int) -> None:
     directory = stack.upper(parent)
     fd = copy.open(os.O_PATH) if copy.name else os.dup(copy.fd)
     try:
-        copy.setxattr(stack.branches[0].attribute("nlink"), b"=%d" % links)
+        with stack.branches[0].permitted(fd):
+            copy.setxattr(stack.branches[0].attribute("nlink"), b"=%d" % links)
         key = stack.pseudo_links.add(node.origin, fd)
         try:
             with stack.unseen(parent):
@@ -283,18 +291,18 @@ def _copy_attributes(
     file `source` with the status `entry` to `copy`, which was `made` with its permission bits.
 
     The order matters: writing clears capabilities, so the data comes before; chown(2) clears them and set-user-ID,
-    so both come after it.
+    so both come after it; and who is not root sets attributes of a file that he may write to, so the mode comes last.
     """
     owned = (made.st_uid, made.st_gid) == (entry.st_uid, entry.st_gid)
     if not owned:
         os.chown(copy, entry.st_uid, entry.st_gid)
+    os.setxattr(copy, branch.attribute("origin"), origin.encode())
     for name, value in _attributes_to_copy(source):
-        with _unless_unsupported():
+        with _unless_unsupported(branch, name):
             os.setxattr(copy, name, value)
     mode = stat.S_IMODE(entry.st_mode)
     if not owned or mode != stat.S_IMODE(made.st_mode) or mode & _SET_ID:
         os.chmod(copy, mode)
-    os.setxattr(copy, branch.attribute("origin"), origin.encode())
     os.utime(copy, ns=(entry.st_atime_ns, modified))
 
 
@@ -302,17 +310,17 @@ def _copy_attributes_by_name(branch: Branch, source: int, copy: Place, origin: O
     """The same for other kinds of files, from an O_PATH descriptor to an entry of the work area."""
     entry = os.fstat(source)
     copy.chown(entry.st_uid, entry.st_gid)
-    for name, value in _attributes_to_copy(files.fd_path(source)):
-        with _unless_unsupported():
-            copy.setxattr(name, value)
-    if not stat.S_ISLNK(entry.st_mode):
-        copy.chmod(stat.S_IMODE(entry.st_mode))
     try:
         copy.setxattr(branch.attribute("origin"), origin.encode())
     except OSError as error:
         # user.* is not allowed on links and devices; they get a new number after a remount.
         if error.errno != errno.EPERM:
             raise
+    for name, value in _attributes_to_copy(files.fd_path(source)):
+        with _unless_unsupported(branch, name):
+            copy.setxattr(name, value)
+    if not stat.S_ISLNK(entry.st_mode):
+        copy.chmod(stat.S_IMODE(entry.st_mode))
     copy.utime(entry.st_atime_ns, entry.st_mtime_ns)
 
 
@@ -323,17 +331,22 @@ def _attributes_to_copy(source: int | bytes) -> list[tuple[str, bytes]]:
         if error.errno == errno.EOPNOTSUPP:
             return []  # a file system that has none at all
         raise
+    # ACLs last: they take the owner's permissions too.
+    names.sort(key=lambda name: name.startswith("system."))
     return [
         (name, os.getxattr(source, name)) for name in names if not whiteout.is_private_attribute(os.fsencode(name))
     ]
 
 
 @contextlib.contextmanager
-def _unless_unsupported() -> Iterator[None]:
-    """The branch's file system may have no such namespace (an ACL on one without them, say)."""
+def _unless_unsupported(branch: Branch, name: str) -> Iterator[None]:
+    """The branch's file system may have no such namespace (an ACL on one without them, say). And a capability is
+    nothing that a user could give, nor keep: his own write takes it (cap_inode_setxattr(), security/commoncap.c)."""
     try:
         yield
     except OSError as error:
+        if branch.confined and error.errno == errno.EPERM and name.startswith("security."):
+            return
         if error.errno not in (errno.EOPNOTSUPP, errno.ENODATA):
             raise
 

@@ -132,9 +132,16 @@ def mkdir(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int
     if not directory.hides(name):
         return _made(stack, parent, directory, name, uid, gid, mode, lambda fd, new: os.mkdir(new, bits, dir_fd=fd))
     branch = stack.branches[0]
-    return _made(
-        stack, parent, directory, name, uid, gid, mode, lambda fd, new: _make_opaque(branch, fd, new, bits), staged=True
-    )
+    # Its marker is made in it, and it is moved: for that its owner has to be allowed to write to it.
+    own = stat.S_IRWXU if branch.confined else 0
+    made = _made(
+        stack, parent, directory, name, uid, gid, mode | own,
+        lambda fd, new: _make_opaque(branch, fd, new, bits | own), staged=True,
+    )  # fmt: skip
+    if own & ~bits:
+        place.of(stack, made.node).chmod(stat.S_IMODE(made.entry.st_mode) & ~own | bits & own)
+        return _adopted(stack, parent, name, os.stat(name, dir_fd=directory.fd, follow_symlinks=False))
+    return made
 
 
 def _make_opaque(branch: Branch, dirfd: int, name: bytes, mode: int) -> None:
@@ -218,7 +225,7 @@ def _staging(stack: Stack, directory: BranchDirectory) -> Iterator[int]:
     what is made there inherits as it would in the parent."""
     branch = stack.branches[0]
     try:
-        acl = os.getxattr(directory.fd, _DEFAULT_ACL)
+        acl = os.getxattr(files.fd_path(directory.fd), _DEFAULT_ACL)
     except OSError:
         yield branch.work_fd
         return

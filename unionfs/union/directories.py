@@ -13,6 +13,7 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ class _Kept:
 
 
 class BranchDirectory:
-    """One directory of one branch. `fd` is O_RDONLY|O_DIRECTORY."""
+    """One directory of one branch. `fd` is O_RDONLY|O_DIRECTORY, or O_PATH where the server may not read it."""
 
     __slots__ = ("_kept", "_missed", "_names", "_whiteouts", "fd")
 
@@ -90,9 +91,10 @@ class BranchDirectory:
         if self._names is None and missed >= 4 and not missed & missed - 1:
             most = missed * _NAMES_A_MISS
             if most <= _LARGEST_SET:
-                names = set(islice(self.scan(), most))
-                if len(names) < most:
-                    self._keep(names)
+                with suppress(PermissionError):  # it may be searched and not be read
+                    names = set(islice(self.scan(), most))
+                    if len(names) < most:
+                        self._keep(names)
 
     def _keep(self, names: set[bytes]) -> None:
         self._names = names
@@ -184,12 +186,15 @@ class DirectoryCache:
         start = self.get(ancestor, branch)
         path = b"/".join(step.name for step in reversed(steps))
         try:
-            if len(steps) == 1:  # a name alone leads nowhere else, and this call is the quicker by 3 us
-                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=start.fd)
-            elif len(path) < 4000:
-                fd = files.openat2(start.fd, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
-            else:
-                fd = _open_long(start.fd, [step.name for step in reversed(steps)])
+            try:
+                if len(steps) == 1:  # a name alone leads nowhere else, and this call is the quicker by 3 us
+                    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=start.fd)
+                elif len(path) < 4000:
+                    fd = files.openat2(start.fd, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
+                else:
+                    fd = _open_long(start.fd, [step.name for step in reversed(steps)])
+            except PermissionError:
+                fd = _open_long(start.fd, [step.name for step in reversed(steps)], os.O_PATH)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 fail(errno.ESTALE, path)  # someone changed the branch
@@ -226,12 +231,12 @@ class DirectoryCache:
         return any_cached
 
 
-def _open_long(start: int, names: list[bytes]) -> int:
-    """Open a directory whose path from `start` is longer than PATH_MAX, a piece at a time."""
+def _open_long(start: int, names: list[bytes], flags: int = os.O_RDONLY) -> int:
+    """Open a directory whose path from `start` may be longer than PATH_MAX, a piece at a time."""
     fd = os.dup(start)
     for name in names:
         try:
-            deeper = files.openat2(fd, name, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
+            deeper = files.openat2(fd, name, flags | os.O_DIRECTORY, resolve=_RESOLVE)
         finally:
             os.close(fd)
         fd = deeper

@@ -88,6 +88,7 @@ class Identity:
         self._indexes: dict[int, int] = {}
         self._spare = 0
         self._copies: set[int] | None = None
+        self._origins: dict[int, Origin] = {}
         for branch in reversed(branches):
             if branch.device not in self._fsids:
                 # Two that cannot be told apart are copies of one image.
@@ -158,6 +159,18 @@ class Identity:
     def copied(self, inode: int) -> None:
         if self._copies is not None:
             self._copies.add(inode)
+
+    # The origins of copies whose attribute may not be readable, by inode number.
+
+    def remember(self, inode: int, origin: Origin) -> None:
+        self._origins[inode] = origin
+
+    def remembered(self, branch: int, inode: int) -> Origin | None:
+        return self._origins.get(inode) if branch == 0 else None
+
+    def forget(self, inode: int) -> None:
+        """The number is a new file's."""
+        self._origins.pop(inode, None)
 
     @property
     def all_may_be_copies(self) -> bool:

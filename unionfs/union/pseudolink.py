@@ -118,8 +118,7 @@ class PseudoLinks:
             self._set_count(key, b"%+d" % (count - links))
 
     def _set_count(self, key: bytes, value: bytes) -> None:
-        attribute = self._branches[0].attribute("nlink")
-        os.setxattr(files.fd_path(self._fds[0], key), attribute, value, follow_symlinks=False)
+        self._branches[0].write_attribute(files.fd_path(self._fds[0], key), "nlink", value)
 
     def _links(self, key: bytes) -> int:
         return os.stat(key, dir_fd=self._fds[0], follow_symlinks=False).st_nlink

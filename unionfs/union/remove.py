@@ -62,7 +62,8 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
         else:
             # Whiteouts and markers are in it: out of sight in one step, then deleted at leisure.
             removed = branch.work_name()
-            os.rename(name, removed, src_dir_fd=directory.fd, dst_dir_fd=branch.work_fd)
+            with branch.permitted(stack.upper(node).fd):
+                os.rename(name, removed, src_dir_fd=directory.fd, dst_dir_fd=branch.work_fd)
         directory.discard(name)
     directory_is_gone(stack, node)
     if removed is not None:

@@ -152,7 +152,7 @@ class Stack:
         """Around a change in the writable branch's part of a directory that the union does not show: its descriptor."""
         fd = self.upper(node).fd
         try:
-            with times.kept(fd):
+            with times.kept(fd), self.branches[0].permitted(fd):
                 yield fd
         finally:
             self.changed(node)
@@ -160,7 +160,21 @@ class Stack:
     def copied(self, node: Node, entry: os.stat_result) -> None:
         """The node's file is its copy in the writable branch, `entry`, from now on."""
         self.nodes.set_real(node, entry)
+        self.remember_origin(node)
         self.changed(node)
+
+    def remember_origin(self, node: Node) -> None:
+        """For when its attribute is not to be read, because the owner of the file may not read it."""
+        if node.origin_of_copy is not None and self.branches[0].confined:
+            self.identity.remember(node.inode, node.origin_of_copy)
+
+    def reconsider(self, node: Node) -> None:
+        """A directory's mode has changed: what it merges may not have been for the server to see, nor what is in it."""
+        if self.branches[0].confined and node.parent is not None:
+            self.directories.forget(node)
+            found = self.resolve(node.parent, node.name)
+            if found is not None:
+                node.layers = found.layers
 
     def require_writable(self) -> Branch:
         if not self.writable:
@@ -282,7 +296,7 @@ class Stack:
         if index == 0 or self.pseudo_links.any_in(index):
             path = files.fd_path(self.directories.get(parent, index).fd, name)
             value = self.branches[index].read_attribute(path, "origin")
-            recorded = None if value is None else Origin.decode(value)
+            recorded = self.identity.remembered(index, entry.st_ino) if value is None else Origin.decode(value)
         if not layers and entry.st_nlink > 1 and self.pseudo_links:
             origin = recorded or source.origin(entry.st_ino)
             link = self.pseudo_links.key_of(origin, index, entry)
@@ -328,6 +342,7 @@ class Stack:
 
     def adopt_new(self, parent: Node, name: bytes, entry: os.stat_result) -> Node:
         """The node of an entry just made in the writable branch: it is no copy and merges with nothing."""
+        self.identity.forget(entry.st_ino)
         source = self.identity.sources[0].get(entry.st_dev)
         if source is None:
             source = self.identity.new_source(0, self.upper(parent).fd, name, entry)
@@ -343,6 +358,7 @@ class Stack:
     def adopt_unnamed(self, parent: Node, fd: int) -> Node:
         """The node of a file just made without a name in the writable branch's part of `parent`."""
         entry = os.fstat(fd)
+        self.identity.forget(entry.st_ino)
         source = self.identity.source(0, self.upper(parent).fd, b".", entry)
         held = os.dup(fd)
         node, _ = self.nodes.of_file(source.number(entry.st_ino), source, entry)

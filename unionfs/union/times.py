@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from unionfs.linux import files
+
 
 @contextlib.contextmanager
 def kept(fd: int) -> Iterator[None]:
@@ -16,4 +18,4 @@ def kept(fd: int) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.utime(fd, ns=(entry.st_atime_ns, entry.st_mtime_ns))
+            os.utime(files.fd_path(fd), ns=(entry.st_atime_ns, entry.st_mtime_ns))

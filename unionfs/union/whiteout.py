@@ -90,13 +90,20 @@ def is_opaque(parent_fd: int, name: bytes) -> bool:
         if os.access(OPAQUE, os.F_OK, dir_fd=fd, follow_symlinks=False):
             return True
         marked = _OPAQUE_ATTRIBUTES.intersection(os.listxattr(file))
-        return any(os.getxattr(file, attribute) == b"y" for attribute in marked)
+        return any(_says_yes(file, attribute) for attribute in marked)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.ENODATA, errno.ENOENT):
             return False
         raise
     finally:
         os.close(fd)
+
+
+def _says_yes(file: int | bytes, attribute: str) -> bool:
+    try:
+        return os.getxattr(file, attribute) == b"y"
+    except PermissionError:
+        return True  # it is there, and nothing else is ever written into it
 
 
 def create(branch: Branch, directory: BranchDirectory, name: bytes) -> None:
@@ -158,7 +165,8 @@ def drop(directory: BranchDirectory, name: bytes) -> None:
 
 def mark_opaque(branch: Branch, fd: int) -> None:
     """Make the directory `fd` opaque in the AUFS form. Marked already is fine."""
-    if not branch.keeps_order:
+    # What its owner may not look into tells by the attribute's name alone.
+    if not branch.keeps_order or branch.confined:
         mark_opaque_unseen(branch, fd)
     with contextlib.suppress(FileExistsError):
         _create_file(fd, OPAQUE)
@@ -166,7 +174,7 @@ def mark_opaque(branch: Branch, fd: int) -> None:
 
 def mark_opaque_unseen(branch: Branch, fd: int) -> None:
     """Make the directory `fd` opaque by an attribute: no entry of it says so, and it can be emptied."""
-    os.setxattr(fd, branch.attribute("opaque"), b"y")
+    os.setxattr(files.fd_path(fd), branch.attribute("opaque"), b"y")
 
 
 def remove_all(directory: BranchDirectory) -> None:
