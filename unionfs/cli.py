@@ -1,4 +1,5 @@
-"""`unionfs mount | umount | info`: words to a plan, a plan to a server, and one line when it cannot be.
+"""`unionfs mount | umount | info`: words to a plan, a plan to a server, and one line when it cannot be. By the name
+umount.fuse.unionfs it is what umount(8) calls ("EXTERNAL HELPERS"), so that that waits for the server as well.
 
 Exit codes: 0; 1, refused or failed; 2, the command line makes no sense. trio and pyfuse3 are imported by a server only.
 """
@@ -128,6 +129,19 @@ def _umount(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _umount_for_umount8(words: Sequence[str]) -> int:
+    """As umount(8) calls a program of its own for a type: what it does not say how to do, it is to do itself."""
+    parser = _Parser(prog="umount.fuse.unionfs", add_help=False, allow_abbrev=False)
+    parser.add_argument("mountpoint")
+    parser.add_argument("-t")
+    for quiet in ("-n", "-v"):
+        parser.add_argument(quiet, action="store_true")
+    arguments, others = parser.parse_known_args(words)
+    if others:  # -f, -l, -r, -N
+        os.execvp("umount", ["umount", "--internal-only", *words])
+    return _umount(arguments)
+
+
 def _info(arguments: argparse.Namespace) -> int:
     from unionfs.transport import info
 
@@ -149,8 +163,10 @@ def _sentence(error: OSError) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
     try:
+        if argv is None and os.path.basename(sys.argv[0]).startswith("umount."):
+            return _umount_for_umount8(sys.argv[1:])
+        arguments = _parser().parse_args(argv)
         return {"mount": _mount, "umount": _umount, "info": _info}[arguments.verb](arguments)
     except OSError as error:
         print(f"unionfs: {_sentence(error)}", file=sys.stderr)

@@ -121,6 +121,7 @@ def serve(
             workers.stop()
             if not workers.join(patience):
                 serving.leave(delivery.identity, unmounter)
+            fs.close()  # before all else: who has unmounted it goes on to its branches
         if connection.refused is not None:
             raise connection.refused
 

@@ -123,6 +123,7 @@ async def _session(
                     except* ConnectionAbortedError:
                         # Ended while a worker was about to read (fs/fuse/dev.c: ECONNABORTED instead of ENODEV).
                         _log.info("%s: the connection has ended", delivery.name)
+                    fs.close()  # before all else: who has unmounted it goes on to its branches
                     nursery.cancel_scope.cancel()
             finally:
                 pyfuse3.close(unmount=False)

@@ -1,4 +1,8 @@
-"""`unionfs umount`: take the mount away and wait until its server has ended. Imports neither trio nor pyfuse3."""
+"""`unionfs umount`: take the mount away and wait until its server has ended. Imports neither trio nor pyfuse3.
+
+umount(2) does not wait for it: DESTROY is sent to servers of fuseblk and virtiofs only, others find their connection
+aborted (fuse_conn_destroy(), fs/fuse/inode.c), and a moment passes until they have closed their branches.
+"""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ class UnionFs:
         self._handles = Handles(self._stack)
         self._listings = Listings(self._stack)
         self._patient = threading.BoundedSemaphore(_MOST_PATIENT)
+        self._closed = False
 
     @property
     def writable(self) -> bool:
@@ -60,8 +61,11 @@ class UnionFs:
         return len(self._stack.nodes), len(self._handles)
 
     def close(self) -> None:
-        """Close every descriptor and leave the writable branch as a plain layer."""
+        """Close every descriptor and leave the writable branch as a plain layer. Closed already is fine."""
         with self._lock:
+            if self._closed:
+                return
+            self._closed = True
             self._handles.close()
             self._listings.close()
             self._stack.close()

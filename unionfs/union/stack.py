@@ -320,9 +320,8 @@ class Stack:
         if node.add_name(parent, name):
             parent.lookups += 1
             parent.inside += 1  # type: ignore[misc]
-        if node.seldom is not None and node.orphan_fd >= 0:
-            os.close(node.orphan_fd)
-            node.orphan_fd = -1
+        if node.seldom is not None:
+            self._close_orphan(node)
 
     def take_name(self, node: Node, parent: Node, name: bytes) -> None:
         """A name of a node is gone."""
@@ -402,6 +401,10 @@ class Stack:
     def _release(self, node: Node) -> None:
         """Close the descriptors of a node that leaves the table."""
         self.directories.forget(node)
+        self._close_orphan(node)
+
+    @staticmethod
+    def _close_orphan(node: Node) -> None:
         if node.orphan_fd >= 0:
             os.close(node.orphan_fd)
             node.orphan_fd = -1
@@ -411,11 +414,13 @@ class Stack:
         return self.directories.get(node, 0)
 
     def close(self) -> None:
+        """Let go of the branches, before anything that takes longer: somebody may want to unmount them."""
         self._tell = _tell_nobody  # there is no connection any more
         self.outlived.drop_all()
-        for node in list(self.nodes):
-            self._release(node)
         self.directories.clear()
+        for node in self.nodes:
+            if node.seldom is not None:
+                self._close_orphan(node)
         self.pseudo_links.close()
         for branch in self.branches:
             branch.close()
