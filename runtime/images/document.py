@@ -129,6 +129,11 @@ def media_type(data: bytes, said: str = "") -> str:
     return own
 
 
+def is_artifact(data: bytes) -> bool:
+    """Whether a manifest is of something else than an image: a signature, a chart. ValueError."""
+    return _descriptor(decode(data).get("config"), limit=MAX_DOCUMENT).media_type not in _CONFIGS
+
+
 def parse_manifest(data: bytes) -> Manifest:
     """ValueError; also for what can be no image of this runtime: an artifact, layers of unknown types, too many."""
     content = decode(data)

@@ -35,15 +35,16 @@ def is_one(archive: Members) -> bool:
 
 
 def read(archive: Members, names: Mapping[str, tuple[str, ...]]) -> list[Offer]:
-    """The images of a layout; of one for several platforms this machine's.
+    """The images of a layout; of one for several platforms this machine's. Signatures and the like may lie beside them.
 
     `names` gives references by configuration digest for images that the layout has no name for. Documents are verified,
     layers are not. ArchiveError.
     """
     index = document.parse_index(members.document(archive, INDEX))
     found: dict[str, Offer] = {}
-    for name, descriptor in _chosen(archive, index):
-        manifest, media_type = _manifest(archive, descriptor)
+    listed = [(name, *_manifest(archive, descriptor)) for name, descriptor in _chosen(archive, index)]
+    images = [one for one in listed if not document.is_artifact(one[1])]
+    for name, manifest, media_type in images or listed:
         parsed = document.parse_manifest(manifest)
         known = found.get(digest_of(manifest))
         found[digest_of(manifest)] = Offer(

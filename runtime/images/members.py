@@ -127,7 +127,7 @@ class Archive:
         self._twice: set[str] = set()
         reader = Reader(_Extent(fd, 0, os.fstat(fd).st_size), replace(limits, entries=_ENTRIES))
         for entry in reader:
-            raw = os.fsdecode(entry.name)
+            raw = os.fsdecode(entry.name).lstrip("/")  # as whoever extracts it has it
             name, link = posixpath.normpath(raw), os.fsdecode(entry.linkname)
             if entry.kind is Kind.SYMLINK:
                 link = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))

@@ -303,6 +303,20 @@ def test_documents_that_say_less_or_more(store: ImageStore, tmp_path: Path, laye
     assert store.get(MADE.id).manifest == digest_of(manifest)
 
 
+def test_artifacts_beside_an_image(store: ImageStore, tmp_path: Path) -> None:
+    """cosign's signatures are manifests in the same index; alone they are no image. Absolute names are names."""
+    empty = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
+    signature = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": empty, "layers": []}).encode()
+    files = layout_of(MADE) | {f"blobs/sha256/{digest_of(signature)[7:]}": signature}
+    manifests = [Descriptor(MANIFEST, digest_of(data), len(data)).encoded() for data in (signature, MADE.manifest)]
+    files["index.json"] = json.dumps({"manifests": manifests}).encode()
+    files = {f"/{name}": data for name, data in files.items()}
+    assert loaded(store, tar_of(tmp_path / "a.tar", files)) == [(MADE.id, ())]
+    files["/index.json"] = json.dumps({"manifests": manifests[:1]}).encode()
+    with pytest.raises(ImageError, match=r"is no image's: its configuration is of type 'application/vnd\.oci\.empty"):
+        loaded(store, tar_of(tmp_path / "b.tar", files))
+
+
 # Hostile ones.
 
 
