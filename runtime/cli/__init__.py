@@ -14,6 +14,7 @@ from importlib import import_module
 from io import TextIOWrapper
 from typing import Any, NoReturn, Protocol, cast
 
+from drivers import locks
 from runtime.cli import options, settings
 from runtime.cli.options import Given, HelpWanted, Option
 from runtime.cli.settings import Settings
@@ -55,6 +56,7 @@ def main() -> NoReturn:
             signal.signal(number, _leave)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
+    locks.tell_waits(_tell)
     try:
         code = command(sys.argv[1:])
     except SystemExit as leaving:
@@ -62,6 +64,11 @@ def main() -> NoReturn:
     if sys.stderr is not None:
         sys.stderr.flush()
     os._exit(code)
+
+
+def _tell(line: str) -> None:
+    if sys.stderr is not None:
+        print(f"runtime: {line}", file=sys.stderr, flush=True)
 
 
 def _leave(number: int, _: object) -> NoReturn:

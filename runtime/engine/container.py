@@ -10,11 +10,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import time
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from drivers import durable
+from drivers import durable, locks
+from drivers.errors import TimedOut
 from runtime.engine import state
 from runtime.engine.state import State, Status
 from runtime.errors import DamagedRecord, NoSuchContainer, StateError
@@ -143,19 +143,19 @@ class Container(NamedTuple):
     def lock(self, patience: float = 0) -> int | None:
         """The container's lock as a descriptor to close, or None when after `patience` seconds a live process still
         has it."""
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                # Of a damaged one the file may be what is lost.
-                made = os.O_CREAT if self.damage else 0
-                fd = flock(f"{self.directory}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB, made)
-                break
-            except FileNotFoundError:
-                raise NoSuchContainer(f"No such container: {self.config.name}") from None
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    return None
-                time.sleep(0.01)  # flock(2) knows no time limit
+        made = os.O_CREAT if self.damage else 0  # of a damaged one the file may be what is lost
+        try:
+            fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CLOEXEC | made, 0o600)
+        except FileNotFoundError:
+            raise NoSuchContainer(f"No such container: {self.config.name}") from None
+        try:
+            locks.lock(fd, f"the container {self.config.name}", patience=patience)
+        except TimedOut:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
         if not self.exists():
             # The holder before us removed the container between our open and our flock.
             os.close(fd)

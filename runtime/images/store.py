@@ -61,9 +61,12 @@ class ImageStore:
             self._collect(self._index())
             reserve.take(self._reserve)
 
-    def locked(self, name: str, *, patience: float = locks.PATIENCE) -> AbstractContextManager[int]:
-        """Hold the lock file `name`. TimedOut says who else holds it, after `patience` seconds."""
-        return locks.locked(os.path.join(self.root, name), patience=patience)
+    def locked(
+        self, name: str, *, patience: float = locks.PATIENCE, purpose: str = ""
+    ) -> AbstractContextManager[int]:
+        """Hold the lock file `name`. TimedOut says who else holds it, after `patience` seconds; those who wait for us
+        are told the `purpose`."""
+        return locks.locked(os.path.join(self.root, name), patience=patience, purpose=purpose)
 
     def close(self) -> None:
         """Let go of what receive() holds, for others to sweep. The store can be used on; twice is fine."""

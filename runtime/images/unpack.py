@@ -50,7 +50,7 @@ def unpack(store: ImageStore, image: Image, snapshotter: Snapshotter) -> str:
         return ""
     if _committed(snapshotter, chains[-1]):
         return chains[-1]
-    with store.locked(LOCK, patience=_PATIENCE):
+    with store.locked(LOCK, patience=_PATIENCE, purpose=f"unpacking {image.name}"):
         take_back(snapshotter)
         parent = ""
         for layer, chain in zip(zip(image.layers, image.blobs, strict=True), chains, strict=True):
@@ -68,7 +68,7 @@ def forget_snapshots(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
     take_back().
     """
     removed = []
-    with store.locked(LOCK, patience=_PATIENCE):
+    with store.locked(LOCK, patience=_PATIENCE, purpose="removing the layers of images that are gone"):
         take_back(snapshotter)
         # Asked under the lock: what was unpacked until now belongs to images that were in the store then.
         for name in unwanted(store, snapshotter):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from drivers import locks
 from drivers.errors import TimedOut
 from drivers.locks import holder, lock, locked
 from tests.drivers.children import Child, in_child
@@ -44,6 +45,33 @@ def held_by_another(take: list[str], path: str) -> Iterator[Child]:
 
 def named(child: Child) -> str:
     return f"process {child.pid} ({Path(f'/proc/{child.pid}/comm').read_text().strip()})"
+
+
+def test_who_waits_long_is_told_once_for_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the holder does, where it has written that; of one that was killed nothing is left. What else is in a file
+    that is locked is its content."""
+    path = str(tmp_path / "lock")
+    lines: list[str] = []
+    monkeypatch.setattr(locks, "_tell", lambda line: None)
+    locks.tell_waits(lines.append)
+    monkeypatch.setattr(locks, "SILENCE", 0.0)
+    with locked(path, patience=0, purpose="unpacking busybox:1"):
+        with pytest.raises(TimedOut, match=r"^waited 0.1 s for process \d+ \(.*\), which is unpacking busybox:1$"):
+            with locked(path, patience=0.1):
+                pass
+        with open(path) as file, pytest.raises(TimedOut):
+            lock(file.fileno(), "the file", patience=0.1)
+    with locked(path, patience=0), pytest.raises(TimedOut), locked(path, patience=0.1):
+        pass
+    assert lines == [
+        f"waiting for {_this()}, which is unpacking busybox:1",
+        f"waiting for the file, which {_this()} is using",
+        f"waiting for {path}, which {_this()} is using",
+    ]
+
+
+def _this() -> str:
+    return f"process {os.getpid()} ({Path('/proc/self/comm').read_text().strip()})"
 
 
 def test_a_lock_is_waited_for_and_its_holder_named(tmp_path: Path) -> None:
