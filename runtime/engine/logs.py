@@ -15,6 +15,10 @@ from typing import BinaryIO, NamedTuple
 
 LINE = 16 << 10
 
+# What most lines are made of, and what of that JSON has escapes for, the backslash first; the newline goes by itself.
+_PLAIN = bytes(range(0x20, 0x7F)) + b"\n\r\t\x1b"
+_ESCAPES = ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\r", b"\\r"), (b"\t", b"\\t"), (b"\x1b", b"\\u001b"))
+
 
 class Entry(NamedTuple):
     stream: str  # "stdout" or "stderr"
@@ -40,9 +44,10 @@ class Writer:
         waiting += data
         moment = timestamp(time.time_ns())
         start = waiting.rfind(b"\n") + 1
-        lines = _whole_lines(stream, waiting[:start], moment)
-        if lines is None:
-            start, lines = 0, []
+        whole = _whole_lines(stream, bytes(waiting[:start]), moment)
+        if whole is None:
+            start, whole = 0, b""
+        lines = []
         while start < len(waiting):
             end = waiting.find(b"\n", start, start + LINE) + 1
             if not end:
@@ -52,16 +57,15 @@ class Writer:
             lines.append(_line(stream, waiting[start:end], moment))
             start = end
         del waiting[:start]
-        return self._append(lines)
+        return self._append(whole + "".join(lines).encode())
 
     def close(self) -> None:
         """Write what no newline ended."""
         moment = timestamp(time.time_ns())
-        self._append([_line(stream, rest, moment) for stream, rest in self._partial.items() if rest])
+        self._append("".join(_line(stream, rest, moment) for stream, rest in self._partial.items() if rest).encode())
         os.close(self._fd)
 
-    def _append(self, lines: list[str]) -> bool:
-        data = "".join(lines).encode()
+    def _append(self, data: bytes) -> bool:
         before, written = os.fstat(self._fd).st_size, 0
         try:
             while written < len(data):
@@ -70,17 +74,22 @@ class Writer:
             # The disk may be full in the middle of a line: the next must not be appended to it.
             os.ftruncate(self._fd, before + data.rfind(b"\n", 0, written) + 1)
             return False
-        return bool(lines)
+        return bool(data)
 
 
-def _whole_lines(stream: str, data: bytearray, moment: str) -> list[str] | None:
-    """The lines of `data`, which ends with a newline or is empty; None if one is too long. All are decoded at once:
+def _whole_lines(stream: str, data: bytes, moment: str) -> bytes | None:
+    """The lines of `data`, which ends with a newline or is empty; None if one is too long. All are written at once:
     where a character is cut off at a newline, it is so by itself too."""
-    if max(map(len, data.split(b"\n"))) >= LINE:
+    lines = data.split(b"\n")
+    if max(map(len, lines)) >= LINE:
         return None
-    end = f'\\n","stream":"{stream}","time":"{moment}"}}\n'
+    begin, end = b'{"log":"', f'\\n","stream":"{stream}","time":"{moment}"}}\n'.encode()
+    if not data.translate(None, _PLAIN):
+        for byte, escape in _ESCAPES:
+            data = data.replace(byte, escape)
+        return begin + data[:-1].replace(b"\n", end + begin) + end if data else b""
     texts = data.decode("utf-8", "surrogateescape").split("\n")
-    return [f'{{"log":{text[:-1]}{end}' for text in map(encode_basestring_ascii, texts[:-1])]
+    return b"".join([begin[:-1] + encode_basestring_ascii(text)[:-1].encode() + end for text in texts[:-1]])
 
 
 def _line(stream: str, data: bytearray, moment: str) -> str:

@@ -224,6 +224,7 @@ def test_a_log_is_the_same_whatever_the_pieces(tmp_path: Path) -> None:
     object by itself, and reading gives back what was written."""
     texts = [b"", b"plain", "ü€😀".encode(), b"\xe2\x82", b"\xff\0\x1b\"\\n", b"\xed\xa0\x80", "\u2028\r".encode()]
     texts += [b"x" * (logs.LINE + more) for more in (-2, -1, 0, 1)] + ["€".encode() * logs.LINE, b"", b"last"]
+    texts += [b"plain \\ \" \r \t \x1b[0m \\n\\\\", b"", b"~ " * 20, b"\x7f"]
     data = b"\n".join(texts)
     for size in (13, 4096, 65536, len(data)):
         path = tmp_path / f"log-{size}"
@@ -238,4 +239,7 @@ def test_a_log_is_the_same_whatever_the_pieces(tmp_path: Path) -> None:
         for line in [*(text + b"\n" for text in texts[:-1]), texts[-1]]:
             expected += [line[at : at + logs.LINE] for at in range(0, len(line), logs.LINE)]
         assert entries == expected
-        assert all({*json.loads(line)} == {"log", "stream", "time"} for line in path.read_text().splitlines())
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        assert all({*record} == {"log", "stream", "time"} for record in records)
+        # As json.dumps writes it, whichever way it was written.
+        assert path.read_text().splitlines() == [json.dumps(record, separators=(",", ":")) for record in records]
