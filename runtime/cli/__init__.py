@@ -51,6 +51,7 @@ def main() -> NoReturn:
         except OSError:
             os.open("/dev/null", os.O_RDWR)  # or the next file opened would be taken for a standard stream
     os.umask(0o077)  # whatever the caller's is: what we make is root's alone, unless we say that it is not
+    os.environ.pop("PYTHONINSPECT", None)  # or every program of ours that we start would end in a prompt
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, _leave)

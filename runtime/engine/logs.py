@@ -99,7 +99,8 @@ def _line(stream: str, data: bytearray, moment: str) -> str:
 
 
 class Reader:
-    """Reads a log from its beginning; `entries` again gives what was added since, also when it has been removed."""
+    """Reads a log from its beginning to what is its end then, since a container may write faster than anybody reads;
+    `entries` again gives what was added since, also when it has been removed."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -119,8 +120,10 @@ class Reader:
                 self._file = open(self._path, "rb")  # noqa: SIM115 (closed with the reader)
             except FileNotFoundError:
                 return  # the container never started
+        end = os.fstat(self._file.fileno()).st_size
         self._file.seek(self._offset)
-        for line in self._file:
+        while self._offset < end:
+            line = self._file.readline()
             if not line.endswith(b"\n"):
                 return  # the writer is in the middle of it
             self._offset += len(line)

@@ -188,3 +188,18 @@ def test_log_is_read_on_from_where_it_ended(tmp_path: Path) -> None:
         writer.write("stdout", b"last\n")
         writer.close()
         assert [entry.data for entry in reader.entries()] == [b"last\n"]
+
+
+def test_a_reader_ends_at_what_was_the_end_of_a_log_that_grows(tmp_path: Path) -> None:
+    """A container may write for ever, and faster than anybody reads."""
+    writer = logs.Writer(str(tmp_path / "log"))
+    writer.write("stdout", b"one\ntwo\n")
+    with logs.Reader(str(tmp_path / "log")) as reader:
+        found = []
+        for entry in reader.entries():
+            found.append(entry.data)
+            writer.write("stdout", b"more\n")
+            assert len(found) < 9
+        assert found == [b"one\n", b"two\n"]
+        assert [entry.data for entry in reader.entries()] == [b"more\n", b"more\n"]
+    writer.close()
