@@ -139,15 +139,19 @@ def test_an_append_only_file(base: Path) -> None:
             fs.unlink(ROOT, b"new")
 
 
-def test_a_lower_immutable_file_is_shown_and_can_be_changed(base: Path) -> None:
-    """The lower file is safe in any case; the union's copy is an ordinary one."""
+def test_a_lower_immutable_file(base: Path) -> None:
+    """It is what it is until somebody takes the flag away; then its copy is an ordinary file."""
     change(base / "low" / "f", FS_IMMUTABLE_FL | FS_NODUMP_FL)
     with union(base) as fs:
         ino = walk(fs, "f")
         assert fs.get_flags(ino) & PORTABLE == FS_IMMUTABLE_FL | FS_NODUMP_FL
+        with fails(errno.EPERM):
+            write(fs, ino, b"UPPER")
+        assert os.listdir(base / "up") == []
+        fs.set_flags(ino, fs.get_flags(ino) & ~FS_IMMUTABLE_FL)
         write(fs, ino, b"UPPER")
         assert content(fs, ino) == b"UPPER"
-        assert fs.get_flags(ino) & PORTABLE == 0
+        assert fs.get_flags(ino) & PORTABLE == FS_NODUMP_FL
     assert (base / "low" / "f").read_text() == "lower"
 
 
@@ -255,6 +259,7 @@ def test_statx(base: Path) -> None:
         assert more == plain(base / "low" / "f")
         assert more.btime_ns is not None and more.btime_ns <= attr.st.st_ctime_ns
         assert more.attributes & more.attributes_mask & STATX_ATTR_IMMUTABLE
+        fs.set_flags(ino, fs.get_flags(ino) & ~FS_IMMUTABLE_FL)
         write(fs, ino, b"copied")
         assert fs.statx(ino)[1] == plain(base / "up" / "f")
         assert not fs.statx(ino)[1].attributes & STATX_ATTR_IMMUTABLE

@@ -222,7 +222,9 @@ def test_warm_trees_are_served_by_the_kernel_alone(tmp_path: Path, mount_union: 
     before = requests(union)
     assert subprocess.run(tour, capture_output=True, check=True).stdout == first
     subprocess.run(["stat", f"{union.path}/no-such-name"], capture_output=True, check=False)
-    assert since(before, requests(union)) == {}
+    asked = since(before, requests(union))
+    assert asked.pop("STATFS", 0) <= 1, "find(1) asks once where directories count their links: it may go by that"
+    assert asked == {}
     Path(union.path, "0", "new").write_text("new")  # a change makes the listing of its directory be asked for again
     assert "new" in os.listdir(os.path.join(union.path, "0"))
 

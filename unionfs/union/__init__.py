@@ -11,10 +11,12 @@ whole of it for the layers above; the other modules are functions over one `stac
     stack       the state of one union, and the merge of one name over the branches
     merge       the merge of all names in a directory
     opening     opening what a node is, and nothing that was put in its place
+    protection  what chattr(1) forbids of lower files, and of their copies
     place       where a node's bytes are now
     copydata    the bytes of one file into another
     copyup      making a node's bytes live in the writable branch
     order       what has to be on the disk before what follows, where the file system does not see to it (btrfs)
+    privileges  set-ID bits: who takes them, who may keep them
     create, remove, rename, attributes, inode_flags, handles, listing    the operations
     extents     ranges of open files: allocation, holes, copies
     again       which failed operations are tried again

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from unionfs.linux import consts
-from unionfs.union import copyup, place, privileges, whiteout
+from unionfs.union import copyup, place, privileges, protection, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.privileges import ROOT, Caller
@@ -38,7 +38,8 @@ def getattr_(stack: Stack, node: Node) -> Attr:
 def of_entry(stack: Stack, node: Node, entry: os.stat_result) -> Attr:
     """The attributes of a node whose status in its branch is known."""
     if node.kind == stat.S_IFDIR:
-        return Attr(node.ino, _directory_links(stack, node, entry), entry, node.number)
+        nlink = entry.st_nlink if len(node.layers) == 1 and node.parent else _directory_links(stack, node, entry)
+        return _attr((node.ino, nlink, entry, node.ino))
     if node.seldom is None:
         return _attr((node.ino, entry.st_nlink, entry, node.ino))
     return Attr(node.ino, place.links(stack, node, entry), entry, node.number)
@@ -87,6 +88,7 @@ def setattr_(
         fail(errno.EISDIR if node.is_directory else errno.EINVAL)
     more = kill or any(value is not None for value in (mode, uid, gid, atime_ns, mtime_ns))
     asked = more or size is not None
+    protection.refuse(stack, node, protection.ANY if asked else protection.IMMUTABLE)
     copied = copyup.copy_up(stack, node, size=size)
     here = place.of(stack, node)
     if copied and size is not None and here.stat().st_size == size:
@@ -177,6 +179,7 @@ def getxattr(stack: Stack, node: Node, name: bytes) -> bytes:
 
 def setxattr(stack: Stack, node: Node, name: bytes, value: bytes, flags: int) -> None:
     _refuse_private(name)
+    protection.refuse(stack, node)
     copyup.copy_up(stack, node)
     with place.held(place.of(stack, node)) as here:
         here.setxattr(name, value, flags)
@@ -193,6 +196,7 @@ def removexattr(stack: Stack, node: Node, name: bytes) -> None:
         if error.errno == errno.ENODATA and name.startswith(b"system.posix_acl_"):
             return
         raise
+    protection.refuse(stack, node)
     copyup.copy_up(stack, node)
     with place.held(place.of(stack, node)) as here:
         here.removexattr(name)

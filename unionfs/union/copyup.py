@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterator
 
 from unionfs.linux import files
-from unionfs.union import copydata, merge, order, place, whiteout
+from unionfs.union import copydata, merge, order, place, protection, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
-from unionfs.union.identity import Origin
+from unionfs.union.identity import record
 from unionfs.union.nodes import Node
 from unionfs.union.place import Place
 from unionfs.union.stack import Stack
@@ -82,11 +82,12 @@ def _copy_up_one_directory(stack: Stack, node: Node) -> None:
     branch = stack.branches[0]
     source = place.of(stack, node).open(os.O_PATH)
     name = branch.work_name()
+    kept = protection.of_file(source)
     try:
         os.mkdir(name, 0o700, dir_fd=branch.work_fd)
         copy = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=branch.work_fd)
         try:
-            _copy_attributes_by_name(branch, source, Place(copy, b""), node.origin)
+            _copy_attributes_by_name(branch, source, Place(copy, b""), record(node.origin, kept))
             entry = os.fstat(copy)
             with branch.permitted(copy):  # to be moved (vfs_rename(), fs/namei.c)
                 _place(stack, node, branch.work_fd, name)
@@ -98,6 +99,7 @@ def _copy_up_one_directory(stack: Stack, node: Node) -> None:
     finally:
         os.close(source)
     node.layers = (0, *node.layers)
+    _protect(node, kept)
     stack.copied(node, entry)
 
 
@@ -113,7 +115,7 @@ def _copy_up_special(stack: Stack, node: Node) -> None:
             os.symlink(os.readlink(b"", dir_fd=source), name, dir_fd=copy.fd)
         else:
             os.mknod(name, stat.S_IFMT(entry.st_mode) | 0o600, entry.st_rdev, dir_fd=copy.fd)
-        _copy_attributes_by_name(branch, source, copy, node.origin)
+        _copy_attributes_by_name(branch, source, copy, record(node.origin, 0))
         made = copy.stat()
         if not node.names:
             _become_orphan(node, copy.open(os.O_PATH))
@@ -135,6 +137,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
     staged: bytes | None = None
     try:
         entry = os.fstat(source)
+        kept = protection.of_open_file(source)
         mode = stat.S_IMODE(entry.st_mode) & 0o777
         if branch.confined:
             mode |= stat.S_IRUSR | stat.S_IWUSR  # else its attributes could not be set
@@ -151,7 +154,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
                 copydata.copy(source, entry, copy, made.st_dev, length, stack.waiting.check)
             # A truncated file was modified now: the link into place is what truncates.
             modified = time.time_ns() if size is not None and size <= entry.st_size else entry.st_mtime_ns
-            _copy_attributes(branch, source, entry, copy, made, node.origin, modified)
+            _copy_attributes(branch, source, entry, copy, made, record(node.origin, kept), modified)
             if syncs:
                 # Before the name: after a power cut a name without its data would hide the lower file.
                 if staged is not None:
@@ -174,6 +177,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
                     staged = None
             directory.add(node.name)
         node.branch = 0
+        _protect(node, kept)
         stack.copied(node, made)
     finally:
         os.close(source)
@@ -181,6 +185,11 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
             os.close(copy)
         if staged is not None:
             branch.discard_work(staged)
+
+
+def _protect(node: Node, flags: int) -> None:
+    if flags:
+        node.protection = flags
 
 
 def _become_orphan(node: Node, fd: int) -> None:
@@ -285,10 +294,10 @@ def _place(stack: Stack, node: Node, work_fd: int, work_name: bytes) -> None:
 
 
 def _copy_attributes(
-    branch: Branch, source: int, entry: os.stat_result, copy: int, made: os.stat_result, origin: Origin, modified: int
+    branch: Branch, source: int, entry: os.stat_result, copy: int, made: os.stat_result, kept: bytes, modified: int
 ) -> None:
-    """Owner, extended attributes (ACLs and capabilities are among them), mode and times, and the origin, from the open
-    file `source` with the status `entry` to `copy`, which was `made` with its permission bits.
+    """Owner, extended attributes (ACLs and capabilities are among them), mode and times, and what is `kept` of its
+    original, from the open file `source` with the status `entry` to `copy`, which was `made` with its permission bits.
 
     The order matters: writing clears capabilities, so the data comes before; chown(2) clears them and set-user-ID,
     so both come after it; and who is not root sets attributes of a file that he may write to, so the mode comes last.
@@ -296,7 +305,7 @@ def _copy_attributes(
     owned = (made.st_uid, made.st_gid) == (entry.st_uid, entry.st_gid)
     if not owned:
         os.chown(copy, entry.st_uid, entry.st_gid)
-    os.setxattr(copy, branch.attribute("origin"), origin.encode())
+    os.setxattr(copy, branch.attribute("origin"), kept)
     for name, value in _attributes_to_copy(source):
         with _unless_unsupported(branch, name):
             os.setxattr(copy, name, value)
@@ -306,12 +315,12 @@ def _copy_attributes(
     os.utime(copy, ns=(entry.st_atime_ns, modified))
 
 
-def _copy_attributes_by_name(branch: Branch, source: int, copy: Place, origin: Origin) -> None:
+def _copy_attributes_by_name(branch: Branch, source: int, copy: Place, kept: bytes) -> None:
     """The same for other kinds of files, from an O_PATH descriptor to an entry of the work area."""
     entry = os.fstat(source)
     copy.chown(entry.st_uid, entry.st_gid)
     try:
-        copy.setxattr(branch.attribute("origin"), origin.encode())
+        copy.setxattr(branch.attribute("origin"), kept)
     except OSError as error:
         # user.* is not allowed on links and devices; they get a new number after a remount.
         if error.errno != errno.EPERM:

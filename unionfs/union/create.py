@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, order, place, whiteout
+from unionfs.union import copyup, order, place, protection, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
@@ -50,6 +50,7 @@ def new_name(stack: Stack, parent: Node, name: bytes) -> BranchDirectory:
         fail(errno.ENOENT, name)
     if not stack.is_missing(parent, name):
         fail(errno.EEXIST, name)
+    protection.refuse(stack, parent, protection.IMMUTABLE)
     return free_name(stack, parent, name)
 
 
@@ -97,6 +98,7 @@ def tmpfile(stack: Stack, parent: Node, mode: int, uid: int, gid: int) -> tuple[
     stack.require_writable()
     if not parent.layers:
         fail(errno.ENOENT)
+    protection.refuse(stack, parent, protection.IMMUTABLE)
     copyup.copy_up_directory(stack, parent)
     directory = stack.upper(parent)
     fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory.fd)
@@ -157,6 +159,7 @@ def link(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
     """Another name for a file. ENOENT when its last name is gone."""
     while True:
         directory = new_name(stack, parent, name)
+        protection.refuse(stack, node)
         if not copyup.copy_up(stack, node):
             break
     if node.pseudo_link is not None:

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from unionfs.linux import files
-from unionfs.union import attributes, copyup, create, extents, inode_flags, place, remove, rename, whiteout
+from unionfs.linux import consts, files
+from unionfs.union import attributes, copyup, create, extents, inode_flags, place, protection, remove, rename, whiteout
 from unionfs.union.attributes import Attr
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
@@ -389,6 +389,8 @@ class UnionFs:
     def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2), all modes; see `extents.allocate`."""
         self._begins(length)
+        if mode & ~consts.FALLOC_FL_KEEP_SIZE and self._handles.file(fh).node.protection:
+            fail(errno.EPERM)  # what only grows (vfs_fallocate(), fs/open.c)
         extents.allocate(self._current_fd(fh), mode, offset, length)
 
     def lseek(self, fh: int, offset: int, whence: int) -> int:
@@ -424,7 +426,8 @@ class UnionFs:
         with self._stack.operation():
             node = self._stack.nodes.get(ino)
             here = place.of(self._stack, node)
-            return attributes.of_entry(self._stack, node, here.stat()), files.statx(here.fd, here.name)
+            more = protection.shown(files.statx(here.fd, here.name), node)
+            return attributes.of_entry(self._stack, node, here.stat()), more
 
     def get_flags(self, ino: int) -> int:
         """FS_IOC_GETFLAGS: FS_*_FL; see `inode_flags`."""

@@ -10,14 +10,14 @@ import errno
 import os
 import stat
 
-from unionfs.union import copyup, place
+from unionfs.union import copyup, place, protection
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
 # Flags that mean something for the branch's file. O_APPEND is the kernel's business: it sends offsets, and pwrite(2)
-# on an O_APPEND descriptor would ignore them. For O_SYNC and O_DSYNC it sends FSYNC after each write. O_DIRECT asks for
-# buffers aligned as Python's are not.
+# on an O_APPEND descriptor would ignore them; but see `_opened`. For O_SYNC and O_DSYNC it sends FSYNC after each
+# write. O_DIRECT asks for buffers aligned as Python's are not.
 _KEPT = os.O_ACCMODE | os.O_NOATIME
 
 
@@ -53,11 +53,23 @@ class Handles:
             fail(errno.EISDIR if node.is_directory else errno.ENXIO)
         truncate = flags & os.O_TRUNC
         if truncate or flags & os.O_ACCMODE != os.O_RDONLY:
+            protection.refuse_open(self._stack, node, flags)
             copyup.copy_up(self._stack, node, size=0 if truncate else None)
         fd = -1
         if truncate or not lazily:
-            fd = place.of(self._stack, node).open(flags & (_KEPT | os.O_TRUNC))
-        return self.add(node, fd, flags & _KEPT)
+            fd = self._opened(node, flags & (_KEPT | os.O_TRUNC | os.O_APPEND))
+        return self.add(node, fd, flags & (_KEPT | os.O_APPEND))
+
+    def _opened(self, node: Node, flags: int) -> int:
+        """A descriptor on the file where it is now. One that only grows (chattr +a) can be opened to append alone, and
+        then its end is where everything goes."""
+        here = place.of(self._stack, node)
+        try:
+            return here.open(flags & ~os.O_APPEND)
+        except PermissionError:
+            if not flags & os.O_APPEND:
+                raise
+        return here.open(flags)
 
     def add(self, node: Node, fd: int, flags: int) -> int:
         self._last = number = self._last + 1
@@ -74,7 +86,7 @@ class Handles:
         """Give a handle a descriptor on the file where it is now: it has none, or the file was copied up since, and the
         copy is to be seen, as on one file system."""
         if handle.fd < 0 or handle.branch != handle.node.branch:
-            fd = place.of(self._stack, handle.node).open(handle.flags)
+            fd = self._opened(handle.node, handle.flags)
             if handle.fd >= 0:
                 handle.outdated.append(handle.fd)
             handle.fd, handle.branch = fd, handle.node.branch

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from unionfs.linux import files, mounts
+from unionfs.linux import consts, files, mounts
 from unionfs.union.branch import Branch
 
 ROOT = 1
@@ -40,6 +40,25 @@ class Origin(NamedTuple):
             return cls(int(fsid, 16), int(root, 16), int(inode, 16))
         except ValueError:
             return None
+
+
+# How a copy's record names what else is kept of its original (union/protection).
+_LETTERS = {b"i": consts.FS_IMMUTABLE_FL, b"a": consts.FS_APPEND_FL}
+
+
+def record(origin: Origin, protection: int) -> bytes:
+    """What is written into an attribute of a copy."""
+    letters = b"".join(letter for letter, flag in _LETTERS.items() if protection & flag)
+    return origin.encode() + (b"." + letters if letters else b"")
+
+
+def read_record(value: bytes) -> tuple[Origin | None, int]:
+    """(origin, protection), as `record` has them."""
+    *numbers, last = value.split(b".")
+    if len(numbers) < 3:
+        return Origin.decode(value), 0
+    protection = sum(flag for letter, flag in _LETTERS.items() if letter in last)
+    return Origin.decode(b".".join(numbers)), protection
 
 
 class Source:

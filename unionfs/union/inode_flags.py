@@ -3,11 +3,9 @@
 They are shown as the branch's file has them and set on the file in the writable branch, whose file system then
 enforces them on the server's own calls, whoever it runs as: EPERM reaches the caller from there.
 
-Copy-up does not copy them. What a flag of a lower file promises, that no one changes the file, the union keeps in any
-case by never writing to a lower branch; the union's own file can be changed, removed and renamed, and its copy is then
-an ordinary one. (Overlayfs copies FS_NOATIME_FL and FS_SYNC_FL and keeps FS_IMMUTABLE_FL and FS_APPEND_FL as an
-attribute of the copy, ovl_copy_fileattr() in fs/overlayfs/copy_up.c, since it cannot write to a copy that has them.)
-Who sets flags on a lower file says all that the copy is to have: it gets the flags as set, those shown before included.
+Copy-up does not copy them, but for FS_IMMUTABLE_FL and FS_APPEND_FL, which the union enforces by itself (see
+`protection`) until somebody takes them away. Who sets flags on a lower file says all that the copy is to have: it gets
+the flags as set, those shown before included.
 """
 
 from __future__ import annotations
@@ -20,8 +18,9 @@ import struct
 from collections.abc import Iterator
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, place
+from unionfs.union import copyup, place, protection
 from unionfs.union.errors import fail
+from unionfs.union.identity import record
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
@@ -37,7 +36,7 @@ def get(stack: Stack, node: Node) -> int:
     """FS_*_FL. ENOTTY for what is neither a file nor a directory (the kernel asks a FUSE server for no other,
     fuse_priv_ioctl_prepare() in fs/fuse/ioctl.c), ENOTTY or EOPNOTSUPP where the branch's file system has none."""
     with _opened(stack, node) as fd:
-        return files.get_flags(fd)
+        return files.get_flags(fd) | node.protection
 
 
 def set_(stack: Stack, node: Node, flags: int) -> None:
@@ -50,14 +49,18 @@ def set_(stack: Stack, node: Node, flags: int) -> None:
         fail(errno.EOPNOTSUPP)
     copied = copyup.copy_up(stack, node)
     with _opened(stack, node) as fd:
-        files.set_flags(fd, _for_copy(files.get_flags(fd), shown, flags, _PORTABLE) if copied else flags)
+        if copied:
+            flags = _for_copy(files.get_flags(fd), shown, flags, _PORTABLE)
+        with _protecting(stack, node, fd, flags & protection.ANY):
+            files.set_flags(fd, flags & ~node.protection)
     stack.changed(node)  # its ctime
 
 
 def get_extended(stack: Stack, node: Node) -> bytes:
     """struct fsxattr (linux/fs.h), 28 bytes. Errors as of `get`."""
     with _opened(stack, node) as fd:
-        return files.get_fsxattr(fd)
+        attributes = files.get_fsxattr(fd)
+    return _XFLAGS.pack(_xflags(attributes) | _as_xflags(node.protection)) + attributes[_XFLAGS.size :]
 
 
 def set_extended(stack: Stack, node: Node, attributes: bytes) -> None:
@@ -67,10 +70,12 @@ def set_extended(stack: Stack, node: Node, attributes: bytes) -> None:
         fail(errno.EINVAL)
     copied = copyup.copy_up(stack, node)
     with _opened(stack, node) as fd:
+        flags = _xflags(attributes)
         if copied:
-            flags = _for_copy(_xflags(files.get_fsxattr(fd)), shown, _xflags(attributes), _PORTABLE_XFLAGS)
-            attributes = _XFLAGS.pack(flags) + attributes[_XFLAGS.size :]
-        files.set_fsxattr(fd, attributes)
+            flags = _for_copy(_xflags(files.get_fsxattr(fd)), shown, flags, _PORTABLE_XFLAGS)
+        wanted = sum(flag for flag in (protection.IMMUTABLE, protection.APPEND) if flags & _as_xflags(flag))
+        with _protecting(stack, node, fd, wanted):
+            files.set_fsxattr(fd, _XFLAGS.pack(flags & ~_as_xflags(node.protection)) + attributes[_XFLAGS.size :])
     stack.changed(node)
 
 
@@ -79,6 +84,31 @@ def _for_copy(current: int, shown: int, wanted: int, portable: int) -> int:
     he changed, and what means the same on both file systems."""
     said = portable | shown ^ wanted
     return current & ~said | wanted & said
+
+
+@contextlib.contextmanager
+def _protecting(stack: Stack, node: Node, fd: int, wanted: int) -> Iterator[None]:
+    """Of what the copy `fd` keeps of its original's flags, no more than is `wanted`; as before, if what is done within
+    fails. The rest of `wanted` is the copy's own."""
+    before = node.protection
+    if before & ~wanted:
+        _keep(stack, node, fd, before & wanted)
+    try:
+        yield
+    except BaseException:
+        if node.protection != before:
+            _keep(stack, node, fd, before)
+        raise
+
+
+def _keep(stack: Stack, node: Node, fd: int, flags: int) -> None:
+    os.setxattr(fd, stack.branches[0].attribute("origin"), record(node.origin, flags))
+    node.protection = flags
+
+
+def _as_xflags(flags: int) -> int:
+    immutable = consts.FS_XFLAG_IMMUTABLE if flags & protection.IMMUTABLE else 0
+    return immutable | (consts.FS_XFLAG_APPEND if flags & protection.APPEND else 0)
 
 
 def _xflags(attributes: bytes) -> int:

@@ -82,6 +82,7 @@ class Node:
     source, inode  of the file in that branch, or in a directory's top one: they tell a second file with the same number
              apart, and are where the origin is known from unless this is a copy.
     pseudo_link  key of the pseudo-link through which other names of a copied-up hard link find it, or None.
+    protection   of a copy: the inode flags of its original that forbid to change it (union/protection).
     orphan_fd    descriptor that keeps the bytes of a file without a known name (unlinked, still referenced), or -1.
     lookups  references: the kernel's lookups, the operations that hold it, the names in it.
     copying  a copy-up of its data is under way without the lock.
@@ -110,6 +111,7 @@ class Node:
     several_names = _Seldom[dict[Name, None] | None](None)
     fresh_number = _Seldom(0)
     pseudo_link = _Seldom[bytes | None](None)
+    protection = _Seldom(0)
     orphan_fd = _Seldom(-1)
     copying = _Seldom(False)
 

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from unionfs.union import copyup, create, merge, order, place, whiteout
+from unionfs.union import copyup, create, merge, order, place, protection, whiteout
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
@@ -23,6 +23,7 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> None:
         if found.is_directory:
             fail(errno.EISDIR, name)
         node = stack.adopt(parent, name, found)
+        protection.refuse_removal(stack, parent, node)
         if not counts_its_names(stack, node):
             break
     copyup.copy_up_directory(stack, parent)
@@ -45,6 +46,7 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
     node = stack.node_of(parent, name)
     if not node.is_directory:
         fail(errno.ENOTDIR, name)
+    protection.refuse_removal(stack, parent, node)
     if node.layers == (0,) and not must_hide(stack, parent, name) and _remove_bare(stack, node, parent, name):
         return
     if not merge.is_empty(stack, node):

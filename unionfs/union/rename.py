@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, create, merge, order, place, remove, whiteout
+from unionfs.union import copyup, create, merge, order, place, protection, remove, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
@@ -49,6 +49,11 @@ def rename(stack: Stack, parent: Node, name: bytes, new_parent: Node, new_name: 
         target = _target(stack, new_parent, new_name, flags)
         if source is target:
             return
+        protection.refuse_removal(stack, parent, source)
+        if target is None:
+            protection.refuse(stack, new_parent, protection.IMMUTABLE)
+        else:
+            protection.refuse_removal(stack, new_parent, target)
         _check(stack, source, target, exchange)
         if _prepare(stack, source) or (target is not None and _prepare_target(stack, target, exchange)):
             continue  # the lock was let go of: look again

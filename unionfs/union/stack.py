@@ -152,8 +152,12 @@ class Stack:
         """Around a change in the writable branch's part of a directory that the union does not show: its descriptor."""
         fd = self.upper(node).fd
         try:
-            with times.kept(fd), self.branches[0].permitted(fd):
-                yield fd
+            with times.kept(fd):
+                if self.branches[0].confined:
+                    with self.branches[0].permitted(fd):
+                        yield fd
+                else:
+                    yield fd
         finally:
             self.changed(node)
 
@@ -292,11 +296,15 @@ class Stack:
         """The node of what may be a copy, or a hard link whose file was copied up under another name."""
         index, entry, layers = found
         recorded: Origin | None = None
+        protection = 0
         link: bytes | None = None
         if index == 0 or self.pseudo_links.any_in(index):
             path = files.fd_path(self.directories.get(parent, index).fd, name)
             value = self.branches[index].read_attribute(path, "origin")
-            recorded = self.identity.remembered(index, entry.st_ino) if value is None else Origin.decode(value)
+            if value is None:
+                recorded = self.identity.remembered(index, entry.st_ino)
+            else:
+                recorded, protection = identity.read_record(value)
         if not layers and entry.st_nlink > 1 and self.pseudo_links:
             origin = recorded or source.origin(entry.st_ino)
             link = self.pseudo_links.key_of(origin, index, entry)
@@ -305,10 +313,14 @@ class Stack:
                 index, link, entry = copy
                 source = self.identity.source(index, self.pseudo_links.fd(index), link, entry)
                 recorded = origin
+                value = self.branches[index].read_attribute(files.fd_path(self.pseudo_links.fd(index), link), "origin")
+                protection = 0 if value is None else identity.read_record(value)[1]
         number = source.number(entry.st_ino) if recorded is None else self.identity.number(recorded)
         node, new = self.nodes.of_file(number, source, entry)
         if new:
             node.origin_of_copy = recorded
+            if protection and index == 0:
+                node.protection = protection
             if not layers:
                 node.branch = index
                 node.pseudo_link = link

@@ -18,4 +18,7 @@ def kept(fd: int) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.utime(files.fd_path(fd), ns=(entry.st_atime_ns, entry.st_mtime_ns))
+            try:
+                os.utime(fd, ns=(entry.st_atime_ns, entry.st_mtime_ns))
+            except OSError:  # EBADF of an O_PATH descriptor
+                os.utime(files.fd_path(fd), ns=(entry.st_atime_ns, entry.st_mtime_ns))
