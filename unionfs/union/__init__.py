@@ -20,6 +20,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     create, remove, rename, attributes, inode_flags, handles, listing    the operations
     extents     ranges of open files: allocation, holes, copies
     again       which failed operations are tried again
+    spare       descriptors for them
     fs          UnionFs: takes the lock and delegates
 
 Locks, outermost first:

@@ -3,7 +3,7 @@
 EWOULDBLOCK  somebody has a lease on the file. Trying to open it has told him, and he gets as long as fcntl(2) promises
              (/proc/sys/fs/lease-break-time); then the kernel takes the lease away. The wait is the caller's alone, who
              would have had it on the branch's file system too.
-EMFILE       the descriptors that only save us work are given back, once.
+EMFILE       the descriptors that only save us work, and those to spare, are given back, once.
 """
 
 from __future__ import annotations

@@ -76,9 +76,9 @@ class UnionFs:
             self._stack.settled.notify_all()
 
     def give_back_descriptors(self) -> bool:
-        """Close those that only save us work: of branch directories. False if there were none."""
+        """Close those that only save us work, of branch directories, and those to spare. False if there were none."""
         with self._lock:
-            return self._stack.directories.clear()
+            return self._stack.directories.clear() | self._stack.spare.give()
 
     def wait(self, seconds: float) -> bool:
         """Before an operation is tried again (see `again`). InterruptedError if nobody waits for it any more.
@@ -286,6 +286,7 @@ class UnionFs:
     def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
         """A new file, open for reading and writing: (handle, attributes)."""
         with self._stack.operation():
+            self._stack.spare.take()
             new, fd = create.create(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid)
             return self._handles.add(new.node, fd, os.O_RDWR), self._new(new)
 
@@ -378,6 +379,7 @@ class UnionFs:
     def tmpfile(self, parent: int, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
         """A new file without a name, open for reading and writing: (handle, attributes). `link` gives it one."""
         with self._stack.operation():
+            self._stack.spare.take()
             node, fd = create.tmpfile(self._stack, self._stack.nodes.get(parent), mode, uid, gid)
             try:
                 attr = self._counted(node)

@@ -51,6 +51,8 @@ class Handles:
         """
         if node.kind != stat.S_IFREG:
             fail(errno.EISDIR if node.is_directory else errno.ENXIO)
+        if not lazily:
+            self._stack.spare.take()
         truncate = flags & os.O_TRUNC
         if truncate or flags & os.O_ACCMODE != os.O_RDONLY:
             protection.refuse_open(self._stack, node, flags)
@@ -86,6 +88,7 @@ class Handles:
         """Give a handle a descriptor on the file where it is now: it has none, or the file was copied up since, and the
         copy is to be seen, as on one file system."""
         if handle.fd < 0 or handle.branch != handle.node.branch:
+            self._stack.spare.take()
             fd = self._opened(handle.node, handle.flags)
             if handle.fd >= 0:
                 handle.outdated.append(handle.fd)

@@ -23,6 +23,7 @@ from unionfs.union.identity import Identity, Origin, Source
 from unionfs.union.nodes import Directory, Node, NodeTable
 from unionfs.union.order import OutlivedWhiteouts
 from unionfs.union.pseudolink import PseudoLinks
+from unionfs.union.spare import Spare
 from unionfs.union.waiting import Waiting
 
 # Names kept in memory over all cached directories: about 100 bytes each.
@@ -101,6 +102,7 @@ class Stack:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = max(16, min(4096, descriptors // 3))
         self.directories = DirectoryCache(self.branches, most_directories=most, most_names=_MOST_NAMES)
+        self.spare = Spare(descriptors)
         if self.writable:
             self.branches[0].clean_work_area()
             self.pseudo_links.sweep()
@@ -436,3 +438,4 @@ class Stack:
         self.pseudo_links.close()
         for branch in self.branches:
             branch.close()
+        self.spare.give()
