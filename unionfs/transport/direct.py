@@ -112,7 +112,7 @@ def serve(
         answer: Answer = connection.operations.answer
         if _log.isEnabledFor(logging.DEBUG):
             answer = _told(answer)
-        _needing_a_thread(lambda: workers.start(fd, answer), workers)
+        _needing_a_thread(lambda: workers.start(fd, answer, fs.close), workers)
         patience = serving.ENDED_SECONDS
         try:
             if not _attend(connection, delivery, unmounter, signals, ready, facts):
@@ -121,7 +121,7 @@ def serve(
             workers.stop()
             if not workers.join(patience):
                 serving.leave(delivery.identity, unmounter)
-            fs.close()  # before all else: who has unmounted it goes on to its branches
+            fs.close()  # before all else; by whoever came first
         if connection.refused is not None:
             raise connection.refused
 

@@ -88,17 +88,19 @@ class Workers(Waiting):
         self._slow: dict[int, _Slow] = {}
         self._ending = False
         self._answer: Answer | None = None
+        self._let_go: Callable[[], None] | None = None
         self._clones: set[int] = set()
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.ended_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable when the connection has ended
 
-    def start(self, fd: int, answer: Answer) -> None:
-        """Serve the connection `fd`, which must stay open until `join` has returned. Raises OSError: EAGAIN, there is
-        not one thread to be had."""
+    def start(self, fd: int, answer: Answer, let_go: Callable[[], None]) -> None:
+        """Serve the connection `fd`, which must stay open until `join` has returned. `let_go` is called by the thread
+        that finds it ended, if no other is at work. Raises OSError: EAGAIN, there is not one thread to be had."""
         os.set_blocking(fd, False)
         self._fd = fd
         self._answer = answer
+        self._let_go = let_go
         self._more()
 
     def do_without_companion(self) -> bool:
@@ -266,6 +268,8 @@ class Workers(Waiting):
                 if error.errno == errno.ENOENT:
                     continue  # the request was taken back between the poll and the read
                 if error.errno in (errno.ENODEV, errno.ECONNABORTED):
+                    if not self._slow and self._let_go is not None:
+                        self._let_go()
                     self._end()  # unmounted, or aborted
                     return -1
                 raise
