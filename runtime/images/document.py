@@ -235,10 +235,12 @@ def choose_platform(index: Sequence[Listed], wanted: Platform | None = None) -> 
 
 def configuration(diff_ids: list[str], config: Mapping[str, Any], *, created: str, comment: str) -> dict[str, Any]:
     """An image configuration; `config` is the part that `run` uses (Cmd, Env, …), `created` RFC 3339."""
+    own = host()
     return {
         "created": created,
-        "architecture": host().architecture,
-        "os": "linux",
+        "architecture": own.architecture,
+        **({"variant": own.variant} if own.variant else {}),
+        "os": own.os,
         "config": dict(config),
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
         "history": [{"created": created, "comment": comment}],

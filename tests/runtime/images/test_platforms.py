@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.errors import UsageError
-from runtime.images import platforms
+from runtime.images import document, platforms
 from runtime.images.platforms import compatible, host, normalized, parse_platform, runs
 
 
@@ -75,3 +75,5 @@ def test_machines(machine: str, is_: str, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(platforms.os, "uname", Name)  # type: ignore[attr-defined]
     assert str(host()) == f"linux/{is_}" == str(normalized(host()))
+    made = document.encode(document.configuration([], {}, created="", comment=""))
+    assert document.parse_configuration(made).platform == host()
