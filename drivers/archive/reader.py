@@ -25,6 +25,8 @@ _ACLS = {
     b"SCHILY.acl.access": b"system.posix_acl_access",
     b"SCHILY.acl.default": b"system.posix_acl_default",
 }
+# Those of Linux (xattr(7)). What is in no one of them, as com.apple.ResourceFork, no file here can have.
+_NAMESPACES = (b"user.", b"security.", b"system.", b"trusted.")
 _NOBODY = 0xFFFFFFFF  # (uid_t) -1, which chown(2) takes as "leave it"
 
 
@@ -272,13 +274,16 @@ class Reader:
         for keyword, value in pax.items():
             if keyword.startswith(b"LIBARCHIVE.xattr."):
                 name = urllib.parse.unquote_to_bytes(keyword.removeprefix(b"LIBARCHIVE.xattr."))
+                if not name.startswith(_NAMESPACES):
+                    continue
                 try:
                     found.setdefault(name, base64.b64decode(value + b"=" * (-len(value) % 4), validate=True))
                 except binascii.Error:
                     raise ValueError(f"the value of its extended attribute {shown(name)} is not base64") from None
             elif keyword.startswith(b"SCHILY.xattr."):
                 name = keyword.removeprefix(b"SCHILY.xattr.").replace(b"%3D", b"=").replace(b"%25", b"%")
-                found[name] = value
+                if name.startswith(_NAMESPACES):
+                    found[name] = value
         for keyword, name in _ACLS.items():
             if keyword in pax and name not in found and (encoded := acl.from_words(pax[keyword])) is not None:
                 found[name] = encoded

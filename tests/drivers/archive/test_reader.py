@@ -108,6 +108,15 @@ def test_extended_attributes_of_star_and_libarchive() -> None:
     }
 
 
+def test_attributes_of_other_systems_are_none() -> None:
+    """bsdtar of macOS writes them, resource forks of any size among them."""
+    records = {
+        b"SCHILY.xattr.com.apple.ResourceFork": bytes(400_000), b"LIBARCHIVE.xattr.com.apple.provenance": b"!",
+        b"SCHILY.xattr.user.kept": b"1",
+    }  # fmt: skip
+    assert only(tape.pax(records), tape.file(b"a")).xattrs == {b"user.kept": b"1"}
+
+
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"5", b"6"])
 def test_only_files_have_content(kind: bytes) -> None:
     """Some writers give links the size of what they link to; no content follows them."""
