@@ -30,6 +30,7 @@ from unionfs.union import whiteout
 
 _BENEATH = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_XDEV
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_PATH_MAX = 4095  # without its NUL
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
@@ -255,6 +256,9 @@ class LayeredRoot(Root):
     # Where a name is.
 
     def _own(self, path: Path) -> _Own:
+        """ENAMETOOLONG as the kernel says it of a whole path: nothing is made that has none."""
+        if len(joined(path)) > _PATH_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         fd = self.open((), _DIRECTORY)
         hidden = False
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from drivers.archive.extract import Extracted, extract
+from drivers.archive.layered import Onto
 from drivers.archive.limits import DEFAULT, Limits
 from tests.drivers.archive import tape
 from tests.trees import File, Symlink, build
@@ -33,15 +34,21 @@ def victim(tmp_path: Path) -> Iterator[str]:
     assert set(os.listdir(tmp_path)) <= {*beside, "root"}
 
 
-@pytest.fixture
-def unpack(root: str) -> Callable[..., Extracted]:
-    """`unpack(part, …)` extracts an archive of the parts into `root`."""
+@pytest.fixture(params=["plain", "aufs", "overlay"])
+def unpack(
+    root: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[..., Extracted]:
+    """`unpack(part, …)` extracts an archive of the parts into `root`: a plain tree, or a directory of differences upon
+    one that has nothing in it, so that it comes to the same."""
 
     def run(*parts: bytes, limits: Limits = DEFAULT) -> Extracted:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        nothing = os.open(tmp_path_factory.mktemp("nothing"), os.O_PATH | os.O_DIRECTORY)
         try:
-            return extract(tape.stream(*parts), fd, limits=limits)
+            target = fd if request.param == "plain" else Onto(fd, [nothing], request.param)
+            return extract(tape.stream(*parts), target, limits=limits)
         finally:
             os.close(fd)
+            os.close(nothing)
 
     return run
