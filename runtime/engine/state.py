@@ -55,6 +55,7 @@ class State(NamedTuple):
     address: str = ""  # on its network, ADDRESS/PREFIX
     gateway: str = ""
     mac: str = ""
+    places: tuple[str, ...] = ()  # where what was mounted is, by links of its image, and not where it was said to be
     oom_killed: bool = False  # the kernel has killed a process of it for its memory limit
 
     def to(self, status: Status, **changes: object) -> State:

@@ -10,7 +10,7 @@ mounted at its root, would ask the container: one with CAP_SYS_ADMIN can mount a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from runtime.engine.containers import Container
 from runtime.engine.paths import Paths
 from runtime.engine.watch import connect
 from runtime.errors import StateError
+from unionfs.linux import consts, files
 
 if TYPE_CHECKING:
     from drivers.api import Snapshotter
@@ -79,5 +80,22 @@ def _open_root(look: int) -> int:
 
 def mount_points(container: Container) -> list[bytes]:
     """Where something is mounted in the container. What had to be made there for it is nothing that the container has
-    changed; docker keeps it in a layer below the container's."""
-    return [os.fsencode(os.path.normpath(mount["destination"]).strip("/")) for mount in container.config.spec["mounts"]]
+    changed; docker keeps it in a layer below the container's. NoSuchContainer when it is removed meanwhile."""
+    said = [mount["destination"] for mount in container.config.spec["mounts"]]
+    return [os.fsencode(os.path.normpath(place).strip("/")) for place in (*said, *container.state().places)]
+
+
+def led_elsewhere(look: int, places: Iterable[str]) -> Iterator[str]:
+    """Where those of `places` are that links lead elsewhere, in the root that `look` is of (oci/newroot.py, look)."""
+    for place in places:
+        try:
+            resolve = consts.RESOLVE_IN_ROOT | consts.RESOLVE_NO_MAGICLINKS
+            fd = files.openat2(look, os.fsencode(place), os.O_PATH, resolve=resolve)
+        except OSError:
+            continue  # it is in something that is mounted
+        try:
+            found = os.fsdecode(os.readlink(files.fd_path(fd)))
+        finally:
+            os.close(fd)
+        if found != os.path.normpath(place):
+            yield found

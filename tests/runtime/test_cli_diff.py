@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -76,6 +77,31 @@ def test_a_container_that_did_nothing(each_driver: Runtime) -> None:
         assert each_driver("diff", name) == ""
     with container(each_driver, "echo x >/data/beside", "-v", "/usr:/data/volume") as name:
         assert each_driver("diff", name).splitlines() == ["A /data", "A /data/beside"]
+
+
+def test_what_the_images_links_had_made_is_not_the_containers(
+    each_driver: Runtime, rootfs_tar: Path, tmp_path: Path
+) -> None:
+    """What a dangling link leads to is made to mount on, as what is missing without one."""
+    links = {"etc/resolv.conf": "../run/stub", "volumes": "/run/volumes", "srv": "made", "var": "of/old"}
+    shutil.copy(rootfs_tar, tmp_path / "tar")
+    with tarfile.open(tmp_path / "tar", "a") as archive:
+        for name, target in links.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            archive.addfile(member)
+    each_driver("import", tmp_path / "tar", "linked")
+    words = ("-v", "/usr:/volumes/usr", "-v", "/etc/hostname:/srv/file", "-v", "/etc:/var/a")
+    script = "echo >/run/beside; sleep 600"
+    name = each_driver("run", "-d", "--network=none", *words, "linked", "sh", "-c", script).strip()
+    try:
+        wait_until(lambda: "beside" in each_driver("exec", name, "ls", "/run"), "it has written")
+        assert each_driver("diff", name).splitlines() == ["A /run", "A /run/beside"]
+        each_driver("stop", "-t", "0", name)
+        assert each_driver("diff", name).splitlines() == ["A /run", "A /run/beside"]
+    finally:
+        each_driver("rm", "-f", name)
+        each_driver("rmi", "linked")
 
 
 def test_an_image_of_it(each_driver: Runtime) -> None:

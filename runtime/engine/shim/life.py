@@ -19,7 +19,7 @@ from typing import Any
 
 from drivers.errors import InUse
 from drivers.mounts import Mount, Tree, open_tree
-from runtime.engine import accounts, records, release
+from runtime.engine import accounts, records, release, trees
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.etc import EtcFiles
 from runtime.engine.network import Endpoint, files, open_network
@@ -64,6 +64,7 @@ class Life:
             Status.RUNNING, pid=self._init.pid, shim_pid=os.getpid(), started=time.time(), finished=0.0, exit_code=0,
             error="", address=f"{endpoint.address}/{endpoint.prefix}" if endpoint else "",
             gateway=endpoint.gateway if endpoint else "", mac=endpoint.mac if endpoint else "",
+            places=self._led_elsewhere(self._init),
         )  # fmt: skip
         # Before its first instruction: from there on it may have something to lose, whatever goes down.
         with step("record that it runs"):
@@ -73,6 +74,12 @@ class Life:
         self._init.start()
         self.state = running
         return self._init, ends
+
+    def _led_elsewhere(self, init: oci.Init) -> tuple[str, ...]:
+        assert init.root is not None
+        mounts = self._config.spec["mounts"]
+        own = [mount["destination"] for mount in mounts if mount["type"] in ("bind", "file")]
+        return tuple(trees.led_elsewhere(init.root, own))
 
     def _create(self, spec: dict[str, Any]) -> tuple[oci.Init, Ends]:
         assert self._tree is not None and self._etc is not None
