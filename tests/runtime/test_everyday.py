@@ -292,3 +292,42 @@ def test_what_is_fetched_over_the_bridge_is_whole(runtime: Runtime, served: tupl
     (place / "data").write_bytes(data)
     script = f"wget -qO- http://$(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'):{port}/data | sha256sum"
     assert runtime("run", "--rm", "box", "sh", "-c", script).split()[0] == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.needs("program:apt-get", "program:dpkg-deb")
+def test_apt_over_the_bridge(runtime: Runtime, served: tuple[Path, int], tmp_path: Path) -> None:
+    """The host's own apt and dpkg, in a root that has their files and nothing else; they become another user, fetch,
+    unpack, rename and sync."""
+    if not os.path.islink("/bin") or not os.path.islink("/lib"):
+        pytest.skip("this machine's programs are not all in /usr")
+    place, port = served
+    package, root = tmp_path / "package", tmp_path / "root"
+    (package / "DEBIAN").mkdir(parents=True)
+    (package / "opt").mkdir()
+    (package / "opt/hello").write_text("installed\n")
+    control = "Package: hello\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: a file\n"
+    (package / "DEBIAN/control").write_text(control)
+    subprocess.run(["dpkg-deb", "--build", package, place / "hello.deb"], check=True, capture_output=True)
+    data = (place / "hello.deb").read_bytes()
+    entry = f"Filename: ./hello.deb\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n\n"
+    (place / "Packages").write_text(control + entry)
+    apt = ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/cache/apt/archives/partial", "var/log/apt")
+    for name in (*apt, "var/lib/dpkg/info", "var/lib/dpkg/updates", "tmp", "usr"):
+        (root / name).mkdir(parents=True)
+    for name in ("bin", "lib", "lib64", "sbin"):
+        (root / name).symlink_to(f"usr/{name}")
+    (root / "var/lib/dpkg/status").touch()
+    (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\n")
+    (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    subprocess.run(["tar", "-C", root, "-cf", tmp_path / "tar", "."], check=True)
+    runtime("import", tmp_path / "tar", "apt")
+    try:
+        with running(runtime, "-v", "/usr:/usr:ro", "apt", "sleep", "600") as name:
+            gateway = runtime("inspect", "-f", "{{.NetworkSettings.Gateway}}", name).strip()
+            source = f"echo 'deb [trusted=yes] http://{gateway}:{port} ./' >/etc/apt/sources.list"
+            script = f"{source}; apt-get -q update; apt-get -qy install hello"
+            done = runtime.call("exec", name, "sh", "-ec", script)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert runtime("exec", name, "cat", "/opt/hello") == "installed\n"
+    finally:
+        runtime("rmi", "apt")
