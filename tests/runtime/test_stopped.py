@@ -66,7 +66,7 @@ def test_exec_ends_when_it_is_told_to(runtime: Runtime, stopped: str) -> None:
 def is_stuck(pid: int) -> bool:
     """Whether it waits for a union's answer."""
     try:
-        return "request_wait_answer" in Path(f"/proc/{pid}/stack").read_text()
+        return "fuse_" in Path(f"/proc/{pid}/stack").read_text()
     except OSError:
         return False
 
