@@ -307,7 +307,7 @@ class UnionFs:
     def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
         return os.pwrite(self._current_fd(fh), data, offset)
 
-    def kill_privileges(self, ino: int, caller: Caller, *, unless_capable: bool = False) -> bool:
+    def kill_privileges(self, ino: int, caller: Caller = ROOT, *, unless_capable: bool = False) -> bool:
         """Take the set-ID bits off a regular file that `caller` changes, who has no CAP_FSETID, or with
         `unless_capable` if he has none; False if that changed nothing."""
         with self._stack.operation():
@@ -428,8 +428,8 @@ class UnionFs:
         with self._stack.operation():
             node = self._stack.nodes.get(ino)
             here = place.of(self._stack, node)
-            more = protection.shown(files.statx(here.fd, here.name), node)
-            return attributes.of_entry(self._stack, node, here.stat()), more
+            attr = attributes.of_entry(self._stack, node, here.stat())
+            return attr, protection.shown(files.statx(here.fd, here.name), node)
 
     def get_flags(self, ino: int) -> int:
         """FS_IOC_GETFLAGS: FS_*_FL; see `inode_flags`."""

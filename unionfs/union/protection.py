@@ -51,7 +51,10 @@ def of(stack: Stack, node: Node) -> int:
     if node.kind not in (stat.S_IFREG, stat.S_IFDIR) or (node.is_directory and not node.layers):
         return 0
     here = place.of(stack, node)
-    return of_file(here.fd, here.name)
+    try:
+        return of_file(here.fd, here.name)
+    except FileNotFoundError:
+        fail(errno.ESTALE, here.name)  # somebody changed the branch
 
 
 def refuse(stack: Stack, node: Node, flags: int = ANY) -> None:
