@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.posix.acl import DEFAULT, HANDED_DOWN
+from tests.contracts.posix.case import fails
 from tests.trees import Dir, build
 from tests.unionfs.inprocess import listing, union, walk
 from unionfs.union.attributes import Attr
@@ -67,6 +69,20 @@ def test_made_at_once_or_in_steps(base: Path, kind: str, parent: str) -> None:
             assert bool(attributes[0]) == (parent == "default ACL" and kind != "symlink")
         fs.check_invariants()
     assert not os.path.exists(base / "up" / ".wh..wh.orph")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_came_behind_our_back_is_kept(base: Path, kind: str) -> None:
+    """The kernel keeps for ever that there was no such name, and asks no more before it has one made."""
+    (base / "up" / "plain").mkdir(parents=True, exist_ok=True)
+    with union(base) as fs:
+        directory = walk(fs, "plain")
+        assert fs.lookup(directory, b"new") is None
+        (base / "up" / "plain" / "new").write_text("precious")
+        for _ in range(2):
+            with fails(errno.EEXIST):
+                KINDS[kind](fs, directory, b"new", 0o755, 0, 0)
+        assert (base / "up" / "plain" / "new").read_text() == "precious"
 
 
 @pytest.mark.parametrize("owner", [(0, 0), (5, 6)])

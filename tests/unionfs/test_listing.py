@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -320,3 +321,62 @@ def test_others_go_on_while_a_large_directory_is_read(large: Path) -> None:
         reader.join()
         assert served > 5
         fs.check_invariants()
+
+
+@pytest.mark.needs("loop", "program:mkfs.ext2")
+def test_types_are_of_the_directory_that_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where entries have no type they are looked at, in a directory that the cache may have closed meanwhile, and its
+    descriptor be another's."""
+    monkeypatch.setattr(listing_module, "_CHUNK", 16)
+    image = tmp_path / "image"
+    with open(image, "wb") as file:
+        file.truncate(4 << 20)
+    subprocess.run(["mkfs.ext2", "-q", "-O", "^filetype", image], check=True)
+    (tmp_path / "low").mkdir()
+    subprocess.run(["mount", "-o", "loop", image, tmp_path / "low"], check=True)
+    try:
+        build(str(tmp_path / "low"), {
+            "files": {f"n{number}": "x" for number in range(64)},
+            "links": {f"n{number}": Symlink("x") for number in range(64)},
+        })  # fmt: skip
+        with union(tmp_path) as fs:
+            directory = walk(fs, "files")
+            number = fs._stack.directories.get(fs._stack.nodes.get(directory), 1).fd
+            other = os.open(tmp_path / "low" / "links", os.O_RDONLY)
+            unlocked = fs._stack.unlocked
+
+            @contextlib.contextmanager
+            def crowded() -> Iterator[None]:
+                with unlocked():
+                    if fs.give_back_descriptors():
+                        os.dup2(other, number)
+                    yield
+
+            monkeypatch.setattr(fs._stack, "unlocked", crowded)
+            kinds = {name: kind for name, _, kind, _ in fs.list(directory, 0, 100) if name not in DOTS}
+            os.close(number)
+            os.close(other)
+            assert len(kinds) == 64
+            assert set(kinds.values()) == {stat.S_IFREG}
+    finally:
+        subprocess.run(["umount", tmp_path / "low"], check=True)
+
+
+def test_nobody_is_told_of_a_change_with_the_lock_held(tmp_path: Path) -> None:
+    """The kernel may wait for a request that needs it before it takes the news."""
+    build(str(tmp_path / "low"), {"d": {"e": {f"f{number}": "x" for number in range(3)}}})
+    with union(tmp_path) as fs:
+        told = []
+
+        def forget_attributes(number: int) -> None:
+            assert not fs._stack.lock.locked()
+            told.append(number)
+
+        fs.tell_changes_to(forget_attributes)
+        file = walk(fs, "d/e/f1")
+        fs.setattr(file, mode=0o600)
+        assert {walk(fs, "d"), walk(fs, "d/e")} <= set(told)
+        told.clear()
+        fs.rename(walk(fs, "d"), b"e", ROOT, b"moved", 0)
+        assert walk(fs, "moved/f2") in told
+        assert len(told) == len(set(told))

@@ -59,6 +59,9 @@ def free_name(stack: Stack, parent: Node, name: bytes) -> BranchDirectory:
     copyup.copy_up_directory(stack, parent)
     directory = stack.upper(parent)
     if name in directory:
+        entry = directory.stat(name)
+        if entry is not None and not whiteout.is_overlay_whiteout(entry):
+            fail(errno.EEXIST, name)  # somebody has made it behind our back
         whiteout.create(stack.branches[0], directory, name)
         order.whiteout_first(stack, directory, name)
         whiteout.drop_overlay(directory, name)

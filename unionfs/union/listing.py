@@ -294,20 +294,25 @@ class Listings:
 
     def _chunks(self, node: Node, index: int) -> Iterator[list[os.DirEntry[bytes]]]:
         stack = self._stack
-        with os.scandir(files.fd_path(stack.directories.get(node, index).fd)) as entries:
-            chunk = list(islice(entries, _CHUNK))
-            yield chunk
-            if len(chunk) < _CHUNK:
-                return
-            stack.waiting.begins()
-            node.lookups += 1
-            try:
-                while chunk:
-                    with stack.unlocked():
-                        chunk = list(islice(entries, _CHUNK))
-                    yield chunk
-            finally:
-                stack.unreference(node, 1)
+        # Of its own: an entry without a type is looked at by this path, when the cache may have closed its directory.
+        fd = os.dup(stack.directories.get(node, index).fd)
+        try:
+            with os.scandir(files.fd_path(fd)) as entries:
+                chunk = list(islice(entries, _CHUNK))
+                yield chunk
+                if len(chunk) < _CHUNK:
+                    return
+                stack.waiting.begins()
+                node.lookups += 1
+                try:
+                    while chunk:
+                        with stack.unlocked():
+                            chunk = list(islice(entries, _CHUNK))
+                        yield chunk
+                finally:
+                    stack.unreference(node, 1)
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         self._windows.clear()

@@ -49,9 +49,11 @@ def _tell_nobody(number: int) -> None:
 
 
 class _Held(threading.local):
-    """The nodes that the operation of this thread holds."""
+    """The nodes that the operation of this thread holds, and the numbers of those that it has changed."""
 
-    nodes: list[Node]
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.changed: dict[int, None] = {}
 
 
 class _Operation:
@@ -74,6 +76,8 @@ class _Operation:
             stack.directories.trim()
         finally:
             stack.lock.release()
+        if stack._held.changed:
+            stack.tell_changes()
 
 
 class Stack:
@@ -144,10 +148,16 @@ class Stack:
 
     def changed(self, node: Node) -> None:
         """Attributes of `node` have changed of which whoever keeps them cannot know by what he asked for: a copy has
-        its own ctime and size, and its directory another. He is told before he has his answer."""
-        self._tell(node.ino)
-        if node.number != node.ino:
-            self._tell(node.number)
+        its own ctime and size, and its directory another. He is told when the operation ends, before his answer."""
+        self._held.changed[node.ino] = None
+        self._held.changed[node.number] = None
+
+    def tell_changes(self) -> None:
+        """Without the lock: the kernel may wait for an inode that it is about to drop (fuse_ilookup() of
+        fs/fuse/inode.c), and that for pages which we have been asked to read."""
+        changed, self._held.changed = self._held.changed, {}
+        for number in changed:
+            self._tell(number)
 
     @contextlib.contextmanager
     def unseen(self, node: Node) -> Iterator[int]:
@@ -178,6 +188,7 @@ class Stack:
         """A directory's mode has changed: what it merges may not have been for the server to see, nor what is in it."""
         if self.branches[0].confined and node.parent is not None:
             self.directories.forget(node)
+            self._missing = None
             found = self.resolve(node.parent, node.name)
             if found is not None:
                 node.layers = found.layers
@@ -255,8 +266,11 @@ class Stack:
         self._missing = parent, name
 
     def is_missing(self, parent: Node, name: bytes) -> bool:
-        """Whether there is no such name. No branch is asked for the one that was looked up last."""
-        return self._missing == (parent, name) or self.resolve(parent, name) is None
+        """Whether there is no such name. No branch is asked for the one that was looked up last, once."""
+        if self._missing == (parent, name):
+            self._missing = None
+            return True
+        return self.resolve(parent, name) is None
 
     def resolve_existing(self, parent: Node, name: bytes) -> Found:
         found = self.resolve(parent, name)
