@@ -137,7 +137,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
     staged: bytes | None = None
     try:
         entry = os.fstat(source)
-        kept = protection.of_open_file(source)
+        kept = protection.of_file(source)
         mode = stat.S_IMODE(entry.st_mode) & 0o777
         if branch.confined:
             mode |= stat.S_IRUSR | stat.S_IWUSR  # else its attributes could not be set

@@ -30,14 +30,6 @@ def of_file(dirfd: int, name: bytes = b"") -> int:
     return files.statx(dirfd, name).attributes & ANY
 
 
-def of_open_file(fd: int) -> int:
-    """The same of a file that is open, and quicker."""
-    try:
-        return files.get_flags(fd) & ANY
-    except OSError:
-        return 0  # ENOTTY, EOPNOTSUPP
-
-
 def shown(more: files.Statx, node: Node) -> files.Statx:
     """What statx(2) tells of a node's file, with what is kept of its original."""
     kept = node.protection
