@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from tests.contracts.posix.acl import ACCESS, HANDED_DOWN
 from tests.contracts.posix.case import in_child
 from tests.mounting import Union
 from tests.trees import Dir, Entry, File, build
@@ -26,7 +27,13 @@ MODES = (0o6755, 0o6777, 0o2767, 0o2666, 0o6666)
 WHO: Mapping[str, tuple[int | None, tuple[int, ...]]] = {
     "owner": (OWNER, ()), "owner and member": (OWNER, (TEAM,)), "member": (OTHER, (TEAM,)), "stranger": (OTHER, ()),
     "root": (None, ()), "root without CAP_FSETID": (None, ()),
+    "root of a namespace": (None, ()), "root of a namespace without the group": (None, ()),
 }  # fmt: skip
+# As in user_namespaces(7): root is the owner, and not in the group.
+MAPS: Mapping[str, tuple[str, str]] = {
+    "root of a namespace": (f"0 {OWNER} 1", f"0 60000 1\n1 {TEAM} 1"),
+    "root of a namespace without the group": (f"0 {OWNER} 1", "0 60000 1"),
+}
 
 
 def by(flags: int, change: Callable[[int], object]) -> Callable[[str], None]:
@@ -38,6 +45,29 @@ def by(flags: int, change: Callable[[int], object]) -> Callable[[str], None]:
             os.close(fd)
 
     return opened
+
+
+def enter_namespace(uid_map: str, gid_map: str) -> None:
+    """Become root of a user namespace, whose maps another process has to write."""
+    begun, begin = os.pipe()
+    me = os.getpid()
+    writer = os.fork()
+    if writer == 0:
+        failed = 1
+        try:
+            os.read(begun, 1)
+            for kind, lines in (("uid", uid_map), ("gid", gid_map)):
+                with open(f"/proc/{me}/{kind}_map", "w", encoding="ascii") as out:
+                    out.write(lines)
+            failed = 0
+        finally:
+            os._exit(failed)
+    processes.unshare(consts.CLONE_NEWUSER)
+    os.write(begin, b"x")
+    assert os.waitpid(writer, 0)[1] == 0
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
 
 
 def mapped(fd: int) -> None:
@@ -76,9 +106,12 @@ CHANGES: Mapping[str, Callable[[str], object]] = {
     "chgrp to another": lambda path: os.chown(path, -1, OTHER),
     "touch": os.utime,
     "chmod": lambda path: os.chmod(path, 0o6777),
+    "chmod g+s": lambda path: os.chmod(path, 0o2755),
+    "chmod u-s": lambda path: os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~stat.S_ISUID),
+    "set an ACL": lambda path: os.setxattr(path, ACCESS, HANDED_DOWN),
 }
 # Over pyfuse3 there is no fallocate; libfuse does not pass the flag by which the kernel says who may keep the bits.
-MISSING = {"pyfuse3": ("allocate", "punch")}
+MISSING = {"pyfuse3": ("allocate", "punch", "set an ACL")}
 
 Said = dict[tuple[str, str, int], str]
 
@@ -100,6 +133,8 @@ def outcomes(top: str) -> Said:
         def all_changes(who: str = who) -> list[str]:
             if who.endswith("CAP_FSETID"):
                 processes.lose(consts.CAP_FSETID)
+            if who in MAPS:
+                enter_namespace(*MAPS[who])
             errors = []
             for change, act in CHANGES.items():
                 for mode in MODES:

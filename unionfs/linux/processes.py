@@ -188,13 +188,39 @@ def is_capable(tid: int, capability: int) -> bool:
     """Whether a thread has a capability effectively, in the user namespace of this process: one of an inner namespace
     has all of that, and none here. Not if it is gone or not for us to see."""
     try:
-        with open(f"/proc/{tid}/status", "rb") as fields:
-            [effective] = (int(line.split()[1], 16) for line in fields if line.startswith(b"CapEff:"))
-        if not effective >> capability & 1:
-            return False
-        return os.path.samefile(f"/proc/{tid}/ns/user", "/proc/self/ns/user")
+        return _has_effective(tid, capability) and _is_of_our_namespace(tid)
     except (OSError, ValueError):
         return False
+
+
+def is_capable_over(tid: int, capability: int, uid: int, gid: int) -> bool:
+    """The same over a file with this owner and group, as this process sees them: for that, one of any user namespace
+    that maps both is capable (capable_wrt_inode_uidgid(), kernel/capability.c)."""
+    try:
+        return _has_effective(tid, capability) and (
+            _is_of_our_namespace(tid) or (_maps(f"/proc/{tid}/uid_map", uid) and _maps(f"/proc/{tid}/gid_map", gid))
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def _has_effective(tid: int, capability: int) -> bool:
+    with open(f"/proc/{tid}/status", "rb") as fields:
+        [effective] = (int(line.split()[1], 16) for line in fields if line.startswith(b"CapEff:"))
+    return bool(effective >> capability & 1)
+
+
+def _is_of_our_namespace(tid: int) -> bool:
+    return os.path.samefile(f"/proc/{tid}/ns/user", "/proc/self/ns/user")
+
+
+def _maps(path: str, number: int) -> bool:
+    """Whether a user namespace has our `number`; another one's map is shown in the numbers of the reader's
+    (user_namespaces(7))."""
+    with open(path, "rb") as lines:
+        return any(
+            first <= number < first + count for _, first, count in (map(int, line.split()) for line in lines)
+        )
 
 
 class WithoutCapability:

@@ -265,6 +265,7 @@ class UnionOperations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             caller=(caller := _caller(ctx)),
             kill_privileges=bool(fields.update_size) and not caller.has(consts.CAP_FSETID),
+            kernel_takes=True,
         )
         return _entry(await self._call(self._fs.is_slow(ino), change))
 

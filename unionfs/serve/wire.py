@@ -272,17 +272,16 @@ class WireOperations:
 
     def setxattr(self, r: Request) -> Reply:
         self._fs.setxattr(r.nodeid, r.names[0], bytes(r.data), r.fields[1])
-        if r.uid and r.names[0] == _ACCESS_ACL:
+        if r.names[0] == _ACCESS_ACL:
             self._check_set_group_id(r)
         return reply.ok(r.unique)
 
     def _check_set_group_id(self, r: Request) -> None:
         """An ACL set by somebody outside the file's group takes set-group-ID (posix_acl_update_mode(), fs/posix_acl.c).
         """
-        attr = self._fs.getattr(r.nodeid)
-        mode = attr.st.st_mode
-        if mode & stat.S_ISGID and not _caller(r).is_member(attr.st.st_gid):
-            self._fs.setattr(r.nodeid, mode=stat.S_IMODE(mode) & ~stat.S_ISGID)
+        entry = self._fs.getattr(r.nodeid).st
+        if entry.st_mode & stat.S_ISGID and not _caller(r).keeps_set_group_id(entry):
+            self._fs.setattr(r.nodeid, mode=stat.S_IMODE(entry.st_mode) & ~stat.S_ISGID)
 
     def getxattr(self, r: Request) -> Reply:
         return _sized(r, self._fs.getxattr(r.nodeid, r.names[0]))

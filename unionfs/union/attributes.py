@@ -81,9 +81,11 @@ def setattr_(
     mtime_ns: int | None,
     caller: Caller = ROOT,
     kill: bool = False,
+    kernel_takes: bool = False,
 ) -> Attr:
     """Change what is not None; if nothing is, what chown(2) of neither owner nor group does. A lower file is copied up,
-    of its data no more than `size` bytes; with `kill`, `caller` lacks CAP_FSETID and sets the size."""
+    of its data no more than `size` bytes; with `kill`, `caller` lacks CAP_FSETID and sets the size; with `kernel_takes`
+    the `mode` may be what the kernel leaves of set-ID bits (privileges.completed)."""
     if size is not None and node.kind != stat.S_IFREG:
         fail(errno.EISDIR if node.is_directory else errno.EINVAL)
     more = kill or any(value is not None for value in (mode, uid, gid, atime_ns, mtime_ns))
@@ -100,6 +102,8 @@ def setattr_(
         with place.held(here) as there:
             if mode is not None:
                 stack.remember_origin(node)
+                if kernel_takes:
+                    mode = privileges.completed(there.stat(), mode, caller)
             _change(there, mode, uid, gid, size, atime_ns, mtime_ns, caller, kill=kill)
         if mode is not None and node.is_directory:
             stack.reconsider(node)
@@ -127,8 +131,6 @@ def _change(
     owned = uid is not None or gid is not None
     if kill or owned:
         privileges.take(here, caller)
-    if mode is not None:
-        mode = privileges.allowed(here.stat(), stat.S_IMODE(mode), caller)
     if owned:
         here.chown(-1 if uid is None else uid, -1 if gid is None else gid)
     if mode is not None:

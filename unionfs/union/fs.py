@@ -213,13 +213,16 @@ class UnionFs:
         mtime_ns: int | None = None,
         caller: Caller = ROOT,
         kill_privileges: bool = False,
+        kernel_takes: bool = False,
     ) -> Attr:
-        """Change what is not None; with nothing it is chown(2) of neither owner nor group. `kill_privileges`: `caller`
-        sets the size, and lacks CAP_FSETID."""
+        """Change what is not None; with nothing it is chown(2) of neither owner nor group. `mode` is at most 07777.
+        `kill_privileges`: `caller` sets the size, and lacks CAP_FSETID. `kernel_takes`: there is no
+        FUSE_HANDLE_KILLPRIV_V2, and for a write the kernel takes set-user-ID by a `mode`."""
         with self._stack.operation():
             return attributes.setattr_(
                 self._stack, self._stack.nodes.get(ino), mode=mode, uid=uid, gid=gid, size=size,
                 atime_ns=atime_ns, mtime_ns=mtime_ns, caller=caller, kill=kill_privileges,
+                kernel_takes=kernel_takes,
             )  # fmt: skip
 
     def readlink(self, ino: int) -> bytes:

@@ -2,10 +2,13 @@
 chown_common(), fs/attr.c and fs/open.c).
 
                         set-user-ID   set-group-ID, group may execute   set-group-ID, group may not
-    chown, by anybody   goes          goes                              goes, unless a member or CAP_FSETID
+    chown, by anybody   goes          goes                              goes, unless a member or over the file
     write, truncate …
       with CAP_FSETID   stays         stays                             stays
-      without           goes          goes                              goes, unless a member
+      without           goes          goes                              goes, unless a member or over the file
+
+"With CAP_FSETID" is capable(); "over the file" has it in any user namespace that the file's owner and group are mapped
+in (in_group_or_capable(), fs/inode.c). What chmod(2) may set the kernel has decided before it asks.
 
 The branch's file system would go by the server, who is root or the only user there is. So what it cannot know is asked
 of /proc, and only where a file has the bits: the kernel sends neither supplementary groups nor capabilities.
@@ -39,9 +42,13 @@ class Caller(NamedTuple):
             return self.uid == 0
         return processes.is_capable(self.tid, capability)
 
-    def keeps_set_group_id(self, gid: int) -> bool:
-        """Of a file of the group `gid` that the group may not execute."""
-        return self.is_member(gid) or self.has(consts.CAP_FSETID)
+    def keeps_set_group_id(self, entry: os.stat_result) -> bool:
+        """Of a file that the group may not execute."""
+        if self.is_member(entry.st_gid):
+            return True
+        if not self.tid:
+            return self.uid == 0
+        return processes.is_capable_over(self.tid, consts.CAP_FSETID, entry.st_uid, entry.st_gid)
 
 
 # The server itself.
@@ -57,7 +64,7 @@ def left(entry: os.stat_result, caller: Caller) -> int:
     """The permission bits that a chown leaves, or another change by a caller without CAP_FSETID."""
     mode = stat.S_IMODE(entry.st_mode)
     kept = mode & ~stat.S_ISUID
-    if mode & stat.S_IXGRP or not caller.keeps_set_group_id(entry.st_gid):
+    if mode & stat.S_IXGRP or not caller.keeps_set_group_id(entry):
         kept &= ~stat.S_ISGID
     return kept
 
@@ -74,11 +81,13 @@ def take(here: Place, caller: Caller, *, unless_capable: bool = False) -> bool:
     return True
 
 
-def allowed(entry: os.stat_result, mode: int, caller: Caller) -> int:
-    """Of a `mode` to be set on the file, what may be: a kernel that takes set-user-ID by itself for a write leaves a
-    set-group-ID that the group may not execute (fuse_setattr(), fs/fuse/dir.c)."""
-    seen = stat.S_ISREG(entry.st_mode) and caller.tid
-    if seen and mode & stat.S_ISGID and not caller.keeps_set_group_id(entry.st_gid):
+def completed(entry: os.stat_result, mode: int, caller: Caller) -> int:
+    """The `mode` to be set where it may be the kernel that takes set-user-ID for a write or a chown, not a chmod(2): it
+    leaves a set-group-ID that the group may not execute (fuse_setattr(), fs/fuse/dir.c)."""
+    has = stat.S_IMODE(entry.st_mode)
+    only_group = has & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID
+    taken = stat.S_ISREG(entry.st_mode) and has & stat.S_ISUID and only_group and mode == has & ~stat.S_ISUID
+    if taken and caller.tid and not caller.keeps_set_group_id(entry):
         return mode & ~stat.S_ISGID
     return mode
 
