@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.contracts.posix.case import in_child
+from tests.trees import Dir, File, Symlink, build
 from unionfs.transport import control
 
 
@@ -141,3 +144,84 @@ def test_a_server_that_does_not_answer(announcement: control.Announcement, monke
     monkeypatch.setattr(control, "_CLIENT_PATIENCE_SECONDS", 0.05)
     with pytest.raises(TimeoutError):
         control.ask("0:7", control.INFO)
+
+
+USER, OTHER = 2001, 2002
+THESIS = Dir({"thesis": File("thesis", uid=USER)}, uid=USER)
+# What others, or the user himself, put where his runtime directory is said to be.
+TRAPS = {
+    "a link of another's": {"fuse-aufs": Dir({"mounts": Symlink("../home")}, uid=OTHER)},
+    "a link": {"fuse-aufs": Dir({"mounts": Symlink("../home")}, uid=USER)},
+    "a link above": {"fuse-aufs": Symlink("home")},
+    "another's": {"fuse-aufs": Dir({"mounts": Dir({}, mode=0o777, uid=OTHER)}, mode=0o777, uid=OTHER)},
+    "another's below": {"fuse-aufs": Dir({"mounts": Dir({}, mode=0o777, uid=OTHER)}, uid=USER)},
+    "open to all": {"fuse-aufs": Dir({"mounts": THESIS}, mode=0o777, uid=USER)},
+    "open to a group": {"fuse-aufs": Dir({"mounts": Dir({}, mode=0o770, uid=USER)}, uid=USER)},
+    "a file": {"fuse-aufs": File("")},
+}  # fmt: skip
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where everybody may make something, as in /tmp; the working directory, too."""
+    with tempfile.TemporaryDirectory(prefix="control-") as top:
+        os.chmod(top, 0o1777)
+        build(top, {"home": THESIS})
+        monkeypatch.chdir(top)
+        yield top
+
+
+def announced(runtime: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a user's server that announced itself, and withdrew."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+
+    def announce() -> str:
+        one = control.Announcement("0:7.1")
+        one.withdraw()
+        return one.path
+
+    address: str = in_child(announce, uid=USER)
+    return address
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_directory_that_is_not_his_alone(shared: str, trap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(shared, TRAPS[trap])
+    before = everything(shared)
+    assert announced(shared, monkeypatch).startswith("\0")
+    assert everything(shared) == before
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("runtime", ["", ".", "home", "nonexistent"])
+def test_no_runtime_directory(shared: str, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = everything(shared)
+    assert announced(runtime, monkeypatch).startswith("\0")
+    assert everything(shared) == before
+
+
+@pytest.mark.needs("root")
+def test_only_sockets_are_swept(shared: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = f"{shared}/home"
+    assert announced(home, monkeypatch) == f"{home}/fuse-aufs/mounts/0:7.1"
+    mounts = f"{home}/fuse-aufs/mounts"
+    build(mounts, {"file": "", "link": Symlink("dead"), "directory": {}})
+    os.mkfifo(f"{mounts}/fifo")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(f"{mounts}/dead")
+        os.chown(f"{mounts}/dead", USER, USER)
+    assert announced(home, monkeypatch) == f"{mounts}/0:7.1"
+    assert sorted(os.listdir(mounts)) == ["directory", "fifo", "file", "link"]
+
+
+@pytest.mark.needs("root")
+def test_a_path_too_long_for_a_client(shared: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = f"{shared}/home/{'x' * 100}"
+    build(long, {})
+    os.chown(long, USER, USER)
+    assert announced(long, monkeypatch).startswith("\0")
+
+
+def everything(top: str) -> list[tuple[str, list[str], list[str]]]:
+    return sorted((path, sorted(directories), sorted(files)) for path, directories, files in os.walk(top))

@@ -16,10 +16,12 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from unionfs.linux.files import fd_path
 from unionfs.linux.processes import is_stopped
 
 INFO = b"info\n"
@@ -35,6 +37,7 @@ PAUSE_SECONDS = 1.0
 _SPARE = 3
 
 _LONGEST_REQUEST = 64
+_LONGEST_PATH = 108  # of what a client connects to: sun_path (unix(7)), with its zero
 
 Facts = Callable[[], Mapping[str, object]]
 
@@ -46,7 +49,9 @@ def directory() -> str:
     """Root's servers are all in one place; another user's in that user's."""
     if os.geteuid() == 0:
         return "/run/fuse-aufs/mounts"
-    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}")
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not os.path.isabs(runtime):  # to be ignored, says the XDG Base Directory Specification
+        runtime = f"/run/user/{os.geteuid()}"
     return os.path.join(runtime, "fuse-aufs/mounts")
 
 
@@ -70,11 +75,13 @@ class Announcement:
     def __init__(self, identity: str) -> None:
         """Raises OSError when the directory cannot be written to; the mount works without."""
         self._spare: list[int] = []
+        self._directory = -1
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self.path = self._bind(identity)
         except BaseException:
             self.socket.close()
+            self._close_directory()
             raise
         self._keep_spare()
 
@@ -83,6 +90,7 @@ class Announcement:
         try:
             return self._bind_in(directory(), identity)
         except OSError:
+            self._close_directory()
             address = _addresses(identity)[-1]
             if not address.startswith("\0"):
                 raise
@@ -91,24 +99,27 @@ class Announcement:
         return address
 
     def _bind_in(self, where: str, identity: str) -> str:
-        for path, mode in ((os.path.dirname(where), 0o755), (where, 0o700)):
-            try:
-                os.mkdir(path, mode)
-            except FileExistsError:
-                pass  # by the runtime, or by the first mount
-        _sweep(where)
-        hidden, path = os.path.join(where, f".{identity}"), os.path.join(where, identity)
+        path, hidden = os.path.join(where, identity), f".{identity}"
+        if len(os.fsencode(path)) >= _LONGEST_PATH:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+        fd = self._directory = _made_private(where)
+        _sweep(fd)
         try:
             # Listening before it has its name: whoever finds it can connect, and a sweep does not take it for dead.
-            self.socket.bind(hidden)
-            os.chmod(hidden, 0o600)
+            self.socket.bind(os.fsdecode(fd_path(fd)) + f"/{hidden}")
+            os.chmod(hidden, 0o600, dir_fd=fd)
             self.socket.listen()
-            os.rename(hidden, path)
+            os.rename(hidden, identity, src_dir_fd=fd, dst_dir_fd=fd)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(hidden)
+                os.unlink(hidden, dir_fd=fd)
             raise
         return path
+
+    def _close_directory(self) -> None:
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
     @contextlib.contextmanager
     def client(self) -> Iterator[socket.socket | None]:
@@ -149,9 +160,10 @@ class Announcement:
             os.close(self._spare.pop())
 
     def withdraw(self) -> None:
-        if not self.path.startswith("\0"):
+        if self._directory >= 0:
             with contextlib.suppress(FileNotFoundError):  # somebody emptied /run
-                os.unlink(self.path)
+                os.unlink(os.path.basename(self.path), dir_fd=self._directory)
+        self._close_directory()
         self.socket.close()
         self._give_spare()
 
@@ -269,18 +281,42 @@ def _credentials(peer: socket.socket) -> tuple[int, int]:
     return int(pid), int(uid)
 
 
-def _sweep(where: str) -> None:
+def _made_private(where: str) -> int:
+    """A descriptor of the directory `where`, made if it is missing, and the one above it too.
+
+    A runtime directory can be said to be where others write, and they to have been there first. So neither may be a
+    link, another's, or writable to others (EPERM): in it nobody else makes, replaces or takes away anything.
+    """
+    above, last = os.path.split(where)
+    fd = os.open(os.path.dirname(above), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name, mode in ((os.path.basename(above), 0o755), (last, 0o700)):
+        outer = fd
+        try:
+            with contextlib.suppress(FileExistsError):  # by the runtime, or by the first mount
+                os.mkdir(name, mode, dir_fd=outer)
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=outer)
+        finally:
+            os.close(outer)
+        entry = os.fstat(fd)
+        if entry.st_uid != os.geteuid() or entry.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            os.close(fd)
+            raise OSError(errno.EPERM, "others may write to it", where)
+    return fd
+
+
+def _sweep(directory: int) -> None:
     """Take away the sockets of servers that were killed. Those that live notice nothing: a socket of another type at
     that address is refused for its type (EPROTOTYPE, unix(7)), and only where nobody listens for that."""
+    within = os.fsdecode(fd_path(directory))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-        for name in os.listdir(where):
-            path = os.path.join(where, name)
-            if name.startswith("."):
-                continue
+        for name in os.listdir(directory):
             try:
-                client.connect(path)
+                # What is no socket refuses connections as well (unix_find_bsd(), net/unix/af_unix.c).
+                if name.startswith(".") or not stat.S_ISSOCK(os.lstat(f"{within}/{name}").st_mode):
+                    continue
+                client.connect(f"{within}/{name}")
             except ConnectionRefusedError:
                 with contextlib.suppress(FileNotFoundError):  # another mount swept it first
-                    os.unlink(path)
+                    os.unlink(name, dir_fd=directory)
             except OSError:
                 pass  # EPROTOTYPE; ENOENT is one that withdrew
