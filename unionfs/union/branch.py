@@ -126,14 +126,16 @@ class Branch:
     @contextlib.contextmanager
     def permitted(self, fd: int) -> Iterator[None]:
         """Around a change by the union itself of what its owner may not write to, who is all that the server is: he may
-        meanwhile. Nobody sees it but after a crash."""
+        meanwhile. Nobody sees it but after a crash. Not where he could not give it its mode again: chmod(2) takes the
+        set-group-ID bit if he is not in the file's group."""
         if not self.confined:
             yield
             return
         entry = os.fstat(fd)
         mode = stat.S_IMODE(entry.st_mode)
         wanted = mode | stat.S_IWUSR | (stat.S_IXUSR if stat.S_ISDIR(entry.st_mode) else 0)
-        if wanted == mode or entry.st_uid != os.geteuid():
+        lost = mode & stat.S_ISGID and entry.st_gid not in (os.getegid(), *os.getgroups())
+        if wanted == mode or lost or entry.st_uid != os.geteuid():
             yield
             return
         os.chmod(files.fd_path(fd), wanted)
