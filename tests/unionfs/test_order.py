@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.contracts.posix.case import in_child
 from tests.pictures import Disk
-from tests.trees import HardLink, Symlink, Tree, build
+from tests.trees import Dir, HardLink, Symlink, Tree, build
 from tests.unionfs.inprocess import ROOT, create, listing, union, walk
 from unionfs.linux import files
 from unionfs.linux.consts import RENAME_EXCHANGE
@@ -175,3 +177,30 @@ def test_whiteouts_of_somebody_else_are_good_enough(tmp_path: Path) -> None:
             for name in (b"f", b"g", b"h", b"i"):
                 fs.unlink(ROOT, name)
             assert listing(fs) == []
+
+
+USER = 2001
+
+
+@pytest.mark.needs("program:mkfs.btrfs")
+def test_a_directory_that_the_server_may_not_read() -> None:
+    """It is open with O_PATH, and cannot be synced by itself."""
+    with tempfile.TemporaryDirectory(prefix="order-") as home:
+        os.chmod(home, 0o755)
+        with Disk(Path(home), "btrfs").mounted() as path:
+            build(str(path), {"low": {"d": Dir({"f": "f", "g": "g"}, mode=0o300), "e": Dir({"h": "h"}, mode=0o300)}})
+            for directory, _, names in os.walk(path):
+                for name in (".", *names):
+                    os.chown(os.path.join(directory, name), USER, USER)
+
+            def change() -> None:
+                with union(path, volatile=False) as fs:
+                    fs.rename(walk(fs, "d"), b"f", walk(fs, "d"), b"n")
+                    fs.unlink(walk(fs, "d"), b"g")
+                    fs.rename(walk(fs, "e"), b"h", ROOT, b"h")
+                    fs.check_invariants()
+
+            in_child(change, uid=USER)
+            assert sorted(os.listdir(path / "up/d")) == [".wh.f", ".wh.g", "n"]
+            assert sorted(os.listdir(path / "up/e")) == [".wh.h"]
+            assert "h" in os.listdir(path / "up")

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,13 @@ def is_kept(stack: Stack) -> bool:
 
 def first(stack: Stack, fd: int) -> None:
     """The file `fd`, its names and its attributes before what follows."""
-    if not is_kept(stack):
-        stack.waiting.begins()
-        os.fsync(fd)
+    if is_kept(stack):
+        return
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:  # a directory that the server may not read (EBADF)
+        everything_first(stack)
+        return
+    stack.waiting.begins()
+    os.fsync(fd)
 
 
 def whiteout_first(stack: Stack, directory: BranchDirectory, name: bytes) -> None:
