@@ -280,7 +280,7 @@ def _unmount_top(target: str) -> bool:
     if top is None:
         return False
     try:
-        if top.fstype == device.FSTYPE:
+        if device.identity_of(top) is not None:
             unmount_union(target)
         else:
             sys_mounts.umount2(target, consts.UMOUNT_NOFOLLOW)

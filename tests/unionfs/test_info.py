@@ -21,6 +21,7 @@ from tests.contracts.posix.case import fails
 from tests.mounting import Union, unionfs
 from unionfs.linux import consts, mounts
 from unionfs.transport import control, device, info
+from unionfs.union import mark
 
 UNIONFS = [sys.executable, "-m", "unionfs"]
 
@@ -101,7 +102,7 @@ def unanswered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
     path = str(tmp_path / "mnt")
     os.mkdir(path)
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,max_read={device.new_mark()}"
+    data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,max_read={mark.new()}"
     mounts.mount("test", path, "fuse.unionfs", 0, data)
     yield path
     mounts.umount2(path, consts.MNT_DETACH)

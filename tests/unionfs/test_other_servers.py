@@ -19,6 +19,7 @@ from tests.mounting import Union, server_of, unionfs
 from tests.unionfs.test_session import ended
 from unionfs.linux import consts, mounts
 from unionfs.transport import control, device, info, serving
+from unionfs.union import mark
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -108,7 +109,7 @@ def test_nobody_detaches_another_mount(mount_union: Callable[..., Union]) -> Non
     assert point is not None
     unmounter = serving.Unmounter()
     try:
-        unmounter.detach(device.identity(point.device, device.new_mark()))
+        unmounter.detach(device.identity(point.device, mark.new()))
         assert union.mounted
         assert [p.target for p in unmounter.places(device.identity_of(point) or "")] == [point.target]
     finally:
@@ -168,7 +169,7 @@ def test_how_a_mount_looks(mount_union: Callable[..., Union]) -> None:
 
 
 def test_marks_differ_and_limit_nothing() -> None:
-    marks = {device.new_mark() for _ in range(100)}
+    marks = {mark.new() for _ in range(100)}
     assert len(marks) > 90
     assert all(1 << 30 <= mark < 1 << 31 for mark in marks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from tests.mounting import Union, unionfs
 from tests.unionfs.test_cli import AS_NOBODY, UNIONFS, bare_dev, nobodys, place  # noqa: F401 (fixtures)
 from unionfs.linux import consts, mounts
 from unionfs.transport import delivery, info
+from unionfs.union.branch import Branch
+from unionfs.union.identity import Identity
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -43,6 +46,8 @@ def test_roots(mount_union: Callable[..., Union], tmp_path: Path, source: str) -
     assert len(line.split(b" ")) == 6
     assert {"default_permissions", "allow_other", "user_id=0"} <= set(point.super_options.split(","))
     assert [b["permission"] for b in info.ask(union.path)["branches"]] == ["rw", "ro"]
+    with contextlib.closing(Branch.open(os.fsencode(union.path), "ro")) as branch:
+        assert [source.lasting for source in Identity([branch]).sources[0].values()] == [True]
     (tmp_path / "up2").mkdir()
     again = subprocess.run([*UNIONFS, "mount", f"{tmp_path}/up2", union.path], capture_output=True, text=True)
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)

@@ -248,7 +248,13 @@ def mount_of(path: StrPath) -> MountPoint | None:
     return next((p for p in mountinfo() if p.mount_id == mount_id and p.target == target), None)
 
 
-def file_system_of(device: int) -> str | None:
-    """The type of the mounted file system with this st_dev; None where no mount shows it (a subvolume of btrfs)."""
+def mount_showing(device: int) -> MountPoint | None:
+    """A mount of the file system with this st_dev; None where none shows it (a subvolume of btrfs)."""
     number = f"{os.major(device)}:{os.minor(device)}"
-    return next((point.fstype for point in mountinfo() if point.device == number), None)
+    return next((point for point in mountinfo() if point.device == number), None)
+
+
+def file_system_of(device: int) -> str | None:
+    """Its type; None where no mount shows it."""
+    point = mount_showing(device)
+    return None if point is None else point.fstype

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from unionfs.linux.mounts import detached, mountinfo
 from unionfs.transport import device
+from unionfs.union import mark
 
 HANDED = b"\n"
 
@@ -50,7 +51,7 @@ class AtMountPoint:
         self.name = name
         self._shown = shown
         self.identity = ""
-        self._mark = device.new_mark()
+        self._mark = mark.new()
 
     def mount(self, flags: Collection[str], allow_other: bool, *, dont_mask: bool) -> int:
         fd = device.attach(self.name, flags, allow_other, self._mark, self._shown)
@@ -79,7 +80,7 @@ class HandedOver:
     def __init__(self, connection: socket.socket, shown: device.Shown = device.AS_EVER) -> None:
         self._shown = shown
         self.identity = ""
-        self._mark = device.new_mark()
+        self._mark = mark.new()
         self._connection = connection
         self._mount = -1
 

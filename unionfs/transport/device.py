@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from unionfs.linux import consts, mounts
 from unionfs.linux.mounts import MountPoint
+from unionfs.union import mark
 
 
 class Shown(NamedTuple):
@@ -31,7 +32,6 @@ class Shown(NamedTuple):
 
 
 AS_EVER = Shown()
-FSTYPE = AS_EVER.fstype
 
 # The kernel then passes mode and umask apart, so that a default ACL can take the umask's place
 # (fs/fuse/inode.c, dont_mask).
@@ -51,9 +51,6 @@ _MS = {
     "strictatime": consts.MS_STRICTATIME,
 }
 
-# Above any read that a kernel asks for (FUSE_MAX_MAX_PAGES, fs/fuse), so that the bits below are free; see `identity`.
-_NO_LIMIT = 1 << 30
-
 # What of these belongs to the mount, and so is for fsmount(2); the rest is the file system's.
 _ATTRIBUTES = {
     "ro": consts.MOUNT_ATTR_RDONLY,
@@ -72,31 +69,22 @@ _OF_FILE_SYSTEM = ("ro", "sync", "dirsync")
 _NOT_FOR_FUSERMOUNT = {"nosuid", "nodev", "nosymfollow", "relatime", "strictatime"}
 
 
-def new_mark() -> int:
-    """A number for one mount; see `identity`."""
-    return _NO_LIMIT | int.from_bytes(os.urandom(4)) % _NO_LIMIT
-
-
-def identity(device: str, mark: int | str) -> str:
+def identity(device: str, number: int | str) -> str:
     """What tells a mount from all others there are and were, in whatever namespace it is seen.
 
     The kernel hands a device number out again as soon as it is free, a mount id belongs to one place of the mount, and
-    its server may be stopped. So a mark is in an option of the file system, which every mount of it shows without
-    asking anybody (mountinfo, fuse_show_options()): the longest read, of which only so much matters that it is long.
+    its server may be stopped. So every mount of it shows a mark (union/mark.py).
     """
-    return f"{device}.{mark}"
+    return f"{device}.{number}"
 
 
 def identity_of(point: MountPoint) -> str | None:
-    """None if it is not a union's. The type is no sign of one, for it can be chosen (`Shown`)."""
-    mark = next((o.removeprefix("max_read=") for o in point.super_options.split(",") if o.startswith("max_read=")), "")
-    ours = point.fstype == FSTYPE or (
-        point.fstype.startswith("fuse.") and mark.isdecimal() and _NO_LIMIT <= int(mark) < 2 * _NO_LIMIT
-    )
-    return identity(point.device, mark) if ours else None
+    """None if it is not a union's."""
+    its = mark.of(point)
+    return None if its is None else identity(point.device, its)
 
 
-def attach(mountpoint: str, flags: Collection[str], allow_other: bool, mark: int, shown: Shown) -> int:
+def attach(mountpoint: str, flags: Collection[str], allow_other: bool, max_read: int, shown: Shown) -> int:
     """Mount with the `flags` of mount(8) (keys of _MS) and return the descriptor to serve.
 
     Until INIT is answered on it, users of the mount wait. Permission checks are the kernel's work
@@ -104,11 +92,11 @@ def attach(mountpoint: str, flags: Collection[str], allow_other: bool, mark: int
     system's would be. Raises OSError with what to do in its text.
     """
     if os.geteuid() == 0:
-        return mount(mountpoint, flags, mark, shown)
-    return _fusermount(mountpoint, flags, allow_other, mark, shown)
+        return mount(mountpoint, flags, max_read, shown)
+    return _fusermount(mountpoint, flags, allow_other, max_read, shown)
 
 
-def make_detached(flags: Collection[str], mark: int, shown: Shown) -> tuple[int, int]:
+def make_detached(flags: Collection[str], max_read: int, shown: Shown) -> tuple[int, int]:
     """The same as a mount that is attached nowhere: the descriptor to serve, and one of the mount.
 
     Nobody finds it by a name, and it ends with the last descriptor of it. Raises OSError as attach() does. The umask is
@@ -120,7 +108,7 @@ def make_detached(flags: Collection[str], mark: int, shown: Shown) -> tuple[int,
         try:
             for key, value in {
                 "source": shown.source, "subtype": shown.subtype, "fd": str(fd), "rootmode": f"{stat.S_IFDIR:o}",
-                "user_id": "0", "group_id": "0", "max_read": str(mark),
+                "user_id": "0", "group_id": "0", "max_read": str(max_read),
             }.items():  # fmt: skip
                 mounts.fsconfig(context, consts.FSCONFIG_SET_STRING, key, value)
             for flag in ("default_permissions", "allow_other", *(flag for flag in flags if flag in _OF_FILE_SYSTEM)):
@@ -145,12 +133,12 @@ def detach(mountpoint: str, *, lazy: bool = False) -> None:
             raise OSError(code, reason, mountpoint)
 
 
-def mount(mountpoint: str, flags: Collection[str], mark: int, shown: Shown) -> int:
+def mount(mountpoint: str, flags: Collection[str], max_read: int, shown: Shown) -> int:
     """attach() for root."""
     fd = _open_device()
     try:
         data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other"
-        data += f",max_read={mark}"
+        data += f",max_read={max_read}"
         mounts.mount(shown.source, mountpoint, shown.fstype, sum(_MS[flag] for flag in flags) | _MS_POSIXACL, data)
     except OSError as error:
         os.close(fd)
@@ -176,9 +164,9 @@ def _refused(error: OSError, place: str) -> OSError:
     return OSError(error.errno, text, place)
 
 
-def _fusermount(mountpoint: str, flags: Collection[str], allow_other: bool, mark: int, shown: Shown) -> int:
+def _fusermount(mountpoint: str, flags: Collection[str], allow_other: bool, max_read: int, shown: Shown) -> int:
     source = shown.source.replace("\\", r"\\").replace(",", r"\,")  # as do_mount() of fusermount.c undoes
-    words = [f"fsname={source}", f"subtype={shown.subtype}", "default_permissions", f"max_read={mark}"]
+    words = [f"fsname={source}", f"subtype={shown.subtype}", "default_permissions", f"max_read={max_read}"]
     words += [flag for flag in flags if flag not in _NOT_FOR_FUSERMOUNT]
     if allow_other:
         words.append("allow_other")

@@ -12,6 +12,7 @@ import os
 from typing import NamedTuple
 
 from unionfs.linux import consts, files, mounts
+from unionfs.union import mark
 from unionfs.union.branch import Branch
 
 ROOT = 1
@@ -133,7 +134,10 @@ class Identity:
                 return of_branch[device].lasting
         # An overlay has devices of its own for files, which no mount shows.
         kind = mounts.file_system_of(device) or mounts.file_system_of(self._branches[branch].device) or ""
-        return kind not in _NUMBERED_ANEW and (not kind.startswith("fuse.") or kind == "fuse.unionfs")
+        if kind.startswith("fuse."):
+            point = mounts.mount_showing(device)
+            return point is not None and mark.of(point) is not None
+        return kind not in _NUMBERED_ANEW
 
     def source(self, branch: int, dirfd: int, name: bytes, entry: os.stat_result) -> Source:
         """Of the branch file `name` in `dirfd`, with the status `entry`."""
