@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -11,7 +12,8 @@ import pytest
 
 from tests.contracts.posix.case import in_child
 from tests.trees import Dir, File, build
-from tests.unionfs.inprocess import union, walk, write
+from tests.unionfs.inprocess import ROOT, union, walk, write
+from unionfs.linux import files
 from unionfs.union.fs import UnionFs
 
 pytestmark = pytest.mark.needs("root", "user-xattr")
@@ -61,3 +63,35 @@ def test_set_group_id_that_he_could_not_give_again(home: str) -> None:
     in_union(home, change, groups=(TEAM,))
     assert mode(home, "up/d") == 0o2555
     assert os.listdir(f"{home}/up/d") == ["f"]
+
+
+def test_a_directory_over_a_whiteout_is_made_when_it_has_its_name(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever there is no descriptor for after that."""
+    build(home, {"low": Dir({"f": File("x", uid=USER, gid=USER)}, uid=USER, gid=USER)})
+    rename, open_ = files.renameat2, os.open
+
+    def none_left(*arguments: object, **more: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def renameat2(*arguments: int | bytes) -> None:
+        rename(*arguments)  # type: ignore[arg-type]
+        monkeypatch.setattr(os, "open", none_left)
+
+    def change(fs: UnionFs) -> object:
+        fs.unlink(ROOT, b"f")
+        monkeypatch.setattr(files, "renameat2", renameat2)
+        try:
+            return stat.S_IMODE(fs.mkdir(ROOT, b"f", 0o555, USER, USER).st.st_mode)
+        finally:
+            monkeypatch.setattr(os, "open", open_)
+
+    assert in_union(home, change) == 0o555
+    assert mode(home, "up/f") == 0o555
+    assert os.listdir(f"{home}/up/f") == [".wh..wh..opq"]
+
+
+def test_a_read_only_directory_of_another_group_of_his(home: str) -> None:
+    """It is not made in place, and moved there."""
+    made = in_union(home, lambda fs: fs.mkdir(ROOT, b"d", 0o555, USER, TEAM).st.st_gid, groups=(TEAM,))
+    assert made == TEAM
+    assert mode(home, "up/d") == 0o555

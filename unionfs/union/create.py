@@ -137,23 +137,21 @@ def mkdir(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int
     if not directory.hides(name):
         return _made(stack, parent, directory, name, uid, gid, mode, lambda fd, new: os.mkdir(new, bits, dir_fd=fd))
     branch = stack.branches[0]
-    # Its marker is made in it, and it is moved: for that its owner has to be allowed to write to it.
-    own = stat.S_IRWXU if branch.confined else 0
-    made = _made(
-        stack, parent, directory, name, uid, gid, mode | own,
-        lambda fd, new: _make_opaque(branch, fd, new, bits | own), staged=True,
+    return _made(
+        stack, parent, directory, name, uid, gid, mode,
+        lambda fd, new: _make_opaque(branch, fd, new, bits), staged=True,
     )  # fmt: skip
-    if own & ~bits:
-        place.of(stack, made.node).chmod(stat.S_IMODE(made.entry.st_mode) & ~own | bits & own)
-        return _adopted(stack, parent, name, os.stat(name, dir_fd=directory.fd, follow_symlinks=False))
-    return made
 
 
-def _make_opaque(branch: Branch, dirfd: int, name: bytes, mode: int) -> None:
-    os.mkdir(name, mode, dir_fd=dirfd)
+def _make_opaque(branch: Branch, dirfd: int, name: bytes, bits: int) -> None:
+    # Its marker is made in it: for that its owner has to be allowed to write to it.
+    missing = stat.S_IRWXU & ~bits if branch.confined else 0
+    os.mkdir(name, bits | missing, dir_fd=dirfd)
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
     try:
         whiteout.mark_opaque(branch, fd)
+        if missing:
+            os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) & ~missing)
     finally:
         os.close(fd)
 
@@ -219,10 +217,25 @@ def _make_staged(
         try:
             make(staging, new)
             _own(Place(staging, new), directory, uid, gid, mode)
-            files.renameat2(staging, new, directory.fd, name, consts.RENAME_NOREPLACE)
+            with _movable(branch, staging, new, mode):
+                files.renameat2(staging, new, directory.fd, name, consts.RENAME_NOREPLACE)
         except BaseException:
             branch.discard_work(new)
             raise
+
+
+@contextlib.contextmanager
+def _movable(branch: Branch, dirfd: int, name: bytes, mode: int) -> Iterator[None]:
+    """Around the move of what was made: of a directory it is a change, of its `..` (vfs_rename(), fs/namei.c)."""
+    if not branch.confined or not stat.S_ISDIR(mode):
+        yield
+        return
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+    try:
+        with branch.permitted(fd):
+            yield
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
