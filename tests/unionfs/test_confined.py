@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.contracts.posix.case import in_child
-from tests.trees import Dir, File, build
+from tests.trees import Dir, File, Symlink, build
 from tests.unionfs.inprocess import ROOT, union, walk, write
 from unionfs.linux import files
 from unionfs.union.fs import UnionFs
@@ -95,3 +95,53 @@ def test_a_read_only_directory_of_another_group_of_his(home: str) -> None:
     made = in_union(home, lambda fs: fs.mkdir(ROOT, b"d", 0o555, USER, TEAM).st.st_gid, groups=(TEAM,))
     assert made == TEAM
     assert mode(home, "up/d") == 0o555
+
+
+def test_numbers_of_copies_that_can_be_read_are_not_kept(home: str) -> None:
+    """Of others they are, for as long as they have a name."""
+    names = [b"f%d" % n for n in range(6)]
+    low = {name.decode(): File("x", uid=USER, gid=USER) for name in names}
+    directory = Dir({}, uid=USER, gid=USER)
+    build(home, {"low": Dir({"d": Dir({**low, "l": Symlink("f")}, uid=USER, gid=USER), "e": directory}, uid=USER)})
+    os.chown(f"{home}/low/d/l", USER, USER, follow_symlinks=False)
+
+    def change(fs: UnionFs) -> object:
+        kept, d = [], walk(fs, "d")
+        numbers = [walk(fs, f"d/{name.decode()}") for name in names]
+
+        def count() -> None:
+            kept.append(len(fs._stack.identity._origins))
+
+        for number in numbers:
+            write(fs, number, b"y")
+        count()
+        for number in numbers:
+            fs.setattr(number, mode=0)
+        count()
+        fs.setattr(numbers[0], mode=0o600)
+        count()
+        fs.forget([(number, 1) for number in numbers[1:]])
+        assert [walk(fs, f"d/{name.decode()}") for name in names] == numbers
+        for name in names[1:4]:
+            fs.unlink(d, name)
+        count()
+        fs.link(numbers[4], d, b"other")
+        fs.unlink(d, names[4])
+        count()
+        fs.rename(d, names[5], d, b"other")
+        count()
+        fs.unlink(d, b"other")
+        count()
+        fs.rename(d, b"l", d, b"m")
+        link = walk(fs, "d/m")
+        fs.forget([(link, 1)])
+        assert walk(fs, "d/m") == link
+        fs.unlink(d, b"m")
+        e = walk(fs, "e")
+        fs.setattr(e, mode=0)
+        count()
+        fs.setattr(e, mode=0o700)
+        count()
+        return kept
+
+    assert in_union(home, change) == [0, 6, 5, 2, 2, 1, 0, 1, 0]

@@ -101,10 +101,12 @@ def setattr_(
     elif more or size is not None:
         with place.held(here) as there:
             if mode is not None:
-                stack.remember_origin(node)
+                stack.remember_origin(node, mode)
                 if kernel_takes:
                     mode = privileges.completed(there.stat(), mode, caller)
             _change(there, mode, uid, gid, size, atime_ns, mtime_ns, caller, kill=kill)
+        if mode is not None and mode & stat.S_IRUSR and node.kind in (stat.S_IFREG, stat.S_IFDIR):
+            stack.identity.forget(node.inode)
         if mode is not None and node.is_directory:
             stack.reconsider(node)
     return of_entry(stack, node, here.stat())
@@ -183,6 +185,8 @@ def setxattr(stack: Stack, node: Node, name: bytes, value: bytes, flags: int) ->
     _refuse_private(name)
     protection.refuse(stack, node)
     copyup.copy_up(stack, node)
+    if name == b"system.posix_acl_access":
+        stack.remember_origin(node, 0)  # the owner's permissions are in it
     with place.held(place.of(stack, node)) as here:
         here.setxattr(name, value, flags)
 

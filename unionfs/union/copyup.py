@@ -100,7 +100,7 @@ def _copy_up_one_directory(stack: Stack, node: Node) -> None:
         os.close(source)
     node.layers = (0, *node.layers)
     _protect(node, kept)
-    stack.copied(node, entry)
+    stack.copied(node, entry, entry.st_mode)
 
 
 def _copy_up_special(stack: Stack, node: Node) -> None:
@@ -124,7 +124,7 @@ def _copy_up_special(stack: Stack, node: Node) -> None:
         else:
             _place(stack, node, copy.fd, name)
         node.branch = 0
-        stack.copied(node, made)
+        stack.copied(node, made, made.st_mode)
     finally:
         os.close(source)
         branch.discard_work(name)
@@ -178,7 +178,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
             directory.add(node.name)
         node.branch = 0
         _protect(node, kept)
-        stack.copied(node, made)
+        stack.copied(node, made, entry.st_mode)
     finally:
         os.close(source)
         if copy >= 0:

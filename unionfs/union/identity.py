@@ -192,7 +192,7 @@ class Identity:
         return self._origins.get(inode) if branch == 0 else None
 
     def forget(self, inode: int) -> None:
-        """The number is a new file's."""
+        """The number is a new file's or nobody's, or the attribute can be read."""
         self._origins.pop(inode, None)
 
     @property

@@ -180,5 +180,7 @@ class outliving:
             return
         if kind is None:
             self._node.orphan_fd = self._fd
+            if self._stack.branches[0].confined and not os.fstat(self._fd).st_nlink:
+                self._stack.identity.forget(self._node.inode)
         else:
             os.close(self._fd)

@@ -187,6 +187,7 @@ def _count_first(stack: Stack, node: Node) -> None:
 
 def directory_is_gone(stack: Stack, node: Node) -> None:
     stack.directories.forget(node)
+    stack.identity.forget(node.inode)
     node.layers = ()
     for parent, name in list(node.names):
         stack.take_name(node, parent, name)

@@ -173,15 +173,18 @@ class Stack:
         finally:
             self.changed(node)
 
-    def copied(self, node: Node, entry: os.stat_result) -> None:
-        """The node's file is its copy in the writable branch, `entry`, from now on."""
+    def copied(self, node: Node, entry: os.stat_result, mode: int) -> None:
+        """The node's file is its copy in the writable branch, `entry`, from now on, with this `mode`."""
         self.nodes.set_real(node, entry)
-        self.remember_origin(node)
+        self.identity.forget(node.inode)
+        self.remember_origin(node, mode)
         self.changed(node)
 
-    def remember_origin(self, node: Node) -> None:
-        """For when its attribute is not to be read, because the owner of the file may not read it."""
-        if node.origin_of_copy is not None and self.branches[0].confined:
+    def remember_origin(self, node: Node, mode: int) -> None:
+        """Where the file, of this `mode`, has no attribute that can be read: its owner may not, or it is none of the
+        kinds that can have one (xattr(7))."""
+        readable = mode & stat.S_IRUSR and node.kind in (stat.S_IFREG, stat.S_IFDIR)
+        if not readable and node.origin_of_copy is not None and self.branches[0].confined:
             self.identity.remember(node.inode, node.origin_of_copy)
 
     def reconsider(self, node: Node) -> None:
