@@ -1,4 +1,4 @@
-"""ArchiveError, and how a name out of an archive is written in a sentence."""
+"""ArchiveError, what becomes one, and how a name out of an archive is written in a sentence."""
 
 from __future__ import annotations
 
@@ -23,3 +23,7 @@ class ArchiveError(Exception):
         self.why, self.entry, self.offset = why, entry, offset
         where = "" if offset is None else f" (byte {offset})"
         super().__init__(f"{shown(entry)}{where}: {why}" if entry is not None else f"{why}{where}")
+
+
+class Refused(Exception):
+    """What an entry asks for is refused by what does not know the entry. str() is the sentence, for Entry.refuse()."""

@@ -15,14 +15,14 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from drivers.archive import policy
-from drivers.archive.errors import ArchiveError, shown
+from drivers.archive.errors import ArchiveError, Refused, shown
 from drivers.archive.layered import LayeredRoot, Onto
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.policy import Path, Step
 from drivers.archive.pseudolinks import PseudoLinks
 from drivers.archive.reader import Entry, Kind, Reader, Source
 from drivers.archive.tree import Names
-from drivers.archive.walk import Endless, Root
+from drivers.archive.walk import Root
 from unionfs.linux import files
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -90,8 +90,8 @@ class _Extraction:
         self.entries += 1
         try:
             self._apply(entry, reader)
-        except Endless as endless:
-            raise entry.refuse(str(endless)) from None
+        except Refused as refused:
+            raise entry.refuse(str(refused)) from None
         except OSError as error:
             raise entry.refuse(_sentence(error)) from error
 

@@ -7,13 +7,13 @@ disk can refuse (no space, no extended attributes) is left to extraction.
 from __future__ import annotations
 
 from drivers.archive import policy, pseudolinks
-from drivers.archive.errors import ArchiveError, shown
+from drivers.archive.errors import ArchiveError, Refused, shown
 from drivers.archive.extract import Extracted
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.policy import Path, Step
 from drivers.archive.reader import CHUNK, Entry, Kind, Reader, Source
 from drivers.archive.tree import FILE, Directory, Names, Tree
-from drivers.archive.walk import Endless, Link, canonical
+from drivers.archive.walk import Link, canonical
 
 
 def validate(stream: Source, *, limits: Limits = DEFAULT, upper: bool = False) -> Extracted:
@@ -31,8 +31,8 @@ def validate(stream: Source, *, limits: Limits = DEFAULT, upper: bool = False) -
             continue
         try:
             tree.add(entry, step)
-        except Endless as endless:
-            raise entry.refuse(str(endless)) from None
+        except Refused as refused:
+            raise entry.refuse(str(refused)) from None
         if not (step.opaque or step.whiteout):
             policy.kept_xattrs(entry)
             size += entry.size if entry.kind is Kind.FILE else 0

@@ -13,20 +13,17 @@ import os
 import stat
 from collections.abc import Callable
 
+from drivers.archive.errors import Refused
 from drivers.archive.limits import Limits
 from drivers.archive.policy import Path
 from drivers.archive.tree import FILE, Directory, Node, Tree, entries
 from unionfs.linux import consts, files
+from unionfs.union import whiteout
 
 _BENEATH = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_MAGICLINKS
 _LINKS = 40  # MAXSYMLINKS of the kernel
 _PARTS = 4096  # names on the way, those that links bring in counted
 _DOTS = (b"", b".", b"..")
-
-
-class Endless(Exception):
-    """More symbolic links on the way than are followed. str() is the sentence."""
-
 
 Link = tuple[int, bytes]  # how many names of a path lead to it, and its target
 
@@ -35,7 +32,8 @@ def canonical(path: Path, first_link: Callable[[Path], Link | None]) -> Path:
     """`path` with the symbolic links in it resolved as chroot(2) has it: an absolute one begins at the root, and above
     the root is the root. What does not exist counts as a directory to be made.
 
-    `first_link` gives the first symbolic link of a path, None if there is none. Endless for too many of them.
+    `first_link` gives the first symbolic link of a path, None if there is none. Refused for too many of them, and for
+    one that leads through a `.wh.` name: policy refuses those that an entry says, but what a link says is only stored.
     """
     pending = list(reversed(path))
     done: list[bytes] = []
@@ -46,6 +44,8 @@ def canonical(path: Path, first_link: Callable[[Path], Link | None]) -> Path:
             del done[-1:]
         if part in _DOTS:
             continue
+        if whiteout.is_reserved(part):
+            raise Refused("it goes through a '.wh.' name by a symbolic link")
         done.append(part)
         if pending and pending[-1] not in _DOTS:
             continue  # names that follow one another are asked about together
@@ -55,9 +55,9 @@ def canonical(path: Path, first_link: Callable[[Path], Link | None]) -> Path:
         brought = target.split(b"/")
         links, parts = links + 1, parts + len(brought)
         if links > _LINKS:
-            raise Endless(f"it goes through more than {_LINKS} symbolic links")
+            raise Refused(f"it goes through more than {_LINKS} symbolic links")
         if parts > _PARTS:
-            raise Endless(f"it goes through symbolic links with more than {_PARTS} names")
+            raise Refused(f"it goes through symbolic links with more than {_PARTS} names")
         pending += (*reversed(done[length:]), *reversed(brought))
         del done[0 if target.startswith(b"/") else length - 1 :]
     return tuple(done)
@@ -88,7 +88,7 @@ class Root:
     def directory(self, path: Path) -> tuple[int, Path]:
         """An O_PATH descriptor of the directory `path`, valid until the next call, and its canonical path.
 
-        Missing directories are made. Endless, ArchiveError for too many, or OSError: ENOTDIR, ENAMETOOLONG.
+        Missing directories are made. Refused, ArchiveError for too many, or OSError: ENOTDIR, ENAMETOOLONG.
         """
         if path == self._asked:
             return self._fd, self._path
@@ -122,7 +122,7 @@ class Root:
     def find(self, path: Path) -> int:
         """An O_PATH descriptor, the caller's, of whatever has the name `path`: a symbolic link itself, at its end.
 
-        Endless, or OSError: ENOENT, ENOTDIR.
+        Refused, or OSError: ENOENT, ENOTDIR.
         """
         where = canonical(path[:-1], self._first_link)
         return self.open((*where, *path[-1:]), os.O_PATH | os.O_NOFOLLOW)

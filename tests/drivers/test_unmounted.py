@@ -161,11 +161,12 @@ def test_an_opaque_root(name: str, memory: Path) -> None:
 @pytest.mark.parametrize("parts", [
     [file(b"f/x")], [file(b"d/x"), file(b"d/x/y")], [hard_link(b"z", b"gone")], [hard_link(b"z", b"d/gone")],
     [hard_link(b"z", b"d")], [file(b"loop/x")], [file(b"f/.wh.x")],
+    [file(b"mark/x")], [hard_link(b"z", b"mark/x")], [file(b"mark/.wh.x")],
     [file(b".wh.f"), hard_link(b"z", b"f")], [file(b"d/.wh..wh..opq"), hard_link(b"z", b"d/x")],
 ])  # fmt: skip
 def test_what_is_refused(name: str, memory: Path, parts: list[bytes]) -> None:
     """In the same words."""
-    below = {"f": "f", "d": DEEP, "gone": "x", "loop": Symlink(target="loop")}
+    below = {"f": "f", "d": DEEP, "gone": "x", "loop": Symlink(target="loop"), "mark": Symlink(target="d/.wh.x")}
     said = []
     with copied(name, memory, [lambda path: trees.build(path, below), lambda path: os.unlink(f"{path}/gone")]) as pair:
         for driver in pair:

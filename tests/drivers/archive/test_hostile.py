@@ -80,6 +80,16 @@ def refused(victim: bytes) -> dict[str, tuple[list[bytes], str]]:
         "hard link to AUFS's own": ([hard_link(b"a", b".wh..wh.orph/x")], "hard link to the whiteout"),
         "whiteout on the way": ([file(b".wh.a/b")], "goes through a '.wh.' name"),
         "opaque mark on the way": ([file(b"a/.wh..wh..opq/b")], "goes through a '.wh.' name"),
+        "whiteout on the way by a link": ([symlink(b"l", b".wh.x"), file(b"l/a")], "goes through a '.wh.' name"),
+        "opaque mark on the way by links": (
+            [directory(b"d"), symlink(b"l", b"/m/y"), symlink(b"m", b"d/.wh..wh..opq"), file(b"l/a")],
+            r"^l/a \(byte 1536\): it goes through a '\.wh\.' name by a symbolic link",
+        ),
+        "whiteout on the way and back": ([symlink(b"l", b".wh.x/../d"), file(b"l/a")], "goes through a '.wh.' name"),
+        "whiteout of a whiteout by a link": ([symlink(b"l", b".wh.x"), file(b"l/.wh.a")], "goes through a '.wh.' name"),
+        "hard link through a whiteout by a link": (
+            [file(b"f"), symlink(b"l", b".wh..wh.plnk"), hard_link(b"a", b"l/f")], "goes through a '.wh.' name"
+        ),
         "hard link to a whiteout": ([file(b".wh.a"), hard_link(b"b", b".wh.a")], "hard link to the whiteout"),
         "size beyond the end": ([file(b"big", b"x", size=10_000)], "cut short, .* bytes of this entry"),
         "size short of the content": ([file(b"small", b"x" * 2000, size=1)], "behind small is damaged"),
