@@ -1,6 +1,7 @@
 """Tar archives: those that somebody else made read, checked, and extracted into one tree; and ours written.
 
-    errors <- limits, headers <- reader <- policy <- tree <- walk <- validate; walk <- layered <- extract, target
+    errors <- limits, headers <- reader <- policy <- tree <- walk <- validate
+    walk <- parents <- layered <- extract, target
     acl <- reader, policy; pseudolinks <- extract
     decompress gives the plain stream that reader takes
     writer is the way back: entries to bytes; what goes into a layer is drivers.diff's
@@ -8,7 +9,8 @@
 Nothing here trusts an archive. `headers` and `reader` turn bytes into entries or an ArchiveError; `policy` says what an
 entry may ask for; `tree` has the names that have come; `walk` resolves names inside the root; `validate` runs all that
 on the tree alone, `extract` on the disk, through directory descriptors; `layered` has it do so in a directory of
-differences, and `target` says what a snapshot's archive is extracted into. The tarfile module is not used.
+differences, upon what `parents` shows, and `target` says what a snapshot's archive is extracted into. The tarfile
+module is not used.
 
 What is decided, and why:
 - Names are resolved as if the root were `/`, as containerd and docker do (moby pkg/archive, containerd pkg/archive): an

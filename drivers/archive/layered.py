@@ -1,7 +1,7 @@
 """Extraction into a directory of differences: what the tree has is the parents' as well, and nothing is mounted.
 
     own       the directory that is written to; what it lacks shines through from the parents, nearest first,
-    parents   which are only read: committed, so nobody changes them
+    parents   which are only read (drivers.archive.parents)
 
 What a union would do on the way to the same tree is done here: a directory that comes from a parent is copied before
 something is made in it, so is the file that a hard link leads to, and what is removed is hidden by a mark of the form
@@ -21,17 +21,15 @@ from typing import NamedTuple
 
 from drivers import marks
 from drivers.archive.limits import Limits
+from drivers.archive.parents import Found, Parents
 from drivers.archive.policy import ACLS, Path
 from drivers.archive.walk import Link, Root, canonical, joined
 from drivers.copytree import Copier, copy_attributes
-from drivers.trees import walk
-from unionfs.linux import consts, files
+from unionfs.linux import files
 from unionfs.union import whiteout
 
-_BENEATH = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_XDEV
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _PATH_MAX = 4095  # without its NUL
-_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class Onto(NamedTuple):
@@ -42,17 +40,6 @@ class Onto(NamedTuple):
     form: str
 
 
-class Found(NamedTuple):
-    """What the parents have of a name: which of them, and the status there. Inodes of one are told from another's."""
-
-    parent: int
-    status: os.stat_result
-
-    @property
-    def is_directory(self) -> bool:
-        return stat.S_ISDIR(self.status.st_mode)
-
-
 class _Own(NamedTuple):
     """How many names of a path lead through own directories; what is there then, None for nothing; and whether the
     next name, or the whole path, is hidden in the parents."""
@@ -60,138 +47,6 @@ class _Own(NamedTuple):
     length: int
     status: os.stat_result | None
     hidden: bool
-
-
-class Parents:
-    """The merged tree of directories of differences, as it is looked at name by name."""
-
-    def __init__(self, fds: Sequence[int], form: str) -> None:
-        self._fds = fds
-        self._form = form
-        # The directories on the way that was asked for last, and which parents each is merged of: archives come in
-        # order. The first is the root.
-        self._names: list[bytes] = []
-        self._merged: list[list[int]] = [self._upper_most(list(range(len(fds))), ())]
-        self._linked: dict[int, dict[int, list[Path]]] = {}
-
-    def find(self, path: Path) -> Found | None:
-        """What has this canonical name, none of which is a link's but perhaps the last."""
-        if not path:
-            return Found(0, os.fstat(self._fds[0])) if self._fds else None
-        for parent in self._merge(path[:-1]):
-            if (status := self._status(parent, path)) is not None:
-                return None if whiteout.is_overlay_whiteout(status) else Found(parent, status)
-            if self._hides(parent, path):
-                return None
-        return None
-
-    def open(self, parent: int, path: Path, flags: int) -> int:
-        return files.openat2(self._fds[parent], joined(path), flags, resolve=_BENEATH)
-
-    def readlink(self, parent: int, path: Path) -> bytes:
-        fd = self.open(parent, path, os.O_PATH | os.O_NOFOLLOW)
-        try:
-            return os.readlink(b"", dir_fd=fd)
-        finally:
-            os.close(fd)
-
-    def names(self) -> list[bytes]:
-        """Those that the root directory shows, sorted."""
-        found: set[bytes] = set()
-        for parent in self._merged[0]:
-            fd = self.open(parent, (), os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                found.update(map(os.fsencode, os.listdir(fd)))
-            finally:
-                os.close(fd)
-        return [name for name in sorted(found) if not self._is_reserved(name) and self.find((name,)) is not None]
-
-    def other_names(self, path: Path, found: Found) -> list[Path]:
-        """The names besides `path` that the file `found` shows."""
-        if found.parent not in self._linked:
-            self._linked[found.parent] = self._links(found.parent)
-        names = self._linked[found.parent].get(found.status.st_ino, [])
-        return [name for name in names if name != path and self._is(name, found)]
-
-    def _is(self, path: Path, found: Found) -> bool:
-        there = self.find(path)
-        return there is not None and (there.parent, there.status.st_ino) == (found.parent, found.status.st_ino)
-
-    def _links(self, parent: int) -> dict[int, list[Path]]:
-        """The names in one parent of the files with several, by inode number."""
-        linked: dict[int, list[Path]] = {}
-        for directory, _, found in walk(self._fds[parent]):
-            where = tuple(directory.split(b"/")) if directory else ()
-            for entry in found:
-                if not entry.is_dir(follow_symlinks=False) and not self._is_reserved(entry.name):
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_nlink > 1:
-                        linked.setdefault(status.st_ino, []).append((*where, entry.name))
-        return linked
-
-    def _is_reserved(self, name: bytes) -> bool:
-        return self._form == marks.AUFS and whiteout.is_reserved(name)
-
-    def _merge(self, path: Path) -> list[int]:
-        """The parents that a directory is merged of, nearest first; none if it is no directory there."""
-        same = 0
-        while same < min(len(path), len(self._names)) and path[same] == self._names[same]:
-            same += 1
-        del self._names[same:], self._merged[same + 1 :]
-        for length in range(same + 1, len(path) + 1):
-            self._merged.append(self._upper_most(self._merged[-1], path[:length]))
-            self._names.append(path[length - 1])
-        return self._merged[-1]
-
-    def _upper_most(self, parents: list[int], path: Path) -> list[int]:
-        """Of the parents that have the directory above it merged, those of the directory `path`."""
-        merged: list[int] = []
-        for parent in parents:
-            if (status := self._status(parent, path)) is not None:
-                if not stat.S_ISDIR(status.st_mode):
-                    break
-                merged.append(parent)
-                if self._is_opaque(parent, path):
-                    break
-            if path and self._hides(parent, path):
-                break
-        return merged
-
-    def _status(self, parent: int, path: Path) -> os.stat_result | None:
-        try:
-            fd = self.open(parent, path, os.O_PATH | os.O_NOFOLLOW)
-        except OSError as error:
-            if error.errno in _MISSING:
-                return None
-            raise
-        try:
-            return os.fstat(fd)
-        finally:
-            os.close(fd)
-
-    def _is_opaque(self, parent: int, path: Path) -> bool:
-        if not path and self._form != marks.AUFS:
-            return False  # overlayfs merges the roots of its layers, whatever they say
-        fd = self.open(parent, path, _DIRECTORY)
-        try:
-            return marks.is_opaque(fd, self._form)
-        finally:
-            os.close(fd)
-
-    def _hides(self, parent: int, path: Path) -> bool:
-        """Whether there is a whiteout of that name, which is no entry itself."""
-        if self._form != marks.AUFS:
-            return False
-        try:
-            fd = self.open(parent, path[:-1], _DIRECTORY)
-        except OSError as error:
-            if error.errno in _MISSING:
-                return False
-            raise
-        try:
-            return marks.hides(fd, path[-1], self._form)
-        finally:
-            os.close(fd)
 
 
 class LayeredRoot(Root):
