@@ -44,6 +44,11 @@ def hides(fd: int, name: bytes, form: str) -> bool:
         return False
 
 
+def covers(fd: int, name: bytes, form: str) -> bool:
+    """Whether the directory has `name` or a whiteout of it, so that none of a lower directory shines through."""
+    return os.access(name, os.F_OK, dir_fd=fd, follow_symlinks=False) or hides(fd, name, form)
+
+
 def hide(fd: int, name: bytes, form: str) -> None:
     """Make the whiteout of `name`, of which the directory has neither. ENAMETOOLONG in AUFS form beyond 251 bytes."""
     if form == AUFS:

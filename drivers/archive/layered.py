@@ -200,29 +200,46 @@ class LayeredRoot(Root):
     def _copy_file(self, where: Path, below: Found) -> None:
         """With all its names: what is one file stays one."""
         self._make(where[:-1])
-        others = self._parents.other_names(where, below) if below.status.st_nlink > 1 else []
         source = self._parents.open(below.parent, where[:-1], _DIRECTORY)
         try:
             target = self.open(where[:-1], _DIRECTORY)
             try:
                 self._copier.copy(source, target, where[-1], below.status)
                 self._copy_attributes(target, where, below)
-                for other in others:
-                    self._link_to(target, where[-1], other)
+                if below.status.st_nlink > 1:
+                    for directory, names in self._parents.other_names(where, below):
+                        self._link(target, where[-1], directory, names)
             finally:
                 os.close(target)
         finally:
             os.close(source)
 
-    def _link_to(self, directory: int, name: bytes, other: Path) -> None:
-        if self._below(other) is None:
-            return  # the archive has brought something else, or has removed it
-        self._make(other[:-1])
-        target = self.open(other[:-1], _DIRECTORY)
+    def _link(self, source: int, name: bytes, directory: Path, names: list[bytes]) -> None:
+        """Give a file those other names that the archive has brought nothing in place of, nor removed."""
+        own = self._own(directory)
+        if own.hidden:
+            return
+        if own.length == len(directory):
+            names = self._uncovered(directory, names)
+        if not names:
+            return
+        self._make(directory)
+        target = self.open(directory, _DIRECTORY)
         try:
-            os.link(name, other[-1], src_dir_fd=directory, dst_dir_fd=target, follow_symlinks=False)
+            for other in names:
+                os.link(name, other, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         finally:
             os.close(target)
+
+    def _uncovered(self, directory: Path, names: list[bytes]) -> list[bytes]:
+        """Those that shine through an own directory."""
+        fd = self.open(directory, _DIRECTORY)
+        try:
+            if self._is_marked and marks.is_opaque(fd, self._form):
+                return []
+            return [name for name in names if not marks.covers(fd, name, self._form)]
+        finally:
+            os.close(fd)
 
     def _copy_attributes(self, directory: int, where: Path, below: Found) -> None:
         """And no others: what is new has something of its directory's default ACL."""

@@ -6,9 +6,11 @@ They are committed, so nobody changes them. Every name is opened as in `walk`, c
 from __future__ import annotations
 
 import errno
+import itertools
+import operator
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from drivers import marks
@@ -34,6 +36,24 @@ class Found(NamedTuple):
         return stat.S_ISDIR(self.status.st_mode)
 
 
+class _Place:
+    """A directory, which knows the one that it is in: a path would say all of them again."""
+
+    __slots__ = ("_above", "_name")
+
+    def __init__(self, above: _Place | None, name: bytes) -> None:
+        self._above = above
+        self._name = name
+
+    def path(self) -> Path:
+        names = []
+        place = self
+        while place._above is not None:
+            names.append(place._name)
+            place = place._above
+        return tuple(reversed(names))
+
+
 class Parents:
     """The merged tree of directories of differences, as it is looked at name by name."""
 
@@ -44,7 +64,7 @@ class Parents:
         # order. The first is the root.
         self._names: list[bytes] = []
         self._merged: list[list[int]] = [self._upper_most(list(range(len(fds))), ())]
-        self._linked: dict[int, dict[int, list[Path]]] = {}
+        self._linked: dict[int, dict[int, list[tuple[_Place, bytes]]]] = {}
 
     def find(self, path: Path) -> Found | None:
         """What has this canonical name, none of which is a link's but perhaps the last."""
@@ -78,27 +98,44 @@ class Parents:
                 os.close(fd)
         return [name for name in sorted(found) if not self._is_reserved(name) and self.find((name,)) is not None]
 
-    def other_names(self, path: Path, found: Found) -> list[Path]:
-        """The names besides `path` that the file `found` shows."""
+    def other_names(self, path: Path, found: Found) -> Iterator[tuple[Path, list[bytes]]]:
+        """The names besides `path` that the file `found` shows: a directory, and those in it."""
         if found.parent not in self._linked:
             self._linked[found.parent] = self._links(found.parent)
         names = self._linked[found.parent].get(found.status.st_ino, [])
-        return [name for name in names if name != path and self._is(name, found)]
+        for place, group in itertools.groupby(names, key=operator.itemgetter(0)):
+            directory = place.path()
+            own = path[-1] if directory == path[:-1] else None
+            if shown := self._shown(directory, [name for _, name in group if name != own], found.parent):
+                yield directory, shown
 
-    def _is(self, path: Path, found: Found) -> bool:
-        there = self.find(path)
-        return there is not None and (there.parent, there.status.st_ino) == (found.parent, found.status.st_ino)
+    def _shown(self, directory: Path, names: list[bytes], parent: int) -> list[bytes]:
+        """Those of the names in a directory of `parent` that the ones above it let through."""
+        merged = self._merge(directory)
+        if parent not in merged:
+            return []
+        for nearer in merged[: merged.index(parent)]:
+            fd = self.open(nearer, directory, _DIRECTORY)
+            try:
+                names = [name for name in names if not marks.covers(fd, name, self._form)]
+            finally:
+                os.close(fd)
+        return names
 
-    def _links(self, parent: int) -> dict[int, list[Path]]:
+    def _links(self, parent: int) -> dict[int, list[tuple[_Place, bytes]]]:
         """The names in one parent of the files with several, by inode number."""
-        linked: dict[int, list[Path]] = {}
-        for directory, _, found in walk(self._fds[parent]):
-            where = tuple(directory.split(b"/")) if directory else ()
+        linked: dict[int, list[tuple[_Place, bytes]]] = {}
+        way: list[_Place] = []  # what is walked before a directory, and is one level up, is what it is in
+        for directory, fd, found in walk(self._fds[parent]):
+            depth = directory.count(b"/") + 1 if directory else 0
+            del way[depth:]
+            place = _Place(way[-1] if way else None, directory.rpartition(b"/")[2])
+            way.append(place)
             for entry in found:
                 if not entry.is_dir(follow_symlinks=False) and not self._is_reserved(entry.name):
-                    status = entry.stat(follow_symlinks=False)
+                    status = os.stat(entry.name, dir_fd=fd, follow_symlinks=False)  # the entry's own would be kept
                     if status.st_nlink > 1:
-                        linked.setdefault(status.st_ino, []).append((*where, entry.name))
+                        linked.setdefault(status.st_ino, []).append((place, entry.name))
         return linked
 
     def _is_reserved(self, name: bytes) -> bool:
