@@ -12,6 +12,7 @@ containerd extracts into the layers of overlay and aufs likewise (core/diff/appl
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import os
@@ -30,6 +31,7 @@ from unionfs.union import whiteout
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _PATH_MAX = 4095  # without its NUL
+_BY_ITSELF = 4  # what a look at one name costs, for its marks and in calls of its own, in looks on the way of one call
 
 
 class Onto(NamedTuple):
@@ -55,7 +57,7 @@ class LayeredRoot(Root):
     def __init__(self, onto: Onto, limits: Limits) -> None:
         super().__init__(onto.own, limits)
         self._form = onto.form
-        self._parents = Parents(onto.parents, onto.form)
+        self._parents = Parents(onto.parents, onto.form, self._spent)
         self._copier = Copier()
         # Whether there may be a mark. A layer is empty when it is begun, and few archives remove anything.
         self._is_marked = bool(os.listdir(onto.own))
@@ -98,7 +100,7 @@ class LayeredRoot(Root):
                 self.remove_older((name,))
 
     def find(self, path: Path) -> int:
-        where = (*canonical(path[:-1], self._first_link), *path[-1:])
+        where = (*canonical(path[:-1], self._first_link, self._spent), *path[-1:])
         below = self._below(where)
         if below is not None and below.is_directory:
             return self._parents.open(below.parent, where, _DIRECTORY)
@@ -114,10 +116,12 @@ class LayeredRoot(Root):
         """ENAMETOOLONG as the kernel says it of a whole path: nothing is made that has none."""
         if len(joined(path)) > _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        fd = self.open((), _DIRECTORY)
+        begin = 0 if self._is_marked else self._directories(path)
+        fd = self.open(path[:begin], _DIRECTORY)
         hidden = False
         try:
-            for length, name in enumerate(path):
+            for length, name in enumerate(path[begin:], begin):
+                self._spent.look(_BY_ITSELF)
                 hidden = hidden or (self._is_marked and marks.is_opaque(fd, self._form))
                 try:
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -133,6 +137,22 @@ class LayeredRoot(Root):
             return _Own(len(path), os.fstat(fd), hidden)
         finally:
             os.close(fd)
+
+    def _directories(self, path: Path) -> int:
+        """How many names of a path lead through own directories, whatever these hide."""
+        self._spent.look(len(path))
+        if self._is_reached(path):
+            return len(path)
+        return bisect.bisect_left(range(1, len(path)), True, key=lambda length: not self._is_reached(path[:length]))
+
+    def _is_reached(self, path: Path) -> bool:
+        try:
+            os.close(self.open(path, _DIRECTORY))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            return False
+        return True
 
     def _below(self, path: Path) -> Found | None:
         """What shines through of the parents."""

@@ -1,8 +1,10 @@
-"""How much one archive may ask for."""
+"""How much one archive may ask for, and what it has had of that."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from drivers.archive.errors import Refused
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,7 @@ class Limits:
     names: int = 128 << 20  # all different names and the targets of symbolic links; a directory's counts once
     path: int = 4095  # a name, or the target of a link: PATH_MAX without its NUL
     depth: int = 1024  # directories in a name; each entry is looked up from the root
+    looks: int = 100_000_000  # at directories on the way to names, each time that one is looked at
     metadata: int = 1 << 20  # the body of one pax or GNU long-name header; all global records
     xattrs: int = 256 << 10  # all extended attributes of one member, names and values
     padding: int = 16 << 20  # zeros behind the end-of-archive mark
@@ -22,3 +25,16 @@ class Limits:
 
 
 DEFAULT = Limits()
+
+
+class Spent:
+    """What one archive has had of `limits`. Refused when that is used up."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._looks = 0
+
+    def look(self, names: int) -> None:
+        self._looks += names
+        if self._looks > self.limits.looks:
+            raise Refused(f"with it are more than {self.limits.looks} looks at the names on the way to entries")

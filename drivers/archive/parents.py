@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from drivers import marks
+from drivers.archive.limits import Spent
 from drivers.archive.policy import Path
 from drivers.archive.walk import joined
 from drivers.trees import walk
@@ -55,11 +56,12 @@ class _Place:
 
 
 class Parents:
-    """The merged tree of directories of differences, as it is looked at name by name."""
+    """The merged tree of directories of differences, as it is looked at name by name. Refused for too many looks."""
 
-    def __init__(self, fds: Sequence[int], form: str) -> None:
+    def __init__(self, fds: Sequence[int], form: str, spent: Spent) -> None:
         self._fds = fds
         self._form = form
+        self._spent = spent
         # The directories on the way that was asked for last, and which parents each is merged of: archives come in
         # order. The first is the root.
         self._names: list[bytes] = []
@@ -78,6 +80,7 @@ class Parents:
         return None
 
     def open(self, parent: int, path: Path, flags: int) -> int:
+        self._spent.look(len(path))
         return files.openat2(self._fds[parent], joined(path), flags, resolve=_BENEATH)
 
     def readlink(self, parent: int, path: Path) -> bytes:
@@ -143,6 +146,7 @@ class Parents:
 
     def _merge(self, path: Path) -> list[int]:
         """The parents that a directory is merged of, nearest first; none if it is no directory there."""
+        self._spent.look(len(path))
         same = 0
         while same < min(len(path), len(self._names)) and path[same] == self._names[same]:
             same += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from drivers.archive import policy, pseudolinks
 from drivers.archive.errors import ArchiveError, Refused, shown
 from drivers.archive.extract import Extracted
-from drivers.archive.limits import DEFAULT, Limits
+from drivers.archive.limits import DEFAULT, Limits, Spent
 from drivers.archive.policy import Path, Step
 from drivers.archive.reader import CHUNK, Entry, Kind, Reader, Source
 from drivers.archive.tree import FILE, Directory, Names, Tree
@@ -55,6 +55,7 @@ class _Tree:
 
     def __init__(self, limits: Limits, *, upper: bool) -> None:
         self._tree = Tree(limits)
+        self._spent = Spent(limits)
         self._upper = upper
         self._overlay_whiteouts = Names(limits)
         self._pseudo_links = pseudolinks.names(limits)
@@ -112,10 +113,11 @@ class _Tree:
 
     def _walk(self, path: Path, *, make: bool = False) -> Directory | bytes | None:
         """The directory `path`, symbolic links resolved; FILE when one is on the way, None when it is missing."""
+        self._spent.look(len(path))
         node = self._tree.directory(path, make=make)
         if not isinstance(node, bytes) or node == FILE:
             return node
-        return self._tree.directory(canonical(path, self._first_link), make=make)
+        return self._tree.directory(canonical(path, self._first_link, self._spent), make=make)
 
     def _first_link(self, path: Path) -> Link | None:
         node, length = self._tree.reach(path)

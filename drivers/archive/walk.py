@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable
 
 from drivers.archive.errors import Refused
-from drivers.archive.limits import Limits
+from drivers.archive.limits import Limits, Spent
 from drivers.archive.policy import Path
 from drivers.archive.tree import FILE, Directory, Node, Tree, entries
 from unionfs.linux import consts, files
@@ -28,7 +28,7 @@ _DOTS = (b"", b".", b"..")
 Link = tuple[int, bytes]  # how many names of a path lead to it, and its target
 
 
-def canonical(path: Path, first_link: Callable[[Path], Link | None]) -> Path:
+def canonical(path: Path, first_link: Callable[[Path], Link | None], spent: Spent) -> Path:
     """`path` with the symbolic links in it resolved as chroot(2) has it: an absolute one begins at the root, and above
     the root is the root. What does not exist counts as a directory to be made.
 
@@ -47,8 +47,11 @@ def canonical(path: Path, first_link: Callable[[Path], Link | None]) -> Path:
         if whiteout.is_reserved(part):
             raise Refused("it goes through a '.wh.' name by a symbolic link")
         done.append(part)
+        if len(done) > (depth := spent.limits.depth):
+            raise Refused(f"it goes through symbolic links to more than {depth} directories in one another")
         if pending and pending[-1] not in _DOTS:
             continue  # names that follow one another are asked about together
+        spent.look(len(done))
         if (link := first_link(tuple(done))) is None:
             continue
         length, target = link
@@ -79,6 +82,7 @@ class Root:
         self._path: Path = ()  # and where it is
         self._fd = -1
         self.made = Tree(limits)
+        self._spent = Spent(limits)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -90,16 +94,17 @@ class Root:
 
         Missing directories are made. Refused, ArchiveError for too many, or OSError: ENOTDIR, ENAMETOOLONG.
         """
-        if path == self._asked:
+        if self._fd >= 0 and path in (self._asked, self._path):
             return self._fd, self._path
         self.close()
+        self._spent.look(len(path))
         try:
             fd = self.open(path, os.O_PATH | os.O_DIRECTORY)
             where = path
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENOTDIR):
                 raise
-            where = canonical(path, self._first_link)
+            where = canonical(path, self._first_link, self._spent)
             self.made.directory(where, make=True)  # first: it may be one too many
             self._make(where)
             fd = self.open(where, os.O_PATH | os.O_DIRECTORY)
@@ -124,7 +129,7 @@ class Root:
 
         Refused, or OSError: ENOENT, ENOTDIR.
         """
-        where = canonical(path[:-1], self._first_link)
+        where = canonical(path[:-1], self._first_link, self._spent)
         return self.open((*where, *path[-1:]), os.O_PATH | os.O_NOFOLLOW)
 
     def open(self, path: Path, flags: int) -> int:

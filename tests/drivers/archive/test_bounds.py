@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import Extracted, extract
 from drivers.archive.layered import Onto
 from drivers.archive.limits import DEFAULT, Limits
+from drivers.archive.validate import validate
 from tests.drivers.archive import tape
 from tests.drivers.archive.tape import hard_link
 from unionfs.linux import files
@@ -56,7 +58,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
 
 def _deep(top: Path, depth: int) -> Path:
     path = top.joinpath(*["d"] * depth)
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -88,6 +90,63 @@ def test_the_names_of_linked_files_are_remembered_without_their_directories(memo
         tracemalloc.stop()
     assert os.stat(memory / "own" / "z").st_nlink == 3
     assert peak < 4000 * 500
+
+
+def test_a_directory_behind_a_link_is_found_once(memory: Path, layer: Layer, opened: Callable[[], int]) -> None:
+    """Its files come one after another, and each says the link."""
+    _deep(memory / "base", 100)
+    files_ = [tape.file(b"l/%d" % number) for number in range(300)]
+    layer(tape.symlink(b"l", b"d/" * 100), *files_)
+    assert len(os.listdir(_deep(memory / "own", 100))) == 300
+    assert opened() < 100 * 20
+
+
+def test_own_directories_on_the_way_are_not_opened_one_by_one(
+    memory: Path, layer: Layer, opened: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = 0
+    real = os.stat
+
+    def counted(path: object, **options: object) -> os.stat_result:
+        nonlocal names
+        names += 1
+        return real(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", counted)
+    layer(tape.directory(b"d/" * 200), *(tape.directory(b"d/" * 199 + b"%d" % number) for number in range(100)))
+    assert names < 200 * 3 + 100 * 5
+
+
+@pytest.mark.parametrize("parts", [
+    [tape.file(b"d/" * 50 + b"f"), *(tape.file(b"d/" * (number % 2 + 48) + b"%d" % number) for number in range(40))],
+    [tape.symlink(b"l", b"d/" * 20), *(tape.file(b"l/%d/f" % number) for number in range(40))],
+    [tape.symlink(b"%d" % number, b"%d" % (number + 1)) for number in range(38)]
+    + [tape.file(b"0/" * (number % 2 + 1) + b"f") for number in range(20)],
+], ids=["depth", "link", "links"])  # fmt: skip
+def test_looks_at_names_are_counted(unpack: Layer, parts: list[bytes]) -> None:
+    for run in (unpack, lambda *parts, limits=DEFAULT: validate(tape.stream(*parts), limits=limits)):
+        with pytest.raises(ArchiveError, match=r"^[^ ]+ \(byte \d+\): .* more than 600 looks at the names on the way"):
+            run(*parts, limits=Limits(looks=600))
+    unpack(*parts, limits=Limits(looks=100_000))
+    validate(tape.stream(*parts), limits=Limits(looks=100_000))
+
+
+@pytest.mark.parametrize("mark", [[], [tape.file(b".wh.gone")]], ids=["unmarked", "marked"])
+def test_looks_at_what_is_below_are_counted(memory: Path, layer: Layer, mark: list[bytes]) -> None:
+    """An entry that goes nowhere new is as dear as what has to be looked at to know it."""
+    (memory / "base" / "gone").touch()
+    _deep(memory / "base", 50)
+    parts = [tape.file(b"d/" * depth + b".wh.%d" % depth) for depth in range(1, 50)]
+    with pytest.raises(ArchiveError, match="more than 1000 looks at the names on the way"):
+        layer(*mark, *parts, limits=Limits(looks=1000))
+
+
+def test_links_lead_no_deeper_than_names(unpack: Layer) -> None:
+    parts = [tape.symlink(b"l", b"n/" * 8), tape.file(b"l/" + b"m/" * 3 + b"f")]
+    for run in (unpack, lambda *parts, limits: validate(tape.stream(*parts), limits=limits)):
+        with pytest.raises(ArchiveError, match="through symbolic links to more than 10 directories in one another"):
+            run(*parts, limits=Limits(depth=10))
+    unpack(*parts, limits=Limits(depth=11))
 
 
 def test_names_of_a_file_that_are_hidden_stay_so(memory: Path, layer: Layer) -> None:

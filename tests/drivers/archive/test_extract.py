@@ -11,6 +11,7 @@ import pytest
 
 from drivers.archive.errors import ArchiveError, Refused
 from drivers.archive.extract import Extracted, extract
+from drivers.archive.limits import DEFAULT, Spent
 from drivers.archive.validate import validate
 from drivers.archive.walk import canonical
 from tests.drivers.archive import tape
@@ -279,7 +280,7 @@ def test_canonical_names() -> None:
         return next(((length, links[path[:length]]) for length in lengths if path[:length] in links), None)
 
     def resolve(name: bytes) -> bytes:
-        return b"/".join(canonical(tuple(name.split(b"/")), first_link))
+        return b"/".join(canonical(tuple(name.split(b"/")), first_link, Spent(DEFAULT)))
 
     assert resolve(b"lib/x") == b"usr/lib/x"
     assert resolve(b"lib/up/y") == b"usr/y"
