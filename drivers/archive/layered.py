@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from drivers import marks
@@ -212,8 +212,9 @@ class LayeredRoot(Root):
     def _copy_directory(self, where: Path, below: Found) -> None:
         parent = self.open(where[:-1], _DIRECTORY)
         try:
-            os.mkdir(where[-1], 0o700, dir_fd=parent)
-            self._copy_attributes(parent, where, below)
+            with _dated(parent):
+                os.mkdir(where[-1], 0o700, dir_fd=parent)
+                self._copy_attributes(parent, where, below)
         finally:
             os.close(parent)
 
@@ -224,8 +225,9 @@ class LayeredRoot(Root):
         try:
             target = self.open(where[:-1], _DIRECTORY)
             try:
-                self._copier.copy(source, target, where[-1], below.status)
-                self._copy_attributes(target, where, below)
+                with _dated(target):
+                    self._copier.copy(source, target, where[-1], below.status)
+                    self._copy_attributes(target, where, below)
                 if below.status.st_nlink > 1:
                     for directory, names in self._parents.other_names(where, below):
                         self._link(target, where[-1], directory, names)
@@ -246,8 +248,9 @@ class LayeredRoot(Root):
         self._make(directory)
         target = self.open(directory, _DIRECTORY)
         try:
-            for other in names:
-                os.link(name, other, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+            with _dated(target):
+                for other in names:
+                    os.link(name, other, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         finally:
             os.close(target)
 
@@ -295,3 +298,12 @@ class LayeredRoot(Root):
             mark(fd)
         finally:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def _dated(directory: int) -> Iterator[None]:
+    """Have the directory keep its times: what shone through it before is in it now (fs/overlayfs/copy_up.c,
+    "Restore timestamps on parent")."""
+    status = os.fstat(directory)
+    yield
+    os.utime(files.fd_path(directory), ns=(status.st_atime_ns, status.st_mtime_ns))

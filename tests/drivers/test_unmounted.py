@@ -150,6 +150,42 @@ def test_every_case(name: str, memory: Path) -> None:
 
 
 @pytest.mark.needs("root", "tmpfs-xattr")
+def test_directories_have_the_times_that_a_mount_gives_them(name: str, memory: Path) -> None:
+    """Those into which something is copied from below keep theirs; those that the archive makes something in do not."""
+
+    def old(path: str) -> None:
+        trees.build(path, {
+            "a": {"b": {"f": "f", "l": Symlink(target="f")}, "kept": {"x": "x"}}, "c": {"d": {"e": {"g": "g"}}},
+            "h": {"1": "x", "i": {"2": HardLink("../1")}, "j": {"3": HardLink("../1")}}, "gone": {"k": {"y": "y"}},
+        })  # fmt: skip
+        for number, (directory_, _, _) in enumerate(os.walk(path)):
+            os.utime(directory_, ns=(OLD, OLD + number))
+
+    parts = [
+        hard_link(b"new/f", b"a/b/f"), hard_link(b"new/l", b"a/b/l"), file(b"c/d/e/new"), hard_link(b"new/1", b"h/1"),
+        file(b"gone/k/.wh.y"), hard_link(b"a/b/f2", b"a/kept/x"), directory(b"new", mtime=5),
+    ]  # fmt: skip
+    with opened(name, memory / "layers") as driver:
+        with mounted(driver.prepare("one")) as path:
+            old(path)
+        driver.commit("base", "one")
+        found = {}
+        for key in ("unpacked", "mounted"):
+            driver.prepare(key, "base")
+            if key == "unpacked":
+                apply(driver, key, tape.stream(*parts))
+            else:
+                with mounts.private(driver.mounts(key)) as root:
+                    extract(tape.stream(*parts), root)
+            with mounted(driver.mounts(key)) as path:
+                times = {where.removeprefix(path): os.stat(where).st_mtime_ns for where, _, _ in os.walk(path)}
+            found[key] = {where: time_ns if time_ns < OLD + 10**9 else "now" for where, time_ns in times.items()}
+            driver.remove(key)
+    assert found["unpacked"] == found["mounted"]
+    assert found["unpacked"]["/h/i"] != "now" == found["unpacked"]["/a/b"]
+
+
+@pytest.mark.needs("root", "tmpfs-xattr")
 def test_an_opaque_root(name: str, memory: Path) -> None:
     below = {"d": {"e": DEEP, "gone": "x"}, "kept": {"z": "z"}, "f": "f", "l": Symlink(target="d")}
     parts = [file(b"d/e/new"), file(b".wh.f"), hard_link(b"k", b"f"), file(b"kept", b"file"), file(b".wh..wh..opq")]
