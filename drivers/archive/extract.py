@@ -155,6 +155,7 @@ class _Extraction:
         return make(parent, where[-1])
 
     def _file(self, entry: Entry, where: Path, xattrs: dict[str, bytes], content: Iterable[bytes]) -> None:
+        self.root.spent.write(entry.size)
         fd = self._replace(where, lambda parent, name: os.open(name, _NEW, 0o600, dir_fd=parent))
         try:
             position = written = 0

@@ -31,6 +31,7 @@ from unionfs.union import whiteout
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _PATH_MAX = 4095  # without its NUL
+_BLOCK = 512  # of st_blocks, stat(2)
 _BY_ITSELF = 4  # what a look at one name costs, for its marks and in calls of its own, in looks on the way of one call
 
 
@@ -57,7 +58,7 @@ class LayeredRoot(Root):
     def __init__(self, onto: Onto, limits: Limits) -> None:
         super().__init__(onto.own, limits)
         self._form = onto.form
-        self._parents = Parents(onto.parents, onto.form, self._spent)
+        self._parents = Parents(onto.parents, onto.form, self.spent)
         self._copier = Copier()
         # Whether there may be a mark. A layer is empty when it is begun, and few archives remove anything.
         self._is_marked = bool(os.listdir(onto.own))
@@ -100,7 +101,7 @@ class LayeredRoot(Root):
                 self.remove_older((name,))
 
     def find(self, path: Path) -> int:
-        where = (*canonical(path[:-1], self._first_link, self._spent), *path[-1:])
+        where = (*canonical(path[:-1], self._first_link, self.spent), *path[-1:])
         below = self._below(where)
         if below is not None and below.is_directory:
             return self._parents.open(below.parent, where, _DIRECTORY)
@@ -121,7 +122,7 @@ class LayeredRoot(Root):
         hidden = False
         try:
             for length, name in enumerate(path[begin:], begin):
-                self._spent.look(_BY_ITSELF)
+                self.spent.look(_BY_ITSELF)
                 hidden = hidden or (self._is_marked and marks.is_opaque(fd, self._form))
                 try:
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -140,7 +141,7 @@ class LayeredRoot(Root):
 
     def _directories(self, path: Path) -> int:
         """How many names of a path lead through own directories, whatever these hide."""
-        self._spent.look(len(path))
+        self.spent.look(len(path))
         if self._is_reached(path):
             return len(path)
         return bisect.bisect_left(range(1, len(path)), True, key=lambda length: not self._is_reached(path[:length]))
@@ -220,6 +221,7 @@ class LayeredRoot(Root):
 
     def _copy_file(self, where: Path, below: Found) -> None:
         """With all its names: what is one file stays one."""
+        self.spent.write(min(below.status.st_size, below.status.st_blocks * _BLOCK))  # holes stay holes
         self._make(where[:-1])
         source = self._parents.open(below.parent, where[:-1], _DIRECTORY)
         try:

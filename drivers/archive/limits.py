@@ -11,7 +11,8 @@ from drivers.archive.errors import Refused
 class Limits:
     """Sizes in bytes unless said. An archive that goes over one of them is refused with an ArchiveError."""
 
-    total: int = 32 << 30  # the uncompressed archive, headers and padding with it
+    # The uncompressed archive, headers and padding with it; and what is written for it, with what its links have copied
+    total: int = 32 << 30
     entries: int = 2_000_000  # members; different names, with the directories on the way to them
     names: int = 128 << 20  # all different names and the targets of symbolic links; a directory's counts once
     path: int = 4095  # a name, or the target of a link: PATH_MAX without its NUL
@@ -32,9 +33,14 @@ class Spent:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._looks = 0
+        self._looks = self._written = 0
 
     def look(self, names: int) -> None:
         self._looks += names
         if self._looks > self.limits.looks:
             raise Refused(f"with it are more than {self.limits.looks} looks at the names on the way to entries")
+
+    def write(self, size: int) -> None:
+        self._written += size
+        if self._written > self.limits.total:
+            raise Refused(f"with it what is written is over the {self.limits.total} bytes that are allowed in all")

@@ -73,7 +73,7 @@ def joined(path: Path) -> bytes:
 class Root:
     """The directories below `root_fd`, which stays the caller's. One directory is kept open: archives come in order.
 
-    `made` has what exists because of this archive, by its canonical names.
+    `made` has what exists because of this archive, by its canonical names, and `spent` what that took.
     """
 
     def __init__(self, root_fd: int, limits: Limits) -> None:
@@ -82,7 +82,7 @@ class Root:
         self._path: Path = ()  # and where it is
         self._fd = -1
         self.made = Tree(limits)
-        self._spent = Spent(limits)
+        self.spent = Spent(limits)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -97,14 +97,14 @@ class Root:
         if self._fd >= 0 and path in (self._asked, self._path):
             return self._fd, self._path
         self.close()
-        self._spent.look(len(path))
+        self.spent.look(len(path))
         try:
             fd = self.open(path, os.O_PATH | os.O_DIRECTORY)
             where = path
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENOTDIR):
                 raise
-            where = canonical(path, self._first_link, self._spent)
+            where = canonical(path, self._first_link, self.spent)
             self.made.directory(where, make=True)  # first: it may be one too many
             self._make(where)
             fd = self.open(where, os.O_PATH | os.O_DIRECTORY)
@@ -129,7 +129,7 @@ class Root:
 
         Refused, or OSError: ENOENT, ENOTDIR.
         """
-        where = canonical(path[:-1], self._first_link, self._spent)
+        where = canonical(path[:-1], self._first_link, self.spent)
         return self.open((*where, *path[-1:]), os.O_PATH | os.O_NOFOLLOW)
 
     def open(self, path: Path, flags: int) -> int:

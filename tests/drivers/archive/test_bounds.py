@@ -149,6 +149,35 @@ def test_links_lead_no_deeper_than_names(unpack: Layer) -> None:
     unpack(*parts, limits=Limits(depth=11))
 
 
+def test_what_is_copied_from_below_is_counted(memory: Path, layer: Layer) -> None:
+    """One header has a file copied, and a second one has it go and be copied again."""
+    (memory / "base" / "d").mkdir()
+    (memory / "base" / "d/large").write_bytes(b"x" * 50_000)
+    (memory / "base" / "d/2").write_bytes(b"x" * 40_000)
+    parts = [hard_link(b"z", b"d/large"), tape.file(b"f", b"x" * 5_000), hard_link(b"y", b"d/2")]
+    with pytest.raises(ArchiveError, match=r"^y \(byte \d+\): .* over the 90000 bytes that are allowed in all"):
+        layer(*parts, limits=Limits(total=90_000))
+    assert not (memory / "own" / "d/2").exists()
+    os.rename(memory / "own", memory / "first")
+    layer(*parts, limits=Limits(total=100_000))
+
+
+def test_holes_are_not_copied_nor_counted(memory: Path, layer: Layer) -> None:
+    with open(memory / "base" / "sparse", "wb") as file:
+        file.truncate(1 << 30)
+    layer(hard_link(b"z", b"sparse"), limits=Limits(total=20_000))
+    assert os.stat(memory / "own" / "z").st_blocks == 0
+
+
+def test_what_a_pseudo_link_becomes_again_is_counted(unpack: Layer) -> None:
+    """Each time that the file it was has gone."""
+    parts = [tape.file(b".wh..wh.plnk/1.2", b"x" * 10_000)]
+    for _ in range(10):
+        parts += [hard_link(b"a", b".wh..wh.plnk/1.2"), tape.file(b"a")]
+    with pytest.raises(ArchiveError, match=r"^a \(byte \d+\): .* over the 60000 bytes that are allowed in all"):
+        unpack(*parts, limits=Limits(total=60_000))
+
+
 def test_names_of_a_file_that_are_hidden_stay_so(memory: Path, layer: Layer) -> None:
     """By what the archive has brought or removed, in directories of the layer's own and in others."""
     base = memory / "base"
