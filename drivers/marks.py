@@ -36,8 +36,9 @@ def is_opaque(fd: int, form: str) -> bool:
 def hides(fd: int, name: bytes, form: str) -> bool:
     """Whether the directory has a whiteout of `name`."""
     if form == AUFS:
-        name = whiteout.of(name)
-        return len(name) <= _NAME_MAX and os.access(name, os.F_OK, dir_fd=fd, follow_symlinks=False)
+        return len(name) <= whiteout.NAME_MAX and os.access(
+            whiteout.of(name), os.F_OK, dir_fd=fd, follow_symlinks=False
+        )
     try:
         return whiteout.is_overlay_whiteout(os.stat(name, dir_fd=fd, follow_symlinks=False))
     except FileNotFoundError:
@@ -50,8 +51,15 @@ def covers(fd: int, name: bytes, form: str) -> bool:
 
 
 def hide(fd: int, name: bytes, form: str) -> None:
-    """Make the whiteout of `name`, of which the directory has neither. ENAMETOOLONG in AUFS form beyond 251 bytes."""
+    """Make the whiteout of `name`, of which the directory has neither. ENAMETOOLONG in AUFS form beyond 251 bytes, in
+    words of its own: the file system allows such a name."""
     if form == AUFS:
+        if len(name) > whiteout.NAME_MAX:
+            raise OSError(
+                errno.ENAMETOOLONG,
+                f"a name of {len(name)} bytes is to go, and whiteouts in AUFS's form can hide {whiteout.NAME_MAX}; "
+                "choose another driver",
+            )
         _make_file(fd, whiteout.of(name))
     else:
         os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
@@ -77,9 +85,6 @@ def is_mark(name: bytes, form: str) -> bool:
     if form == AUFS:
         return whiteout.is_private_attribute(name)
     return name.startswith(_OPAQUE[form].encode().removesuffix(b"opaque"))
-
-
-_NAME_MAX = 255
 
 
 def _make_file(fd: int, name: bytes) -> None:

@@ -212,6 +212,25 @@ def test_what_is_refused(name: str, memory: Path, parts: list[bytes]) -> None:
     assert said[0] == said[1]
 
 
+@pytest.mark.needs("root", "tmpfs-xattr", "fuse")
+def test_names_that_are_too_long_for_their_whiteout(memory: Path) -> None:
+    """A layer can bring them, and replace them; one that takes them away is told why it cannot."""
+    longest, long = b"n" * 251, b"l" * 252
+    with opened("fuse-aufs", memory / "layers") as driver:
+        driver.prepare("key")
+        apply(driver, "key", tape.stream(file(longest), file(long), file(b"d/" + long)))
+        driver.commit("base", "key")
+        driver.prepare("key", "base")
+        apply(driver, "key", tape.stream(file(b".wh." + longest), file(long, b"new"), directory(b"d/" + long)))
+        driver.remove("key")
+        says = r": a name of 252 bytes is to go, and whiteouts in AUFS's form can hide 251; choose another driver$"
+        for parts in ([file(b".wh." + long)], [file(b"d/.wh." + long)], [file(b".wh..wh..opq")]):
+            driver.prepare("key", "base")
+            with pytest.raises(ArchiveError, match=says):
+                apply(driver, "key", tape.stream(*parts))
+            driver.remove("key")
+
+
 @pytest.mark.needs("root", "tmpfs-xattr")
 def test_nothing_is_mounted_but_directories(name: str, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layer upon layer: no server and no overlay for any of them."""
