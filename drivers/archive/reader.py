@@ -59,7 +59,7 @@ class Entry:
     gid: int
     size: int  # bytes of content; 0 but for FILE
     mtime_ns: int
-    linkname: bytes
+    linkname: bytes  # where a link leads; b"" but for HARDLINK and SYMLINK
     major: int
     minor: int
     xattrs: dict[bytes, bytes]
@@ -238,7 +238,7 @@ class Reader:
                 gid=_owner(pax.get(b"gid"), header.gid, "group id"),
                 size=size,
                 mtime_ns=_mtime(pax.get(b"mtime"), header.mtime),
-                linkname=long_link or pax.get(b"linkpath") or header.linkname,
+                linkname=(long_link or pax.get(b"linkpath") or header.linkname) if kind in _LINKS else b"",
                 major=header.major,
                 minor=header.minor,
                 xattrs=self._xattrs(pax),
@@ -294,6 +294,7 @@ class Reader:
 
 # "7" is a contiguous file, which POSIX has readers treat as a regular one; "S" GNU tar's old form of a sparse one.
 _KINDS = {kind.value: kind for kind in Kind} | {b"7": Kind.FILE, b"S": Kind.FILE}
+_LINKS = (Kind.HARDLINK, Kind.SYMLINK)
 
 
 def _owner(record: bytes | None, field: int, what: str) -> int:

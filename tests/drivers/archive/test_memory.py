@@ -54,6 +54,9 @@ BOMBS: dict[str, Callable[[], list[bytes]]] = {
         + file(b".wh..wh.plnk/%d" % number)
         for number in range(200)
     ],
+    "pseudo-links with link targets": lambda: [
+        pax({b"linkpath": bytes(200_000)}) + file(b".wh..wh.plnk/%d" % number) for number in range(200)
+    ],
     "overlay's whiteouts": lambda: [header(b"%d/" % number + _DEEP + b"x", b"3") for number in range(1000)],
     "sparse pieces": lambda: [sparse(b",".join([b"0"] * (1 << 17)), 0) for _ in range(3)],
     "too many sparse pieces": lambda: [sparse(b",".join([b"0"] * (1 << 18)), 0)],
@@ -92,8 +95,9 @@ def test_extraction(bomb: str, unpack: Callable[..., Extracted]) -> None:
     assert _peak(lambda: unpack(*parts[:: len(parts) // 8])) < 3
 
 
-def test_extraction_of_pseudo_links(root: str) -> None:
-    stream = tape.stream(*BOMBS["pseudo-links"]())
+@pytest.mark.parametrize("bomb", [bomb for bomb in BOMBS if bomb.startswith("pseudo-links")])
+def test_extraction_of_pseudo_links(root: str, bomb: str) -> None:
+    stream = tape.stream(*BOMBS[bomb]())
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         assert _peak(lambda: extract(stream, fd)) < 3

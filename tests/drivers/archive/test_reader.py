@@ -69,6 +69,12 @@ def test_pax_link_path() -> None:
     assert only(tape.pax({b"linkpath": b"t" * 300}), tape.symlink(b"l", b"t")).linkname == b"t" * 300
 
 
+@pytest.mark.parametrize("kind", [b"0", b"7", b"3", b"4", b"5", b"6"])
+def test_only_links_lead_somewhere(kind: bytes) -> None:
+    assert only(tape.pax({b"linkpath": b"t" * 300}), tape.member(b"f", kind)).linkname == b""
+    assert only(tape.header(b"f", kind, link=b"t")).linkname == b""
+
+
 def test_global_pax_records_hold_until_taken_back() -> None:
     a, b, c, d = entries(
         tape.pax({b"uid": b"7", b"mtime": b"5"}, b"g"), tape.file(b"a"), tape.pax({b"uid": b"8"}), tape.file(b"b"),
