@@ -2,7 +2,7 @@
 
     errors <- limits, headers <- reader <- policy <- tree <- walk <- validate
     walk <- parents <- layered <- extract, target
-    acl <- reader, policy; pseudolinks <- extract
+    acl <- reader, policy; pseudolinks <- validate, extract
     decompress gives the plain stream that reader takes
     writer is the way back: entries to bytes; what goes into a layer is drivers.diff's
 

@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Container, Iterable
-from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from drivers.archive import policy
@@ -19,7 +18,7 @@ from drivers.archive.errors import ArchiveError, Refused, shown
 from drivers.archive.layered import LayeredRoot, Onto
 from drivers.archive.limits import DEFAULT, Limits
 from drivers.archive.policy import Path, Step
-from drivers.archive.pseudolinks import PseudoLinks
+from drivers.archive.pseudolinks import hidden_name
 from drivers.archive.reader import Entry, Kind, Reader, Source
 from drivers.archive.tree import Names
 from drivers.archive.walk import Root
@@ -51,7 +50,7 @@ def extract(stream: Source, target: int | Onto, *, limits: Limits = DEFAULT) -> 
     try:
         for entry in (reader := Reader(stream, limits)):
             extraction.apply(entry, reader)
-        extraction.date_directories()
+        extraction.finish()
     finally:
         extraction.close()
     return Extracted(extraction.size, extraction.entries)
@@ -80,10 +79,9 @@ class _Extraction:
         self._limits = limits
         self._inheriting: tuple[Path, bool] | None = None  # the last directory asked for, and the answer
         self._overlay_whiteouts = Names(limits)
-        self._pseudo_links = PseudoLinks(limits)
+        self._pseudo_links: Path = (hidden_name(),)
 
     def close(self) -> None:
-        self._pseudo_links.close()
         self.root.close()
 
     def apply(self, entry: Entry, reader: Reader) -> None:
@@ -107,8 +105,7 @@ class _Extraction:
             if entry.kind is Kind.CHAR:
                 self._overlay_whiteouts.add(step.path)
         elif step.pseudo and entry.kind is Kind.FILE:
-            self._pseudo_links.keep(step.pseudo, entry, reader.data())
-            self.size += entry.size
+            self._make(entry, Step((*self._pseudo_links, step.pseudo)), reader)
         else:
             self._make(entry, step, reader)
 
@@ -126,10 +123,9 @@ class _Extraction:
             case Kind.FILE:
                 self._file(entry, where, xattrs, reader.data())
                 self.size += entry.size
-            case Kind.HARDLINK if step.pseudo:
-                self._pseudo_link(entry, where, step.pseudo)
             case Kind.HARDLINK:  # its attributes are those of the file it links to
-                if not self._hard_link(entry, where, step.target):
+                target = (*self._pseudo_links, step.pseudo) if step.pseudo else step.target
+                if not self._hard_link(entry, where, target):
                     self._white_out(step.path)
                     self._overlay_whiteouts.add(step.path)
                     return
@@ -171,26 +167,6 @@ class _Extraction:
             for name, value in xattrs.items():
                 os.setxattr(fd, name, value)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-        finally:
-            os.close(fd)
-
-    def _pseudo_link(self, entry: Entry, where: Path, name: bytes) -> None:
-        kept = self._pseudo_links.find(name)
-        if kept is None:
-            raise entry.refuse(f"it is a hard link to {shown(entry.linkname)}, which does not exist")
-        if kept.first is not None:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                fd = self.root.find(kept.first[0])
-                try:
-                    if _identity(fd) == kept.first[1:]:
-                        self._replace(where, lambda parent, name: files.link_fd(fd, parent, name))
-                        return
-                finally:
-                    os.close(fd)
-        self._file(kept.entry, where, policy.kept_xattrs(kept.entry), self._pseudo_links.content(kept))
-        fd = self.root.find(where)
-        try:
-            kept.first = (where, *_identity(fd))
         finally:
             os.close(fd)
 
@@ -239,7 +215,12 @@ class _Extraction:
         if self._inheriting[1]:
             _remove_xattrs(file, policy.ACLS, xattrs)
 
-    def date_directories(self) -> None:
+    def finish(self) -> None:
+        if self.root.made.find(self._pseudo_links) is not None:
+            self.root.make_room(self._pseudo_links)
+        self._date_directories()
+
+    def _date_directories(self) -> None:
         """Set the directories' times, now that nothing is made in them any more."""
         for path, directory in self.root.made.directories():
             if (mtime_ns := directory.mtime_ns) is None:
@@ -252,11 +233,6 @@ class _Extraction:
                     os.close(fd)
             except OSError as error:
                 raise ArchiveError(_sentence(error), entry=path or b".") from error
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
 
 
 def _special(entry: Entry, parent: int, name: bytes) -> None:

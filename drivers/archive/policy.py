@@ -54,7 +54,7 @@ def admit(entry: Entry, limits: Limits) -> Step | None:
         raise entry.refuse("only a directory can be the root")
     if entry.kind is Kind.HARDLINK:
         target = _path(entry, entry.linkname, "hard link's target", limits)
-        if target[:-1] == (_PSEUDO_LINKS,):
+        if target[:-1] == (_PSEUDO_LINKS,) and not target[-1].startswith(_WHITEOUT):
             return Step(path, pseudo=target[-1])
         if not target or target[: len(path)] == path:  # it would be removed before it is linked to
             what = "the root" if not target else "itself" if target == path else "a file inside itself"
@@ -124,7 +124,7 @@ def _whiteout(entry: Entry, path: Path) -> Step | None:
 def _own(entry: Entry, path: Path) -> Step | None:
     """What AUFS keeps in its root for itself, as layers of 2013 have it: nothing of it is in the tree, but the files
     of `.wh..wh.plnk/` are what hard links lead to that AUFS could not make otherwise (moby pkg/archive/diff.go)."""
-    if path[:-1] == (_PSEUDO_LINKS,) and entry.kind is Kind.FILE:
+    if path[:-1] == (_PSEUDO_LINKS,) and entry.kind is Kind.FILE and not path[-1].startswith(_WHITEOUT):
         return Step((), pseudo=path[-1])
     return None
 

@@ -6,11 +6,12 @@ disk can refuse (no space, no extended attributes) is left to extraction.
 
 from __future__ import annotations
 
-from drivers.archive import policy, pseudolinks
+from drivers.archive import policy
 from drivers.archive.errors import ArchiveError, Refused, shown
 from drivers.archive.extract import Extracted
 from drivers.archive.limits import DEFAULT, Limits, Spent
 from drivers.archive.policy import Path, Step
+from drivers.archive.pseudolinks import hidden_name
 from drivers.archive.reader import CHUNK, Entry, Kind, Reader, Source
 from drivers.archive.tree import FILE, Directory, Names, Tree
 from drivers.archive.walk import Link, canonical
@@ -58,15 +59,16 @@ class _Tree:
         self._spent = Spent(limits)
         self._upper = upper
         self._overlay_whiteouts = Names(limits)
-        self._pseudo_links = pseudolinks.names(limits)
+        self._pseudo_links: Path = (hidden_name(),)
 
     def add(self, entry: Entry, step: Step) -> None:
         if step.opaque:
             self._directory(entry, step.path)
             return
+        if step.pseudo and entry.kind is Kind.FILE:
+            self._tree.put(self._directory(entry, self._pseudo_links), step.pseudo, FILE)
+            return
         if not step.path:
-            if step.pseudo:
-                self._pseudo_links.add((step.pseudo,))
             return
         parent = self._directory(entry, step.path[:-1])
         name = step.path[-1]
@@ -89,14 +91,12 @@ class _Tree:
 
     def _target(self, entry: Entry, step: Step) -> bytes | None:
         """What a hard link is then; None when it is one to overlayfs's whiteout."""
-        target = step.target
-        if (step.pseudo,) in self._pseudo_links:
-            return FILE
+        target = (*self._pseudo_links, step.pseudo) if step.pseudo else step.target
         parent = self._walk(target[:-1])
         node = parent.get(target[-1]) if target and isinstance(parent, Directory) else None
         if node is None and target in self._overlay_whiteouts:
             return None
-        if node is None and target and self._upper:
+        if node is None and self._upper and not step.pseudo:
             return FILE
         if node is None:
             raise entry.refuse(f"it is a hard link to {shown(entry.linkname)}, which does not exist")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import stat
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -211,6 +213,53 @@ def test_pseudo_links_of_aufs(root: str, unpack: Unpack) -> None:
     assert_tree(root, {"bin": {"a": file_, "d": file_}, "b": HardLink("bin/a"), "c": "x" * 300_000})
 
 
+def test_a_pseudo_link_stays_one_file(root: str, unpack: Unpack) -> None:
+    """Also when its first name has become another's, or all have."""
+    link, target = b".wh..wh.plnk/1.1", b"x" * 5000
+    parts = [
+        file(link, target, mode=0o4755), hard_link(b"a", link), hard_link(b"b", b"a"), file(b"a", b"other"),
+        hard_link(b"c", link), file(b"b"), file(b"c"), hard_link(b"d", link), hard_link(b"e", link),
+        file(b".wh..wh..opq"), file(link, b"another"), hard_link(b"f", link), file(b".wh..wh.plnk/.wh.x", b"left out"),
+    ]  # fmt: skip
+    assert unpack(*parts) == validate(tape.stream(*parts))
+    assert_tree(root, {
+        "a": "other", "b": "", "c": "", "d": File(target, mode=0o4755), "e": HardLink("d"), "f": "another",
+    })  # fmt: skip
+    assert os.stat(f"{root}/d").st_nlink == 2
+
+
+def test_pseudo_links_take_the_room_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the file system of the target, without their zeros."""
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    link = b".wh..wh.plnk/1.1"
+    parts = [file(link, os.urandom(1 << 20) + bytes(8 << 20) + b"x")]
+    for number in range(8):
+        parts += [hard_link(b"a", link), hard_link(b"b%d" % number, b"a"), file(b"a")]
+    with _small(tmp_path, "1200k") as fd:
+        assert extract(tape.stream(*parts), fd) == validate(tape.stream(*parts))
+        assert sorted(os.listdir(fd)) == ["a", *(f"b{number}" for number in range(8))]
+    says = r"^\.wh\.\.wh\.plnk/1\.1 \(byte 0\): No space left on device; free some space"
+    with _small(tmp_path, "500k") as fd, pytest.raises(ArchiveError, match=says):
+        extract(tape.stream(*parts), fd)
+
+
+@contextlib.contextmanager
+def _small(tmp_path: Path, size: str) -> Iterator[int]:
+    """A descriptor of an empty file system with so much room."""
+    target = tmp_path / "small"
+    target.mkdir(exist_ok=True)
+    mounts.mount("tmpfs", str(target), "tmpfs", 0, f"size={size},mode=755")
+    try:
+        fd = os.open(target, os.O_RDONLY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    finally:
+        mounts.umount2(str(target))
+
+
 def test_a_hard_link_to_what_lay_below(root: str, unpack: Unpack) -> None:
     build(root, LOWER)
     unpack(hard_link(b"keep2", b"keep"))
@@ -218,20 +267,12 @@ def test_a_hard_link_to_what_lay_below(root: str, unpack: Unpack) -> None:
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    target = tmp_path / "small"
-    target.mkdir()
-    mounts.mount("tmpfs", str(target), "tmpfs", 0, "size=64k,mode=755")
-    try:
-        fd = os.open(target, os.O_RDONLY)
-        try:
-            says = r"^big \(byte 512\): No space left on device; free some space"
-            with pytest.raises(ArchiveError, match=says) as caught:
-                extract(tape.stream(directory(b"d/"), file(b"big", b"x" * (1 << 20))), fd)
-            assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == errno.ENOSPC
-        finally:
-            os.close(fd)
-    finally:
-        mounts.umount2(str(target))
+    with _small(tmp_path, "64k") as fd:
+        says = r"^big \(byte 512\): No space left on device; free some space"
+        with pytest.raises(ArchiveError, match=says) as caught:
+            extract(tape.stream(directory(b"d/"), file(b"big", b"x" * (1 << 20))), fd)
+        assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == errno.ENOSPC
+
 
 
 def test_a_disk_that_is_full_at_any_entry(tmp_path: Path) -> None:
