@@ -269,11 +269,12 @@ def _descriptor(content: Any, limit: int = _MAX_BLOB) -> Descriptor:
 
 
 def _platform(content: Mapping[str, Any]) -> Platform:
-    """What is no word of letters is none of a platform's, and would be printed."""
+    """What is no word of letters is none of a platform's, and would be printed; a feature stays one that is needed."""
     values = (content.get(key) for key in ("os", "architecture", "variant"))
     system, architecture, variant = (v if isinstance(v, str) and v.isprintable() else "" for v in values)
     features = content.get("os.features")
-    return Platform(system, architecture, variant, tuple(map(str, features)) if isinstance(features, list) else ())
+    needed = map(str, features) if isinstance(features, list) else ()
+    return Platform(system, architecture, variant, tuple(v if v.isprintable() else "?" for v in needed))
 
 
 def _object(content: Any, key: str) -> dict[str, Any]:

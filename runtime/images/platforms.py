@@ -31,7 +31,10 @@ _MACHINES = {
 
 
 class Platform(NamedTuple):
-    """As an index names it, all parts may be "" ; `features` are what it needs of the system beyond the ordinary."""
+    """As an index names it, all parts may be "" ; `features` are what it needs of the system beyond the ordinary.
+
+    str() is as containerd's FormatAll: linux/arm/v7, linux(+FEATURE+FEATURE)/amd64.
+    """
 
     os: str
     architecture: str
@@ -39,7 +42,8 @@ class Platform(NamedTuple):
     features: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "/".join(filter(None, self[:3]))
+        needed = "".join(f"+{feature}" for feature in sorted(self.features))
+        return "/".join(filter(None, (f"{self.os}({needed})" if needed else self.os, self.architecture, self.variant)))
 
 
 def parse_platform(text: str) -> Platform:
@@ -47,12 +51,16 @@ def parse_platform(text: str) -> Platform:
     parts = text.lower().split("/")
     if not all(map(_WORD.fullmatch, parts)) or len(parts) > 3:
         raise UsageError(f"invalid platform {text!r}: write OS/ARCHITECTURE, as in linux/arm64")
-    if len(parts) > 1:
-        return normalized(Platform(parts[0], parts[1], "".join(parts[2:])))
     own = host()
+    found = normalized(Platform(own.os, parts[0]))
+    if len(parts) > 1:
+        if found.architecture in _ARCHITECTURES:
+            raise UsageError(
+                f"invalid platform {text!r}: {parts[0]} is an architecture; write OS/ARCHITECTURE, as in linux/arm64"
+            )
+        return normalized(Platform(parts[0], parts[1], "".join(parts[2:])))
     if normalized(Platform(parts[0], "")).os in _SYSTEMS:
         return normalized(own._replace(os=parts[0]))
-    found = normalized(Platform(own.os, parts[0]))
     if found.architecture not in _ARCHITECTURES:
         raise UsageError(f"invalid platform {text!r}: it is no operating system and no architecture")
     return found

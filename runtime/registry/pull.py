@@ -194,4 +194,4 @@ def _check_platform(client: Client, reference: Reference, parsed: Manifest, plat
     except ValueError as error:
         raise RegistryError(f"{reference} {error}") from None
     if not any(runs(found, one) for one in compatible(platform)):
-        raise RegistryError(f"{reference} is an image for {found}, not for {platform}")
+        raise RegistryError(f"{reference} is an image for {str(found)[:300]}, not for {platform}")

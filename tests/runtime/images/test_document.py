@@ -139,6 +139,15 @@ def test_platforms(offered: tuple[Platform | None, ...], chosen: int) -> None:
     assert choose_platform(listed(*offered), AMD).digest == f"sha256:{chosen:064x}"
 
 
+def test_features_that_are_needed() -> None:
+    content: dict[str, Any] = {"os": "linux", "architecture": "amd64", "os.features": ["erofs", "\x1b[2J", 7]}
+    content["rootfs"] = {"type": "layers", "diff_ids": [D]}
+    needing = document.parse_configuration(json.dumps(content).encode()).platform
+    assert needing == AMD._replace(features=("erofs", "?", "7"))
+    with pytest.raises(ValueError, match=r"no image for linux/amd64; it has linux\(\+7\+\?\+erofs\)/amd64$"):
+        choose_platform(listed(needing), AMD)
+
+
 @pytest.mark.parametrize("offered", [(), (ARM,), (UNKNOWN, ARM), (Platform("windows", "amd64"),)])
 def test_no_image_for_this_machine(offered: tuple[Platform, ...]) -> None:
     with pytest.raises(ValueError, match="has no image for linux/amd64; it has ") as caught:

@@ -25,7 +25,13 @@ def test_names_that_mean_the_same(written: str, means: str) -> None:
     assert str(parse_platform(written)) == means
 
 
-@pytest.mark.parametrize("text", ["", "/", "linux/", "/arm", "linux/arm/v7/x", "linux/a b", "x86", "linux/arm\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "/", "linux/", "/arm", "linux/arm/v7/x", "linux/a b", "x86", "linux/arm\n", "arm64/v9.3", "amd64/linux",
+        "armhf/v7", "X86_64/v2/x",
+    ],
+)  # fmt: skip
 def test_what_is_no_platform(text: str) -> None:
     with pytest.raises(UsageError, match="invalid platform"):
         parse_platform(text)
@@ -61,6 +67,12 @@ def test_what_an_image_needs_has_to_be_there() -> None:
     assert not runs(needing, plain)
     assert runs(plain, needing) and runs(needing, needing._replace(features=("a", "erofs")))
     assert runs(platforms.Platform("", "x86_64"), plain)
+
+
+def test_features_are_said() -> None:
+    """containerd's FormatAll."""
+    needing = parse_platform("linux/arm/v6")._replace(features=("erofs", "a"))
+    assert str(needing) == "linux(+a+erofs)/arm/v6"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from runtime.errors import RegistryError
 from runtime.images import document
 from runtime.images.blobs import digest_of
 from runtime.images.document import Descriptor
-from runtime.images.platforms import parse_platform
+from runtime.images.platforms import host, parse_platform
 from tests.runtime.registry.conftest import Puller, Registry
 from tests.runtime.registry.lying import Honest, Made, Server, made
 
@@ -50,6 +50,15 @@ def test_a_platform_under_its_other_names(puller: Puller, lying: Lying, asked: s
     assert puller.pull(f"{host}/x", parse_platform("linux/armhf")).image.manifest == images[1].digest
     with pytest.raises(RegistryError, match="has no image for linux/arm/v6; it has linux/arm/v7, linux/arm64"):
         puller.pull(f"{host}/x", parse_platform("linux/armel"))
+
+
+def test_a_feature_that_an_image_without_an_index_needs(puller: Puller, lying: Lying) -> None:
+    config = json.dumps(json.loads(made().config) | {"os.features": ["erofs"]}).encode()
+    image = made(config=Descriptor(document.CONFIG, digest_of(config), len(config)).encoded())
+    image.blobs[digest_of(config)] = config
+    own = host()
+    with pytest.raises(RegistryError, match=rf"is an image for linux\(\+erofs\)/.*, not for {own}$"):
+        puller.pull(f"{lying(Honest, image).host}/x", own)
 
 
 @pytest.mark.parametrize("kind", ["application/octet-stream", "application/json", "text/html", None])
