@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import nullcontext
 from itertools import groupby
+from typing import BinaryIO
 
+from runtime.cli import tell
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
 from runtime.engine import options
@@ -34,11 +36,11 @@ def main(given: Given, settings: Settings) -> int:
 
     # The line comes before the first look at the log: nothing that is written in between goes unnoticed.
     watch = connect(container) if given.flag("follow") else None
-    with watch or nullcontext(), Reader(container.log) as log:
-        _show(log.entries() if tail is None else _last(log.entries(), tail))
+    with watch or nullcontext(), Reader(container.log, tell=lambda line: tell([line])) as log:
+        show(log.entries() if tail is None else _last(log.entries(), tail))
         while watch is not None and watch.news():
-            _show(log.entries())
-        _show(log.entries())
+            show(log.entries())
+        show(log.entries())
     return 0
 
 
@@ -64,15 +66,23 @@ def _last(entries: Iterable[Entry], count: int) -> list[Entry]:
     return [entry for line in lines for entry in line]
 
 
-def _show(entries: Iterable[Entry]) -> None:
-    """Much at a time, and each stream's before what the other one has next."""
-    streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+def show(entries: Iterable[Entry]) -> None:
+    """Much at a time, and each stream's before what the other one has next. What comes in between, a signal to end for
+    one, does not take along what was read already."""
+    streams: dict[str, BinaryIO] = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     for stream, run in groupby(entries, key=lambda entry: entry.stream):
         waiting = bytearray()
-        for entry in run:
-            waiting += entry.data
-            if len(waiting) >= CHUNK:
-                streams[stream].write(waiting)
-                waiting = bytearray()
-        streams[stream].write(waiting)
-        streams[stream].flush()
+        try:
+            for entry in run:
+                waiting += entry.data
+                if len(waiting) >= CHUNK:
+                    piece, waiting = waiting, bytearray()  # not once more, if nobody reads it
+                    _write(streams[stream], piece)
+        finally:
+            if waiting:
+                _write(streams[stream], waiting)
+
+
+def _write(stream: BinaryIO, data: bytearray) -> None:
+    stream.write(data)
+    stream.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from json.encoder import encode_basestring_ascii
 from typing import BinaryIO, NamedTuple
 
@@ -100,10 +100,14 @@ def _line(stream: str, data: bytearray, moment: str) -> str:
 
 class Reader:
     """Reads a log from its beginning to what is its end then, since a container may write faster than anybody reads;
-    `entries` again gives what was added since, also when it has been removed."""
+    `entries` again gives what was added since, also when it has been removed, or cut in its place, as logrotate does.
 
-    def __init__(self, path: str) -> None:
+    `tell` hears once of a damaged log: what is no line of one is left out.
+    """
+
+    def __init__(self, path: str, *, tell: Callable[[str], object] | None = None) -> None:
         self._path = path
+        self._tell = tell
         self._file: BinaryIO | None = None
         self._offset = 0
 
@@ -120,12 +124,29 @@ class Reader:
                 self._file = open(self._path, "rb")  # noqa: SIM115 (closed with the reader)
             except FileNotFoundError:
                 return  # the container never started
-        end = os.fstat(self._file.fileno()).st_size
+        end = self._file.seek(0, os.SEEK_END)  # what was read ahead is forgotten: it may have been cut off
+        if end < self._offset:
+            self._offset = 0
         self._file.seek(self._offset)
         while self._offset < end:
             line = self._file.readline()
             if not line.endswith(b"\n"):
                 return  # the writer is in the middle of it
-            self._offset += len(line)
-            record = json.loads(line)
-            yield Entry(record["stream"], record["log"].encode("utf-8", "surrogateescape"))
+            begin, self._offset = self._offset, self._offset + len(line)
+            entry = _entry(line)
+            if entry is not None:
+                yield entry
+            elif self._tell is not None:
+                self._tell(f"{self._path}: what is no line of a log is left out, at byte {begin} first")
+                self._tell = None
+
+
+def _entry(line: bytes) -> Entry | None:
+    """None for what is no line of a log. Zeros before one are what a power cut has left of others."""
+    try:
+        # As text: json.loads() takes bytes with zeros at their beginning for UTF-32.
+        record = json.loads(line.decode().lstrip("\0"))
+        stream, data = record["stream"], record["log"].encode("utf-8", "surrogateescape")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None
+    return Entry(stream, data) if stream in ("stdout", "stderr") else None

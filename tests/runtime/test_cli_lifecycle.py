@@ -7,12 +7,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from runtime.cli import logs
 from runtime.engine.containers import ContainerStore
+from runtime.engine.logs import Entry
 from runtime.engine.paths import Paths
 from tests.runtime.conftest import IMAGE, Runtime, Terminal, wait_until
 
@@ -52,6 +54,29 @@ def test_logs(runtime: Runtime) -> None:
     assert runtime("logs", "--tail", "-1", "talk") == runtime("logs", "talk")
     assert runtime("logs", "-f", "talk") == "one\nth\udce9ree"
     runtime("rm", "talk")
+
+
+def test_logs_of_a_damaged_log(runtime: Runtime) -> None:
+    runtime.call("run", "--name=talk", "--network=none", IMAGE, "sh", "-c", "echo one; echo two")
+    log = ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get("talk").log
+    one, two = Path(log).read_bytes().splitlines(keepends=True)
+    Path(log).write_bytes(one + b"\0\0\0\0 no line\n" + two)
+    done = runtime.call("logs", "talk")
+    assert (done.returncode, done.stdout) == (0, "one\ntwo\n")
+    assert done.stderr.startswith(f"runtime: {log}: ") and done.stderr.count("\n") == 1
+    runtime("rm", "talk")
+
+
+def test_what_was_read_of_a_log_is_shown_whatever_comes_then(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    def cut_short() -> Iterator[Entry]:
+        yield Entry("stdout", b"out\n")
+        yield Entry("stderr", b"one\n")
+        yield Entry("stderr", b"two\n")
+        raise SystemExit(128 + signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        logs.show(cut_short())
+    assert capfdbinary.readouterr() == (b"out\n", b"one\ntwo\n")
 
 
 def test_logs_follow_to_the_end(runtime: Runtime, tmp_path: Path) -> None:

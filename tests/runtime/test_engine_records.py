@@ -203,3 +203,40 @@ def test_a_reader_ends_at_what_was_the_end_of_a_log_that_grows(tmp_path: Path) -
         assert found == [b"one\n", b"two\n"]
         assert [entry.data for entry in reader.entries()] == [b"more\n", b"more\n"]
     writer.close()
+
+
+# What a power cut, a restored backup or an editor leaves of a line.
+NO_ENTRIES = (
+    b"half of a li", b"{}", b"[]", b"null", b"\0\0\0\0", b"\xff\xfe{", b'{"log":1,"stream":"stdout","time":""}',
+    b"[" * 100_000, b'{"log":"x","stream":"elsewhere","time":""}', b'{"log":"\\ud800","stream":"stdout","time":""}',
+    b"",
+)  # fmt: skip
+
+
+def line(text: str) -> bytes:
+    return json.dumps({"log": f"{text}\n", "stream": "stdout", "time": ""}).encode() + b"\n"
+
+
+def test_a_line_of_a_log_that_is_none_is_told_once_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    told: list[str] = []
+    damaged = b"".join(b"%b\n%b" % (no_entry, line(str(number))) for number, no_entry in enumerate(NO_ENTRIES))
+    path.write_bytes(line("first") + damaged + b"\0" * 4096 + line("after zeros"))
+    with logs.Reader(str(path), tell=told.append) as reader:
+        found = [entry.data.decode() for entry in reader.entries()]
+    assert found == ["first\n", *(f"{number}\n" for number in range(len(NO_ENTRIES))), "after zeros\n"]
+    assert told == [f"{path}: what is no line of a log is left out, at byte {len(line('first'))} first"]
+
+
+def test_a_log_that_is_cut_in_its_place_is_read_from_its_beginning(tmp_path: Path) -> None:
+    """As logrotate's copytruncate does it."""
+    path = tmp_path / "log"
+    path.write_bytes(line("a longer one") + line("two") + b'{"log":"in the midd')
+    with logs.Reader(str(path)) as reader:
+        assert len(list(reader.entries())) == 2
+        path.write_bytes(line("anew"))
+        assert [entry.data for entry in reader.entries()] == [b"anew\n"]
+        path.write_bytes(b"")
+        assert list(reader.entries()) == []
+        path.write_bytes(line("more"))
+        assert [entry.data for entry in reader.entries()] == [b"more\n"]
