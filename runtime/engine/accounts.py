@@ -19,7 +19,7 @@ from runtime.errors import ConfigError
 from unionfs.linux import consts, files
 
 _LARGEST = (1 << 32) - 2  # the last is chown(2)'s "leave it"
-_TABLE = 16 << 20  # characters that are read of a table
+_TABLE = 1 << 20  # bytes of a table
 _SPACE = " \t\v\f\r"  # isspace(3)'s; a newline is in no line
 _ID = re.compile(rf"[{_SPACE}]*\+?0*([0-9]{{1,10}})")  # as strtoul(3) takes it
 
@@ -45,24 +45,23 @@ class Group(NamedTuple):
 
 
 def lookup(user: str, rootfs: str) -> Account:
-    """The account `user` means in `rootfs`; "" means root. Raises ConfigError for one that is not there."""
+    """The account `user` means in `rootfs`; "" means root. Raises ConfigError for one that is not there, and for a
+    table that is too large to be looked at: it is the container's, which may change it at any time."""
     name, colon, group = user.partition(":")
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        all_users = list(users(_read(root, b"etc/passwd")))
-        all_groups = list(groups(_read(root, b"etc/group")))
+        found = _user(name or "0", root)
+        if colon:
+            return Account(found.uid, _gid(group, root), (), found.home)
+        more = {row.gid for row in groups(_read(root, "etc/group")) if found.name in row.members} - {found.gid}
     finally:
         os.close(root)
-    found = _user(name or "0", all_users)
-    if colon:
-        return Account(found.uid, _gid(group, all_groups), (), found.home)
-    more = {row.gid for row in all_groups if found.name in row.members} - {found.gid}
     return Account(found.uid, found.gid, tuple(sorted(more)), found.home)
 
 
-def _user(name: str, rows: list[User]) -> User:
+def _user(name: str, root: int) -> User:
     number = _number(name)
-    for row in rows:
+    for row in users(_read(root, "etc/passwd")):
         if name == row.name or number == row.uid:
             return row._replace(home=row.home or "/")
     if number is None:
@@ -70,11 +69,11 @@ def _user(name: str, rows: list[User]) -> User:
     return User("", number, 0, "/root" if number == 0 else "/")
 
 
-def _gid(name: str, rows: list[Group]) -> int:
+def _gid(name: str, root: int) -> int:
     number = _number(name)
     if number is not None:
         return number
-    for row in rows:
+    for row in groups(_read(root, "etc/group")):
         if name == row.name:
             return row.gid
     raise ConfigError(f"unable to find group {name!r}: no matching entry in the image's /etc/group")
@@ -87,7 +86,7 @@ def _number(text: str) -> int | None:
 
 def users(text: str) -> Iterator[User]:
     """The rows of a passwd(5) that can be found in it; what follows the ids may be missing."""
-    for name, *fields in _rows(text):
+    for name, *fields in _rows(text, most=7):
         if len(fields) >= 3 and (uid := _id(fields[1])) is not None and (gid := _id(fields[2])) is not None:
             yield User(name, uid, gid, fields[4] if len(fields) > 4 else "")
 
@@ -100,14 +99,18 @@ def groups(text: str) -> Iterator[Group]:
             yield Group(name, gid, tuple(filter(None, (member.lstrip(_SPACE) for member in members))))
 
 
-def _rows(text: str, most: int = 0) -> Iterator[list[str]]:
+def _rows(text: str, most: int) -> Iterator[list[str]]:
     """The fields of each line, `most` at most, but of comments and of what NIS was to replace, `+` and `-`.
 
     A line ends at a newline and at nothing else: the text of a field may have whatever else str.splitlines() takes for
     an end, and what follows would be an account that somebody made up.
     """
-    for line in text.split("\n"):
-        fields = line.partition("\0")[0].lstrip(_SPACE).split(":", most - 1)
+    end = -1
+    while end < len(text):
+        begin, end = end + 1, text.find("\n", end + 1)
+        if end < 0:
+            end = len(text)
+        fields = text[begin:end].partition("\0")[0].lstrip(_SPACE).split(":", most - 1)
         if not fields[0].startswith(("#", "+", "-")):
             yield fields
 
@@ -117,14 +120,18 @@ def _id(field: str) -> int | None:
     return _number(match[1]) if match else None
 
 
-def _read(root: int, path: bytes) -> str:
-    """The text of a table; none where there is no such file."""
+def _read(root: int, path: str) -> str:
+    """The text of a table; none where there is no such file. ConfigError where it is too large: a part of it could end
+    in the middle of an id."""
     try:
-        fd = _open_file(root, path)
+        fd = _open_file(root, os.fsencode(path))
     except OSError:
         return ""
-    with open(fd, encoding="utf-8", errors="surrogateescape", newline="\n") as table:
-        return table.read(_TABLE)
+    with open(fd, "rb") as table:
+        data = table.read(_TABLE + 1)
+    if len(data) > _TABLE:
+        raise ConfigError(f"the image's /{path} is larger than {_TABLE >> 20} MiB: no account is looked up in it")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _open_file(root: int, path: bytes) -> int:

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,45 @@ def test_no_device_is_opened_for_passwd(tmp_path: Path) -> None:
     os.unlink(tmp_path / "etc/passwd")
     (tmp_path / "etc/passwd").write_text(PASSWD)
     assert accounts.lookup("root", str(tmp_path)).groups == (9,)
+
+
+TABLE = 1 << 20
+
+
+@pytest.mark.parametrize("file", ["passwd", "group"])
+def test_a_table_that_is_too_large(tmp_path: Path, file: str) -> None:
+    """The container may make it of any size, at any time. A line is never taken for what a part of it says."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text(PASSWD)
+    (tmp_path / "etc/group").write_text(GROUP)
+    last = "last:x:7:7::/:" if file == "passwd" else "last:x:7:"
+    table = tmp_path / "etc" / file
+    rows = table.read_text()
+    asked = "last" if file == "passwd" else "root:last"
+    table.write_text(f"{rows}{'#' * (TABLE - len(rows) - len(last) - 1)}\n{last}")
+    assert os.path.getsize(table) == TABLE
+    assert 7 in accounts.lookup(asked, str(tmp_path))[:2]
+    with open(table, "a") as more:
+        more.write("0")
+    with pytest.raises(ConfigError, match=rf"the image's /etc/{file} is larger than 1 MiB"):
+        accounts.lookup(asked, str(tmp_path))
+    os.truncate(table, 1 << 40)
+    with pytest.raises(ConfigError, match=r"is larger than 1 MiB"):
+        accounts.lookup(asked, str(tmp_path))
+    # Numbers need no group's entry.
+    if file == "group":
+        assert accounts.lookup("app:9", str(tmp_path)) == accounts.Account(1000, 9, (), "/home/app")
+
+
+def test_tables_cost_little_more_than_their_size(tmp_path: Path) -> None:
+    """The container's choice of rows is not kept in memory of the host's."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("name:x:1:2:\n" * (TABLE // 12))
+    (tmp_path / "etc/group").write_text(":" * TABLE)
+    tracemalloc.start()
+    try:
+        assert accounts.lookup("4242", str(tmp_path)) == accounts.Account(4242, 0, (), "/")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * TABLE
