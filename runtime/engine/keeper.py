@@ -30,6 +30,7 @@ from runtime.engine.stdio import Ends
 from runtime.oci.container import Stdio, exec_process
 
 _PATIENCE = 60.0  # seconds for a command to be started
+_ANSWER = 60.0  # and, when it has ended, for the keeper to say how
 _END = 5.0  # and for a keeper to end that has nothing more to do
 
 Process = Callable[[], dict[str, Any]]
@@ -49,15 +50,25 @@ class Kept:
             pass
 
     def wait(self) -> int:
-        """The exit code as docker gives it, when the process has ended."""
-        splitter, code = frames.Splitter(), 128 + signal.SIGKILL  # unless somebody has killed or stopped the keeper
-        while waiting.answered(self._channel.fileno(), _END):
-            received = frames.receive(self._channel, splitter)
-            if received is None or received:
-                code = received[0].number() if received else code
-                break
-        waiting.collect(self._keeper, _END)
-        return code
+        """The exit code as docker gives it, when the process has ended: 137 where somebody has killed the keeper.
+
+        ContainerError: the keeper does not answer, which somebody has stopped, or a signal comes meanwhile.
+        """
+        splitter = frames.Splitter()
+        try:
+            while waiting.answered(self._channel.fileno(), _ANSWER):
+                received = frames.receive(self._channel, splitter)
+                if received is None:
+                    return 128 + signal.SIGKILL
+                for frame in received:
+                    if frame.kind == frames.FAULT:
+                        raise _fault(frame)
+                    return frame.number()
+            raise errors.ContainerError(
+                "the command has ended, and how is not known: the process that kept it does not answer"
+            )
+        finally:
+            waiting.collect(self._keeper, _END)
 
     def close(self) -> None:
         self._channel.close()
@@ -91,12 +102,16 @@ def keep(pid: int, process: Process, *, spec: dict[str, Any], theirs: Stdio | No
             waiting.collect(keeper, _END)
             if answer is None:
                 raise errors.ContainerError("the process that was to keep the command has been killed")
-            fault = answer.json()
-            raise errors.by_name(fault["fault"], fault["message"])
+            raise _fault(answer)
     except BaseException:
         channel.close()
         raise
     return Kept(channel, keeper, descriptors[0], descriptors[1] if len(descriptors) > 1 else None)
+
+
+def _fault(frame: frames.Frame) -> errors.RuntimeFault:
+    told = frame.json()
+    return errors.by_name(told["fault"], told["message"])
 
 
 def _keep(channel: socket.socket, pid: int, process: Process, spec: dict[str, Any], theirs: Stdio | None) -> NoReturn:

@@ -109,6 +109,45 @@ def test_what_does_not_answer_is_told_and_the_container_ends(runtime: Runtime, s
     assert runtime("inspect", "-f", "{{.State.Status}}", stopped) == "exited\n"
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (signal.SIGSTOP, 125, "how is not known: the process that kept it does not answer\n"),
+        (signal.SIGKILL, 137, ""),
+        (signal.SIGCONT, 3, ""),
+    ],
+)
+def test_a_command_whose_keeper_is_late(runtime: Runtime, number: int, code: int, says: str) -> None:
+    """It is stopped when the command ends; then it gets `number`. What is not known is not said to be known."""
+    name = runtime("run", "-d", "--network=none", "box", "sleep", "600").strip()
+    bound = ("_ANSWER", "0.1") if number == signal.SIGSTOP else ("_END", "0.001")
+    words = runtime.command("exec", "-i", name, "sh", "-c", "echo here; read line; exit 3")[3:]
+    command = [sys.executable, "-c", _WITH, "runtime.engine.keeper", *bound, *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        assert client.stdout is not None and client.stdout.readline() == b"here\n"
+        [keeper] = children(client.pid)
+        [process] = children(keeper)
+        os.kill(keeper, signal.SIGSTOP)
+        assert client.stdin is not None
+        client.stdin.write(b"\n")
+        client.stdin.flush()
+        wait_until(lambda: has_ended(process), "the command has ended")
+        os.kill(keeper, number)
+        _, err = client.communicate(timeout=PATIENCE)
+    assert (client.returncode, err.decode()[-len(says) :] if says else err.decode()) == (code, says)
+    assert not os.path.exists(f"/proc/{keeper}")
+    runtime("rm", "-f", name)
+
+
+def has_ended(pid: int) -> bool:
+    """Though nobody has collected it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.mark.parametrize("words", [("run", "--rm"), ("run", "-d")], ids=" ".join)
 def test_run_whose_shim_is_stopped(runtime: Runtime, words: tuple[str, ...]) -> None:
     """What had been begun is taken back."""
@@ -124,8 +163,7 @@ def test_run_whose_shim_is_stopped(runtime: Runtime, words: tuple[str, ...]) -> 
 
 
 def shims(client: int) -> list[int]:
-    children = Path(f"/proc/{client}/task/{client}/children").read_text().split()
-    return [int(pid) for pid in children if b"engine/shim" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in children(client) if b"engine/shim" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 # -- The waits themselves --
