@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import signal
 
-from runtime.engine import release
+from runtime.engine import records, release
 from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.processes import Process
 from runtime.engine.recover import recover
 from runtime.engine.watch import connect
-from runtime.errors import NoSuchContainer, StateError
+from runtime.errors import ContainerError, NoSuchContainer, StateError
+
+_ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its shim
 
 # After SIGKILL a container ends as soon as the kernel lets its processes go; who waits longer waits for a disk.
 _AFTER_KILL = 30.0
+_GIVING_BACK = 30.0  # and so long its shim may take then
 
 # How long another process may take that makes, removes or recovers the container.
 _OTHERS_WORK = 10.0
@@ -21,7 +25,8 @@ _OTHERS_WORK = 10.0
 def stop(store: ContainerStore, container: Container, *, number: int, patience: float | None) -> None:
     """Send `number`, and SIGKILL after `patience` seconds (None: never). Back when everything is given back.
 
-    A container that is not running is left as it is. Raises StateError when even SIGKILL does not end it.
+    A container that is not running is left as it is. Raises StateError when even SIGKILL does not end it, or its shim
+    does not answer: its processes are killed then all the same.
     """
     watch = connect(container)
     if watch is None:
@@ -30,11 +35,29 @@ def stop(store: ContainerStore, container: Container, *, number: int, patience: 
         watch.signal(number)
         if not watch.ended(patience):
             watch.signal(signal.SIGKILL)
-            if not watch.ended(_AFTER_KILL):
+            if not watch.ended(_ANSWER):
                 name = container.config.name
-                raise StateError(f"the container {name} does not end: a process of it waits in the kernel")
+                if not _kill(container):
+                    raise StateError(f"the container {name} does not end: a process of it waits in the kernel")
+                if not watch.ended(_GIVING_BACK):
+                    raise StateError(f"the process that keeps {name} does not answer")
     # A shim that was killed in the meantime ends the line as well, and leaves the work to us.
     recover(store)
+
+
+def _kill(container: Container) -> bool:
+    """Kill the first process ourselves, and the others with it; whether it has ended. Its shim may be stopped."""
+    from runtime.oci import container as oci
+
+    pid, spec = container.state().pid, records.read(f"{container.run_directory}/spec.json")
+    if not pid or spec is None:
+        return True
+    try:
+        with Process(pid) as init:
+            oci.kill(pid, signal.SIGKILL, spec=spec)  # which looks whether it is the container's
+            return init.ended(_AFTER_KILL)
+    except (ProcessLookupError, ContainerError):
+        return True
 
 
 def remove(store: ContainerStore, container: Container, *, force: bool) -> None:
@@ -44,7 +67,7 @@ def remove(store: ContainerStore, container: Container, *, force: bool) -> None:
     """
     name = container.config.name
     if force:
-        stop(store, container, number=signal.SIGKILL, patience=_AFTER_KILL)
+        stop(store, container, number=signal.SIGKILL, patience=0.0)
     elif watch := connect(container):
         watch.close()
         raise StateError(f"the container {name} is running: stop it first, or remove it with -f")

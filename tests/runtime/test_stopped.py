@@ -87,12 +87,13 @@ def tasks(pid: int) -> list[int]:
         return []
 
 
-# The command line with one of the engine's numbers another.
+# The command line with some of the engine's numbers another.
 _WITH = """
 import sys
 from importlib import import_module
-module, name, value = sys.argv[1:4]
-setattr(import_module(module), name, float(value))
+module, numbers, value = sys.argv[1:4]
+for name in numbers.split(","):
+    setattr(import_module(module), name, float(value))
 from runtime.cli import command
 sys.exit(command(sys.argv[4:]))
 """
@@ -164,6 +165,27 @@ def test_run_whose_shim_is_stopped(runtime: Runtime, words: tuple[str, ...]) -> 
 
 def shims(client: int) -> list[int]:
     return [pid for pid in children(client) if b"engine/shim" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_container_whose_shim_is_stopped(runtime: Runtime) -> None:
+    """Its processes do not go on, and what does not answer is named."""
+    for words in (("stop", "-t", "0"), ("rm", "-f")):
+        name = runtime("run", "-d", "--network=none", "--name=kept", "box", "sleep", "600").strip()
+        init = runtime.pid(name)
+        shim = int(Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(shim, signal.SIGSTOP)
+        try:
+            command = [sys.executable, "-c", _WITH, "runtime.engine.stop", "_ANSWER,_GIVING_BACK", "0.2"]
+            done = subprocess.run(
+                [*command, *runtime.command(*words, "kept")[3:]], capture_output=True, text=True, timeout=2 * PATIENCE
+            )
+            assert (done.returncode, done.stdout) == (1, ""), words
+            assert done.stderr == "runtime: the process that keeps kept does not answer\n"
+            assert has_ended(init), words
+        finally:
+            os.kill(shim, signal.SIGCONT)
+        wait_until(lambda: runtime.status("kept").startswith("Exited (137)"), "its shim has recorded its end")
+        runtime("rm", "kept")
 
 
 # -- The waits themselves --
