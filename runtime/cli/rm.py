@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.cli import each_of
+from runtime.cli import each_of, tell
 from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
 
@@ -18,14 +18,17 @@ def main(given: Given, settings: Settings) -> int:
 
     from runtime.engine.leftovers import take_back_beside
     from runtime.engine.stop import remove
+    from runtime.engine.stores import Away
 
     drivers = set()
+    away: dict[str, Away] = {}
 
     def one(reference: str) -> None:
         container = store.get(reference, damaged=force)
         drivers.add(container.config.driver)
-        remove(store, container, force=force)
+        remove(store, container, force=force, tell=lambda driver: away.setdefault(driver.driver, driver))
 
     code = each_of("rm", given, "container", one)
+    tell(away.values())
     take_back_beside(store, drivers)
     return code

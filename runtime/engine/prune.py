@@ -35,7 +35,7 @@ def containers(store: ContainerStore) -> Pruned:
             if container.state().status is not Status.EXITED:
                 continue
             size = _written(store, container.config.driver, container.id)
-            remove(store, container, force=False)
+            remove(store, container, force=False, tell=pruned.away.append)
             pruned = pruned._replace(lines=[*pruned.lines, container.id], freed=pruned.freed + size)
         except (NoSuchContainer, StateError):
             continue

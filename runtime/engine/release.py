@@ -20,6 +20,7 @@ from runtime.errors import RuntimeFault, sentence, step
 
 if TYPE_CHECKING:
     from drivers.api import Snapshotter
+    from runtime.engine.stores import Away
 
 
 def processes(container: Container) -> None:
@@ -98,8 +99,9 @@ def discard(store: ContainerStore, container: Container, *, after_crash: bool = 
         ) from trouble
 
 
-def discard_damaged(store: ContainerStore, container: Container) -> None:
-    """discard() of a container whose record does not say what it holds: it is looked for."""
+def discard_damaged(store: ContainerStore, container: Container) -> list[Away]:
+    """discard() of a container whose record does not say what it holds: it is looked for, in all drivers but those
+    returned, which do not work now."""
     from runtime.engine import stores
     from runtime.engine.network import open_network
 
@@ -109,11 +111,12 @@ def discard_damaged(store: ContainerStore, container: Container) -> None:
     attempt([processes, leave_network], container)
     container.begin_removal()
     try:
-        stores.remove(store.paths, container.id)
+        away = stores.remove(store.paths, container.id)
     except BaseException:
         container.give_removal_up()
         raise
     store.drop(container)
+    return away
 
 
 def _has(driver: Snapshotter, key: str) -> bool:

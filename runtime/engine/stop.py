@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from runtime.engine import records, release
 from runtime.engine.containers import Container, ContainerStore
@@ -11,6 +13,9 @@ from runtime.engine.processes import Process
 from runtime.engine.recover import recover
 from runtime.engine.watch import connect
 from runtime.errors import ContainerError, NoSuchContainer, StateError
+
+if TYPE_CHECKING:
+    from runtime.engine.stores import Away
 
 _ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its shim
 
@@ -60,10 +65,13 @@ def _kill(container: Container) -> bool:
         return True
 
 
-def remove(store: ContainerStore, container: Container, *, force: bool) -> None:
+def remove(
+    store: ContainerStore, container: Container, *, force: bool, tell: Callable[[Away], object]
+) -> None:
     """Remove a container with its snapshot; with `force` a running one is killed first.
 
-    One whose record is damaged does not tell its driver: its snapshot is looked for in all.
+    One whose record is damaged does not tell its driver: its snapshot is looked for in all, and `tell` hears of each
+    that does not work now, and may have it.
     """
     name = container.config.name
     if force:
@@ -81,7 +89,8 @@ def remove(store: ContainerStore, container: Container, *, force: bool) -> None:
         raise StateError(f"the container {name} is in the hands of another process")
     try:
         if container.damage:
-            release.discard_damaged(store, container)
+            for driver in release.discard_damaged(store, container):
+                tell(driver)
         else:
             release.discard(store, container)
     finally:

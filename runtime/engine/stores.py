@@ -87,9 +87,12 @@ def without_record(paths: Paths, name: str, driver: Snapshotter) -> list[Snapsho
     return [Snapshot(name, key, written(driver, key)) for key in lost]
 
 
-def remove(paths: Paths, key: str) -> None:
-    """Remove the snapshot `key` from every driver that works here and has it. Raises DriverError, OSError."""
-    for _, driver in opened(paths):
+def remove(paths: Paths, key: str) -> list[Away]:
+    """Remove the snapshot `key` from every driver that works here and has it; the drivers that do not work here, which
+    may have it as well. Raises DriverError, OSError."""
+    away: list[Away] = []
+    for _, driver in opened(paths, away=away):
         with suppress(NotFound):
             driver.stat(key)  # by the store alone: what the driver stands on may be away
             driver.remove(key)
+    return away
