@@ -16,12 +16,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from typing import NamedTuple
 
 from unionfs.linux import consts, files, mounts
 
 # Where the kernel's own file systems go. A symbolic link there would move them (CVE-2019-19921, CVE-2023-27561).
 _KERNEL_DIRECTORIES = (b"proc", b"sys", b"dev")
 _MOST_LINKS = 40  # that are followed to what is to be made, as in one path of the kernel's (path_resolution(7))
+_MOST_STEPS = 8192  # to what is to be made: two for each part of the longest path, and as many for links
 # Their types as statfs(2) has them (linux/magic.h): what is in them are the kernel's own objects.
 _KERNEL_TYPES = frozenset({
     0x9FA0, 0x62656572, 0x27E0EB, 0x63677270,  # proc, sysfs, cgroup, cgroup2
@@ -30,6 +32,16 @@ _KERNEL_TYPES = frozenset({
     0xCAFE4A11, 0x6165676C, 0xDE5E81E4, 0x65735543, 0x42494E4D,  # bpf, pstore, efivarfs, fusectl, binfmt_misc
     0xF97CFF8C, 0x43415D53, 0x5A3C69F0, 0x6E736673,  # selinux, smack, apparmor, nsfs
 })  # fmt: skip
+
+
+_Make = Callable[[int, bytes], None]
+
+
+class _Wanted(NamedTuple):
+    path: str
+    make: _Make
+    flags: int
+    links: int = 0  # how many with a missing target have led here
 
 
 class Root:
@@ -83,23 +95,42 @@ class Root:
             raise OSError(errno.EISDIR, "a directory is there, and what is to be put there is none", path)
         return fd
 
-    def _make(self, path: str, make: Callable[[int, bytes], None], flags: int, links: int = 0) -> int:
-        """`links`: how many with a missing target have led here."""
+    def _make(self, path: str, make: _Make, flags: int) -> int:
+        """The names are the image's: they, and whoever takes away what was made, have no more than _MOST_STEPS."""
+        wanted = [_Wanted(path, make, flags)]  # each for the one before it: a directory above, or a link's target
+        for _ in range(_MOST_STEPS):
+            one = wanted[-1]
+            fd = self._found(one)
+            if fd is not None:
+                wanted.pop()
+                if not wanted:
+                    return fd
+                os.close(fd)
+                continue
+            above, _, name = one.path.rstrip("/").rpartition("/")
+            directory = _Wanted(above or "/", _make_directory, os.O_DIRECTORY, one.links)
+            parent = self._found(directory)
+            if parent is None:
+                wanted.append(directory)
+                continue
+            try:
+                target = _make_or_read(parent, os.fsencode(name), one.make)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, one.path) from None
+            finally:
+                os.close(parent)
+            if target:
+                led = os.path.join(directory.path, os.fsdecode(target))
+                wanted.append(_Wanted(led, one.make, one.flags, one.links + 1))
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+    def _found(self, one: _Wanted) -> int | None:
         try:
-            return self._open(path, os.O_PATH | flags, led=links > 0)
+            return self._open(one.path, os.O_PATH | one.flags, led=one.links > 0)
         except FileNotFoundError:
-            if links == _MOST_LINKS:  # somebody changes them meanwhile: the kernel would have counted them
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
-        above, _, name = path.rstrip("/").rpartition("/")
-        above = above or "/"
-        parent = self._make(above, _make_directory, os.O_DIRECTORY, links)
-        try:
-            target = _make_or_read(parent, os.fsencode(name), make)
-        finally:
-            os.close(parent)
-        if target:
-            os.close(self._make(os.path.join(above, os.fsdecode(target)), make, flags, links + 1))
-        return self._open(path, os.O_PATH | flags, led=links > 0)
+            if one.links == _MOST_LINKS:  # somebody changes them meanwhile: the kernel would have counted them
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), one.path) from None
+            return None
 
     def attach(self, mount_fd: int, path: str, target_fd: int) -> None:
         """Put the detached mount `mount_fd` on `target_fd`, which is what `path` was resolved to.
@@ -127,7 +158,7 @@ def _make_file(parent: int, name: bytes) -> None:
     os.mknod(name, stat.S_IFREG | 0o644, dir_fd=parent)
 
 
-def _make_or_read(parent: int, name: bytes, make: Callable[[int, bytes], None]) -> bytes:
+def _make_or_read(parent: int, name: bytes, make: _Make) -> bytes:
     """Make what seems to be missing; where a symbolic link has its name, the link's target, else nothing."""
     try:
         make(parent, name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -391,6 +393,50 @@ def test_a_place_that_is_swapped_while_it_is_mounted_on_is_noticed(rootfs: Path,
             os.close(fd)
         root.close()
         linux_mounts.umount2(str(rootfs / "moved"))
+
+
+def test_a_link_of_the_image_with_a_long_target_that_is_missing(rootfs: Path) -> None:
+    """What it says is made; not as deep as the interpreter goes, and not without an end."""
+    names = [f"d{number % 10}" for number in range(1300)]
+    (rootfs / "long").symlink_to("/".join([*names, "end"]))
+    (rootfs / "longer").symlink_to("long/more")
+    for number in range(50):
+        (rootfs / f"chain{number}").symlink_to(f"chain{number + 1}/x")
+    root = inroot.Root(os.open(rootfs, os.O_PATH))
+    try:
+        for path in ("/longer", "/long"):
+            fd = root.directory(path)
+            assert os.readlink(f"/proc/self/fd/{fd}").endswith("/end/more" if path == "/longer" else "/d9/end")
+            os.close(fd)
+        fd = root.file("/long/more/file")
+        assert stat.S_ISREG(os.fstat(fd).st_mode)
+        os.close(fd)
+        with pytest.raises(OSError, match="symbolic link") as looped:
+            root.directory("/chain0")
+        assert looped.value.errno == errno.ELOOP
+        with pytest.raises(OSError, match="name too long") as long:
+            root.directory("/long/" + "x" * 256)
+        assert long.value.errno == errno.ENAMETOOLONG
+    finally:
+        root.close()
+        subprocess.run(["rm", "-r", rootfs / "d0"], check=True)  # deeper than shutil.rmtree goes
+
+
+def test_what_cannot_be_made_is_told_with_its_path(tmp_path: Path) -> None:
+    linux_mounts.mount("tmpfs", str(tmp_path), "tmpfs", 0, "nr_inodes=3")
+    try:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "link").symlink_to("etc/deep/file")
+        root = inroot.Root(os.open(tmp_path, os.O_PATH))
+        try:
+            for asked, told in (("/etc/deep/directory", "/etc/deep"), ("/link", "/etc/deep"), ("/file", "/file")):
+                with pytest.raises(OSError, match="No space left") as full:
+                    root.file(asked)
+                assert full.value.filename == told
+        finally:
+            root.close()
+    finally:
+        linux_mounts.umount2(str(tmp_path))
 
 
 def test_nothing_but_proc_is_mounted_in_proc(keeper: Keeper, config: Make, tmp_path: Path) -> None:
