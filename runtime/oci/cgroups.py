@@ -29,6 +29,7 @@ from unionfs.linux import mounts
 # A directory that this runtime made above a container's is sticky from its first moment on, so that the last
 # container's end can remove it, whoever was killed, and an administrator's own stays.
 _MADE_BY_US = stat.S_ISVTX
+_MADE_BY_0_1 = "trusted.fuse-aufs.made"  # the mark of version 0.1.0, an extended attribute
 _PATIENCE = 10.0  # seconds for killed processes to leave
 
 
@@ -218,15 +219,19 @@ class Cgroup:
 def _make(hierarchy: Hierarchy, path: str) -> None:
     """Other processes make, fill and remove the directories above at the same time: each is taken as it is found."""
     deadline = time.monotonic() + _PATIENCE
+    missing = ""
     while time.monotonic() < deadline:
-        with suppress(FileNotFoundError):  # the last other container has just ended and taken the directory above along
+        try:
             directory = hierarchy.mount_point
             *parents, own = path.strip("/").split("/")
             for part in parents:
                 directory = _make_below(hierarchy, directory, part, 0o755 | _MADE_BY_US)
             _make_below(hierarchy, directory, own, 0o755)
             return
-    raise ContainerError(f"the cgroup {path} cannot be made: the directories above it come and go")
+        except FileNotFoundError as error:  # the last other container has just ended, and taken one above along
+            missing = error.filename
+        time.sleep(0.001)
+    raise ContainerError(f"the cgroup {path} cannot be made: {missing} is missing")
 
 
 def _make_below(hierarchy: Hierarchy, above: str, name: str, mode: int) -> str:
@@ -296,7 +301,7 @@ def _remove(directory: str, deadline: float) -> None:
 
 def _remove_if_ours(directory: str) -> bool:
     try:
-        ours = bool(os.stat(directory).st_mode & _MADE_BY_US)
+        ours = bool(os.stat(directory).st_mode & _MADE_BY_US) or _MADE_BY_0_1 in os.listxattr(directory)
         if ours:
             os.rmdir(directory)
     except OSError:  # in use by another container (EBUSY), or already removed

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -160,6 +162,29 @@ def test_groups_above_go_with_the_last_container_and_an_administrators_stay(cgro
     assert os.listdir(above).count("sibling") == 1
     sibling.remove()
     assert not os.path.exists(above)
+
+
+def test_a_group_above_that_an_earlier_version_made_goes_as_well(cgroup: Cgroup) -> None:
+    """It had another mark."""
+    above = [os.path.dirname(h.mount_point + cgroup.path) for h in cgroups.hierarchies()]
+    for directory in above:
+        os.mkdir(directory)
+        os.setxattr(directory, "trusted.fuse-aufs.made", b"1")
+    cgroup.create(NONE)
+    cgroup.remove()
+    left = [directory for directory in above if os.path.exists(directory)]
+    for directory in left:
+        os.rmdir(directory)
+    assert left == []
+
+
+def test_a_group_that_cannot_be_made_is_not_spun_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is missing in a hierarchy may be there again, or never."""
+    monkeypatch.setattr(cgroups, "_PATIENCE", 0.3)
+    began = time.thread_time()
+    with pytest.raises(ContainerError, match=rf"{tmp_path}/cgroup.controllers is missing"):
+        cgroups._make(cgroups.Hierarchy(str(tmp_path), 2, ()), "/above/group")
+    assert time.thread_time() - began < 0.15
 
 
 def test_a_group_above_that_nobody_has_filled_yet(keeper: Keeper, config: Make) -> None:
