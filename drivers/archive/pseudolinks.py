@@ -12,5 +12,5 @@ import os
 
 
 def hidden_name() -> bytes:
-    """Of that directory: a new one for each extraction, as something may be left of one that was killed."""
-    return b".wh..wh." + os.urandom(16).hex().encode()
+    """Of that directory: one that no archive can have guessed."""
+    return b".pseudo-links-" + os.urandom(16).hex().encode()

@@ -169,15 +169,6 @@ def test_holes_are_not_copied_nor_counted(memory: Path, layer: Layer) -> None:
     assert os.stat(memory / "own" / "z").st_blocks == 0
 
 
-def test_what_a_pseudo_link_becomes_again_is_counted(unpack: Layer) -> None:
-    """Each time that the file it was has gone."""
-    parts = [tape.file(b".wh..wh.plnk/1.2", b"x" * 10_000)]
-    for _ in range(10):
-        parts += [hard_link(b"a", b".wh..wh.plnk/1.2"), tape.file(b"a")]
-    with pytest.raises(ArchiveError, match=r"^a \(byte \d+\): .* over the 60000 bytes that are allowed in all"):
-        unpack(*parts, limits=Limits(total=60_000))
-
-
 def test_names_of_a_file_that_are_hidden_stay_so(memory: Path, layer: Layer) -> None:
     """By what the archive has brought or removed, in directories of the layer's own and in others."""
     base = memory / "base"
