@@ -8,6 +8,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.contracts.posix.case import in_child
 from tests.mounting import Union
 from tests.trees import Dir, Entry, File, build
 from unionfs.linux import consts, files, mounts, processes
+from unionfs.union.privileges import Caller
 
 pytestmark = pytest.mark.needs("fuse", "overlay", "tmpfs-xattr")
 
@@ -220,3 +222,13 @@ def test_set_id_bits(
         and key[0] not in MISSING.get(transport, ())
     ]
     assert not differing, "\n".join([f"{len(differing)} of {len(found)} differ", *differing])
+
+
+@pytest.mark.parametrize("uid", [0, OWNER])
+def test_a_thread_that_acts_for_somebody_else(tmp_path: Path, uid: int) -> None:
+    """/proc shows the credentials that a thread has, and not those it has put on for a while: an NFS server's has all
+    capabilities, and the user whom it serves none."""
+    build(str(tmp_path), {"file": File("", uid=OWNER, gid=TEAM)})
+    caller = Caller(uid, OTHER, os.getpid())
+    assert caller.has(consts.CAP_FSETID) == (uid == 0)
+    assert caller.keeps_set_group_id(os.stat(tmp_path / "file")) == (uid == 0)

@@ -184,30 +184,33 @@ def groups(tid: int) -> set[int]:
         return set()
 
 
-def is_capable(tid: int, capability: int) -> bool:
-    """Whether a thread has a capability effectively, in the user namespace of this process: one of an inner namespace
-    has all of that, and none here. Not if it is gone or not for us to see."""
+def is_capable(tid: int, capability: int, uid: int) -> bool:
+    """Whether a thread that acts as the user `uid` has a capability effectively, in the user namespace of this process:
+    one of an inner namespace has all of that, and none here. Not if it is gone or not for us to see, or acts as
+    somebody else than it is, of whom /proc tells nothing: an NFS server's (nfsd_setuser(), fs/nfsd/auth.c)."""
     try:
-        return _has_effective(tid, capability) and _is_of_our_namespace(tid)
-    except (OSError, ValueError):
+        return _has_effective(tid, capability, uid) and _is_of_our_namespace(tid)
+    except (OSError, LookupError, ValueError):
         return False
 
 
-def is_capable_over(tid: int, capability: int, uid: int, gid: int) -> bool:
+def is_capable_over(tid: int, capability: int, uid: int, file: tuple[int, int]) -> bool:
     """The same over a file with this owner and group, as this process sees them: for that, one of any user namespace
     that maps both is capable (capable_wrt_inode_uidgid(), kernel/capability.c)."""
+    owner, group = file
     try:
-        return _has_effective(tid, capability) and (
-            _is_of_our_namespace(tid) or (_maps(f"/proc/{tid}/uid_map", uid) and _maps(f"/proc/{tid}/gid_map", gid))
+        return _has_effective(tid, capability, uid) and (
+            _is_of_our_namespace(tid) or (_maps(f"/proc/{tid}/uid_map", owner) and _maps(f"/proc/{tid}/gid_map", group))
         )
-    except (OSError, ValueError):
+    except (OSError, LookupError, ValueError):
         return False
 
 
-def _has_effective(tid: int, capability: int) -> bool:
+def _has_effective(tid: int, capability: int, uid: int) -> bool:
     with open(f"/proc/{tid}/status", "rb") as fields:
-        [effective] = (int(line.split()[1], 16) for line in fields if line.startswith(b"CapEff:"))
-    return bool(effective >> capability & 1)
+        said = {key: value.split() for key, _, value in (line.partition(b":") for line in fields)}
+    *_, fsuid = map(int, said[b"Uid"])  # real, effective, saved, and for files (proc(5))
+    return fsuid == uid and bool(int(said[b"CapEff"][0], 16) >> capability & 1)
 
 
 def _is_of_our_namespace(tid: int) -> bool:

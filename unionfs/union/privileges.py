@@ -40,7 +40,7 @@ class Caller(NamedTuple):
         """Whether the kernel's capable() would say so. Of a caller who cannot be seen, if he is root."""
         if not self.tid:
             return self.uid == 0
-        return processes.is_capable(self.tid, capability)
+        return processes.is_capable(self.tid, capability, self.uid)
 
     def keeps_set_group_id(self, entry: os.stat_result) -> bool:
         """Of a file that the group may not execute."""
@@ -48,7 +48,7 @@ class Caller(NamedTuple):
             return True
         if not self.tid:
             return self.uid == 0
-        return processes.is_capable_over(self.tid, consts.CAP_FSETID, entry.st_uid, entry.st_gid)
+        return processes.is_capable_over(self.tid, consts.CAP_FSETID, self.uid, (entry.st_uid, entry.st_gid))
 
 
 # The server itself.
