@@ -187,8 +187,13 @@ class Driver(DirectorySnapshotter):
     def how_to_make_room(self) -> str:
         if self._image is None:
             return super().how_to_make_room()
-        path, size = self._image.path, show_size(os.stat(self._image.path).st_size)
-        return f"{path} has {size} (--storage-opt {LOOPSIZE}=…, which can be raised): {super().how_to_make_room()}"
+        try:
+            has = f"has {show_size(os.stat(self._image.path).st_size)}"
+        except OSError:  # somebody has moved it away; what is asked for is said of another error
+            has = "is full"
+        return (
+            f"{self._image.path} {has} (--storage-opt {LOOPSIZE}=…, which can be raised): {super().how_to_make_room()}"
+        )
 
     def cleanup(self) -> None:
         super().cleanup()
@@ -197,9 +202,11 @@ class Driver(DirectorySnapshotter):
 
     def close(self) -> None:
         if self._image:
-            self._image.give_back(self._destroyed)
-            self._destroyed = []
-            self._image.close(self._let_go)
+            try:
+                self._image.give_back(self._destroyed)
+            finally:
+                self._destroyed = []
+                self._image.close(self._let_go)
         else:
             super().close()
 

@@ -47,7 +47,8 @@ _MIB = 1 << 20
 # smaller pieces are left. A hundred gigabytes are a hundred thousand pieces at most.
 _WORTH = 16 << 20
 _PIECE = 1 << 20
-# Seconds for the kernel to take apart the trees of what was destroyed, and between two looks.
+# Seconds for all of it, most of which the kernel may need to take apart the trees of what was destroyed; and between
+# two looks.
 _PATIENCE = 5.0
 _PAUSE = 0.005
 
@@ -84,18 +85,23 @@ class Image:
                 raise
 
     def give_back(self, destroyed: Sequence[int]) -> None:
-        """Give the disk the blocks of these subvolumes. What has not ended in a few seconds is left to the kernel."""
+        """Give the disk the blocks of these subvolumes. Nothing more is begun after a few seconds: the rest is left to
+        the kernel."""
         if not destroyed or self.fd < 0:
             return
         with suppress(OSError):  # EOPNOTSUPP: the disk outside has no files with holes. EIO: that is for others to say
-            subvolumes.sync(self.fd)
             deadline = time.monotonic() + _PATIENCE
+            subvolumes.sync(self.fd)
             for number in destroyed:
                 while subvolumes.exists(self.fd, number):
                     if time.monotonic() > deadline:
                         return
                     time.sleep(_PAUSE)
+            if time.monotonic() > deadline:
+                return
             subvolumes.sync(self.fd)  # only then are they free
+            if time.monotonic() > deadline:
+                return
             if os.stat(self.path).st_blocks * 512 - subvolumes.used(self.fd) >= _WORTH:
                 subvolumes.trim(self.fd, _PIECE)
 
@@ -114,7 +120,8 @@ class Image:
                 self.leave()
         except TimedOut:
             let_go()  # who holds the lock for so long is mounting it
-        self.leave()
+        finally:
+            self.leave()
 
     def _exclusive(self) -> AbstractContextManager[int]:
         return locked(os.path.join(self.root, "btrfs.lock"))

@@ -20,7 +20,7 @@ from drivers.btrfs import driver as btrfs_driver
 from drivers.btrfs import image as btrfs_image
 from drivers.btrfs import qgroups, subvolumes
 from drivers.directories import DirectorySnapshotter
-from drivers.errors import Unavailable
+from drivers.errors import DriverError, Unavailable
 from drivers.mounts import Mount
 from drivers.registry import open_driver, probe
 from drivers.trees import DIRECTORY
@@ -718,6 +718,64 @@ def test_what_is_removed_takes_no_room_outside(root: str, how: str) -> None:
     assert _taken(root) < 16 * MIB
 
 
+def _with_something_removed(root: str) -> DirectorySnapshotter:
+    driver = opened(root)
+    with mounted(driver.prepare("goes")) as path:
+        Path(path, "f").write_bytes(os.urandom(40 * MIB))
+        os.sync()
+    driver.remove("goes")
+    return driver
+
+
+def test_who_is_interrupted_while_giving_it_back_lets_go_of_all(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = _with_something_removed(root)
+    exists = subvolumes.exists
+
+    def interrupted(fd: int, number: int) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        return exists(fd, number)
+
+    monkeypatch.setattr(subvolumes, "exists", interrupted)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            driver.close()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert not devices(root)
+    with pytest.raises(DriverError), driver._store.read():
+        pass
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_what_takes_too_long_to_give_back_is_left(root: str, slow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever step it is that took the time, nothing follows it."""
+    driver = _with_something_removed(root)
+    done = []
+    sync, trim, exists = subvolumes.sync, subvolumes.trim, subvolumes.exists
+
+    def synced(fd: int) -> None:
+        sync(fd)
+        done.append("sync")
+        if len(done) == slow:
+            while any(exists(fd, number) for number in driver._destroyed):  # type: ignore[attr-defined]
+                pass  # so that there is nothing left to wait for
+            monkeypatch.setattr(btrfs_image.time, "monotonic", lambda: 1e300)
+
+    def trimmed(fd: int, least: int) -> None:
+        done.append("trim")
+        trim(fd, least)
+
+    monkeypatch.setattr(subvolumes, "sync", synced)
+    monkeypatch.setattr(subvolumes, "trim", trimmed)
+    try:
+        driver._image.give_back(driver._destroyed)  # type: ignore[attr-defined]
+    finally:
+        monkeypatch.undo()
+        driver.close()
+    assert done == ["sync"] * slow
+
+
 def _taken(root: str) -> int:
     return os.stat(f"{root}/btrfs.img").st_blocks * 512
 
@@ -771,6 +829,9 @@ def test_a_size_that_is_less_is_not_kept(root: str) -> None:
     driver = opened(root)
     assert driver._store.options == {"btrfs.loopsize": "300M"}
     assert "btrfs.img has 300M (--storage-opt btrfs.loopsize=" in driver.how_to_make_room()
+    os.rename(f"{root}/btrfs.img", f"{root}/away")  # it is asked for in an error's place, and is none itself
+    assert "btrfs.img is full (--storage-opt btrfs.loopsize=" in driver.how_to_make_room()
+    os.rename(f"{root}/away", f"{root}/btrfs.img")
     driver.close()
 
 
