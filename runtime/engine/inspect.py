@@ -82,12 +82,13 @@ def _state(state: State) -> dict[str, Any]:
 def _config(config: Config) -> dict[str, Any]:
     """What it was made with. Who has not said of an option what it is has it from the image."""
     process, given = config.spec["process"], config.command[len(config.entrypoint) :]
+    given_to_all = {f"HOSTNAME={config.spec['hostname']}", *(["TERM=xterm"] if config.terminal else [])}
     shown = {
         "Hostname": config.spec["hostname"],
         "User": config.user,
         "Tty": config.terminal,
         "OpenStdin": config.stdin,
-        "Env": process["env"],
+        "Env": [entry for entry in process["env"] if entry not in given_to_all],
         "Cmd": list(given) or None,
         "Image": config.image,
         "WorkingDir": process["cwd"],
@@ -119,8 +120,8 @@ def _host_config(config: Config) -> dict[str, Any]:
         "Memory": memory.get("limit", 0),
         "MemorySwap": memory.get("swap", 0),
         "NanoCpus": quota * 10**9 // period if period else 0,
-        "CpuQuota": quota,
-        "CpuPeriod": period,
+        "CpuQuota": 0,  # of --cpu-quota, which this runtime does not have
+        "CpuPeriod": 0,
         "PidsLimit": limits.get("pids", {}).get("limit"),
         "MaskedPaths": linux["maskedPaths"],
         "ReadonlyPaths": linux["readonlyPaths"],

@@ -74,6 +74,14 @@ def test_what_is_not_said(runtime: Runtime) -> None:
     }
 
 
+def test_the_environment_is_what_was_said(runtime: Runtime) -> None:
+    """And not what every container is given besides, of which `docker inspect` says nothing."""
+    names = [entry.partition("=")[0] for entry in ended(runtime, "-t", "-h", "here", "box", "true")["Config"]["Env"]]
+    assert "PATH" in names and not {"HOSTNAME", "TERM"} & {*names}
+    said = ("-e", "HOSTNAME=other", "-e", "TERM=vt100")
+    assert {"HOSTNAME=other", "TERM=vt100"} <= {*ended(runtime, "-t", *said, "box", "true")["Config"]["Env"]}
+
+
 def test_one_that_runs(runtime: Runtime, tmp_path: Path) -> None:
     limits = ("-m", "32m", "--cpus", "0.5", "--pids-limit", "9")
     volumes = ("-v", f"{tmp_path}:/v:ro", "-v", f"{tmp_path}:/dev/shm")
@@ -94,6 +102,7 @@ def test_one_that_runs(runtime: Runtime, tmp_path: Path) -> None:
     assert (host["Memory"], host["MemorySwap"], host["NanoCpus"], host["PidsLimit"]) == (
         32 << 20, 64 << 20, 500_000_000, 9
     )  # fmt: skip
+    assert host["CpuQuota"] == host["CpuPeriod"] == 0  # as docker has it of --cpus
     assert host["Binds"] == [f"{tmp_path}:/v:ro", f"{tmp_path}:/dev/shm"] and host["ShmSize"] == 0
     assert [(mount["Destination"], mount["Mode"], mount["RW"]) for mount in found["Mounts"]] == [
         ("/v", "ro", False), ("/dev/shm", "", True)
