@@ -41,15 +41,17 @@ def attempt(*argv: str, text: str = "") -> tuple[int, str]:
 
 
 def _await(pid: int, program: str) -> int:
-    """Its wait status."""
+    """Its wait status. It has ended, whatever ends the wait: who holds the host's lock lets go of it then."""
     pidfd = os.pidfd_open(pid)
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(_PATIENCE * 1000):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
             raise NetworkError(f"{os.path.basename(program)} has not ended within {_PATIENCE:g} seconds")
-        return os.waitpid(pid, 0)[1]
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     finally:
         os.close(pidfd)
+    return os.waitpid(pid, 0)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
@@ -157,3 +158,21 @@ def test_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "_PATIENCE", 0.05)
     with pytest.raises(NetworkError, match=r"^sh has not ended within 0.05 seconds$"):
         command.run(sh, "-c", "exec sleep 600")
+
+
+def test_a_command_ends_with_who_waits_for_it() -> None:
+    """Who is interrupted lets go of the host's lock, and nothing changes its rules any more then."""
+    sh = find("sh")
+    assert sh
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            command.run(sh, "-c", "kill -USR1 $PPID; exec sleep 600")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
