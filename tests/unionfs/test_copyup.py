@@ -165,6 +165,46 @@ def test_hard_links_stay_one_file(mount_union: Callable[..., Union], tmp_path: P
     assert not os.path.isdir(links) or os.listdir(links) == [], "a pseudo-link outlives its file's names"
 
 
+@pytest.mark.parametrize("change", ["link", "unlink", "rename", "write", "unlink both"])
+@pytest.mark.parametrize("kind", [File("linked"), Symlink("nowhere")], ids=["file", "symlink"])
+def test_a_copy_below_that_only_its_key_names(
+    mount_union: Callable[..., Union], tmp_path: Path, change: str, kind: File | Symlink
+) -> None:
+    """Its names are in a branch further down, and it is copied up once more."""
+    build(str(tmp_path / "low"), {"a": kind, "b": HardLink("a"), "c": HardLink("a")})
+    union = mount_union("low", "middle")
+    os.unlink(f"{union.path}/c")
+    union.unmount()
+    union = mount_union("low", "middle", "up")
+    a, b, z = (f"{union.path}/{name}" for name in "abz")
+    names = [a, b]
+    if change == "link":
+        os.link(a, z, follow_symlinks=False)
+        names.append(z)
+    elif change == "rename":
+        os.rename(a, z)
+        names[0] = z
+    elif change == "write":
+        os.utime(a, (5, 5), follow_symlinks=False)
+    else:
+        os.unlink(names.pop(0))
+        if change == "unlink both":
+            os.unlink(names.pop())
+
+    def shown() -> tuple[list[str], set[tuple[int, int]]]:
+        entries = [os.lstat(name) for name in names]
+        return sorted(os.listdir(union.path)), {(entry.st_ino, entry.st_nlink) for entry in entries}
+
+    there, files = shown()
+    assert there == sorted(map(os.path.basename, names))
+    assert len(files) == min(1, len(names)) and {count for _, count in files} == ({len(names)} - {0})
+    union.remount()
+    assert shown() == (there, files)
+    union.unmount()
+    links = f"{union.upper}/.wh..wh.plnk"
+    assert names or not os.path.isdir(links) or not os.listdir(links)
+
+
 def test_a_descriptor_and_a_map_from_before_see_later_writes(
     mount_union: Callable[..., Union], tmp_path: Path
 ) -> None:

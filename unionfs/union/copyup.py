@@ -119,7 +119,7 @@ def _copy_up_special(stack: Stack, node: Node) -> None:
         made = copy.stat()
         if not node.names:
             _become_orphan(node, copy.open(os.O_PATH))
-        elif entry.st_nlink > 1:
+        elif place.has_several_names(node, entry):
             _link_hard(stack, node, copy, place.links(stack, node, entry))
         else:
             _place(stack, node, copy.fd, name)
@@ -163,7 +163,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
         if not node.names:
             # Unlinked while it was copied, or before: the copy never gets a name.
             _become_orphan(node, os.dup(copy))
-        elif entry.st_nlink > 1:
+        elif place.has_several_names(node, entry):
             _link_hard(stack, node, Place(copy, b""), place.links(stack, node, entry))
         else:
             parent = _parent(node)

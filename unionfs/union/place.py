@@ -157,6 +157,12 @@ def links(stack: Stack, node: Node, entry: os.stat_result) -> int:
     return stack.pseudo_links.count(node.branch, node.pseudo_link, entry.st_nlink)
 
 
+def has_several_names(node: Node, entry: os.stat_result) -> bool:
+    """Whether the file with the status `entry` has several, or had: of a copy in a lower branch the key may be the one
+    link, while names further down lead to it."""
+    return entry.st_nlink > 1 or node.pseudo_link is not None
+
+
 class outliving:
     """Hold on to a file by descriptor while its last known name goes; where the removal fails nothing has changed.
 

@@ -93,7 +93,7 @@ def _remove_bare(stack: Stack, node: Node, parent: Node, name: bytes) -> bool:
 def counts_its_names(stack: Stack, node: Node) -> bool:
     """Copy up a lower file that has several names before one of them goes: the copy is where the link count is kept
     (overlayfs does the same with index=on, ovl_nlink_start()). True if the lock may have been let go of."""
-    if node.branch == 0 or place.of(stack, node).stat().st_nlink < 2:
+    if node.branch == 0 or not place.has_several_names(node, place.of(stack, node).stat()):
         return False
     return copyup.copy_up(stack, node)
 
