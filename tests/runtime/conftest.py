@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+WAITING = "runtime: waiting for "
 PATIENCE = 30.0  # seconds until a test that waits for an event gives up
 IMAGE = "box"
 
@@ -71,14 +72,16 @@ class Runtime:
         return done.stdout
 
     def refused(self, *words: object, code: int | None = None) -> str:
-        """Run to a bad end; the one line that it wrote on standard error, with nothing on standard output."""
+        """Run to a bad end; the one line that it wrote on standard error, with nothing on standard output. What it has
+        waited for is told before that."""
         done = self.call(*words)
         assert done.returncode != 0, done.stdout
         assert code is None or done.returncode == code, f"exit {done.returncode}: {done.stderr}"
         assert done.stdout == ""
-        assert done.stderr.startswith("runtime: "), done.stderr
-        assert done.stderr.count("\n") == 1, done.stderr
-        return done.stderr
+        said = "".join(line for line in done.stderr.splitlines(keepends=True) if not line.startswith(WAITING))
+        assert said.startswith("runtime: "), done.stderr
+        assert said.count("\n") == 1, done.stderr
+        return said
 
     def popen(self, *words: object, **kwargs: object) -> subprocess.Popen[bytes]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -65,7 +65,7 @@ def test_pruning_takes_the_image_and_not_another_with_its_id(paths: Paths, store
 def test_a_disk_that_is_full_for_a_layout_is_named(runtime: Runtime) -> None:
     with mounted([Mount("tmpfs", "tmpfs", ("size=64k",))]) as memory:
         said = runtime.refused("save", "--format=oci-dir", "-o", f"{memory}/layout", IMAGE, code=1)
-        assert said == f"runtime: {memory}/layout: No space left on device\n"
+        assert said == f"runtime: save failed: {memory}/layout: No space left on device\n"
         assert os.listdir(memory) == []
 
 

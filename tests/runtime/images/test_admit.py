@@ -50,7 +50,7 @@ def test_an_image_of_compressed_layers(store: ImageStore, driver: Snapshotter) -
 
 
 BAD = {
-    "hostile": (image_of([LAYERS[0], tape.archive(tape.file(b"../x"))]), r"\.\./x \(byte 0\): its name leads above the root"),
+    "hostile": (image_of([LAYERS[0], tape.archive(tape.file(b"../x"))]), r"\.\./x \(byte 0\): its name leads above"),
     "another layer's diff id": (
         image_of(LAYERS, diff_ids=[digest_of(LAYERS[0]), digest_of(b"x")]), "its diff id is wrong",
     ),
