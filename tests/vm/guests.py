@@ -9,6 +9,7 @@ It ends its guests when the run has ended, however that was: then nobody holds t
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import select
@@ -94,7 +95,8 @@ class Beside:
         """When all of them have ended. Both a test's skip and its failure are in the output."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        os.write(self._process.stdin.fileno(), _HURRY)
+        with contextlib.suppress(BrokenPipeError):  # all have ended
+            os.write(self._process.stdin.fileno(), _HURRY)
         found = {name: Result(-1, why) for name, why in self._left_out.items()}
         for line in self._process.stdout.read().decode().splitlines():
             status, _, name = line.partition(" ")

@@ -9,16 +9,18 @@ import pytest
 from drivers.archive.extract import Extracted, extract
 from drivers.archive.layered import Onto
 from drivers.archive.limits import DEFAULT, Limits
+from drivers.trees import delete_path
 from tests.drivers.archive import tape
 from tests.trees import File, Symlink, build
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> str:
+def root(tmp_path: Path) -> Iterator[str]:
     """An empty directory to extract into, in the same directory as `victim`."""
     path = tmp_path / "root"
     path.mkdir()
-    return str(path)
+    yield str(path)
+    delete_path(str(path))  # it may be deeper than pytest's own recursion goes
 
 
 @pytest.fixture
