@@ -252,7 +252,8 @@ def test_a_database_in_a_layer_of_the_image(runtime: Runtime, database: str, dri
     done = on.run(database, "sqlite3", "/data.db", sql)
     assert done.split() == ["ok", "0|400", "133"]
     insert = "begin; insert into a default values; insert into b select max(n) from a; commit;"
-    script = f'while :; do echo "{insert} select 1 where changes();"; done | sqlite3 -cmd ".timeout 9000" /data.db'
+    # A process each time: what one has to say to a pipe it keeps until that is 4096 bytes.
+    script = f'while :; do sqlite3 -cmd ".timeout 9000" /data.db "{insert} select 1 where changes()"; done'
     with running(on, "--network=none", database, "sh", "-c", script) as name:
         wait_until(lambda: on("logs", "--tail=1", name) == "1\n", "it writes")
         on("commit", name, "sqlite:busy")
