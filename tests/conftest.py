@@ -10,11 +10,11 @@ import pytest
 
 pytest.register_assert_rewrite("tests.contracts", "tests.mounting", "tests.trees")
 
-from tests import leaks  # noqa: E402
+from tests import isolation, leaks  # noqa: E402
 from tests.capabilities import missing  # noqa: E402
 from tests.mounting import TRANSPORTS, Union  # noqa: E402
 
-leaks.isolate()
+isolation.isolate()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,62 +1,24 @@
 """What a test can leave behind on the machine, seen before and after it.
 
-The test run is its own mount and network namespace (see `isolate`), so every mount and every link there is the run's
+The test run has mounts, links and mostly control groups of its own (isolation.py), so each of them there is the run's
 and other people's are out of sight. Processes are the run's when they descend from it or carry its mark in their
-environment; loop devices when their file is below its temporary directory; cgroups when their name says so and nobody
-else's process is in them.
+environment; loop devices when their file is below its temporary directory; where control groups are shared, those whose
+name says so and in which nobody else's process is.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import gc
 import os
 import socket
-import struct
 import time
-import uuid
 from typing import NamedTuple
 
-from unionfs.linux import consts, libc, mounts
+from tests.isolation import MARK
+from unionfs.linux import mounts
 
-MARK = "FUSE_AUFS_TEST_RUN"
 _CGROUP_ROOT = "/sys/fs/cgroup"
 _PATIENCE = 30.0  # seconds for what ends by itself: a server after its unmount, a lazily released loop device
-# What a user may have set for our commands, or for the programs they call, and no test rests on.
-_SETTINGS = (
-    "FUSE_AUFS_ROOT", "FUSE_AUFS_STATE", "FUSE_AUFS_STORAGE_DRIVER", "FUSE_AUFS_STORAGE_OPT", "FUSE_AUFS_DEBUG",
-    "FUSE_AUFS_CONFIG", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "LANG", "LANGUAGE", "TZ",
-)
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
-
-
-def isolate() -> None:
-    """Give this process private mount and network namespaces (loopback up, nothing forwarded), the usual umask and none
-    of a user's settings, and mark it for `processes`.
-
-    Called before anything else runs in the process; without the privilege (not root) nothing changes.
-    """
-    os.environ[MARK] = f"{os.getpid()}-{uuid.uuid4().hex}"
-    os.umask(0o022)
-    for name in _SETTINGS:
-        os.environ.pop(name, None)
-    os.environ["LC_ALL"] = "C.UTF-8"
-    if os.geteuid() != 0:
-        return
-    try:
-        libc.bind("unshare", ctypes.c_int)(consts.CLONE_NEWNS | consts.CLONE_NEWNET)
-    except OSError:
-        return
-    mounts.mount("none", "/", None, consts.MS_REC | consts.MS_PRIVATE)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        request = bytearray(struct.pack("16sH14x", b"lo", 0))
-        fcntl.ioctl(control, _SIOCGIFFLAGS, request)
-        name, flags = struct.unpack("16sH14x", request)
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", name, flags | _IFF_UP))
-    with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as forward:  # taken over from the host
-        forward.write("0")
-
 
 class Belongings(NamedTuple):
     """Sets of sentences, each naming one thing; the difference of two is what was left behind."""
@@ -71,8 +33,8 @@ class Belongings(NamedTuple):
 
 
 def belongings(basetemp: str, *, groups: bool = False) -> Belongings:
-    """What there is now; control groups only when asked, for a test that makes some: they cannot be told from those
-    of another run, as empty ones name nobody."""
+    """What there is now; control groups only when asked, for a test that makes some: where they are shared they cannot
+    be told from those of another run, as empty ones name nobody."""
     return Belongings(
         frozenset(f"mount of {m.fstype} ({m.source}) at {m.target}" for m in mounts.mountinfo()
                   if not m.target.startswith(("/proc/", "/sys/"))),

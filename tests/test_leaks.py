@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,15 @@ def test_control_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert f"control group {path}" in leaks.left_behind(before, str(tmp_path), groups=True)
     finally:
         os.rmdir(path)
+
+
+@pytest.mark.needs("cgroups")
+def test_another_runs_control_groups_are_out_of_sight() -> None:
+    path = f"{cgroup_hierarchy()}/fuse-aufs-leak-{os.getpid()}"
+    look = "from tests import isolation, leaks; isolation.isolate(); print(leaks.belongings('', groups=True).cgroups)"
+    os.mkdir(path)
+    try:
+        seen = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    finally:
+        os.rmdir(path)
+    assert seen.stdout == "frozenset()\n", seen.stdout

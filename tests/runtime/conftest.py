@@ -1,6 +1,6 @@
 """Real containers: a root file system of busybox, one installation for the session, the command line as users have it.
 
-The whole test run has its own mount and network namespaces (tests/leaks.py), so bridges and mounts are its own.
+The whole test run has its own mount and network namespaces (tests/isolation.py), so bridges and mounts are its own.
 """
 
 from __future__ import annotations

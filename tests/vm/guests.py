@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tests.leaks import MARK
+from tests.isolation import MARK
 from tests.vm import zfs
 from tests.vm.guest import REPOSITORY
 from tests.vm.kernel import NAME, is_made, kernel
