@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import fcntl
 import os
+import signal
 import socket
 import struct
 import uuid
@@ -26,12 +27,14 @@ _GROUP, _RUN = "test-run-", "tests"
 
 def isolate() -> None:
     """Give this process private mount and network namespaces (loopback up, nothing forwarded), control groups that no
-    other run sees, the usual umask and none of a user's settings, and mark it for `leaks.processes`.
+    other run sees, the usual umask, no signal ignored or blocked and none of a user's settings, and mark it for
+    `leaks.processes`.
 
     Called before anything else runs in the process; without the privilege (not root) nothing changes.
     """
     os.environ[MARK] = f"{os.getpid()}-{uuid.uuid4().hex}"
     os.umask(0o022)
+    _hear_signals()
     for name in _SETTINGS:
         os.environ.pop(name, None)
     os.environ["LC_ALL"] = "C.UTF-8"
@@ -51,6 +54,14 @@ def isolate() -> None:
         forward.write("0")
     with suppress(OSError):  # they stay shared: read-only, as in a container
         _own_control_groups()
+
+
+def _hear_signals() -> None:
+    """A shell's background jobs ignore SIGINT and SIGQUIT, what nohup starts SIGHUP: our programs would inherit it."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _unshare(flags: int) -> None:

@@ -93,3 +93,12 @@ def test_another_runs_control_groups_are_out_of_sight() -> None:
     finally:
         os.rmdir(path)
     assert seen.stdout == "frozenset()\n", seen.stdout
+
+
+def test_no_signal_stays_ignored() -> None:
+    look = "import signal as s; from tests import isolation; isolation.isolate(); print(s.getsignal(3) is s.SIG_DFL)"
+    seen = subprocess.run(
+        ["sh", "-c", 'trap "" INT QUIT; exec "$0" -c "$1"', sys.executable, look],
+        capture_output=True, text=True, check=True,
+    )
+    assert seen.stdout == "True\n"
