@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from drivers.api import Snapshotter
-from drivers.mounts import Mount, mount_all, private, unmount_all
-from drivers.registry import open_driver
+from drivers.catalog import open_driver
+from drivers.mounts.tree import Mount, mount_all, private, unmount_all
 
 Layer = Callable[[str], None]  # writes one layer's files below the directory it is given
 
@@ -65,7 +65,7 @@ class Driver:
     """A storage driver, used as the runtime uses it: prepare, fill and commit each layer, prepare and mount the top.
 
     `name` is the driver's, with `:TRANSPORT` after it for mounts by another transport than the default (split_name);
-    `storage_options` are the driver's (drivers.registry).
+    `storage_options` are the driver's (drivers.catalog).
     `stack` raises drivers.errors.Unavailable where the driver cannot work.
     """
 

@@ -24,7 +24,7 @@ from benchmarks import peers
 from benchmarks.subjects import Layer, flush, split_name
 from drivers import fuse_aufs, overlay2
 from drivers.errors import DriverError
-from drivers.mounts import Mount, mount_all, unmount_all
+from drivers.mounts.tree import Mount, mount_all, unmount_all
 from unionfs.linux.mounts import mount_of
 from unionfs.transport import control, device
 

@@ -71,7 +71,7 @@ Looking into a layer, or comparing two, without a chance of changing either:
     with private(driver.view(a, "sha256:…")) as left, private(driver.view(b, "sha256:…")) as right: …
 
 An active snapshot that is in use is looked at through the mount that it has, and not through a second one: a union and
-an overlay do not bear somebody who changes their layers (drivers.at_rest tells whether one is in use).
+an overlay do not bear somebody who changes their layers (drivers.mounts.at_rest tells whether one is in use).
 
 Deleting an image: remove() its names from the top down. Each that is still a parent says InUse, and that is the answer.
 
@@ -106,7 +106,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from drivers.mounts import Mount
+from drivers.mounts.tree import Mount
 
 
 class Kind(enum.Enum):

@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from drivers import marks, trees
 from drivers.api import Differences, Directories, Kind, Probe
-from drivers.directories import DirectorySnapshotter, begin_layer, bind
-from drivers.durable import sync_directory
+from drivers.archive import marks
+from drivers.disk import trees
+from drivers.disk.durable import sync_directory
+from drivers.disk.locks import holder, lock
+from drivers.disk.quota import delete_with_project, limit_directories, require_quotas
 from drivers.errors import InUse, TimedOut
-from drivers.graph import Wish
-from drivers.locks import holder, lock
-from drivers.metadata import Record
-from drivers.mounts import Mount, branches
-from drivers.quota import delete_with_project, limit_directories, require_quotas
+from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.graph.snapshotter import Wish
+from drivers.graph.store import Record
+from drivers.mounts.tree import Mount, branches
 from unionfs.union import whiteout
 from unionfs.union.branch import Branch
 

@@ -20,15 +20,15 @@ import stat
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from drivers import overlay_mount
 from drivers.api import Differences, Directories, Kind, Probe
-from drivers.directories import DirectorySnapshotter, begin_layer, bind
-from drivers.durable import sync_directory
+from drivers.disk.durable import sync_directory
+from drivers.disk.quota import delete_with_project, limit_directories, require_quotas
 from drivers.errors import NotSupported
-from drivers.graph import Wish
-from drivers.metadata import Record
-from drivers.mounts import Mount
-from drivers.quota import delete_with_project, limit_directories, require_quotas
+from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.graph.snapshotter import Wish
+from drivers.graph.store import Record
+from drivers.mounts import overlayfs
+from drivers.mounts.tree import Mount
 from unionfs.linux.files import fd_path
 from unionfs.linux.processes import in_user_namespace
 
@@ -49,9 +49,9 @@ class Driver(DirectorySnapshotter):
         super().__init__(root, options, delete=delete_with_project)
 
     def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
-        if len(parents) > overlay_mount.MAX_LAYERS:
+        if len(parents) > overlayfs.MAX_LAYERS:
             raise NotSupported(
-                f"{wish.parent} has {len(parents)} layers and overlayfs takes {overlay_mount.MAX_LAYERS}: "
+                f"{wish.parent} has {len(parents)} layers and overlayfs takes {overlayfs.MAX_LAYERS}: "
                 "squash the image, or choose another storage driver"
             )
         layer, work = os.path.join(directory, "fs"), os.path.join(directory, "work")
@@ -76,7 +76,7 @@ class Driver(DirectorySnapshotter):
 
     def _settle(self, record: Record) -> None:
         if record.info.volatile:
-            overlay_mount.check_volatile(self._layout.join(record.id, "work"))
+            overlayfs.check_volatile(self._layout.join(record.id, "work"))
 
     def differences(self, key: str) -> Differences | None:
         """The layer, whole because of FEATURES: with a redirect or metacopy, which archives must not bring either
@@ -126,7 +126,7 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
             "anew, xfs with -n ftype=1, ext4 with -O filetype",
         )
     try:
-        tree = overlay_mount.overlay_tree(
+        tree = overlayfs.overlay_tree(
             "overlay", (f"lowerdir+={lower}", f"upperdir={upper}", f"workdir={work}", *_features())
         )
     except OSError as error:
@@ -141,9 +141,9 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
         os.close(tree)
     if fault:
         return Probe(False, f"layers would not be differences: {fault}")
-    if overlay_mount.takes_layers():
-        how = "by descriptor" if overlay_mount.takes_descriptors() else "by name"
-        many = f"up to {overlay_mount.MAX_LAYERS} layers, {how}"
+    if overlayfs.takes_layers():
+        how = "by descriptor" if overlayfs.takes_descriptors() else "by name"
+        many = f"up to {overlayfs.MAX_LAYERS} layers, {how}"
     else:
         many = "up to about 220 layers, all that fit into the options of Linux before 6.8"
     attributes = "; user.overlay attributes (userxattr)" if "userxattr" in _features() else ""

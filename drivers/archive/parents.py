@@ -13,11 +13,11 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from drivers import marks
+from drivers.archive import marks
 from drivers.archive.limits import Spent
 from drivers.archive.policy import Path
 from drivers.archive.walk import joined
-from drivers.trees import walk
+from drivers.disk.trees import walk
 from unionfs.linux import consts, files
 from unionfs.union import whiteout
 

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 
 from drivers.api import Snapshotter
 from drivers.archive.layered import Onto
+from drivers.disk.locks import holder
 from drivers.errors import InUse
-from drivers.locks import holder
-from drivers.mounts import Mount, private
+from drivers.mounts.tree import Mount, private
 
 
 @contextmanager

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from drivers import trees
 from drivers.api import Kind, Probe, Usage
 from drivers.btrfs import image, qgroups, subvolumes
-from drivers.copytree import copy_tree
-from drivers.directories import DirectorySnapshotter, bind
+from drivers.disk import trees
+from drivers.disk.copytree import copy_tree
+from drivers.disk.ownership import own_directory
+from drivers.disk.sizes import parse_size, show_size
+from drivers.disk.trees import DIRECTORY
 from drivers.errors import DriverError, Unavailable
-from drivers.graph import Wish
-from drivers.metadata import Record
-from drivers.mounts import Mount
-from drivers.ownership import own_directory
-from drivers.sizes import parse_size, show_size
-from drivers.trees import DIRECTORY
+from drivers.graph.directories import DirectorySnapshotter, bind
+from drivers.graph.snapshotter import Wish
+from drivers.graph.store import Record
+from drivers.mounts.tree import Mount
 from unionfs.linux import consts, mounts
 from unionfs.linux.files import fd_path, renameat2
 

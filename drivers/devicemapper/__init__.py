@@ -38,8 +38,8 @@ pool count the same transactions, so a store that was restored from an old copy 
 A pool that was made is never made again, and nothing is given to the kernel that is not proven to be its: its
 superblock and the end of its data device bear the store's identity.
 
-One lock (`lock` in the root, drivers.locks) is held for everything that changes the pool or its devices, and is taken
-before any transaction of the store. Who finds a change unfinished while holding it knows that its owner has died.
+One lock (`lock` in the root, drivers.disk.locks) is held for everything that changes the pool or its devices, and is
+taken before any transaction of the store. Who finds a change unfinished while holding it knows that its owner has died.
 """
 
 from drivers.devicemapper.driver import Driver

@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from drivers import loop
 from drivers.devicemapper import blank, direct, label
 from drivers.devicemapper.ioctl import SECTOR
 from drivers.devicemapper.options import DEFAULT_DATA, DEFAULT_METADATA, Settings
-from drivers.durable import sync_directory
+from drivers.disk import loop
+from drivers.disk.durable import sync_directory
+from drivers.disk.ownership import check_file
+from drivers.disk.sizes import show_size
 from drivers.errors import Unavailable
-from drivers.ownership import check_file
-from drivers.sizes import show_size
 
 # The roles of the two.
 METADATA, DATA = "metadata", "data"

@@ -13,8 +13,8 @@ import os
 from contextlib import suppress
 
 from drivers.devicemapper import direct
+from drivers.disk.programs import find
 from drivers.errors import Unavailable
-from drivers.programs import find
 from unionfs.linux.mounts import mountinfo
 
 # At each end.

@@ -15,14 +15,14 @@ from drivers.devicemapper.pool import GivenPool, OwnPool, Pool
 from drivers.devicemapper.records import ThinDevice
 from drivers.devicemapper.thins import Thins
 from drivers.devicemapper.upkeep import Upkeep
-from drivers.directories import STORE
+from drivers.disk.locks import locked
+from drivers.disk.ownership import own_directory
+from drivers.disk.sizes import show_size
 from drivers.errors import DriverError, InUse, NotFound, NotSupported, Unavailable
-from drivers.graph import GraphSnapshotter, Wish
-from drivers.locks import locked
-from drivers.metadata import Record, Store, Transaction
-from drivers.mounts import Mount
-from drivers.ownership import own_directory
-from drivers.sizes import show_size
+from drivers.graph.directories import STORE
+from drivers.graph.snapshotter import GraphSnapshotter, Wish
+from drivers.graph.store import Record, Store, Transaction
+from drivers.mounts.tree import Mount
 from unionfs.linux.mounts import mountinfo
 
 

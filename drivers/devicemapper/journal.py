@@ -22,7 +22,7 @@ from drivers.devicemapper.pool import PATIENCE, Pool
 from drivers.devicemapper.records import ThinDevice
 from drivers.devicemapper.thins import MAX_DEVICE, Thins
 from drivers.errors import DriverError, Unavailable
-from drivers.metadata import Store, Transaction
+from drivers.graph.store import Store, Transaction
 
 
 class Journal:

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from drivers.disk.sizes import parse_size
 from drivers.errors import Unavailable
-from drivers.sizes import parse_size
 
 OPTIONS: Mapping[str, str] = {
     "dm.datadev": "block device for the pool's data (with dm.metadatadev); without it a sparse file in the root",

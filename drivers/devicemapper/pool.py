@@ -24,7 +24,7 @@ from drivers.devicemapper.options import Settings
 from drivers.devicemapper.proof import DATA_MARK, METADATA_MARK
 from drivers.devicemapper.status import PoolStatus, parse_pool
 from drivers.errors import Unavailable
-from drivers.metadata import Store
+from drivers.graph.store import Store
 
 THIN_METADATA_BLOCK_SIZE = 4096
 THIN_METADATA_MAX_SIZE = 255 * 16320 * THIN_METADATA_BLOCK_SIZE  # drivers/md/dm-thin-metadata.h
@@ -36,7 +36,7 @@ PAUSE = 0.02
 
 
 class Pool(ABC):
-    """`name` is the dm device's; immutable. Held by drivers.locks: every method but status() wants the root's lock."""
+    """`name` is the dm device's; immutable. Every method but status() wants the root's lock to be held."""
 
     def __init__(self, name: str, settings: Settings, store: Store) -> None:
         self.name = name

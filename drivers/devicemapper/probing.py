@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from drivers import loop
 from drivers.api import Probe
 from drivers.devicemapper import filesystem, ioctl, options
 from drivers.devicemapper.pool import NO_THIN_POOLS
+from drivers.disk import loop
+from drivers.disk.programs import find
 from drivers.errors import Unavailable
-from drivers.programs import find
 
 
 def probe(directory: str, given: Mapping[str, str]) -> Probe:

@@ -9,7 +9,7 @@ from drivers.devicemapper.options import DEFAULT_BASE, Settings
 from drivers.devicemapper.pool import PATIENCE, Pool
 from drivers.devicemapper.records import ThinDevice
 from drivers.devicemapper.thins import Thins
-from drivers.metadata import Store
+from drivers.graph.store import Store
 
 
 class Upkeep:

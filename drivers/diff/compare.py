@@ -15,7 +15,7 @@ import os
 import stat
 
 from drivers.archive import policy
-from drivers.trees import open_regular
+from drivers.disk.trees import open_regular
 from unionfs.linux.files import fd_path
 
 _PIECE = 1 << 20

@@ -19,8 +19,8 @@ import os
 import stat
 from typing import NamedTuple
 
-from drivers import marks
-from drivers.trees import entries
+from drivers.archive import marks
+from drivers.disk.trees import entries
 from unionfs.union import whiteout
 
 PLAIN = ""

@@ -4,10 +4,10 @@ A driver that keeps differences by themselves is believed (Snapshotter.differenc
 of others the tree is compared. Either way the parent's tree is there to look at: a file that was only opened for
 writing, or changed back, is no change.
 
-All are detached mounts (drivers.mounts.private), read-only, on which no device can be opened, and they end with us. An
-active snapshot may be in use: the caller gives its tree as it is mounted then. What outlives a process that is killed
-is the view of the parent in the driver. Its name says which process that is, and whoever opens the next trees takes
-back what belongs to one that is gone.
+All are detached mounts (drivers.mounts.tree.private), read-only, on which no device can be opened, and they end with
+us. An active snapshot may be in use: the caller gives its tree as it is mounted then. What outlives a process that is
+killed is the view of the parent in the driver. Its name says which process that is, and whoever opens the next trees
+takes back what belongs to one that is gone.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from drivers.api import Kind, Snapshotter
-from drivers.at_rest import at_rest
 from drivers.diff import forms
 from drivers.errors import DriverError
-from drivers.mounts import Mount, private
+from drivers.mounts.at_rest import at_rest
+from drivers.mounts.tree import Mount, private
 
 # diff-(pid namespace)-(pid)-(start time of the process)-(random)
 _KEY = re.compile(r"diff-(\d+)-(\d+)-(\d+)-[0-9a-f]+")

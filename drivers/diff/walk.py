@@ -23,7 +23,7 @@ from typing import Literal
 from drivers.diff import forms
 from drivers.diff.change import Found, is_gone
 from drivers.diff.compare import is_same, is_same_root
-from drivers.trees import open_below
+from drivers.disk.trees import open_below
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.mounts import Mount
+from drivers.mounts.tree import Mount
 from tests.mounting import mounted
 
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from drivers import loop
 from drivers.api import Kind, Snapshotter
 from drivers.btrfs import driver as btrfs_driver
 from drivers.btrfs import image as btrfs_image
 from drivers.btrfs import qgroups, subvolumes
-from drivers.directories import DirectorySnapshotter
+from drivers.catalog import open_driver, probe
+from drivers.disk import loop
+from drivers.disk.trees import DIRECTORY
 from drivers.errors import DriverError, Unavailable
-from drivers.mounts import Mount
-from drivers.registry import open_driver, probe
-from drivers.trees import DIRECTORY
+from drivers.graph.directories import DirectorySnapshotter
+from drivers.mounts.tree import Mount
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.drivers.children import in_child

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind, Snapshotter
-from drivers.mounts import Mount
-from drivers.registry import open_driver
+from drivers.catalog import open_driver
+from drivers.mounts.tree import Mount
 from tests import trees
 from tests.drivers.crashing import CrashContract
 from tests.drivers.steps import before_each_step

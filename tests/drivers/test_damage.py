@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from drivers.directories import DirectorySnapshotter
+from drivers.catalog import open_driver, probe
 from drivers.errors import Unavailable
-from drivers.registry import open_driver, probe
+from drivers.graph.directories import DirectorySnapshotter
 
 NAMES = ("fuse-aufs", "overlay2", "vfs")
 

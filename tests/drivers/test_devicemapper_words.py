@@ -13,7 +13,7 @@ from drivers.devicemapper.backing import Files
 from drivers.devicemapper.driver import Driver
 from drivers.devicemapper.pool import OwnPool
 from drivers.errors import Unavailable
-from drivers.metadata import Store
+from drivers.graph.store import Store
 
 
 def test_an_ioctl_is_as_linux_dm_ioctl_h_says() -> None:

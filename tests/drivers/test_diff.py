@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from drivers import trees as disk
 from drivers.api import Snapshotter
 from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
 from drivers.archive.reader import CHUNK
-from drivers.at_rest import at_rest
+from drivers.catalog import open_driver
 from drivers.diff import Change, changes, forms, layer, snapshots, write_diff, write_tree
 from drivers.diff.change import Found
 from drivers.diff.compare import is_same
 from drivers.diff.walk import differences
+from drivers.disk import trees as disk
 from drivers.errors import InUse
-from drivers.mounts import Mount, branches, mount_all, open_tree, private, unmount_all
-from drivers.registry import open_driver
+from drivers.mounts.at_rest import at_rest
+from drivers.mounts.tree import Mount, branches, mount_all, open_tree, private, unmount_all
 from tests import trees
 from tests.capabilities import missing
 from tests.drivers.children import in_child

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from drivers.api import Snapshotter
+from drivers.catalog import open_driver
 from drivers.diff import apply, changes, diff_size, write_diff
-from drivers.registry import open_driver
 from tests import trees
 from tests.capabilities import missing
 from tests.contracts.snapshotter.differ import by_comparison

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers import durable
+from drivers.disk import durable
 from tests.drivers.children import in_child
 from tests.stepping import CALLS, before_each_change
 from unionfs.linux import mounts
@@ -20,7 +20,7 @@ from unionfs.linux import mounts
 def steps(code: str, *words: str) -> list[str]:
     """The calls by which a program changes names or waits for the disk, from its sync() on."""
     reader, writer = os.pipe()
-    program = f"import os, sys; from drivers import durable; os.sync(); {code}"
+    program = f"import os, sys; from drivers.disk import durable; os.sync(); {code}"
 
     def trace() -> None:
         with open(writer, "w", encoding="ascii") as out:

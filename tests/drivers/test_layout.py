@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers.layout import Layout
-from drivers.mounts import Mount, mount_all, unmount_all
+from drivers.graph.layout import Layout
+from drivers.mounts.tree import Mount, mount_all, unmount_all
 from tests import trees
 from tests.drivers.children import in_child
 

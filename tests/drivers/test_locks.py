@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from drivers import locks
+from drivers.disk import locks
+from drivers.disk.locks import holder, lock, locked
 from drivers.errors import TimedOut
-from drivers.locks import holder, lock, locked
 from tests.drivers.children import Child, in_child
 
 

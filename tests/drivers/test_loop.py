@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers import loop
-from drivers.loop import attach, attached, detach, find, set_autoclear, set_capacity
+from drivers.disk import loop
+from drivers.disk.loop import attach, attached, detach, find, set_autoclear, set_capacity
 from tests.drivers.children import in_child
 from unionfs.linux import consts, mounts
 
@@ -190,7 +190,7 @@ def test_a_chroot_in_which_devices_do_not_appear(image: str, tmp_path: Path) -> 
         "processes.unshare(consts.CLONE_NEWNS)\n"
         "mounts.mount('none', '/', None, consts.MS_REC | consts.MS_PRIVATE)\n"
         "mounts.mount('tmpfs', '/dev', 'tmpfs')\n"
-        "from drivers import loop\n"
+        "from drivers.disk import loop\n"
         "device = loop.attach(sys.argv[1])\n"
         "assert loop.find(sys.argv[1]) == device\n"
         "loop.detach(device)\n"

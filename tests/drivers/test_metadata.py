@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from drivers import metadata, reserve
 from drivers.api import Info, Kind, Usage
+from drivers.catalog import open_driver
+from drivers.disk import reserve
 from drivers.errors import AlreadyExists, DriverError, InUse, NotFound, TimedOut, Unavailable, WrongState
-from drivers.metadata import Record, Store, Transaction
-from drivers.registry import open_driver
+from drivers.graph import store as metadata
+from drivers.graph.store import Record, Store, Transaction
 from tests import trees
 from tests.drivers.children import in_child
 from tests.mounting import mounted

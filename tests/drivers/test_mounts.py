@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from drivers import mounts, overlay_mount
+import drivers
 from drivers.errors import InUse, Unavailable
-from drivers.mounts import Mount, branches, mount_all, unmount_all
+from drivers.mounts import overlayfs
+from drivers.mounts.tree import Mount, branches, mount_all, unmount_all
 from drivers.overlay2 import overlay
 from tests import trees
 from tests.mounting import kill_server, mounted
@@ -78,12 +79,12 @@ def test_rbind_takes_what_is_mounted_below(tmp_path: Path, target: str) -> None:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The ways to tell overlayfs its layers: those of Linux 6.13, of 6.8, and of all before."""
     way: str = request.param
-    if way == "by descriptor" and not overlay_mount.takes_descriptors():
+    if way == "by descriptor" and not overlayfs.takes_descriptors():
         pytest.skip("this kernel's overlayfs takes no layers by descriptor (Linux 6.13)")
-    if way != "by option string" and not overlay_mount.takes_layers():
+    if way != "by option string" and not overlayfs.takes_layers():
         pytest.skip("this kernel's overlayfs has no lowerdir+ (Linux 6.8)")
-    monkeypatch.setattr(overlay_mount, "takes_layers", lambda: way != "by option string")
-    monkeypatch.setattr(overlay_mount, "takes_descriptors", lambda: way == "by descriptor")
+    monkeypatch.setattr(overlayfs, "takes_layers", lambda: way != "by option string")
+    monkeypatch.setattr(overlayfs, "takes_descriptors", lambda: way == "by descriptor")
     return way
 
 
@@ -117,7 +118,7 @@ def test_overlay_names_may_be_long(tmp_path: Path, way: str) -> None:
 def test_overlay_layers_without_end(tmp_path: Path, target: str, way: str) -> None:
     """As many as the kernel stacks, with long names, and few descriptors; or as many as a page of options holds, and
     a sentence on how many that would be."""
-    paths = [str(tmp_path / ("x" * 200) / str(number)) for number in range(overlay_mount.MAX_LAYERS)]
+    paths = [str(tmp_path / ("x" * 200) / str(number)) for number in range(overlayfs.MAX_LAYERS)]
     for path in paths:
         trees.build(path, {os.path.basename(path): ""})
     if way == "by option string":
@@ -276,11 +277,11 @@ def test_the_working_directory_does_not_decide_which_package_serves(tmp_path: Pa
     """A container's build directory may well have a package `unionfs` of its own, or a module `struct`."""
     trees.build(str(tmp_path / "build"), {"unionfs": {"__init__.py": "raise SystemExit(9)"}, "struct.py": "1/0"})
     script = (
-        "import os, sys\nfrom drivers.mounts import *\n"
+        "import os, sys\nfrom drivers.mounts.tree import *\n"
         "mount = Mount('unionfs', 'unionfs', (branches([(sys.argv[1], 'ro')]),))\n"
         "os.chdir(sys.argv[2])\nwith private([mount]) as root: print(sorted(os.listdir(root)))"
     )
-    root = os.path.dirname(os.path.dirname(mounts.__file__))
+    root = os.path.dirname(os.path.dirname(drivers.__file__))
     command = [sys.executable, "-c", script, layers[0], str(tmp_path / "build")]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("['in-2', 'top']\n", "")

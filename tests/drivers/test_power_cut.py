@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind
-from drivers.directories import DirectorySnapshotter
-from drivers.registry import open_driver
+from drivers.catalog import open_driver
+from drivers.graph.directories import DirectorySnapshotter
 from tests import trees
 from tests.drivers.steps import before_each_step
 from tests.mounting import mounted

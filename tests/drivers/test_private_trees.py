@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from drivers import loop, mounts, overlay_mount
 from drivers.diff import layer, write_tree
 from drivers.diff.change import Found
 from drivers.diff.walk import differences
+from drivers.disk import loop
+from drivers.disk.trees import open_regular
 from drivers.errors import InUse, Unavailable
-from drivers.mounts import Mount, branches, mount_all, open_tree, private, unmount_all
+from drivers.mounts import overlayfs
+from drivers.mounts.tree import Mount, branches, mount_all, open_tree, private, unmount_all
 from drivers.overlay2 import overlay
-from drivers.trees import open_regular
 from tests import trees
 from tests.capabilities import missing
 from tests.drivers.children import Child, in_child
@@ -52,7 +53,7 @@ def values(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     elif kind == "overlay":
         os.mkdir(work)
         if way:
-            monkeypatch.setattr(overlay_mount, "takes_layers", lambda: False)
+            monkeypatch.setattr(overlayfs, "takes_layers", lambda: False)
         yield [overlay([low], up, work)]
     elif kind == "unionfs":
         words = (f"transport={way}",) if way else ()
@@ -226,7 +227,7 @@ def test_something_open_keeps_a_union(values: list[Mount]) -> None:
 def test_what_is_lost_on_the_way_keeps_nobody(values: list[Mount], monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal that is an exception may come between a descriptor's opening and its name. It is told, and not waited
     for a file that nobody can close any more until the process has ended."""
-    monkeypatch.setattr(mounts, "_HURRIED_SECONDS", 0.2)
+    monkeypatch.setattr("drivers.mounts.tree._HURRIED_SECONDS", 0.2)
     lost = []
     with pytest.raises(SystemExit), private(values) as root:
         lost.append(os.open("f", os.O_RDONLY, dir_fd=root))

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from drivers import quota
 from drivers.api import Snapshotter
-from drivers.directories import DirectorySnapshotter
+from drivers.catalog import open_driver, probe
+from drivers.disk import quota
+from drivers.disk.loop import attached
+from drivers.disk.trees import DIRECTORY
 from drivers.errors import NotSupported
-from drivers.loop import attached
-from drivers.mounts import Mount
-from drivers.registry import open_driver, probe
-from drivers.trees import DIRECTORY
+from drivers.graph.directories import DirectorySnapshotter
+from drivers.mounts.tree import Mount
 from tests import trees
 from tests.drivers.children import in_child
 from tests.drivers.steps import before_each_step

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from drivers.directories import DirectorySnapshotter
+from drivers.catalog import open_driver, probe
 from drivers.errors import AlreadyExists, DriverError, InUse, NotFound, TimedOut
-from drivers.mounts import Mount
-from drivers.registry import open_driver, probe
+from drivers.graph.directories import DirectorySnapshotter
+from drivers.mounts.tree import Mount
 from tests import trees
 from tests.drivers.steps import before_each_step
 

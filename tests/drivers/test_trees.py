@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from drivers import copytree
-from drivers.copytree import copy_tree
-from drivers.mounts import Mount, mount_all, unmount_all
-from drivers.trees import DIRECTORY, delete, disk_usage, open_below, walk
+from drivers.disk import copytree
+from drivers.disk.copytree import copy_tree
+from drivers.disk.trees import DIRECTORY, delete, disk_usage, open_below, walk
+from drivers.mounts.tree import Mount, mount_all, unmount_all
 from tests import trees
 from tests.mounting import mounted
 from tests.trees import Dir, File, HardLink, Special, Symlink

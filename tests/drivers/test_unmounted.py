@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import pytest
 
-from drivers import mounts
 from drivers.archive import target
 from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
 from drivers.diff import apply
 from drivers.errors import InUse
+from drivers.mounts import tree
+from drivers.mounts.tree import Mount, Tree, private
 from tests import trees
 from tests.capabilities import missing
 from tests.drivers.archive import tape
@@ -175,7 +176,7 @@ def test_directories_have_the_times_that_a_mount_gives_them(name: str, memory: P
             if key == "unpacked":
                 apply(driver, key, tape.stream(*parts))
             else:
-                with mounts.private(driver.mounts(key)) as root:
+                with private(driver.mounts(key)) as root:
                     extract(tape.stream(*parts), root)
             with mounted(driver.mounts(key)) as path:
                 times = {where.removeprefix(path): os.stat(where).st_mtime_ns for where, _, _ in os.walk(path)}
@@ -235,13 +236,13 @@ def test_names_that_are_too_long_for_their_whiteout(memory: Path) -> None:
 def test_nothing_is_mounted_but_directories(name: str, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layer upon layer: no server and no overlay for any of them."""
 
-    def never(mount: mounts.Mount) -> mounts.Tree:
+    def never(mount: Mount) -> Tree:
         raise AssertionError(mount.describe())
 
     with opened(name, memory / "layers") as driver:
         with monkeypatch.context() as patched:
             for kind in ("unionfs", "overlay"):
-                patched.setitem(mounts._MAKERS, kind, never)
+                patched.setitem(tree._MAKERS, kind, never)
             parent = ""
             for number in range(25):
                 driver.prepare("key", parent)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind
-from drivers.metadata import Store
-from drivers.registry import open_driver
+from drivers.catalog import open_driver
+from drivers.graph.store import Store
 from drivers.zfs.driver import _SCHEMA
 from runtime.images.store import ImageStore
 from runtime.images.unpack import chain_ids

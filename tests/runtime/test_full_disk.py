@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from drivers import loop
-from drivers.mounts import Mount, mount_all, unmount_all
-from drivers.registry import probe
+from drivers.catalog import probe
+from drivers.disk import loop
+from drivers.mounts.tree import Mount, mount_all, unmount_all
 from tests.runtime.conftest import IMAGE, Runtime
 
 pytestmark = [pytest.mark.needs("root", "loop", "cgroups", "program:mkfs.ext4"), pytest.mark.usefixtures("deadline")]

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from drivers.errors import DriverError
-from drivers.mounts import Mount
+from drivers.mounts.tree import Mount
 from runtime.engine import frames
 from runtime.engine.containers import ContainerStore
 from runtime.engine.logs import Writer

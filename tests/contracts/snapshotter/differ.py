@@ -24,7 +24,7 @@ from drivers.archive.reader import Entry, Reader
 from drivers.diff import apply, changes, diff_size, layer, write_diff
 from drivers.diff.snapshots import compared, tree
 from drivers.diff.walk import differences
-from drivers.mounts import private
+from drivers.mounts.tree import private
 from tests import trees
 from tests.contracts.snapshotter.words import Words
 from tests.drivers.children import in_child

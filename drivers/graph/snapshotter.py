@@ -19,8 +19,8 @@ from typing import ClassVar, NamedTuple
 
 from drivers.api import Differences, Directories, Info, Kind, Usage
 from drivers.errors import NotFound, NotSupported
-from drivers.metadata import Record, Store, Transaction
-from drivers.mounts import Mount
+from drivers.graph.store import Record, Store, Transaction
+from drivers.mounts.tree import Mount
 
 
 class Wish(NamedTuple):

@@ -11,7 +11,7 @@ given is in a file beside its layer, since root in a container can put the layer
 removing the one would free the other of its limit.
 
 Whoever has CAP_SYS_RESOURCE is not limited by ext4 (ignore_hardlimit(), fs/quota/dquot.c). Overlayfs writes as who
-mounted it and a union as its server, so those do without (drivers.overlay_mount, unionfs.transport.serving).
+mounted it and a union as its server, so those do without (drivers.mounts.overlayfs, unionfs.transport.serving).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from drivers import trees
+from drivers.disk import trees
+from drivers.disk.trees import DIRECTORY
 from drivers.errors import NotSupported
-from drivers.trees import DIRECTORY
 from unionfs.linux import consts, quotactl
 from unionfs.linux.files import get_fsxattr, set_fsxattr
 from unionfs.linux.mounts import MountPoint, mountinfo

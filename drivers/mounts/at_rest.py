@@ -14,10 +14,10 @@ import os
 import tempfile
 from dataclasses import replace
 
+from drivers.disk.trees import DIRECTORY, delete_path
 from drivers.errors import InUse
-from drivers.mounts import Mount, branches
-from drivers.overlay_mount import overlay_tree
-from drivers.trees import DIRECTORY, delete_path
+from drivers.mounts.overlayfs import overlay_tree
+from drivers.mounts.tree import Mount, branches
 from unionfs.options import parse
 
 

@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from drivers.trees import DIRECTORY, open_below, walk
+from drivers.disk.trees import DIRECTORY, open_below, walk
 from unionfs.linux.files import fd_path, ficlone
 
 # What the file system, or the pair of them, says for every file; and what it says for one: on btrfs that is one without

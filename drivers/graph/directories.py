@@ -14,16 +14,16 @@ import stat
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
-from drivers import trees
 from drivers.api import Directories, Kind, Usage
-from drivers.durable import sync_file_system
+from drivers.disk import trees
+from drivers.disk.durable import sync_file_system
+from drivers.disk.ownership import own_directory
+from drivers.disk.trees import disk_usage
 from drivers.errors import NotFound, Unavailable
-from drivers.graph import GraphSnapshotter, Wish
-from drivers.layout import Layout, has_snapshots
-from drivers.metadata import Record, Store
-from drivers.mounts import Mount
-from drivers.ownership import own_directory
-from drivers.trees import disk_usage
+from drivers.graph.layout import Layout, has_snapshots
+from drivers.graph.snapshotter import GraphSnapshotter, Wish
+from drivers.graph.store import Record, Store
+from drivers.mounts.tree import Mount
 
 STORE = "metadata.db"
 _MARK = "snapshots"

@@ -1,7 +1,7 @@
 """The directories of one driver, and how they begin and end.
 
     <root>/                     0700, as all below: layers hold set-id files (CVE-2021-41091)
-        metadata.db             drivers.metadata
+        metadata.db             drivers.graph.store
         snapshots/
             identity            that of the store, so that another's directory is not taken for ours
             new-1f3a…/          being filled; its owner holds a flock on it
@@ -27,10 +27,10 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
-from drivers import trees
+from drivers.disk import trees
+from drivers.disk.ownership import own_directory
+from drivers.disk.trees import DIRECTORY
 from drivers.errors import Unavailable
-from drivers.ownership import own_directory
-from drivers.trees import DIRECTORY
 
 NEW, RETIRED, IDENTITY = "new-", "rm-", "identity"
 

@@ -17,13 +17,13 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Protocol, cast
 
-from drivers import trees
 from drivers.api import Probe
-from drivers.directories import STORE
+from drivers.disk import trees
+from drivers.disk.ownership import check_mounted, check_way
 from drivers.errors import Unavailable
-from drivers.graph import GraphSnapshotter
-from drivers.layout import delete_unheld, make_locked
-from drivers.ownership import check_mounted, check_way
+from drivers.graph.directories import STORE
+from drivers.graph.layout import delete_unheld, make_locked
+from drivers.graph.snapshotter import GraphSnapshotter
 from unionfs.linux.mounts import mountinfo
 
 _MODULES = {

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import stat
 
-from drivers import durable
+from drivers.disk import durable
+from drivers.disk.trees import DIRECTORY
 from drivers.errors import Unavailable
-from drivers.trees import DIRECTORY
 from unionfs.linux.mounts import mountinfo
 from unionfs.linux.processes import in_user_namespace
 

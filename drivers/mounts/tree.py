@@ -5,7 +5,7 @@ before; usually it has one element. The type says how:
 
     bind        source is a directory; options "rbind" (with what is mounted below it), "ro"
     overlay     the kernel's overlayfs; "lowerdir+=DIR" once a layer, top first, "upperdir=", "workdir=", with any
-                names, and its other options (drivers.overlay_mount)
+                names, and its other options (drivers.mounts.overlayfs)
     unionfs     our own union; "br=/top=rw:/low=ro" as `unionfs mount -o` takes it (`branches` below makes it)
     others      a file system of the kernel on a device or dataset: Mount("ext4", "/dev/…", ("discard",)),
                 Mount("zfs", "pool/…"). Options that are flags of a mount are such, the rest is the file system's
@@ -33,8 +33,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from drivers import overlay_mount
 from drivers.errors import InUse, Unavailable
+from drivers.mounts import overlayfs
 from unionfs.linux import consts
 from unionfs.linux import mounts as sys_mounts
 from unionfs.transport import device
@@ -199,7 +199,7 @@ def _bind(mount: Mount) -> Tree:
 
 def _overlay(mount: Mount) -> Tree:
     words = [option for option in mount.options if option not in _ATTRIBUTES]
-    return Tree(overlay_mount.overlay_tree(mount.source, words, _attributes(mount.options)))
+    return Tree(overlayfs.overlay_tree(mount.source, words, _attributes(mount.options)))
 
 
 def _union(mount: Mount) -> Tree:

@@ -19,12 +19,12 @@ import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from drivers import reserve
 from drivers.api import Kind
+from drivers.disk import reserve
+from drivers.disk.locks import holder, lock
+from drivers.disk.ownership import check_file
 from drivers.errors import TimedOut, Unavailable, WrongState
-from drivers.locks import holder, lock
-from drivers.ownership import check_file
-from drivers.rows import Record, Transaction, Value
+from drivers.graph.transaction import Record, Transaction, Value
 
 __all__ = ["Record", "Store", "Transaction", "Value"]
 
