@@ -17,9 +17,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from drivers.api import Snapshotter
+from drivers.api import Mount, Snapshotter
 from drivers.catalog import open_driver
-from drivers.mounts.tree import Mount, mount_all, private, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
+from drivers.mounts.tree import private
 
 Layer = Callable[[str], None]  # writes one layer's files below the directory it is given
 

@@ -4,7 +4,7 @@
     api           the interface and its manual; read this first
     disk/         what drivers share of a disk: trees, copies, durable writing, quotas, loop devices, locks
     graph/        the layer graph and its store; a Snapshotter as far as drivers have it in common
-    mounts/       Mount, the value every driver answers with, and the trees that are made of such values
+    mounts/       trees, made of the Mount values that every driver answers with
     fuse_aufs, overlay2, vfs, btrfs/, devicemapper/, zfs/
     catalog       a driver by its name; whether it works here, in a sentence
     archive/      layer tars, read and written; over any mounts, whichever driver they come from

@@ -106,8 +106,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from drivers.mounts.tree import Mount
-
 
 class Kind(enum.Enum):
     ACTIVE = "active"
@@ -132,6 +130,27 @@ class Info:
     updated: int = 0
     quota: int = 0
     volatile: bool = False
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One thing to mount: `options` are as in fstab(5), one to an element. The type says how:
+
+        bind        source is a directory; options "rbind" (with what is mounted below it), "ro"
+        overlay     the kernel's overlayfs; "lowerdir+=DIR" once a layer, top first, "upperdir=", "workdir=", with any
+                    names, and its other options (drivers.mounts.overlayfs)
+        unionfs     our own union; "br=/top=rw:/low=ro" as `unionfs mount -o` takes it (drivers.mounts.union)
+        others      a file system of the kernel on a device or dataset: Mount("ext4", "/dev/…", ("discard",)),
+                    Mount("zfs", "pool/…"). Options that are flags of a mount are such, the rest is the file system's
+    """
+
+    type: str
+    source: str
+    options: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """A line for logs and `--debug`."""
+        return f"{self.type} {self.source} ({','.join(self.options)})" if self.options else f"{self.type} {self.source}"
 
 
 class Usage(NamedTuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from drivers.api import Differences, Directories, Kind, Probe
+from drivers.api import Differences, Directories, Kind, Mount, Probe
 from drivers.archive import marks
 from drivers.disk import trees
 from drivers.disk.durable import sync_directory
@@ -21,7 +21,7 @@ from drivers.errors import InUse, TimedOut
 from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
 from drivers.graph.snapshotter import Wish
 from drivers.graph.store import Record
-from drivers.mounts.tree import Mount, branches
+from drivers.mounts.union import branches
 from unionfs.union import whiteout
 from unionfs.union.branch import Branch
 

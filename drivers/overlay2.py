@@ -20,7 +20,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from drivers.api import Differences, Directories, Kind, Probe
+from drivers.api import Differences, Directories, Kind, Mount, Probe
 from drivers.disk.durable import sync_directory
 from drivers.disk.quota import delete_with_project, limit_directories, require_quotas
 from drivers.errors import NotSupported
@@ -28,7 +28,6 @@ from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
 from drivers.graph.snapshotter import Wish
 from drivers.graph.store import Record
 from drivers.mounts import overlayfs
-from drivers.mounts.tree import Mount
 from unionfs.linux.files import fd_path
 from unionfs.linux.processes import in_user_namespace
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from drivers.api import Kind, Probe
+from drivers.api import Kind, Mount, Probe
 from drivers.disk.copytree import copy_tree
 from drivers.disk.durable import sync_directory, sync_file_system
 from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
 from drivers.graph.snapshotter import Wish
-from drivers.mounts.tree import Mount
 from unionfs.linux.files import ficlone
 
 OPTIONS: dict[str, str] = {}

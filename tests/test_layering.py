@@ -28,16 +28,16 @@ _UNIONFS = {
 }
 _ROOMS = {"unionfs.linux", "drivers", "drivers.disk", "drivers.graph"}  # what every driver stands on
 _DRIVERS = {
-    "drivers": {"drivers.mounts"},  # the interface: api, errors
+    "drivers": set[str](),  # the interface: api, errors
     "drivers.disk": {"unionfs.linux", "drivers"},
-    "drivers.graph": {"unionfs.linux", "drivers", "drivers.disk", "drivers.mounts"},
-    "drivers.mounts": {"unionfs.linux", "unionfs.options", "unionfs.transport", "drivers", "drivers.disk"},
+    "drivers.graph": {"unionfs.linux", "drivers", "drivers.disk"},
+    "drivers.mounts": {"unionfs", "unionfs.linux", "unionfs.options", "unionfs.transport", "drivers", "drivers.disk"},
     "drivers.fuse_aufs": {*_ROOMS, "unionfs.union", "drivers.archive", "drivers.mounts"},
     "drivers.overlay2": {*_ROOMS, "drivers.mounts"},
-    "drivers.vfs": {*_ROOMS, "drivers.mounts"},
-    "drivers.btrfs": {*_ROOMS, "drivers.mounts"},
-    "drivers.zfs": {*_ROOMS, "drivers.mounts"},
-    "drivers.devicemapper": {*_ROOMS, "drivers.mounts"},
+    "drivers.vfs": _ROOMS,
+    "drivers.btrfs": _ROOMS,
+    "drivers.zfs": _ROOMS,
+    "drivers.devicemapper": _ROOMS,
     "drivers.catalog": _ROOMS,  # and each driver by its name, when it is asked for
     "drivers.archive": {"unionfs.linux", "unionfs.union", "drivers", "drivers.disk", "drivers.mounts"},
     "drivers.diff": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from drivers.api import Kind, Probe, Usage
+from drivers.api import Kind, Mount, Probe, Usage
 from drivers.btrfs import image, qgroups, subvolumes
 from drivers.disk import trees
 from drivers.disk.copytree import copy_tree
@@ -16,7 +16,6 @@ from drivers.errors import DriverError, Unavailable
 from drivers.graph.directories import DirectorySnapshotter, bind
 from drivers.graph.snapshotter import Wish
 from drivers.graph.store import Record
-from drivers.mounts.tree import Mount
 from unionfs.linux import consts, mounts
 from unionfs.linux.files import fd_path, renameat2
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from drivers.api import Kind, Usage
+from drivers.api import Kind, Mount, Usage
 from drivers.devicemapper import filesystem, ioctl, nodes, options, records, superblock
 from drivers.devicemapper.backing import Devices, Files
 from drivers.devicemapper.ioctl import SECTOR, Device
@@ -22,7 +22,6 @@ from drivers.errors import DriverError, InUse, NotFound, NotSupported, Unavailab
 from drivers.graph.directories import STORE
 from drivers.graph.snapshotter import GraphSnapshotter, Wish
 from drivers.graph.store import Record, Store, Transaction
-from drivers.mounts.tree import Mount
 from unionfs.linux.mounts import mountinfo
 
 

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from drivers.api import Kind, Snapshotter
+from drivers.api import Kind, Mount, Snapshotter
 from drivers.diff import forms
 from drivers.errors import DriverError
 from drivers.mounts.at_rest import at_rest
-from drivers.mounts.tree import Mount, private
+from drivers.mounts.tree import private
 
 # diff-(pid namespace)-(pid)-(start time of the process)-(random)
 _KEY = re.compile(r"diff-(\d+)-(\d+)-(\d+)-[0-9a-f]+")

@@ -14,7 +14,7 @@ import stat
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
-from drivers.api import Directories, Kind, Usage
+from drivers.api import Directories, Kind, Mount, Usage
 from drivers.disk import trees
 from drivers.disk.durable import sync_file_system
 from drivers.disk.ownership import own_directory
@@ -23,7 +23,6 @@ from drivers.errors import NotFound, Unavailable
 from drivers.graph.layout import Layout, has_snapshots
 from drivers.graph.snapshotter import GraphSnapshotter, Wish
 from drivers.graph.store import Record, Store
-from drivers.mounts.tree import Mount
 
 STORE = "metadata.db"
 _MARK = "snapshots"

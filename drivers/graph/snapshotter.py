@@ -17,10 +17,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
-from drivers.api import Differences, Directories, Info, Kind, Usage
+from drivers.api import Differences, Directories, Info, Kind, Mount, Usage
 from drivers.errors import NotFound, NotSupported
 from drivers.graph.store import Record, Store, Transaction
-from drivers.mounts.tree import Mount
 
 
 class Wish(NamedTuple):

@@ -14,10 +14,11 @@ import os
 import tempfile
 from dataclasses import replace
 
+from drivers.api import Mount
 from drivers.disk.trees import DIRECTORY, delete_path
 from drivers.errors import InUse
 from drivers.mounts.overlayfs import overlay_tree
-from drivers.mounts.tree import Mount, branches
+from drivers.mounts.union import branches
 from unionfs.options import parse
 
 

@@ -1,14 +1,7 @@
-"""Mount, the value that drivers answer with, and the trees that are made of such values.
+"""The tree of a list of mounts, attached nowhere.
 
-A driver returns Mount values and never mounts. A list of them is mounted in order on one target, each over the one
-before; usually it has one element. The type says how:
-
-    bind        source is a directory; options "rbind" (with what is mounted below it), "ro"
-    overlay     the kernel's overlayfs; "lowerdir+=DIR" once a layer, top first, "upperdir=", "workdir=", with any
-                names, and its other options (drivers.mounts.overlayfs)
-    unionfs     our own union; "br=/top=rw:/low=ro" as `unionfs mount -o` takes it (`branches` below makes it)
-    others      a file system of the kernel on a device or dataset: Mount("ext4", "/dev/…", ("discard",)),
-                Mount("zfs", "pool/…"). Options that are flags of a mount are such, the rest is the file system's
+A driver returns Mount values (drivers.api) and never mounts. A list of them is mounted in order on one target, each
+over the one before; usually it has one element.
 
 A tree is first a *detached* mount: it is attached nowhere and in no mount namespace that anybody could enter, so it has
 no name, no copy of it gets into a namespace that is made meanwhile, and it ends with the last descriptor of it, however
@@ -17,7 +10,7 @@ the process that has it ends. There are two uses of that, and no third:
     private     what we look into or write to ourselves, without set-user-ID programs, devices and programs at all
     open_tree   what becomes a container's root: with all that, attached in the container's mount namespace
 
-mount_all() is for who wants a tree at a place of the file system: it attaches what open_tree() gives.
+drivers.mounts.attached is for whoever wants a tree at a place of the file system: it attaches what open_tree() gives.
 
 Needs CAP_SYS_ADMIN. Failures are OSError, which say what the kernel said, or `drivers.errors.Unavailable` with the
 sentence of `unionfs mount`, or of a volatile overlay that a crash may have torn; InUse for a tree that is busy.
@@ -28,18 +21,15 @@ from __future__ import annotations
 import errno
 import os
 import select
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
+from drivers.api import Mount
 from drivers.errors import InUse, Unavailable
-from drivers.mounts import overlayfs
+from drivers.mounts import overlayfs, union
 from unionfs.linux import consts
 from unionfs.linux import mounts as sys_mounts
-from unionfs.transport import device
 from unionfs.transport.unmount import DEADLINE_SECONDS
-from unionfs.transport.unmount import unmount as unmount_union
 
 # Options that are the mount's, and not its file system's.
 _ATTRIBUTES = {
@@ -53,19 +43,6 @@ _ATTRIBUTES = {
 _HURRIED_SECONDS = 2.0
 
 _HARMLESS = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOUNT_ATTR_NOEXEC
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One thing to mount: `options` are as in fstab(5), one to an element."""
-
-    type: str
-    source: str
-    options: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        """A line for logs and `--debug`."""
-        return f"{self.type} {self.source} ({','.join(self.options)})" if self.options else f"{self.type} {self.source}"
 
 
 class Tree:
@@ -149,39 +126,6 @@ def private(mounts: Sequence[Mount], *, read_only: bool = False) -> Iterator[int
             os.close(root)
 
 
-def mount_all(mounts: Sequence[Mount], target: str) -> None:
-    """Mount each of `mounts`, in order, on the directory `target`. On failure what was mounted is unmounted again."""
-    done = 0
-    try:
-        for mount in mounts:
-            tree = open_tree([mount])
-            try:
-                tree.attach(target)
-            finally:
-                tree.leave()
-            done += 1
-    except BaseException:
-        for _ in range(done):
-            _unmount_top(os.path.realpath(target))
-        raise
-
-
-def unmount_all(target: str) -> None:
-    """Unmount everything that is stacked on `target`; nothing mounted, or no such directory, is fine.
-
-    Returns when the servers behind unionfs mounts have ended, so their branches are closed and complete.
-    Raises InUse if the tree is busy (an open file, a working directory, something mounted below).
-    """
-    resolved = os.path.realpath(target)
-    while _unmount_top(resolved):
-        pass
-
-
-def branches(paths: Sequence[tuple[str, str]]) -> str:
-    """The option of a "unionfs" mount for branches (path, permission), top first."""
-    return "br=" + ":".join(f"{_escape(path, ':=,')}={permission}" for path, permission in paths)
-
-
 def _bind(mount: Mount) -> Tree:
     """Nothing is ever seen of a read-only one that could be written through; nor does it get or give what is mounted
     elsewhere: a copy of a shared mount is one of its peers until it is made private."""
@@ -203,35 +147,7 @@ def _overlay(mount: Mount) -> Tree:
 
 
 def _union(mount: Mount) -> Tree:
-    """Run `unionfs mount`, which returns when the mount answers; the server is a process of its own.
-
-    With -P the working directory is not searched for modules; the package is found where ours was, so an editable
-    install, a source tree and a wheel all do.
-    """
-    import socket  # late: half of what importing this module would cost, and other drivers need none of it
-    import subprocess
-
-    from unionfs.transport import delivery
-
-    where = os.path.abspath(os.path.join(os.path.dirname(device.__file__), os.pardir, os.pardir))
-    path = os.pathsep.join(filter(None, [where, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", "unionfs", "mount", "-o", ",".join(mount.options), "--hand-over"]
-    # A file, not a pipe: its end is not for the server, which goes on, to decide.
-    output = os.memfd_create("unionfs-mount")
-    ours, theirs = socket.socketpair()
-    with ours:
-        try:
-            with theirs:
-                code = subprocess.call(
-                    [*command, str(theirs.fileno())], env={**os.environ, "PYTHONPATH": path},
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[theirs.fileno()],
-                )  # fmt: skip
-            lines = os.pread(output, 65536, 0).decode(errors="replace").strip().splitlines()
-        finally:
-            os.close(output)
-        if code:
-            raise Unavailable(lines[-1].removeprefix("unionfs: ") if lines else f"unionfs mount ended with {code}")
-        return Tree(*delivery.receive(ours))
+    return Tree(*union.union_tree(mount.options))
 
 
 def _device(mount: Mount) -> Tree:
@@ -272,25 +188,3 @@ def _ended(server: int, patience: float = DEADLINE_SECONDS) -> bool:
 
 def _attributes(options: Sequence[str]) -> int:
     return sum(_ATTRIBUTES.get(option, 0) for option in options)
-
-
-def _unmount_top(target: str) -> bool:
-    """Unmount the topmost mount at `target`, an absolute path without symbolic links. False if there is none."""
-    top = sys_mounts.mounted_at(target)
-    if top is None:
-        return False
-    try:
-        if device.identity_of(top) is not None:
-            unmount_union(target)
-        else:
-            sys_mounts.umount2(target, consts.UMOUNT_NOFOLLOW)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise InUse(f"{target} is busy: something is open or mounted in it") from None
-        if error.errno != errno.EINVAL:  # EINVAL: another process has unmounted it since we looked
-            raise
-    return True
-
-
-def _escape(text: str, special: str) -> str:
-    return "".join("\\" + c if c in special or c == "\\" else c for c in text)

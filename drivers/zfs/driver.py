@@ -8,14 +8,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from drivers.api import Kind, Usage
+from drivers.api import Kind, Mount, Usage
 from drivers.disk.locks import locked
 from drivers.disk.ownership import own_directory
 from drivers.errors import DriverError, InUse, NotFound, Unavailable
 from drivers.graph.directories import STORE
 from drivers.graph.snapshotter import GraphSnapshotter, Wish
 from drivers.graph.store import Record, Store, Transaction
-from drivers.mounts.tree import Mount
 from drivers.zfs.command import destroy, zfs
 from drivers.zfs.probing import OPTIONS, place_of
 from unionfs.linux.mounts import mountinfo

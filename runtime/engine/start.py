@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from drivers.mounts.tree import Mount
+from drivers.api import Mount
 from runtime import errors
 from runtime.engine import frames, waiting
 from runtime.engine.containers import Container

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from drivers.api import Kind, Snapshotter
+from drivers.api import Kind, Mount, Snapshotter
 from drivers.btrfs import driver as btrfs_driver
 from drivers.btrfs import image as btrfs_image
 from drivers.btrfs import qgroups, subvolumes
@@ -23,7 +23,6 @@ from drivers.disk import loop
 from drivers.disk.trees import DIRECTORY
 from drivers.errors import DriverError, Unavailable
 from drivers.graph.directories import DirectorySnapshotter
-from drivers.mounts.tree import Mount
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.drivers.children import in_child

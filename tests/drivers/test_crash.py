@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers.api import Kind, Snapshotter
+from drivers.api import Kind, Mount, Snapshotter
 from drivers.catalog import open_driver
-from drivers.mounts.tree import Mount
 from tests import trees
 from tests.drivers.crashing import CrashContract
 from tests.drivers.steps import before_each_step

@@ -21,11 +21,12 @@ from typing import Any
 
 import pytest
 
+from drivers.api import Mount
 from drivers.catalog import open_driver, probe
 from drivers.devicemapper import Driver, filesystem, ioctl, nodes, records, thinmeta
 from drivers.disk import loop, programs
 from drivers.errors import InUse, NotSupported, Unavailable
-from drivers.mounts.tree import Mount, mount_all, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.contracts.snapshotter.words import FULL, Words

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.api import Snapshotter
+from drivers.api import Mount, Snapshotter
 from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
 from drivers.archive.reader import CHUNK
@@ -25,7 +25,9 @@ from drivers.diff.walk import differences
 from drivers.disk import trees as disk
 from drivers.errors import InUse
 from drivers.mounts.at_rest import at_rest
-from drivers.mounts.tree import Mount, branches, mount_all, open_tree, private, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
+from drivers.mounts.tree import open_tree, private
+from drivers.mounts.union import branches
 from tests import trees
 from tests.capabilities import missing
 from tests.drivers.children import in_child

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from drivers.api import Mount
 from drivers.catalog import open_driver, probe
 from drivers.disk import loop, reserve
 from drivers.graph.directories import DirectorySnapshotter
-from drivers.mounts.tree import Mount
 from tests.drivers.children import in_child
 from tests.mounting import mounted
 

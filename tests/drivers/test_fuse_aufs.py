@@ -15,7 +15,7 @@ import pytest
 
 from drivers.api import Kind, Snapshotter
 from drivers.errors import InUse
-from drivers.mounts.tree import mount_all, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.mounting import kill_server, mounted
@@ -32,7 +32,7 @@ def branch(driver: Snapshotter, key: str) -> str:
 
 _WITHOUT_PYFUSE3 = """
 import os, sys
-from drivers.mounts.tree import mount_all, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
 from drivers.catalog import open_driver, probe
 root, target = sys.argv[1:]
 print(probe("fuse-aufs", root).works)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from drivers.api import Mount
 from drivers.graph.layout import Layout
-from drivers.mounts.tree import Mount, mount_all, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
 from tests import trees
 from tests.drivers.children import in_child
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import drivers
+from drivers.api import Mount
 from drivers.errors import InUse, Unavailable
 from drivers.mounts import overlayfs
-from drivers.mounts.tree import Mount, branches, mount_all, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
+from drivers.mounts.union import branches
 from drivers.overlay2 import overlay
 from tests import trees
 from tests.mounting import kill_server, mounted
@@ -277,7 +279,8 @@ def test_the_working_directory_does_not_decide_which_package_serves(tmp_path: Pa
     """A container's build directory may well have a package `unionfs` of its own, or a module `struct`."""
     trees.build(str(tmp_path / "build"), {"unionfs": {"__init__.py": "raise SystemExit(9)"}, "struct.py": "1/0"})
     script = (
-        "import os, sys\nfrom drivers.mounts.tree import *\n"
+        "import os, sys\nfrom drivers.api import Mount\n"
+        "from drivers.mounts.tree import private\nfrom drivers.mounts.union import branches\n"
         "mount = Mount('unionfs', 'unionfs', (branches([(sys.argv[1], 'ro')]),))\n"
         "os.chdir(sys.argv[2])\nwith private([mount]) as root: print(sorted(os.listdir(root)))"
     )

@@ -131,7 +131,8 @@ def test_a_file_system_without_d_type(tmp_path: Path) -> None:
 
 IN_A_USER_NAMESPACE = """
 import os, shutil, sys
-from drivers.mounts.tree import Mount, mount_all
+from drivers.api import Mount
+from drivers.mounts.attached import mount_all
 from tests.mounting import mounted
 from drivers.catalog import open_driver, probe
 from tests import trees

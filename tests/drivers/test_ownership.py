@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from drivers.api import Mount
 from drivers.catalog import open_driver, probe
 from drivers.disk import ownership
 from drivers.errors import Unavailable
-from drivers.mounts.tree import Mount, mount_all, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
 from tests import trees
 from tests.drivers.children import in_child
 from unionfs.linux import consts, processes

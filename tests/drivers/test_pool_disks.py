@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from drivers.api import Mount
 from drivers.devicemapper import blank, direct, label, proof, records, superblock, thinmeta
 from drivers.devicemapper.backing import DATA, METADATA, Devices, Disk, Files, Lower
 from drivers.devicemapper.options import parse
 from drivers.disk import loop
 from drivers.errors import Unavailable
-from drivers.mounts.tree import Mount
 from tests.mounting import mounted
 
 pytestmark = pytest.mark.needs("loop", "program:mkfs.ext4")

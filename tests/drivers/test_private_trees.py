@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from drivers.api import Mount
 from drivers.diff import layer, write_tree
 from drivers.diff.change import Found
 from drivers.diff.walk import differences
@@ -21,7 +22,9 @@ from drivers.disk import loop
 from drivers.disk.trees import open_regular
 from drivers.errors import InUse, Unavailable
 from drivers.mounts import overlayfs
-from drivers.mounts.tree import Mount, branches, mount_all, open_tree, private, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
+from drivers.mounts.tree import open_tree, private
+from drivers.mounts.union import branches
 from drivers.overlay2 import overlay
 from tests import trees
 from tests.capabilities import missing

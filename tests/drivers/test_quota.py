@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from drivers.api import Snapshotter
+from drivers.api import Mount, Snapshotter
 from drivers.catalog import open_driver, probe
 from drivers.disk import quota
 from drivers.disk.loop import attached
 from drivers.disk.trees import DIRECTORY
 from drivers.errors import NotSupported
 from drivers.graph.directories import DirectorySnapshotter
-from drivers.mounts.tree import Mount
 from tests import trees
 from tests.drivers.children import in_child
 from tests.drivers.steps import before_each_step

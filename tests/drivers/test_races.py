@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from drivers.api import Mount
 from drivers.catalog import open_driver, probe
 from drivers.errors import AlreadyExists, DriverError, InUse, NotFound, TimedOut
 from drivers.graph.directories import DirectorySnapshotter
-from drivers.mounts.tree import Mount
 from tests import trees
 from tests.drivers.steps import before_each_step
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from drivers.api import Mount
 from drivers.catalog import NAMES, open_driver, probe
 from drivers.errors import Unavailable
-from drivers.mounts.tree import Mount
 from tests.drivers.children import in_child
 from tests.mounting import mounted
 

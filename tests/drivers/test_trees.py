@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from drivers.api import Mount
 from drivers.disk import copytree
 from drivers.disk.copytree import copy_tree
 from drivers.disk.trees import DIRECTORY, delete, disk_usage, open_below, walk
-from drivers.mounts.tree import Mount, mount_all, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
 from tests import trees
 from tests.mounting import mounted
 from tests.trees import Dir, File, HardLink, Special, Symlink

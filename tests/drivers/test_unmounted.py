@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import pytest
 
+from drivers.api import Mount
 from drivers.archive import target
 from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
 from drivers.diff import apply
 from drivers.errors import InUse
 from drivers.mounts import tree
-from drivers.mounts.tree import Mount, Tree, private
+from drivers.mounts.tree import Tree, private
 from tests import trees
 from tests.capabilities import missing
 from tests.drivers.archive import tape

@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from drivers.api import Kind
+from drivers.api import Kind, Mount
 from drivers.catalog import open_driver, probe
 from drivers.errors import InUse, NotFound, Unavailable
-from drivers.mounts.tree import Mount, mount_all
+from drivers.mounts.attached import mount_all
 from drivers.zfs import driver as zfs_driver
 from drivers.zfs.command import missing, zfs, zpool
 from drivers.zfs.driver import Driver

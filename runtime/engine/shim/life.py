@@ -17,8 +17,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from drivers.api import Mount
 from drivers.errors import InUse
-from drivers.mounts.tree import Mount, Tree, open_tree
+from drivers.mounts.tree import Tree, open_tree
 from runtime.engine import accounts, records, release, trees
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.etc import EtcFiles
