@@ -104,7 +104,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 
 class Kind(enum.Enum):
@@ -170,15 +170,19 @@ class Probe(NamedTuple):
     reason: str
 
 
+# How a directory of differences says what is gone: `.wh.NAME`; character devices 0:0 with trusted.overlay.opaque; and
+# the same with user.overlay.opaque, in a user namespace. drivers.archive.marks reads and writes each.
+Form = Literal["aufs", "overlay", "overlay-userxattr"]
+
+
 class Differences(NamedTuple):
     """A directory that holds what a snapshot changed against its parent, and nothing else.
 
-    `form` says how what is gone is written down: "aufs" (`.wh.NAME`), "overlay" or "overlay-userxattr" (character
-    devices 0:0); drivers.diff.forms has them. Nothing that may be written to the mounted tree is a mark in it.
+    Nothing that may be written to the mounted tree is a mark in it.
     """
 
     path: str
-    form: str
+    form: Form
 
 
 class Directories(NamedTuple):
@@ -187,7 +191,7 @@ class Directories(NamedTuple):
 
     own: str
     parents: tuple[str, ...]
-    form: str
+    form: Form
 
 
 class Snapshotter(Protocol):

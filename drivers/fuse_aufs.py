@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping, Sequence
 
 from drivers.api import Differences, Directories, Kind, Mount, Probe
-from drivers.archive import marks
 from drivers.disk import trees
 from drivers.disk.durable import sync_directory
 from drivers.disk.locks import holder, lock
@@ -62,11 +61,11 @@ class Driver(DirectorySnapshotter):
         with self._store.read() as transaction:
             record = transaction.get(key)
         layer = self._layer(record)
-        return None if record.info.kind is Kind.VIEW or _has_pseudo_links(layer) else Differences(layer, marks.AUFS)
+        return None if record.info.kind is Kind.VIEW or _has_pseudo_links(layer) else Differences(layer, "aufs")
 
     def directories(self, key: str) -> Directories | None:
         """What they are, unless there are pseudo-links: only the union knows whose names those are."""
-        found = self._stacked(key, marks.AUFS)
+        found = self._stacked(key, "aufs")
         return None if any(map(_has_pseudo_links, (found.own, *found.parents))) else found
 
     def _check_idle(self, record: Record) -> None:

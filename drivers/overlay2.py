@@ -20,7 +20,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from drivers.api import Differences, Directories, Kind, Mount, Probe
+from drivers.api import Differences, Directories, Form, Kind, Mount, Probe
 from drivers.disk.durable import sync_directory
 from drivers.disk.quota import delete_with_project, limit_directories, require_quotas
 from drivers.errors import NotSupported
@@ -103,7 +103,7 @@ def _features() -> tuple[str, ...]:
     return (*FEATURES, "userxattr") if in_user_namespace() else FEATURES
 
 
-def _form() -> str:
+def _form() -> Form:
     return "overlay-userxattr" if "userxattr" in _features() else "overlay"
 
 

@@ -32,7 +32,7 @@ _DRIVERS = {
     "drivers.disk": {"unionfs.linux", "drivers"},
     "drivers.graph": {"unionfs.linux", "drivers", "drivers.disk"},
     "drivers.mounts": {"unionfs", "unionfs.linux", "unionfs.options", "unionfs.transport", "drivers", "drivers.disk"},
-    "drivers.fuse_aufs": {*_ROOMS, "unionfs.union", "drivers.archive", "drivers.mounts"},
+    "drivers.fuse_aufs": {*_ROOMS, "unionfs.union", "drivers.mounts"},
     "drivers.overlay2": {*_ROOMS, "drivers.mounts"},
     "drivers.vfs": _ROOMS,
     "drivers.btrfs": _ROOMS,

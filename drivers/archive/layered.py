@@ -20,6 +20,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from drivers.api import Form
 from drivers.archive import marks
 from drivers.archive.limits import Limits
 from drivers.archive.parents import Found, Parents
@@ -40,7 +41,7 @@ class Onto(NamedTuple):
 
     own: int
     parents: Sequence[int]
-    form: str
+    form: Form
 
 
 class _Own(NamedTuple):

@@ -14,16 +14,16 @@ import os
 import stat
 from contextlib import suppress
 
+from drivers.api import Form
 from unionfs.linux.files import fd_path
 from unionfs.union import whiteout
 
-AUFS = "aufs"
-_OPAQUE = dict(zip(("overlay", "overlay-userxattr"), whiteout.OVERLAY_OPAQUE, strict=True))
+_OPAQUE: dict[str, str] = dict(zip(("overlay", "overlay-userxattr"), whiteout.OVERLAY_OPAQUE, strict=True))
 
 
-def is_opaque(fd: int, form: str) -> bool:
+def is_opaque(fd: int, form: Form) -> bool:
     """Whether the directory hides all that is below it."""
-    if form == AUFS:
+    if form == "aufs":
         return whiteout.is_opaque(fd, b".")
     try:
         return os.getxattr(fd_path(fd), _OPAQUE[form]) == b"y"
@@ -33,9 +33,9 @@ def is_opaque(fd: int, form: str) -> bool:
         raise
 
 
-def hides(fd: int, name: bytes, form: str) -> bool:
+def hides(fd: int, name: bytes, form: Form) -> bool:
     """Whether the directory has a whiteout of `name`."""
-    if form == AUFS:
+    if form == "aufs":
         return len(name) <= whiteout.NAME_MAX and os.access(
             whiteout.of(name), os.F_OK, dir_fd=fd, follow_symlinks=False
         )
@@ -45,15 +45,15 @@ def hides(fd: int, name: bytes, form: str) -> bool:
         return False
 
 
-def covers(fd: int, name: bytes, form: str) -> bool:
+def covers(fd: int, name: bytes, form: Form) -> bool:
     """Whether the directory has `name` or a whiteout of it, so that none of a lower directory shines through."""
     return os.access(name, os.F_OK, dir_fd=fd, follow_symlinks=False) or hides(fd, name, form)
 
 
-def hide(fd: int, name: bytes, form: str) -> None:
+def hide(fd: int, name: bytes, form: Form) -> None:
     """Make the whiteout of `name`, of which the directory has neither. ENAMETOOLONG in AUFS form beyond 251 bytes, in
     words of its own: the file system allows such a name."""
-    if form == AUFS:
+    if form == "aufs":
         if len(name) > whiteout.NAME_MAX:
             raise OSError(
                 errno.ENAMETOOLONG,
@@ -65,24 +65,24 @@ def hide(fd: int, name: bytes, form: str) -> None:
         os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
 
 
-def reveal(fd: int, name: bytes, form: str) -> None:
+def reveal(fd: int, name: bytes, form: Form) -> None:
     """Take the whiteout of `name` away that lies beside an entry of that name. In overlayfs' form there can be none."""
-    if form == AUFS and hides(fd, name, form):
+    if form == "aufs" and hides(fd, name, form):
         os.unlink(whiteout.of(name), dir_fd=fd)
 
 
-def make_opaque(fd: int, form: str) -> None:
+def make_opaque(fd: int, form: Form) -> None:
     """Have the directory hide all that is below it. It may be so already."""
-    if form == AUFS:
+    if form == "aufs":
         with suppress(FileExistsError):
             _make_file(fd, whiteout.OPAQUE)
     else:
         os.setxattr(fd_path(fd), _OPAQUE[form], b"y")
 
 
-def is_mark(name: bytes, form: str) -> bool:
+def is_mark(name: bytes, form: Form) -> bool:
     """Whether an extended attribute says something of the layer and not of the file."""
-    if form == AUFS:
+    if form == "aufs":
         return whiteout.is_private_attribute(name)
     return name.startswith(_OPAQUE[form].encode().removesuffix(b"opaque"))
 

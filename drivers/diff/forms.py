@@ -1,6 +1,6 @@
 """How a directory says what is not in it.
 
-    PLAIN                a tree as it is mounted: what is not listed is not there
+    None                 a tree as it is mounted: what is not listed is not there
     "aufs"               a directory of differences of fuse-aufs: whatever its union takes as a whiteout or an opaque
                          directory (unionfs.union.whiteout), and lets nobody make through the mount
     "overlay"            one of overlay2: character devices 0:0 and trusted.overlay.opaque
@@ -19,11 +19,10 @@ import os
 import stat
 from typing import NamedTuple
 
+from drivers.api import Form
 from drivers.archive import marks
 from drivers.disk.trees import entries
 from unionfs.union import whiteout
-
-PLAIN = ""
 
 
 class Listing(NamedTuple):
@@ -38,13 +37,13 @@ class Listing(NamedTuple):
     opaque: bool
 
 
-def read(fd: int, form: str) -> Listing:
+def read(fd: int, form: Form | None) -> Listing:
     """The directory `fd`, which stands in a tree of the form `form`."""
     names, sockets, hidden = set(), set(), set()
     for entry in entries(fd):
         name = entry.name
         if whiteout.is_reserved(name):
-            if form == marks.AUFS:
+            if form == "aufs":
                 hidden.add(name.removeprefix(whiteout.PREFIX))  # of the union's own names this leaves .wh. ones
             continue
         kind, device = _special(entry)
@@ -54,7 +53,7 @@ def read(fd: int, form: str) -> Listing:
         names.add(name)
         if kind == stat.S_IFSOCK:
             sockets.add(name)
-    if form == PLAIN:
+    if form is None:
         return Listing(names, sockets, set(), True)
     return Listing(names, sockets, hidden, marks.is_opaque(fd, form))
 

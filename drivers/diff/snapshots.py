@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from drivers.api import Kind, Mount, Snapshotter
-from drivers.diff import forms
+from drivers.api import Form, Kind, Mount, Snapshotter
 from drivers.errors import DriverError
 from drivers.mounts.at_rest import at_rest
 from drivers.mounts.tree import private
@@ -34,7 +33,7 @@ class Trees(NamedTuple):
 
     new: int
     old: int | None
-    form: str
+    form: Form | None
 
 
 @contextmanager
@@ -46,11 +45,11 @@ def compared(driver: Snapshotter, key: str, live: int | None = None) -> Iterator
         native = driver.differences(key)
         if native is not None:
             directory = [Mount("bind", native.path, ("ro",))]
-            new, form = held.enter_context(private(directory, read_only=True)), native.form
+            new = held.enter_context(private(directory, read_only=True))
         else:
-            new, form = held.enter_context(tree(driver, key, live)), forms.PLAIN
+            new = held.enter_context(tree(driver, key, live))
         old = held.enter_context(_committed(driver, info.parent)) if info.parent else None
-        yield Trees(new, old, form)
+        yield Trees(new, old, native.form if native is not None else None)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import stat
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
-from drivers.api import Directories, Kind, Mount, Usage
+from drivers.api import Directories, Form, Kind, Mount, Usage
 from drivers.disk import trees
 from drivers.disk.durable import sync_file_system
 from drivers.disk.ownership import own_directory
@@ -148,7 +148,7 @@ class DirectorySnapshotter(GraphSnapshotter):
         self._check_there(line if info.kind is Kind.VIEW and line else [record.id, *line])
         return self._tree(self._layout.join(record.id), info.kind, parents, volatile=info.volatile)
 
-    def _stacked(self, key: str, form: str) -> Directories:
+    def _stacked(self, key: str, form: Form) -> Directories:
         """directories() of a driver whose layers are differences."""
         with self._store.read() as transaction:
             record = transaction.get_active(key)
