@@ -11,7 +11,8 @@ Modules, from the kernel up; each imports only those above it:
     ioctl       the dm ioctls
     status      what the kernel says of pools and thin devices, parsed
     nodes       /dev/dm-N where no devtmpfs makes it
-    options     --storage-opt dm.…
+    removal     taking a dm device away that somebody may still hold open
+    settings    --storage-opt dm.…
     records     the driver's tables, beside the layer graph in the same sqlite file
     direct      reading and writing block devices past the page cache
     superblock  what ext4 and XFS say of themselves on the device, unmounted
@@ -21,7 +22,9 @@ Modules, from the kernel up; each imports only those above it:
     blank       whether a block device that we are given is free
     backing     what a pool lies on: loop files, given block devices, a given pool
     proof       whether that is what it lay on last time
-    pool        the pool: making, activating, checking, growing, what is wrong with it in a sentence
+    pool        the thin pool, whoever has made it; what is wrong with it in a sentence
+    own_pool    the one on disks of the root's own: making, activating, checking and growing it
+    given_pool  the one that an administrator has made
     thins       thin devices: messages to the pool, activating and deactivating
     journal     a change as intent row, dm message, transaction id, row; and how it is taken back
     upkeep      the pool's coming up and going down, and its base device
@@ -43,7 +46,7 @@ taken before any transaction of the store. Who finds a change unfinished while h
 """
 
 from drivers.devicemapper.driver import Driver
-from drivers.devicemapper.options import OPTIONS
 from drivers.devicemapper.probing import probe
+from drivers.devicemapper.settings import OPTIONS
 
 __all__ = ["OPTIONS", "Driver", "probe"]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from drivers.devicemapper import blank, direct, label
 from drivers.devicemapper.ioctl import SECTOR
-from drivers.devicemapper.options import DEFAULT_DATA, DEFAULT_METADATA, Settings
+from drivers.devicemapper.settings import DEFAULT_DATA, DEFAULT_METADATA, Settings
 from drivers.disk import loop
 from drivers.disk.durable import sync_directory
 from drivers.disk.ownership import check_file

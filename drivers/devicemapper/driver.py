@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from drivers.api import Kind, Mount, Usage
-from drivers.devicemapper import filesystem, ioctl, nodes, options, records, superblock
+from drivers.devicemapper import filesystem, ioctl, nodes, records, superblock
 from drivers.devicemapper.backing import Devices, Files
+from drivers.devicemapper.given_pool import GivenPool
 from drivers.devicemapper.ioctl import SECTOR, Device
 from drivers.devicemapper.journal import Journal
-from drivers.devicemapper.pool import GivenPool, OwnPool, Pool
+from drivers.devicemapper.own_pool import OwnPool
+from drivers.devicemapper.pool import Pool
 from drivers.devicemapper.records import ThinDevice
+from drivers.devicemapper.settings import DEFAULT_BASE, FIXED, RENAMED, parse_settings
 from drivers.devicemapper.thins import Thins
 from drivers.devicemapper.upkeep import Upkeep
 from drivers.disk.locks import locked
@@ -29,10 +32,10 @@ class Driver(GraphSnapshotter):
     """Thread-safe: what changes is changed under the root's lock, which threads wait for as processes do."""
 
     NAME = "devicemapper"
-    FIXED = options.FIXED
+    FIXED = FIXED
 
     def __init__(self, root: str, given: Mapping[str, str]) -> None:
-        settings = options.parse(given)  # what cannot be is not to be kept
+        settings = parse_settings(given)  # what cannot be is not to be kept
         self.root = own_directory(root)
         files = Files(self.root, settings)
         files.check_wanted()
@@ -42,13 +45,13 @@ class Driver(GraphSnapshotter):
             records.SCHEMA,
             options=given,
             fixed=self.FIXED,
-            renamed=options.RENAMED,
-            agree=options.parse,
+            renamed=RENAMED,
+            agree=parse_settings,
             has_content=files.exists,
         )
         super().__init__(store)
         try:
-            self._settings = options.parse(store.options)
+            self._settings = parse_settings(store.options)
             self._check_base_size()
             status = os.stat(self.root)
         except BaseException:
@@ -203,7 +206,7 @@ class Driver(GraphSnapshotter):
             self._upkeep.finish_removing()
 
     def how_to_make_room(self) -> str:
-        size = show_size(self._settings.base_size or options.DEFAULT_BASE)
+        size = show_size(self._settings.base_size or DEFAULT_BASE)
         return (
             f"layers and containers have {size} each (--storage-opt dm.basesize=…, which can be raised), and what the "
             f"thin pool has left is for all of them: remove containers or images, or {self._pool.how_to_grow()[0]}"

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from drivers.devicemapper import records
-from drivers.devicemapper.pool import PATIENCE, Pool
+from drivers.devicemapper.pool import Pool
 from drivers.devicemapper.records import ThinDevice
+from drivers.devicemapper.removal import PATIENCE
 from drivers.devicemapper.thins import MAX_DEVICE, Thins
 from drivers.errors import DriverError, Unavailable
 from drivers.graph.store import Store, Transaction

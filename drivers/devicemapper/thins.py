@@ -10,7 +10,8 @@ import time
 
 from drivers.devicemapper import ioctl, nodes
 from drivers.devicemapper.ioctl import SECTOR, Device
-from drivers.devicemapper.pool import PATIENCE, PAUSE, Pool, remove
+from drivers.devicemapper.pool import Pool
+from drivers.devicemapper.removal import PATIENCE, PAUSE, remove
 from drivers.devicemapper.status import parse_thin
 from drivers.errors import Unavailable
 

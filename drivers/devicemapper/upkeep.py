@@ -5,9 +5,10 @@ from __future__ import annotations
 from drivers.devicemapper import filesystem, nodes, records
 from drivers.devicemapper.ioctl import SECTOR
 from drivers.devicemapper.journal import Journal
-from drivers.devicemapper.options import DEFAULT_BASE, Settings
-from drivers.devicemapper.pool import PATIENCE, Pool
+from drivers.devicemapper.pool import Pool
 from drivers.devicemapper.records import ThinDevice
+from drivers.devicemapper.removal import PATIENCE
+from drivers.devicemapper.settings import DEFAULT_BASE, Settings
 from drivers.devicemapper.thins import Thins
 from drivers.graph.store import Store
 

@@ -8,10 +8,20 @@ import struct
 import pytest
 
 from drivers.api import Kind
-from drivers.devicemapper import ioctl, options, records, status, superblock
+from drivers.devicemapper import ioctl, records, status, superblock
 from drivers.devicemapper.backing import Files
 from drivers.devicemapper.driver import Driver
-from drivers.devicemapper.pool import OwnPool
+from drivers.devicemapper.own_pool import OwnPool
+from drivers.devicemapper.settings import (
+    DEFAULT_BASE,
+    DEFAULT_DATA,
+    DEFAULT_METADATA,
+    FIXED,
+    OPTIONS,
+    RENAMED,
+    Settings,
+    parse_settings,
+)
 from drivers.errors import Unavailable
 from drivers.graph.store import Store
 
@@ -94,20 +104,20 @@ def test_the_status_of_a_thin_device() -> None:
 
 
 def test_defaults_are_dockers() -> None:
-    settings = options.parse({})
+    settings = parse_settings({})
     assert (settings.filesystem, settings.block_size, settings.min_free_percent) == ("ext4", 64 << 10, 10)
-    assert (options.DEFAULT_BASE, options.DEFAULT_DATA, options.DEFAULT_METADATA) == (10 << 30, 100 << 30, 2 << 30)
+    assert (DEFAULT_BASE, DEFAULT_DATA, DEFAULT_METADATA) == (10 << 30, 100 << 30, 2 << 30)
     assert settings.discard_deleted
-    assert not options.parse({"dm.thinpooldev": "vg-pool"}).discard_deleted
+    assert not parse_settings({"dm.thinpooldev": "vg-pool"}).discard_deleted
 
 
 def test_options_are_read() -> None:
-    settings = options.parse({
+    settings = parse_settings({
         "dm.fs": "xfs", "dm.blocksize": "1G", "dm.basesize": "20G", "dm.min_free_space": "2.5%",
         "dm.mkfsarg": "-i 'size=512'", "dm.mountopt": "noatime,inode64", "dm.datadev": "/dev/a",
         "dm.metadatadev": "/dev/b", "dm.blkdiscard": "true",
     })  # fmt: skip
-    assert settings == options.Settings(
+    assert settings == Settings(
         "/dev/a", "/dev/b", "", 20 << 30, "xfs", 1 << 30, 2.5, ("-i", "size=512"), ("noatime", "inode64"),
         None, None, True, False,
     )
@@ -135,7 +145,7 @@ def test_options_are_read() -> None:
 )
 def test_options_that_cannot_be(given: dict[str, str], said: str) -> None:
     with pytest.raises(Unavailable, match=said) as refused:
-        options.parse(given)
+        parse_settings(given)
     assert "\n" not in str(refused.value)
 
 
@@ -190,7 +200,7 @@ def test_a_kernel_without_it_is_what_is_named(tmp_path: os.PathLike[str]) -> Non
 
 
 def test_every_option_that_is_fixed_is_one() -> None:
-    assert set(options.OPTIONS) >= options.FIXED >= options.RENAMED
+    assert set(OPTIONS) >= FIXED >= RENAMED
 
 
 def test_an_ext4_superblock() -> None:
@@ -264,7 +274,7 @@ def test_no_superblock() -> None:
 )
 def test_what_is_wrong_with_a_pool(said: str, what: str | None, tmp_path: os.PathLike[str]) -> None:
     """A pool that is there in words only: the sentences are what is tested."""
-    settings = options.parse({})
+    settings = parse_settings({})
 
     class Said(OwnPool):
         def status(self) -> status.PoolStatus:

@@ -15,7 +15,7 @@ import pytest
 from drivers.api import Mount
 from drivers.devicemapper import blank, direct, label, proof, records, superblock, thinmeta
 from drivers.devicemapper.backing import DATA, METADATA, Devices, Disk, Files, Lower
-from drivers.devicemapper.options import parse
+from drivers.devicemapper.settings import parse_settings
 from drivers.disk import loop
 from drivers.errors import Unavailable
 from tests.mounting import mounted
@@ -49,7 +49,7 @@ def lower(metadata: Path, data: Path) -> Iterator[Lower]:
 
 def devices(metadata: str, data: str, *, force: bool = False) -> Devices:
     forced = {"dm.directlvm_device_force": "true"} if force else {}
-    return Devices(parse({"dm.metadatadev": metadata, "dm.datadev": data, **forced}))
+    return Devices(parse_settings({"dm.metadatadev": metadata, "dm.datadev": data, **forced}))
 
 
 def digests(*paths: Path) -> list[str]:
@@ -147,7 +147,7 @@ def test_what_is_no_block_device(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["a symbolic link", "a link to a device", "somebody's", "a directory"])
 @pytest.mark.parametrize("name", ["data", "metadata"])
 def test_a_file_of_ours_that_is_none(name: str, how: str, tmp_path: Path) -> None:
-    files = Files(str(tmp_path), parse({"dm.loopdatasize": "16M", "dm.loopmetadatasize": "4M"}))
+    files = Files(str(tmp_path), parse_settings({"dm.loopdatasize": "16M", "dm.loopmetadatasize": "4M"}))
     files.clear()
     path, aside = tmp_path / "thin-pool" / name, tmp_path / "aside"
     os.rename(path, aside)

@@ -62,7 +62,7 @@ class Settings(NamedTuple):
 DEFAULT_BASE, DEFAULT_DATA, DEFAULT_METADATA = 10 << 30, 100 << 30, 2 << 30
 
 
-def parse(options: Mapping[str, str]) -> Settings:
+def parse_settings(options: Mapping[str, str]) -> Settings:
     """Raises Unavailable with a sentence for a value that cannot be, or two that exclude each other."""
     data, metadata, pool = (options.get(f"dm.{name}", "") for name in ("datadev", "metadatadev", "thinpooldev"))
     if bool(data) != bool(metadata):
