@@ -1,7 +1,7 @@
 """The driver `zfs`: a dataset per layer, a snapshot of it once it is committed, clones of that for what stands on it.
 
     tank/containers                              --storage-opt zfs.fsname=, or the dataset that the root directory is on
-    tank/containers/fuse-aufs-3f2a…              one a root directory; made by who opens it first
+    tank/containers/fuse-aufs-3f2a…              one a root directory; made by whoever opens it first
         …/9c41… ── @layer-77d0…                  committed; mounted read-only as …/9c41…@layer-77d0… for its views
                        └── clone …/e05b…         active; Mount("zfs", ".../e05b…")
 
@@ -9,6 +9,7 @@ Modules:
 
     command     runs zfs(8) and zpool(8); what they say becomes an OSError
     probing     whether that works here, and below which dataset
+    top         the dataset of one root, which all its others are below
     driver      the Snapshotter
 
 Why a crash leaves nothing
