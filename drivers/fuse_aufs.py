@@ -19,7 +19,7 @@ from drivers.disk.quota import delete_with_project, limit_directories, require_q
 from drivers.errors import InUse, TimedOut
 from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
 from drivers.graph.snapshotter import Wish
-from drivers.graph.store import Record
+from drivers.graph.transaction import Record
 from drivers.mounts.union import branches
 from unionfs.union import whiteout
 from unionfs.union.branch import Branch

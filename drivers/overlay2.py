@@ -26,7 +26,7 @@ from drivers.disk.quota import delete_with_project, limit_directories, require_q
 from drivers.errors import NotSupported
 from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
 from drivers.graph.snapshotter import Wish
-from drivers.graph.store import Record
+from drivers.graph.transaction import Record
 from drivers.mounts import overlayfs
 from unionfs.linux.files import fd_path
 from unionfs.linux.processes import in_user_namespace

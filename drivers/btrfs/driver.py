@@ -15,7 +15,7 @@ from drivers.disk.trees import DIRECTORY
 from drivers.errors import DriverError, Unavailable
 from drivers.graph.directories import DirectorySnapshotter, bind
 from drivers.graph.snapshotter import Wish
-from drivers.graph.store import Record
+from drivers.graph.transaction import Record
 from unionfs.linux import consts, mounts
 from unionfs.linux.files import fd_path, renameat2
 

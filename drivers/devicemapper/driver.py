@@ -24,7 +24,8 @@ from drivers.disk.sizes import show_size
 from drivers.errors import DriverError, InUse, NotFound, NotSupported, Unavailable
 from drivers.graph.directories import STORE
 from drivers.graph.snapshotter import GraphSnapshotter, Wish
-from drivers.graph.store import Record, Store, Transaction
+from drivers.graph.store import Store
+from drivers.graph.transaction import Record, Transaction
 from unionfs.linux.mounts import mountinfo
 
 

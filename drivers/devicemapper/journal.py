@@ -23,7 +23,8 @@ from drivers.devicemapper.records import ThinDevice
 from drivers.devicemapper.removal import PATIENCE
 from drivers.devicemapper.thins import MAX_DEVICE, Thins
 from drivers.errors import DriverError, Unavailable
-from drivers.graph.store import Store, Transaction
+from drivers.graph.store import Store
+from drivers.graph.transaction import Transaction
 
 
 class Journal:

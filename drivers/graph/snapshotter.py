@@ -19,7 +19,8 @@ from typing import ClassVar, NamedTuple
 
 from drivers.api import Differences, Directories, Info, Kind, Mount, Usage
 from drivers.errors import NotFound, NotSupported
-from drivers.graph.store import Record, Store, Transaction
+from drivers.graph.store import Store
+from drivers.graph.transaction import Record, Transaction
 
 
 class Wish(NamedTuple):

@@ -14,7 +14,8 @@ from drivers.disk.ownership import own_directory
 from drivers.errors import DriverError, InUse, NotFound, Unavailable
 from drivers.graph.directories import STORE
 from drivers.graph.snapshotter import GraphSnapshotter, Wish
-from drivers.graph.store import Record, Store, Transaction
+from drivers.graph.store import Store
+from drivers.graph.transaction import Record, Transaction
 from drivers.zfs.command import destroy, zfs
 from drivers.zfs.probing import OPTIONS
 from drivers.zfs.top import PLACE, TopDataset

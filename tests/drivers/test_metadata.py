@@ -18,7 +18,8 @@ from drivers.catalog import open_driver
 from drivers.disk import reserve
 from drivers.errors import AlreadyExists, DriverError, InUse, NotFound, TimedOut, Unavailable, WrongState
 from drivers.graph import store as metadata
-from drivers.graph.store import Record, Store, Transaction
+from drivers.graph.store import Store
+from drivers.graph.transaction import Record, Transaction
 from tests import trees
 from tests.drivers.children import in_child
 from tests.mounting import mounted
