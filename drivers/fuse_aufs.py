@@ -18,7 +18,7 @@ from drivers.disk.locks import holder, lock
 from drivers.disk.quota import delete_with_project, limit_directories, require_quotas
 from drivers.errors import InUse, TimedOut
 from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
-from drivers.graph.snapshotter import Wish
+from drivers.graph.snapshotter import NewSnapshot
 from drivers.graph.transaction import Record
 from drivers.mounts.union import branches
 from unionfs.union import whiteout
@@ -38,12 +38,12 @@ class Driver(DirectorySnapshotter):
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         super().__init__(root, options, delete=delete_with_project)
 
-    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
+    def _begin(self, directory: str, new: NewSnapshot, parents: Sequence[str]) -> None:
         layer = os.path.join(directory, "fs")
-        begin_layer(layer, parents if wish.kind is Kind.ACTIVE else (), whiteout.is_private_attribute)
+        begin_layer(layer, parents if new.kind is Kind.ACTIVE else (), whiteout.is_private_attribute)
         sync_directory(layer)
-        if wish.quota:
-            limit_directories([layer], wish.quota)
+        if new.quota:
+            limit_directories([layer], new.quota)
 
     def _check_quota(self, quota: int) -> None:
         require_quotas(self._layout.path)

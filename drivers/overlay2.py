@@ -25,7 +25,7 @@ from drivers.disk.durable import sync_directory
 from drivers.disk.quota import delete_with_project, limit_directories, require_quotas
 from drivers.errors import NotSupported
 from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
-from drivers.graph.snapshotter import Wish
+from drivers.graph.snapshotter import NewSnapshot
 from drivers.graph.transaction import Record
 from drivers.mounts import overlayfs
 from unionfs.linux.files import fd_path
@@ -47,20 +47,20 @@ class Driver(DirectorySnapshotter):
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         super().__init__(root, options, delete=delete_with_project)
 
-    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
+    def _begin(self, directory: str, new: NewSnapshot, parents: Sequence[str]) -> None:
         if len(parents) > overlayfs.MAX_LAYERS:
             raise NotSupported(
-                f"{wish.parent} has {len(parents)} layers and overlayfs takes {overlayfs.MAX_LAYERS}: "
+                f"{new.parent} has {len(parents)} layers and overlayfs takes {overlayfs.MAX_LAYERS}: "
                 "squash the image, or choose another storage driver"
             )
         layer, work = os.path.join(directory, "fs"), os.path.join(directory, "work")
-        begin_layer(layer, parents if wish.kind is Kind.ACTIVE else (), _is_private)
+        begin_layer(layer, parents if new.kind is Kind.ACTIVE else (), _is_private)
         sync_directory(layer)
-        if wish.kind is Kind.ACTIVE and parents:
+        if new.kind is Kind.ACTIVE and parents:
             os.mkdir(work, 0o700)
             sync_directory(work)
-        if wish.quota:
-            limit_directories([layer, work] if parents else [layer], wish.quota)
+        if new.quota:
+            limit_directories([layer, work] if parents else [layer], new.quota)
 
     def _check_quota(self, quota: int) -> None:
         require_quotas(self._layout.path)

@@ -14,7 +14,7 @@ from drivers.disk.sizes import parse_size, show_size
 from drivers.disk.trees import DIRECTORY
 from drivers.errors import DriverError, Unavailable
 from drivers.graph.directories import DirectorySnapshotter, bind
-from drivers.graph.snapshotter import Wish
+from drivers.graph.snapshotter import NewSnapshot
 from drivers.graph.transaction import Record
 from unionfs.linux import consts, mounts
 from unionfs.linux.files import fd_path, renameat2
@@ -61,10 +61,10 @@ class Driver(DirectorySnapshotter):
     def _is_layer(self, path: str) -> bool:
         return super()._is_layer(path) and os.stat(path).st_ino == subvolumes.FIRST_FREE
 
-    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
+    def _begin(self, directory: str, new: NewSnapshot, parents: Sequence[str]) -> None:
         fd = os.open(directory, DIRECTORY)
         try:
-            if parents and wish.kind is Kind.VIEW:
+            if parents and new.kind is Kind.VIEW:
                 os.mkdir(_LAYER, dir_fd=fd)
             elif parents:
                 parent_fd = os.open(parents[0], DIRECTORY)
@@ -76,8 +76,8 @@ class Driver(DirectorySnapshotter):
             else:
                 subvolumes.create(fd, _LAYER)
                 os.chmod(_LAYER, 0o755, dir_fd=fd)  # whatever the umask is
-            if wish.quota:
-                self._limit(fd, wish.quota)
+            if new.quota:
+                self._limit(fd, new.quota)
             subvolumes.sync(fd)
         finally:
             os.close(fd)

@@ -23,7 +23,7 @@ from drivers.disk.ownership import own_directory
 from drivers.disk.sizes import show_size
 from drivers.errors import DriverError, InUse, NotFound, NotSupported, Unavailable
 from drivers.graph.directories import STORE
-from drivers.graph.snapshotter import GraphSnapshotter, Wish
+from drivers.graph.snapshotter import GraphSnapshotter, NewSnapshot
 from drivers.graph.store import Store
 from drivers.graph.transaction import Record, Transaction
 from unionfs.linux.mounts import mountinfo
@@ -94,39 +94,39 @@ class Driver(GraphSnapshotter):
     def _check_quota(self, quota: int) -> None:
         """Any will do that the file system of the layers can grow to; _origin() knows more."""
 
-    def _create(self, wish: Wish) -> list[Mount]:
-        self._parent_line(wish)  # its refusals need no pool
+    def _create(self, new: NewSnapshot) -> list[Mount]:
+        self._parent_line(new)  # its refusals need no pool
         with self._locked():
-            line = self._parent_line(wish)
+            line = self._parent_line(new)
             self._upkeep.up()
             origin = self._origin(line)
-            if wish.kind is Kind.VIEW:
+            if new.kind is Kind.VIEW:
                 mounts = self._show(origin, Kind.VIEW)
                 try:
                     with self._store.write() as transaction:
-                        self._add_row(transaction, wish, line)
+                        self._add_row(transaction, new, line)
                 except BaseException:
                     self._upkeep.put_away(origin.device)
                     raise
                 return mounts
-            return self._create_active(wish, line, origin)
+            return self._create_active(new, line, origin)
 
-    def _create_active(self, wish: Wish, line: list[int], origin: ThinDevice) -> list[Mount]:
+    def _create_active(self, new: NewSnapshot, line: list[int], origin: ThinDevice) -> list[Mount]:
         size = origin.sectors * SECTOR
-        if 0 < wish.quota < size:
+        if 0 < new.quota < size:
             raise NotSupported(
-                f"size={show_size(wish.quota)} is less than the {show_size(size)} that the file system of the layers "
+                f"size={show_size(new.quota)} is less than the {show_size(size)} that the file system of the layers "
                 "has (dm.basesize): a container's can only be larger"
             )
         # Layers from before dm.basesize was raised have the size of then, and what is made on them need not.
-        sectors = max((wish.quota or self._settings.base_size or 0) // SECTOR, origin.sectors)
+        sectors = max((new.quota or self._settings.base_size or 0) // SECTOR, origin.sectors)
         self._pool.check_space()
         with self._journal.creating(sectors, lambda device: self._thins.create_snap(device, origin.device)) as device:
             active = self._thins.activate(device, sectors)
             if sectors > origin.sectors:
                 filesystem.grow(nodes.ensure(active), self._settings.filesystem, sectors * SECTOR)
             with self._store.write() as transaction:
-                number = self._add_row(transaction, wish, line)
+                number = self._add_row(transaction, new, line)
                 records.become_layer(transaction, device, number)
                 self._journal.finish(transaction)
         return self._mount(active, Kind.ACTIVE)

@@ -21,7 +21,7 @@ from drivers.disk.ownership import own_directory
 from drivers.disk.trees import disk_usage
 from drivers.errors import NotFound, Unavailable
 from drivers.graph.layout import Layout, has_snapshots
-from drivers.graph.snapshotter import GraphSnapshotter, Wish
+from drivers.graph.snapshotter import GraphSnapshotter, NewSnapshot
 from drivers.graph.store import Store
 from drivers.graph.transaction import Record
 
@@ -97,7 +97,7 @@ class DirectorySnapshotter(GraphSnapshotter):
         return os.path.isdir(path) and not os.path.islink(path)
 
     @abstractmethod
-    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
+    def _begin(self, directory: str, new: NewSnapshot, parents: Sequence[str]) -> None:
         """Fill the new, empty `directory` of a snapshot, `fs` at least, and make that durable.
 
         `parents` are the `fs` directories of the layers below, nearest first.
@@ -109,24 +109,24 @@ class DirectorySnapshotter(GraphSnapshotter):
 
     # The hooks of GraphSnapshotter.
 
-    def _create(self, wish: Wish) -> list[Mount]:
-        line = self._parent_line(wish)
+    def _create(self, new: NewSnapshot) -> list[Mount]:
+        line = self._parent_line(new)
         parents = self._layers(line)
         try:
             self._check_there(line)
         except Unavailable:
-            self._check_parent(wish.parent, line)
+            self._check_parent(new.parent, line)
             raise
         with self._layout.staging() as staging:
             try:
-                self._begin(staging.path, wish, parents)
+                self._begin(staging.path, new, parents)
             except FileNotFoundError:
-                self._check_parent(wish.parent, line)
+                self._check_parent(new.parent, line)
                 raise
             with self._store.write() as transaction:
-                number = self._add_row(transaction, wish, line)
+                number = self._add_row(transaction, new, line)
                 staging.publish(number)
-        return self._tree(self._layout.join(number), wish.kind, parents, volatile=wish.volatile)
+        return self._tree(self._layout.join(number), new.kind, parents, volatile=new.volatile)
 
     def _check_parent(self, parent: str, line: list[int]) -> None:
         """Raise NotFound if the reason that something of a parent was missing is that it is being removed."""

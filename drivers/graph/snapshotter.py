@@ -23,7 +23,7 @@ from drivers.graph.store import Store
 from drivers.graph.transaction import Record, Transaction
 
 
-class Wish(NamedTuple):
+class NewSnapshot(NamedTuple):
     """What prepare() or view() was asked for; see drivers.api for the words."""
 
     key: str
@@ -47,7 +47,7 @@ class GraphSnapshotter(ABC):
     # What a driver adds.
 
     @abstractmethod
-    def _create(self, wish: Wish) -> list[Mount]:
+    def _create(self, new: NewSnapshot) -> list[Mount]:
         """Make an active snapshot or a view, row and all, and give its mounts."""
 
     @abstractmethod
@@ -108,26 +108,26 @@ class GraphSnapshotter(ABC):
     ) -> list[Mount]:
         if quota:
             self._check_quota(quota)
-        return self._create(Wish(key, parent, Kind.ACTIVE, labels or {}, quota, volatile))
+        return self._create(NewSnapshot(key, parent, Kind.ACTIVE, labels or {}, quota, volatile))
 
     def view(self, key: str, parent: str = "", *, labels: Mapping[str, str] | None = None) -> list[Mount]:
-        return self._create(Wish(key, parent, Kind.VIEW, labels or {}, 0, False))
+        return self._create(NewSnapshot(key, parent, Kind.VIEW, labels or {}, 0, False))
 
-    def _parent_line(self, wish: Wish) -> list[int]:
+    def _parent_line(self, new: NewSnapshot) -> list[int]:
         """The ids below a snapshot that is to be made, nearest first. Raises as prepare() does."""
         with self._store.read() as transaction:
-            transaction.check_free(wish.key)
-            return transaction.parent_line(wish.parent)
+            transaction.check_free(new.key)
+            return transaction.parent_line(new.parent)
 
-    def _add_row(self, transaction: Transaction, wish: Wish, line: list[int]) -> int:
+    def _add_row(self, transaction: Transaction, new: NewSnapshot, line: list[int]) -> int:
         """Add the row of what was made on `line`, and give its number.
 
         All is looked up again: the key may have been taken, and the parent removed, while it was made.
         """
-        if transaction.parent_line(wish.parent) != line:
-            raise NotFound(f"{wish.parent} was replaced while {wish.key} was made on it")
+        if transaction.parent_line(new.parent) != line:
+            raise NotFound(f"{new.parent} was replaced while {new.key} was made on it")
         return transaction.create(
-            wish.key, wish.parent, wish.kind, wish.labels, quota=wish.quota, volatile=wish.volatile
+            new.key, new.parent, new.kind, new.labels, quota=new.quota, volatile=new.volatile
         )
 
     def mounts(self, key: str) -> list[Mount]:

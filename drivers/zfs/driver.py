@@ -13,7 +13,7 @@ from drivers.disk.locks import locked
 from drivers.disk.ownership import own_directory
 from drivers.errors import DriverError, InUse, NotFound, Unavailable
 from drivers.graph.directories import STORE
-from drivers.graph.snapshotter import GraphSnapshotter, Wish
+from drivers.graph.snapshotter import GraphSnapshotter, NewSnapshot
 from drivers.graph.store import Store
 from drivers.graph.transaction import Record, Transaction
 from drivers.zfs.command import destroy, zfs
@@ -74,24 +74,24 @@ class Driver(GraphSnapshotter):
     def _check_quota(self, quota: int) -> None:
         """Every dataset can have one."""
 
-    def _create(self, wish: Wish) -> list[Mount]:
-        line = self._parent_line(wish)
-        if wish.kind is Kind.VIEW and line:
+    def _create(self, new: NewSnapshot) -> list[Mount]:
+        line = self._parent_line(new)
+        if new.kind is Kind.VIEW and line:
             with self._store.write() as transaction:
-                self._add_row(transaction, wish, line)
+                self._add_row(transaction, new, line)
                 return self._view_of(transaction, line)
         name = self._new_name()
         with self._making() as held, self._explaining():
             self._top_dataset.check_ours()
             try:
-                self._make_dataset(name, wish, line, held)
+                self._make_dataset(name, new, line, held)
                 with self._store.write() as transaction:
-                    number = self._add_row(transaction, wish, line)
+                    number = self._add_row(transaction, new, line)
                     transaction.execute("INSERT INTO datasets (id, name) VALUES (?, ?)", (number, name))
             except BaseException:
                 self._give_up(name)
                 raise
-        return self._mount_of(name, wish.kind)
+        return self._mount_of(name, new.kind)
 
     def _new_name(self) -> str:
         """Which says how many snapshots there had been: so an older copy of the store is found out, before it makes
@@ -99,12 +99,12 @@ class Driver(GraphSnapshotter):
         with self._store.read() as transaction:
             return f"{transaction.last_id() + 1:08x}{os.urandom(4).hex()}"
 
-    def _make_dataset(self, name: str, wish: Wish, line: list[int], held: int) -> None:
+    def _make_dataset(self, name: str, new: NewSnapshot, line: list[int], held: int) -> None:
         """Make it, as durable as all that zfs(8) does. Raises as prepare() does."""
         properties = []
-        if wish.quota:
-            properties.append(f"-oquota={wish.quota}")
-        if wish.volatile:
+        if new.quota:
+            properties.append(f"-oquota={new.quota}")
+        if new.volatile:
             properties.append("-osync=disabled")
         if not line:
             zfs("create", *properties, f"{self._top}/{name}", held=held)
@@ -115,8 +115,8 @@ class Driver(GraphSnapshotter):
             zfs("clone", *properties, origin, f"{self._top}/{name}", held=held)
         except FileNotFoundError:
             with self._store.read() as transaction:
-                if transaction.parent_line(wish.parent) != line:
-                    raise NotFound(f"{wish.parent} was removed meanwhile") from None
+                if transaction.parent_line(new.parent) != line:
+                    raise NotFound(f"{new.parent} was removed meanwhile") from None
             raise
 
     @contextmanager
