@@ -23,8 +23,8 @@ from tests import trees
 from tests.capabilities import missing
 from tests.drivers.archive import tape
 from tests.drivers.archive.tape import directory, file, hard_link, symlink
-from tests.drivers.test_diff_property import ACL, DRIVERS, opened
-from tests.drivers.test_unmounted_property import assert_same_outcome, copied
+from tests.drivers.archive.test_layered_property import assert_same_outcome, copied
+from tests.drivers.diff.test_property import ACL, DRIVERS, opened
 from tests.mounting import mounted
 from tests.trees import ACL_XATTRS as ACLS
 from tests.trees import Dir, File, HardLink, Special, Symlink
