@@ -14,7 +14,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import NamedTuple
 
 from drivers.devicemapper import blank, direct, label
@@ -56,7 +56,7 @@ class Backing(ABC):
     data: str
 
     @abstractmethod
-    def attached(self) -> Iterator[Lower]:
+    def attached(self) -> AbstractContextManager[Lower]:
         """A context: the devices for the time of the `with`, and for as long as a table has them.
 
         Raises Unavailable if one is missing, or is no such thing.
@@ -125,7 +125,7 @@ class Files(Backing):
         """They are files that we have just made."""
 
     @contextmanager
-    def attached(self) -> Iterator[Lower]:  # type: ignore[override]
+    def attached(self) -> Iterator[Lower]:
         with ExitStack() as held:
             disks = []
             for role, path in ((METADATA, self.metadata), (DATA, self.data)):
@@ -184,7 +184,7 @@ class Devices(Backing):
         pass
 
     @contextmanager
-    def attached(self) -> Iterator[Lower]:  # type: ignore[override]
+    def attached(self) -> Iterator[Lower]:
         with ExitStack() as held:
             try:
                 yield Lower(

@@ -50,7 +50,7 @@ class OwnPool(Pool):
         with self._store.write() as transaction:
             records.renew_pool(transaction)
         self._backing.clear()
-        with self._backing.attached() as lower:  # type: ignore[attr-defined]
+        with self._backing.attached() as lower:
             self._backing.claim(lower, identity)
             for disk in lower:
                 label.write(disk.fd, disk.sectors, disk.role, identity)
@@ -75,7 +75,7 @@ class OwnPool(Pool):
         return found is not None
 
     def check_ours(self) -> None:
-        with self._backing.attached() as lower:  # type: ignore[attr-defined]
+        with self._backing.attached() as lower:
             self._check_same(lower)
 
     def _check_same(self, lower: Lower) -> None:
@@ -97,7 +97,7 @@ class OwnPool(Pool):
 
     @contextmanager
     def proven(self) -> Iterator[Lower]:
-        with self._backing.attached() as lower:  # type: ignore[attr-defined]
+        with self._backing.attached() as lower:
             for disk in lower:
                 blank.check_unused(disk.path, disk.fd)
             proof.check(lower, proof.expected(self._store, self._block), self.how_to_repair())
@@ -145,7 +145,7 @@ class OwnPool(Pool):
 
     def grow(self) -> None:
         self._backing.grow()
-        with self._backing.attached() as lower:  # type: ignore[attr-defined]
+        with self._backing.attached() as lower:
             self._check_same(lower)
             table = self._table(lower, self._labelled(lower))
             metadata = min(lower.metadata.sectors * SECTOR, THIN_METADATA_MAX_SIZE) // THIN_METADATA_BLOCK_SIZE

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,7 +126,10 @@ class TestFuseAufs(SnapshotterContract):
         target.mkdir()
         mount_all(driver.prepare("key", "base"), str(target))
         try:
-            for change in (lambda: driver.commit("name", "key"), lambda: driver.remove("key")):
+            changes: tuple[Callable[[], None], ...] = (
+                lambda: driver.commit("name", "key"), lambda: driver.remove("key"),
+            )  # fmt: skip
+            for change in changes:
                 with pytest.raises(InUse, match="unmount it first"):
                     change()
             assert driver.stat("key").kind is Kind.ACTIVE

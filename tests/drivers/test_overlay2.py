@@ -158,7 +158,8 @@ with mounted(driver.view("view", "name")) as path:
 @pytest.mark.needs("program:unshare")
 def test_in_a_user_namespace(tmp_path: Path) -> None:
     """Where the kernel lets nobody set "trusted." attributes."""
-    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", IN_A_USER_NAMESPACE, tmp_path]
+    program = [sys.executable, "-c", IN_A_USER_NAMESPACE, str(tmp_path)]
+    command = ["unshare", "--user", "--map-root-user", "--mount", *program]
     where = os.path.dirname(os.path.dirname(drivers.__file__))
     result = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -41,15 +41,30 @@ class Case(NamedTuple):
     change: Callable[[str], object] = lambda path: None
 
 
+def in_turn(*changes: Callable[[str], object]) -> Callable[[str], None]:
+    def change(path: str) -> None:
+        for one in changes:
+            one(path)
+
+    return change
+
+
+def remove_attributes(path: str) -> None:
+    for name in os.listxattr(path):
+        os.removexattr(path, name)
+
+
 CASES = {
     "a file in a directory that no entry names": Case({"d": {"e": DEEP}}, lambda at: [file(at(b"d/e/new"))]),
     "in one of two layers": Case(
         {"d": DEEP}, lambda at: [file(at(b"d/new"))],
-        lambda path: (os.chmod(f"{path}/d", 0o700), os.removexattr(f"{path}/d", "user.note")),
+        in_turn(
+            lambda path: os.chmod(f"{path}/d", 0o700), lambda path: os.removexattr(f"{path}/d", "user.note")
+        ),
     ),
     "in one that was made anew": Case(
         {"d": DEEP}, lambda at: [file(at(b"d/new"))],
-        lambda path: (shutil.rmtree(f"{path}/d"), trees.build(path, {"d": {"z": "z"}})),
+        in_turn(lambda path: shutil.rmtree(f"{path}/d"), lambda path: trees.build(path, {"d": {"z": "z"}})),
     ),
     "in one that was removed": Case(
         {"d": DEEP}, lambda at: [file(at(b"d/new"))], lambda path: shutil.rmtree(f"{path}/d")
@@ -57,7 +72,7 @@ CASES = {
     "a directory over a directory": Case({"d": DEEP}, lambda at: [directory(at(b"d"), mode=0o1777)]),
     "a directory over a file over a directory": Case(
         {"d": DEEP}, lambda at: [directory(at(b"d")), file(at(b"d/z"))],
-        lambda path: (shutil.rmtree(f"{path}/d"), Path(path, "d").write_text("file")),
+        in_turn(lambda path: shutil.rmtree(f"{path}/d"), lambda path: Path(path, "d").write_text("file")),
     ),
     "a directory over a link": Case({"d": DEEP, "l": Symlink(target="d")}, lambda at: [directory(at(b"l"))]),
     "a file over a directory": Case({"d": DEEP}, lambda at: [file(at(b"d"), b"file")]),
@@ -122,7 +137,7 @@ CASES = {
             file(at(b"d/new")), directory(at(b"d/newer")), file(at(b"d/e/new")), hard_link(at(b"d/g"), at(b"d/f")),
             file(at(b"d/a/b/c")),
         ],
-        lambda path: [os.removexattr(f"{path}/d/e", name) for name in os.listxattr(f"{path}/d/e")],
+        lambda path: remove_attributes(f"{path}/d/e"),
     ),
 }  # fmt: skip
 
@@ -189,7 +204,7 @@ def test_directories_have_the_times_that_a_mount_gives_them(name: str, memory: P
 
 @pytest.mark.needs("root", "tmpfs-xattr")
 def test_an_opaque_root(name: str, memory: Path) -> None:
-    below = {"d": {"e": DEEP, "gone": "x"}, "kept": {"z": "z"}, "f": "f", "l": Symlink(target="d")}
+    below: trees.Tree = {"d": {"e": DEEP, "gone": "x"}, "kept": {"z": "z"}, "f": "f", "l": Symlink(target="d")}
     parts = [file(b"d/e/new"), file(b".wh.f"), hard_link(b"k", b"f"), file(b"kept", b"file"), file(b".wh..wh..opq")]
     with copied(name, memory, [lambda path: trees.build(path, below)]) as pair:
         assert_same_outcome(*pair, [parts[0], parts[2], parts[1], *parts[3:]])
@@ -204,7 +219,9 @@ def test_an_opaque_root(name: str, memory: Path) -> None:
 ])  # fmt: skip
 def test_what_is_refused(name: str, memory: Path, parts: list[bytes]) -> None:
     """In the same words."""
-    below = {"f": "f", "d": DEEP, "gone": "x", "loop": Symlink(target="loop"), "mark": Symlink(target="d/.wh.x")}
+    below: trees.Tree = {
+        "f": "f", "d": DEEP, "gone": "x", "loop": Symlink(target="loop"), "mark": Symlink(target="d/.wh.x"),
+    }  # fmt: skip
     said = []
     with copied(name, memory, [lambda path: trees.build(path, below), lambda path: os.unlink(f"{path}/gone")]) as pair:
         for driver in pair:

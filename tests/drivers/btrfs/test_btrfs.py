@@ -9,6 +9,8 @@ import signal
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -320,9 +322,8 @@ class TestKilled(CrashContract):
             with mounted(driver.mounts("key")) as path:
                 build_nested(path)
 
-        driver = opened(based)
-        make(driver)
-        driver.close()
+        with closing(opened(based)) as whole:
+            make(whole)
         last: dict[str, Kind] = {}
         for driver in self.found(based, lambda driver: driver.commit("name", "key")):
             last = self.kinds(driver)
@@ -341,18 +342,16 @@ class TestKilled(CrashContract):
             if last:
                 driver.remove("key")
         assert last
-        driver = opened(based)
-        assert set(groups_of(based)) == {subvolumes.FS_TREE, *all_subvolumes(based)}
-        driver.close()
+        with closing(opened(based)):
+            assert set(groups_of(based)) == {subvolumes.FS_TREE, *all_subvolumes(based)}
 
     def test_killed_in_remove_with_subvolumes(self, based: str) -> None:
         def make(driver: Snapshotter) -> None:
             with mounted(driver.prepare("key", "base", quota=10 * MIB)) as path:
                 build_nested(path)
 
-        driver = opened(based)
-        make(driver)
-        driver.close()
+        with closing(opened(based)) as whole:
+            make(whole)
         last: dict[str, Kind] = {}
         for driver in self.found(based, lambda driver: driver.remove("key")):
             last = self.kinds(driver)
@@ -361,9 +360,10 @@ class TestKilled(CrashContract):
                 make(driver)
         assert last == {}
 
-    def test_killed_in_the_first_open(self, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(TestKilled, "stride", 12)  # a file system is made at each
-        super().test_killed_in_the_first_open(root)
+    def test_killed_in_the_first_open(self, root: str) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(TestKilled, "stride", 12)  # a file system is made at each
+            super().test_killed_in_the_first_open(root)
 
     def orphans(self, root: str) -> list[str]:
         files = set(os.listdir(root)) - {"btrfs.img", "btrfs.lock", "snapshots"}
@@ -532,7 +532,7 @@ def test_many_open_it_at_once(root: str) -> None:
             driver.remove(f"key-{number}-{turn}")
             driver.close()
 
-    children = [in_child(lambda n=number: work(n)) for number in range(4)]
+    children = [in_child(partial(work, number)) for number in range(4)]
     assert [child.wait() for child in children] == [0] * 4
     assert not devices(root)
 
@@ -759,7 +759,7 @@ def test_what_takes_too_long_to_give_back_is_left(root: str, slow: int, monkeypa
         if len(done) == slow:
             while any(exists(fd, number) for number in driver._destroyed):  # type: ignore[attr-defined]
                 pass  # so that there is nothing left to wait for
-            monkeypatch.setattr(btrfs_image.time, "monotonic", lambda: 1e300)
+            monkeypatch.setattr("drivers.btrfs.image.time.monotonic", lambda: 1e300)
 
     def trimmed(fd: int, least: int) -> None:
         done.append("trim")

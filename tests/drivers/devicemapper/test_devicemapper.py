@@ -444,7 +444,7 @@ def fill_metadata(metadata: Path, devices: int) -> None:
         for number in range(devices)
     )
     (metadata.parent / "dump").write_text(dump.replace("</superblock>", f"{more}</superblock>"))
-    command = ["thin_restore", "-q", "-i", metadata.parent / "dump", "-o", metadata]
+    command: list[str | Path] = ["thin_restore", "-q", "-i", metadata.parent / "dump", "-o", metadata]
     subprocess.run(command, capture_output=True, check=True)
 
 
@@ -756,9 +756,9 @@ def test_devices_that_are_exchanged(opened: Opener, disks: tuple[str, str], tmp_
         for devices, says in exchanged.items():
             name(*devices)
             driver = opened()
-            for ask in (lambda d=driver: d.view("look", "base"), lambda d=driver: d.prepare("key", "base")):  # type: ignore[misc]
+            for ask in (driver.view, driver.prepare):
                 with pytest.raises(Unavailable, match=says) as refused:
-                    ask()
+                    ask("key", "base")
                 assert "\n" not in str(refused.value)
             driver.close()
             assert ours() == []

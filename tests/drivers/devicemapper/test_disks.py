@@ -43,7 +43,7 @@ def attached(*paths: Path) -> Iterator[list[str]]:
 
 @contextmanager
 def lower(metadata: Path, data: Path) -> Iterator[Lower]:
-    with attached(metadata, data) as (below, above), devices(below, above).attached() as found:  # type: ignore[attr-defined]
+    with attached(metadata, data) as (below, above), devices(below, above).attached() as found:
         yield found
 
 
@@ -87,14 +87,14 @@ def test_a_disk_with_something_on_it_is_refused(sign: str, role: str, tmp_path: 
     with attached(*paths) as names:
         backing = devices(*names)
         where = names[paths.index(used)]
-        with backing.attached() as found, pytest.raises(Unavailable) as refused:  # type: ignore[attr-defined]
+        with backing.attached() as found, pytest.raises(Unavailable) as refused:
             backing.claim(found, OURS)
         assert str(refused.value).startswith(f"there is something on {where}")
         assert str(refused.value).endswith(": if it may be lost, say so by dm.directlvm_device_force=true")
         assert ("(ext4" in str(refused.value)) == (sign == "ext4")
         assert digests(*paths) == before
         backing = devices(*names, force=True)
-        with backing.attached() as found:  # type: ignore[attr-defined]
+        with backing.attached() as found:
             backing.claim(found, OURS)
             for disk in found:
                 blank.check_blank(disk.path, disk.fd)
@@ -118,7 +118,7 @@ def test_a_blank_disk_is_taken_and_one_of_a_making_that_did_not_end(tmp_path: Pa
 def test_a_disk_that_is_in_use_is_refused_whatever_is_said(force: bool, tmp_path: Path) -> None:
     used, empty = file_of(tmp_path / "used", SIZE), file_of(tmp_path / "empty", SIZE)
     run("mkfs.ext4", "-q", "-F", used)
-    with attached(empty, used) as (below, above), devices(below, above).attached() as found:  # type: ignore[attr-defined]
+    with attached(empty, used) as (below, above), devices(below, above).attached() as found:
         with mounted([Mount("ext4", above)]) as place:
             with pytest.raises(Unavailable, match=f"{above} is in use: it is mounted at {place}"):
                 devices(below, above, force=force).claim(found, OURS)
@@ -136,11 +136,11 @@ def test_what_is_no_block_device(tmp_path: Path) -> None:
     paths = file_of(tmp_path / "metadata", 4 * MIB), file_of(tmp_path / "data", SIZE)
     with pytest.raises(Unavailable, match="metadata is no block device"), devices(
         *map(str, paths)
-    ).attached():  # type: ignore[attr-defined]
+    ).attached():
         pass
     with pytest.raises(Unavailable, match=r"/dev/nothing, which the layers are on, is missing"), devices(
         "/dev/nothing", "/dev/nothing"
-    ).attached():  # type: ignore[attr-defined]
+    ).attached():
         pass
 
 
@@ -161,7 +161,7 @@ def test_a_file_of_ours_that_is_none(name: str, how: str, tmp_path: Path) -> Non
         path.write_bytes(b"theirs")
         os.chown(path, 12345, -1)
     with pytest.raises(Unavailable, match=r"put back the one that belongs here|belongs to the user 12345"):
-        with files.attached():  # type: ignore[attr-defined]
+        with files.attached():
             pass
     assert how != "somebody's" or path.read_bytes() == b"theirs"
 

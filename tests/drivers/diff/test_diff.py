@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.api import Mount, Snapshotter
+from drivers.api import Form, Mount, Snapshotter
 from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
 from drivers.archive.reader import CHUNK
@@ -168,7 +168,7 @@ def test_what_is_reserved_is_no_entry(memory: Path) -> None:
         ("aufs", {".wh..wh..opq", "trusted.unionfs.opaque", "trusted.overlay.opaque", "user.overlay.opaque"}),
     ],
 )
-def test_which_marks_make_a_directory_opaque(form: str, marks: set[str], memory: Path) -> None:
+def test_which_marks_make_a_directory_opaque(form: Form, marks: set[str], memory: Path) -> None:
     """Of an overlay only those that its own mount makes, and nobody can make through it."""
     found = set()
     for mark in ("trusted.overlay.opaque", "user.overlay.opaque", "trusted.unionfs.opaque", ".wh..wh..opq"):
@@ -284,7 +284,7 @@ def test_what_is_mounted_in_a_tree_is_not_the_trees(memory: Path) -> None:
 
 
 @pytest.fixture
-def layered(memory: Path) -> Callable[[str], Snapshotter]:
+def layered(memory: Path) -> Iterator[Callable[[str], Snapshotter]]:
     """A driver with two layers and an active snapshot, so that a union has to be mounted to see the parent."""
     opened: list[Snapshotter] = []
 
@@ -300,7 +300,7 @@ def layered(memory: Path) -> Callable[[str], Snapshotter]:
         driver.prepare("active", "two")
         return driver
 
-    yield make  # type: ignore[misc]
+    yield make
     for driver in opened:
         driver.close()
 

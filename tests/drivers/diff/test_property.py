@@ -104,7 +104,7 @@ def opened(name: str, place: Path) -> Iterator[Snapshotter]:
     try:
         yield driver
         driver.cleanup()
-        driver.check_invariants()  # type: ignore[attr-defined]
+        driver.check_invariants()
     finally:
         driver.close()
         shutil.rmtree(place, ignore_errors=True)

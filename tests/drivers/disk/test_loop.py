@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_many_processes_attach_at_once(tmp_path: Path) -> None:
     images = [str(tmp_path / f"image{n}") for n in range(12)]
     for path in images:
         Path(path).write_bytes(bytes(MIB))
-    assert [child.wait() for child in [in_child(lambda p=path: attach(p)) for path in images]] == [0] * 12
+    assert [child.wait() for child in [in_child(partial(attach, path)) for path in images]] == [0] * 12
     devices = [find(path) for path in images]
     assert len(set(devices)) == 12 and None not in devices
     for device in devices:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -326,7 +327,7 @@ def test_many_ask_at_once(driver: DirectorySnapshotter, place: Path) -> None:
             mine.prepare(f"key-{number}-{turn}", "base", quota=10 * MIB)
         mine.close()
 
-    children = [in_child(lambda n=number: work(n)) for number in range(4)]
+    children = [in_child(partial(work, number)) for number in range(4)]
     assert [child.wait() for child in children] == [0] * 4
     keys = [f"key-{number}-{turn}" for number in range(4) for turn in range(4)]
     given = {project(layer(driver, key)) for key in keys}
@@ -383,7 +384,7 @@ def test_killed_at_any_step(driver: DirectorySnapshotter, place: Path, method: s
     while status:
         if method == "remove" and "key" not in {info.name for info in driver.walk()}:
             driver.prepare("key", "base", quota=10 * MIB)
-        status = in_child(lambda at=step: run(at)).wait()
+        status = in_child(partial(run, step)).wait()
         assert status in (0, -signal.SIGKILL)
         driver.cleanup()
         keys = [info.name for info in driver.walk() if info.name != "base"]

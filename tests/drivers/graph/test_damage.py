@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,9 @@ def test_a_layer_whose_directory_is_missing(name: str, depth: int, tmp_path: Pat
     with driver._store.read() as transaction:
         number = transaction.get(("bottom", "top")[depth]).id
     shutil.rmtree(tmp_path / "root" / "snapshots" / str(number))
-    asked = (lambda: driver.prepare("after", "top"), lambda: driver.view("key", "top"), lambda: driver.mounts("before"))
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: driver.prepare("after", "top"), lambda: driver.view("key", "top"), lambda: driver.mounts("before"),
+    )  # fmt: skip
     for ask in asked:
         with pytest.raises(Unavailable, match=rf"a layer is damaged: .*snapshots/{number}/fs is missing"):
             ask()

@@ -112,8 +112,9 @@ def test_a_cut_at_any_step(image: Path, tmp_path: Path) -> None:
     copies: list[Path] = []
     states = set()
     with disk(image, tmp_path / "disk") as place:
-        driver = open_driver("vfs", str(place / "root"))
-        assert isinstance(driver, DirectorySnapshotter)
+        opened = open_driver("vfs", str(place / "root"))
+        assert isinstance(opened, DirectorySnapshotter)
+        driver = opened
         driver.prepare("unpack")
         trees.build(layer(driver, "unpack"), TREE)
         driver.commit("base", "unpack")
@@ -136,15 +137,15 @@ def test_a_cut_at_any_step(image: Path, tmp_path: Path) -> None:
     assert len(copies) > 4
     seen = set()
     for copy in copies:
-        with after_the_cut("vfs", copy, tmp_path) as driver:
-            kinds = {info.name: info.kind for info in driver.walk()}
+        with after_the_cut("vfs", copy, tmp_path) as left:
+            kinds = {info.name: info.kind for info in left.walk()}
             seen.add(tuple(sorted(kinds)))
-            trees.assert_tree(layer(driver, "base"), TREE)
+            trees.assert_tree(layer(left, "base"), TREE)
             if "key" in kinds:
-                found = trees.read(layer(driver, "key"))
+                found = trees.read(layer(left, "key"))
                 trees.assert_same({**trees.expected(TREE), ".": found["."]},
                                   {path: entry for path, entry in found.items() if path != "new"}, str(copy))
             if "name" in kinds:
-                trees.assert_tree(layer(driver, "name"), {**TREE, "new": "z" * 5000})
+                trees.assert_tree(layer(left, "name"), {**TREE, "new": "z" * 5000})
     assert seen >= {("base",), ("base", "key")}
     shutil.rmtree(tmp_path / "disk")

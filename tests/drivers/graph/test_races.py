@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,13 @@ def interfering(mine: DirectorySnapshotter, act: Callable[[], object]) -> Iterat
                     act()
                     acted = True
 
+        def prepare(into: list[Mount]) -> None:
+            into += mine.prepare("key", "base")
+
         raised = None
         mounts: list[Mount] = []
         try:
-            last = before_each_step(lambda into=mounts: into.extend(mine.prepare("key", "base")), interfere)
+            last = before_each_step(partial(prepare, mounts), interfere)
             assert mounts == mine.mounts("key")
             if mounts[0].type == "bind":
                 trees.assert_same(trees.read(layer(mine, "base")), trees.read(mounts[0].source))

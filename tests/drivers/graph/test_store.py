@@ -8,7 +8,8 @@ import shutil
 import signal
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,7 @@ def test_many_processes_make_the_store_at_once(tmp_path: Path) -> None:
         commit(mine, f"n{number}")
         mine.close()
 
-    children = [in_child(lambda n=number: make(n)) for number in range(8)]
+    children = [in_child(partial(make, number)) for number in range(8)]
     assert [child.wait() for child in children] == [0] * 8
     store = Store(path, "test")
     assert sorted(names(store)) == [f"n{number}" for number in range(8)]
@@ -272,7 +273,8 @@ def test_a_store_that_is_lost(tmp_path: Path) -> None:
     driver.commit("base", "key")
     driver.close()
     saved = Path(root, "metadata.db").read_bytes()
-    for damage in (lambda file: file.unlink(), lambda file: file.write_bytes(b"")):
+    damages: tuple[Callable[[Path], object], ...] = (Path.unlink, lambda file: file.write_bytes(b""))
+    for damage in damages:
         damage(Path(root, "metadata.db"))
         with pytest.raises(Unavailable, match="missing or empty, but there are layers beside it: restore it") as lost:
             open_driver("vfs", root)
