@@ -6,7 +6,7 @@ A driver is a module with
     Driver(root, options)   a GraphSnapshotter on the directory `root`, which it makes if missing
     probe(directory, options) -> Probe   tries what it needs in a new, empty directory on the file system in question
 
-and is imported when it is first asked for.
+and is imported when it is first asked for. A new one is a line in the table below; nothing else has a list of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from drivers.graph.layout import delete_unheld, make_locked
 from drivers.graph.snapshotter import GraphSnapshotter
 from unionfs.linux.mounts import mountinfo
 
+# In the order in which they are tried where none was chosen.
 _MODULES = {
     "fuse-aufs": "drivers.fuse_aufs",
     "overlay2": "drivers.overlay2",

@@ -4,21 +4,51 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pkgutil
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import drivers
+from drivers import catalog
 from drivers.api import Mount
-from drivers.catalog import NAMES, open_driver, probe
+from drivers.catalog import NAMES, open_driver, options_of, probe
 from drivers.errors import Unavailable
 from tests.drivers.children import in_child
 from tests.mounting import mounted
 
 
 def test_the_names() -> None:
+    """Ours is the first to be tried where none was chosen; and every driver that there is can be chosen."""
     assert NAMES[0] == "fuse-aufs"
-    assert set(NAMES) <= {"fuse-aufs", "overlay2", "vfs", "devicemapper", "btrfs", "zfs"}
+    modules = [f"drivers.{module.name}" for module in pkgutil.iter_modules(drivers.__path__)]
+    assert {name for name in modules if hasattr(import_module(name), "Driver")} == set(catalog._MODULES.values())
+
+
+@pytest.mark.needs("root")
+def test_a_new_driver_is_a_module_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_new_driver.py").write_text(
+        "from drivers import vfs\n"
+        "from drivers.vfs import probe\n"
+        "OPTIONS = {'new.word': 'a word'}\n"
+        "class Driver(vfs.Driver):\n"
+        "    NAME = 'new'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(catalog._MODULES, "new", "a_new_driver")
+    root = str(tmp_path / "root")
+    assert probe("new", root).works
+    assert options_of("new") == {"new.word": "a word"}
+    with pytest.raises(Unavailable, match=r"has no option 'other'; it has new\.word"):
+        open_driver("new", root, {"other": "x"})
+    driver = open_driver("new", root, {"new.word": "x"})
+    driver.prepare("key")
+    driver.commit("name", "key")
+    driver.close()
+    with pytest.raises(Unavailable, match="belongs to the driver new, not vfs"):
+        open_driver("vfs", root)
 
 
 @pytest.mark.needs("overlay", "fuse")
