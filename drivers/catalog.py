@@ -26,7 +26,6 @@ from drivers.graph.layout import delete_unheld, make_locked
 from drivers.graph.snapshotter import GraphSnapshotter
 from unionfs.linux.mounts import mountinfo
 
-# In the order in which they are tried where none was chosen.
 _MODULES = {
     "fuse-aufs": "drivers.fuse_aufs",
     "overlay2": "drivers.overlay2",

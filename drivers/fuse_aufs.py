@@ -109,7 +109,7 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return Probe(False, f"cannot open /dev/fuse ({error.strerror}): modprobe fuse, or give it to this container")
-    branch = os.path.join(directory, "branch")  # the directory itself is locked by who has made it
+    branch = os.path.join(directory, "branch")  # the directory itself is locked by whoever has made it
     os.mkdir(branch)
     try:
         Branch.open(os.fsencode(branch), "rw").close()

@@ -146,7 +146,7 @@ class Parents:
         return self._form == "aufs" and whiteout.is_reserved(name)
 
     def _merge(self, path: Path) -> list[int]:
-        """The parents that a directory is merged of, nearest first; none if it is no directory there."""
+        """The parents that a directory is merged of, nearest first; none if it is not a directory there."""
         self._spent.look(len(path))
         same = 0
         while same < min(len(path), len(self._names)) and path[same] == self._names[same]:
@@ -193,7 +193,7 @@ class Parents:
             os.close(fd)
 
     def _hides(self, parent: int, path: Path) -> bool:
-        """Whether there is a whiteout of that name, which is no entry itself."""
+        """Whether there is a whiteout of that name, which is not an entry itself."""
         if self._form != "aufs":
             return False
         try:

@@ -69,7 +69,7 @@ class Driver(DirectorySnapshotter):
             elif parents:
                 parent_fd = os.open(parents[0], DIRECTORY)
                 try:
-                    subvolumes.set_read_only(parent_fd, True)  # who committed it may have been killed before that
+                    subvolumes.set_read_only(parent_fd, True)  # whoever committed it may have been killed before that
                     subvolumes.snapshot(parent_fd, fd, _LAYER)
                 finally:
                     os.close(parent_fd)

@@ -119,7 +119,7 @@ class Image:
                 loop.set_autoclear(self.device, let_go())
                 self.leave()
         except TimedOut:
-            let_go()  # who holds the lock for so long is mounting it
+            let_go()  # whoever holds the lock for so long is mounting it
         finally:
             self.leave()
 

@@ -35,14 +35,15 @@ What is true where
 ==================
 
 The graph and what every thin number is for are in the store; that a device is active, the kernel alone says, so there
-is no state of it to get out of step. A view is no device: it is its parent's, active read-only. The store and the
+is no state of it to get out of step. A view is not a device: it is its parent's, active read-only. The store and the
 pool count the same transactions, so a store that was restored from an old copy is found out instead of believed.
 
 A pool that was made is never made again, and nothing is given to the kernel that is not proven to be its: its
 superblock and the end of its data device bear the store's identity.
 
 One lock (`lock` in the root, drivers.disk.locks) is held for everything that changes the pool or its devices, and is
-taken before any transaction of the store. Who finds a change unfinished while holding it knows that its owner has died.
+taken before any transaction of the store. Whoever finds a change unfinished while holding it knows that its owner has
+died.
 """
 
 from drivers.devicemapper.driver import Driver

@@ -59,7 +59,7 @@ class Backing(ABC):
     def attached(self) -> AbstractContextManager[Lower]:
         """A context: the devices for the time of the `with`, and for as long as a table has them.
 
-        Raises Unavailable if one is missing, or is no such thing.
+        Raises Unavailable if one is missing, or is not what it should be.
         """
 
     @abstractmethod
@@ -168,7 +168,7 @@ class Devices(Backing):
         self._force = settings.force
 
     def claim(self, lower: Lower, identity: bytes) -> None:
-        """Those with our label are of a making that did not come to an end."""
+        """Those with our label are from a making that did not come to an end."""
         if lower.data.number == lower.metadata.number:
             raise Unavailable(f"dm.datadev and dm.metadatadev are one device, {lower.data.path}: give two")
         for disk in lower:

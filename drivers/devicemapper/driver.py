@@ -36,7 +36,7 @@ class Driver(GraphSnapshotter):
     FIXED = FIXED
 
     def __init__(self, root: str, given: Mapping[str, str]) -> None:
-        settings = parse_settings(given)  # what cannot be is not to be kept
+        settings = parse_settings(given)  # what is refused is not to be kept
         self.root = own_directory(root)
         files = Files(self.root, settings)
         files.check_wanted()

@@ -31,7 +31,7 @@ def remove(name: str, *, deferred: bool = False, patience: float = PATIENCE) -> 
                 raise
         if time.monotonic() >= deadline:
             break
-        time.sleep(PAUSE)  # closing a block device is no event that can be waited for
+        time.sleep(PAUSE)  # closing a block device is not an event that can be waited for
     if deferred:
         try:
             return ioctl.remove(name, deferred=True)

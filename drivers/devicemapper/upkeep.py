@@ -39,7 +39,7 @@ class Upkeep:
         if not was_active:
             self._activate(check=row.state == "up")
         elif row.state != "up":
-            self._set_state("up")  # who activated it died before saying so, or it was given active
+            self._set_state("up")  # whoever activated it died before saying so, or it was given active
         is_known = not was_active or self.used or self._pool.is_known()
         if was_active and not self.used:
             self._pool.check_ours()

@@ -9,7 +9,7 @@
 What a container may write says nothing here. Through an overlay these are its `.wh.` names, and without userxattr its
 user.overlay.* attributes: to overlayfs they are names and attributes like any.
 
-In each form `.wh.` names and devices 0:0 are no entries: in a layer's archive they could only be read as whiteouts. A
+In each form `.wh.` names and devices 0:0 are not entries: in a layer's archive they could only be read as whiteouts. A
 tree has them when a container made them on a driver that does not refuse it; they are left out, as sockets are.
 """
 
@@ -59,7 +59,7 @@ def read(fd: int, form: Form | None) -> Listing:
 
 
 def _special(entry: os.DirEntry[bytes]) -> tuple[int, int]:
-    """The type and the device number of what is no file, directory or link; 0 and 0 of those, which are not looked
+    """The type and the device number of what is not a file, directory or link; 0 and 0 of those, which are not looked
     at: most entries are such, and readdir(3) says it."""
     if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False) or entry.is_symlink():
         return 0, 0

@@ -2,7 +2,7 @@
 
 A driver that keeps differences by themselves is believed (Snapshotter.differences), and its directory read in its form;
 of others the tree is compared. Either way the parent's tree is there to look at: a file that was only opened for
-writing, or changed back, is no change.
+writing, or changed back, has not changed.
 
 All are detached mounts (drivers.mounts.tree.private), read-only, on which no device can be opened, and they end with
 us. An active snapshot may be in use: the caller gives its tree as it is mounted then. What outlives a process that is

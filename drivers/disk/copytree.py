@@ -150,7 +150,7 @@ class Copier:
         os.ftruncate(target, size)
 
     def _piece(self, source: int, target: int, position: int, length: int) -> int:
-        """Copy up to `length` bytes at `position` of both; how many it were."""
+        """Copy up to `length` bytes at `position` of both; how many there were."""
         copied = 0
         if self._can_copy_range:
             try:

@@ -2,7 +2,7 @@
 
 rename(2) alone promises neither: the new name can reach the disk before the content, which is then empty or cut, or not
 at all (fsync(2), "Calling fsync() does not necessarily ensure that the entry in the directory has also reached disk").
-So each record that something else depends on is written here before that: new file, its content synced, the name, the
+So each record that something else depends on is written here first: new file, its content synced, the name, the
 directory synced. What goes with the machine (--state) needs none of this.
 """
 

@@ -4,10 +4,10 @@
     attached  a device for the time of a `with`, and for as long as it is mounted or in a device-mapper table after it
 
 The second needs no taking back: it is made with LO_FLAGS_AUTOCLEAR, and the kernel detaches it when the last that has
-it open closes it. Who is killed between attaching and mounting leaves nothing.
+it open closes it. Whoever is killed between attaching and mounting leaves nothing.
 
-Two devices on one file would be two caches of the same blocks: who may race with another for a file takes a lock of his
-own around find() and attach(), or around attached(). Needs root. Raises OSError, and Unavailable where the kernel has
+Two devices on one file would be two caches of the same blocks: whoever may race with another for a file takes a lock
+around find() and attach(), or around attached(). Needs root. Raises OSError, and Unavailable where the kernel has
 no loop devices.
 """
 
@@ -82,8 +82,8 @@ def find(path: str) -> str | None:
 def detach(device: str, path: str = "") -> None:
     """Detach the device, as soon as nothing has it open or mounted. One that is not attached is fine.
 
-    With `path`, only if it is still that file's: who keeps a device's name for longer than a lock says it, for the name
-    may have become another's meanwhile.
+    With `path`, only if it is still that file's: whoever keeps a device's name for longer than a lock says it, for the
+    name may have become another's meanwhile.
     """
     try:
         fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)

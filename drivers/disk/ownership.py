@@ -1,8 +1,8 @@
 """Whether a path is ours to use: nobody else can put something in its place, and nobody else has.
 
 The layers of a root are root's files, set-id ones among them, and what removes one deletes a tree. So a root lies where
-only root, or who runs this by sudo(8), could exchange it; its directories and files are of the one who uses it, and no
-symbolic links, which lead wherever somebody likes.
+only root, or whoever runs this by sudo(8), could exchange it; its directories and files belong to whoever uses it, and
+are not symbolic links, which lead wherever somebody likes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def check_file(path: str) -> None:
 def check_way(path: str) -> None:
     """Raise Unavailable if somebody else could put another directory, or a symbolic link, in the way to `path`.
 
-    Who has a directory, or may write to it, can rename what is in it; but not what others have where it is sticky.
+    Whoever owns a directory, or may write to it, can rename what is in it; but not what others own where it is sticky.
     """
     pending = os.path.abspath(path).split("/")[:0:-1]
     walked = "/"
@@ -131,8 +131,8 @@ def _check_owner(path: str, status: os.stat_result) -> None:
 
 
 def _is_trusted(user: int) -> bool:
-    """Root, we, and who has become us by sudo(8). In a user namespace also who is not in it: its files are not less
-    trustworthy than the namespace."""
+    """Root, we, and whoever has become us by sudo(8). In a user namespace also users outside of it: their files are not
+    less trustworthy than the namespace."""
     return user in (0, os.geteuid(), _number("SUDO_UID")) or (user == _overflow() and in_user_namespace())
 
 

@@ -6,11 +6,11 @@ project of its own.
 
 There is no book of ids: one is free that has neither files nor a limit, and it becomes free when the last of its files
 goes. So we take none that somebody else uses, and a crash loses none. Two processes may find the same one free: both
-put their directories into it, and who then finds more than his own in there takes the next. Which one a snapshot was
-given is in a file beside its layer, since root in a container can put the layer into another's (chattr -p): by that,
+put their directories into it, and whoever then finds more than its own in there takes the next. Which one a snapshot
+was given is in a file beside its layer, since root in a container can put the layer into another's (chattr -p): then
 removing the one would free the other of its limit.
 
-Whoever has CAP_SYS_RESOURCE is not limited by ext4 (ignore_hardlimit(), fs/quota/dquot.c). Overlayfs writes as who
+Whoever has CAP_SYS_RESOURCE is not limited by ext4 (ignore_hardlimit(), fs/quota/dquot.c). Overlayfs writes as whoever
 mounted it and a union as its server, so those do without (drivers.mounts.overlayfs, unionfs.transport.serving).
 """
 

@@ -63,7 +63,8 @@ def give_up(path: str) -> None:
 
 
 def take(path: str) -> None:
-    """Make what is missing of the files in the directory `path`, if there is ample room; to have none is no failure."""
+    """Make what is missing of the files in the directory `path`, if there is ample room; to have none is not a
+    failure."""
     if is_whole(path) or not has_room(os.path.dirname(path), 4 * SIZE):
         return
     with suppress(OSError):

@@ -47,7 +47,7 @@ def open_regular(dir_fd: int, name: bytes) -> int:
     """Open the regular file `name` of the directory `dir_fd` for reading, and nothing else that may be in its place.
 
     A container may exchange it at any moment. So it is looked at without being opened, and what was looked at is then
-    opened: a device is never, and a FIFO is not waited for. Raises OSError, ESTALE for what is no regular file.
+    opened: a device is never, and a FIFO is not waited for. Raises OSError, ESTALE for what is not a regular file.
     """
     place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:

@@ -170,7 +170,7 @@ class Layout:
         return stuck
 
     def discard(self, name: str) -> None:
-        """Delete a `new-` or `rm-` directory, unless somebody holds it, who then deletes it himself."""
+        """Delete a `new-` or `rm-` directory, unless somebody holds it, who then deletes it."""
         delete_unheld(self.fd, name, self._delete)
 
     def sweep(self) -> None:
@@ -230,7 +230,7 @@ def make_locked(parent_fd: int, prefix: str) -> tuple[str, int]:
 
 
 def delete_unheld(parent_fd: int, name: str, delete: Callable[[int, str], None] = trees.delete) -> None:
-    """Delete the directory `name`, unless somebody holds its flock, who then deletes it himself. Gone is fine."""
+    """Delete the directory `name`, unless somebody holds its flock, who then deletes it. Gone is fine."""
     try:
         fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
     except FileNotFoundError:

@@ -12,7 +12,7 @@ VERSION = 3  # of the format, as PRAGMA user_version
 
 _MARKS = "CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL)"
 _SCHEMA = (
-    # The identity is by chance, and is written on everything that the store is of (`marks`).
+    # The identity is random, and is written on everything that the store is of (`marks`).
     "CREATE TABLE store (driver TEXT NOT NULL, identity TEXT NOT NULL)",
     # AUTOINCREMENT: an id that was ever committed is not given again, so a directory that is being deleted under its
     # id cannot be taken for a new snapshot's.
@@ -35,7 +35,7 @@ _SCHEMA = (
 )
 _CHANCE = "lower(hex(randomblob(16)))"
 
-# What makes a store of an older version one of the next.
+# What makes a store of an older version one of the next version.
 _UPGRADES = {
     1: (
         "ALTER TABLE snapshots ADD COLUMN quota INTEGER NOT NULL DEFAULT 0",

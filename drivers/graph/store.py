@@ -43,9 +43,9 @@ class Store:
     It makes nothing on what bears another's, and believes nothing that bears none once it has noted that it has written
     it there (Transaction.set_mark).
 
-    `options` are the driver's options (registry), which are kept: the store's own `options` are those given here over
-    those that were given before. Those that are `fixed` cannot be changed once there is a store. `agree` looks at all
-    of them together and raises Unavailable where they cannot be: then nothing is kept.
+    `options` are the driver's options (drivers.catalog), which are kept: the store's own `options` are those given here
+    over those that were given before. Those that are `fixed` cannot be changed once there is a store. `agree` looks at
+    all of them together and raises Unavailable where they cannot be: then nothing is kept.
 
     Raises Unavailable for a file that is damaged, lost, from a newer version, or another driver's, and for a change of
     a fixed option. Any method raises TimedOut when another process keeps the store to itself, and OSError (ENOSPC) on a
@@ -250,7 +250,8 @@ class Store:
 
 
 def _is_want_of_room(error: Exception) -> bool:
-    """Of an error in opening a store. Of a file that there is no room for sqlite only says that it cannot open it."""
+    """Whether an error in opening a store is one. Of a file that there is no room for, sqlite only says that it cannot
+    open it."""
     if isinstance(error.__cause__, sqlite3.Error):
         code = error.__cause__.sqlite_errorcode & 0xFF
         return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)

@@ -11,8 +11,8 @@ fs/overlayfs/params.c):
 `options` are those of a Mount("overlay", …) without what are flags of mount(2): "lowerdir+=DIR" once a layer, top
 first, "upperdir=", "workdir=", and others of overlayfs as they are. Failures are OSError with what the kernel said.
 
-An overlay writes with the capabilities of who mounted it (ovl_override_creds()). It is mounted without
-CAP_SYS_RESOURCE, for quotas do not limit who has that (ignore_hardlimit(), fs/quota/dquot.c).
+An overlay writes with the capabilities of whoever mounted it (ovl_override_creds()). It is mounted without
+CAP_SYS_RESOURCE, for quotas do not limit whoever has that (ignore_hardlimit(), fs/quota/dquot.c).
 """
 
 from __future__ import annotations

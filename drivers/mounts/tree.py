@@ -94,8 +94,8 @@ class Tree:
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        """An error that is on its way is what there is to be told, and a signal that is one may have come between a
-        descriptor's opening and its name: then nothing of ours is to wait for it long."""
+        """An error that is on its way is what the caller is to hear of, and a signal that is one may have come between
+        a descriptor's opening and its name: then nothing of ours is to wait for it long."""
         if error is None:
             self.close()
             return

@@ -15,13 +15,13 @@ Modules:
 Why a crash leaves nothing
 ==========================
 
-Datasets are named by a count and by chance, and the store's table `datasets` has them by number. So a dataset exists
+Datasets are named by a count and at random, and the store's table `datasets` has them by number. So a dataset exists
 for good when, and only when, the transaction that adds its row says so; what no row names is garbage: half-made, given
 up, or removed. No dataset is renamed, and none is made or destroyed inside a transaction, where everybody would wait
 for the disk.
 
-What is half-made now, by somebody alive, is told from garbage by a lock: who makes something holds it shared until the
-row is there, cleanup() takes it alone for as long as it looks. The zfs command inherits the descriptor, so that one
+What is half-made now, by somebody alive, is told from garbage by a lock: whoever makes something holds it shared until
+the row is there, cleanup() takes it alone for as long as it looks. The zfs command inherits the descriptor, so that one
 whose parent was killed holds the lock until it is done.
 
 Why `quota`, and not `refquota`

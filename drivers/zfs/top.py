@@ -81,7 +81,7 @@ class TopDataset:
 
     def _is_half_made(self, top: str) -> bool:
         """The name is ours, and properties are set after a dataset is made (zfs_ioc_create(), module/zfs/zfs_ioctl.c):
-        a command cut off between the two, or one that outlives who called it, shows a dataset without any."""
+        a command cut off between the two, or one that outlives whoever called it, shows a dataset without any."""
         found = zfs("get", "-Hr", "-tall", "-slocal,received", "-oname,property", "all", top)
         return not found and zfs("list", "-Hr", "-tall", "-oname", top).split("\n") == [top, ""]
 

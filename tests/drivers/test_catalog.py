@@ -21,7 +21,7 @@ from tests.mounting import mounted
 
 
 def test_the_names() -> None:
-    """Ours is the first to be tried where none was chosen; and every driver that there is can be chosen."""
+    """Ours is the first of them; and every driver that there is can be chosen."""
     assert NAMES[0] == "fuse-aufs"
     modules = [f"drivers.{module.name}" for module in pkgutil.iter_modules(drivers.__path__)]
     assert {name for name in modules if hasattr(import_module(name), "Driver")} == set(catalog._MODULES.values())
