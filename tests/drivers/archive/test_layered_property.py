@@ -21,7 +21,7 @@ from drivers.diff import Change, apply, changes
 from tests import trees
 from tests.capabilities import missing
 from tests.drivers.archive import tape
-from tests.drivers.diff.test_property import DRIVERS, SCRIPTS, archive, opened, perform
+from tests.drivers.random_trees import DRIVERS, SCRIPTS, archive, opened, perform
 from tests.mounting import mounted
 
 NAMES = st.sampled_from([b"a", b"b", b"d", b"e"])

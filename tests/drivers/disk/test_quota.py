@@ -5,53 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from drivers.api import Mount, Snapshotter
+from drivers.api import Snapshotter
 from drivers.catalog import open_driver, probe
 from drivers.disk import quota
-from drivers.disk.loop import attached
 from drivers.disk.trees import DIRECTORY
 from drivers.errors import NotSupported
 from drivers.graph.directories import DirectorySnapshotter
 from tests import trees
 from tests.drivers.children import in_child
+from tests.drivers.disk.limited import MAKERS, MIB, disk
 from tests.drivers.steps import before_each_step
 from tests.mounting import mounted
 from unionfs.linux import consts, quotactl
 
 pytestmark = pytest.mark.needs("loop")
-
-MIB = 1 << 20
-
-MAKERS = {
-    "ext4": ("mkfs.ext4", "-q", "-O", "quota,project", "-E", "quotatype=prjquota,nodiscard"),
-    "xfs": ("mkfs.xfs", "-q", "-K"),
-}
-
-
-@contextmanager
-def disk(kind: str, image: Path, *options: str) -> Iterator[Path]:
-    with open(image, "wb") as file:
-        file.truncate(400 * MIB)
-    try:
-        subprocess.run([*MAKERS[kind], image], check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip(f"{MAKERS[kind][0]} is not installed")
-    try:
-        with attached(str(image)) as device, mounted([Mount(kind, device, options)]) as path:
-            yield Path(path)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        pytest.skip(f"this kernel has no project quotas on {kind}: {error.strerror}")
 
 
 @pytest.fixture(params=list(MAKERS))

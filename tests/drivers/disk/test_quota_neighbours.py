@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.snapshotter.crowd import Neighbours
-from tests.drivers.disk.test_quota import MAKERS, MIB, disk
+from tests.drivers.disk.limited import MAKERS, MIB, disk
 
 pytestmark = pytest.mark.needs("loop")
 

@@ -25,39 +25,20 @@ from drivers.catalog import open_driver, probe
 from drivers.errors import InUse, NotFound, Unavailable
 from drivers.mounts.attached import mount_all
 from drivers.zfs import driver as zfs_driver
-from drivers.zfs.command import missing, zfs, zpool
+from drivers.zfs.command import missing, zfs
 from drivers.zfs.driver import Driver
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.contracts.snapshotter.words import FULL
 from tests.drivers.children import in_child
+from tests.drivers.zfs.pools import OPTIONS, POOL, pool  # noqa: F401  (a fixture that is used by being there)
 from tests.mounting import mounted
 from unionfs.linux import consts, libc, mounts
 
 MIB = 1 << 20
-POOL = f"fuse-aufs-test-{os.getpid()}"
-OPTIONS = {"zfs.fsname": f"{POOL}/layers"}
 TREE: trees.Tree = {"f": "content", "dir": {"g": trees.File("x" * 5000, mode=0o600)}, "link": trees.Symlink(target="f")}
 
 needs_zfs = pytest.mark.needs("zfs")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A pool on a file, with a dataset to keep layers below."""
-    if missing():
-        yield ""  # the tests that need it are skipped
-        return
-    disk = tmp_path_factory.mktemp("pool") / "disk"
-    with open(disk, "wb") as file:
-        file.truncate(2 << 30)
-    zpool("create", "-ocachefile=none", "-mnone", POOL, str(disk))
-    try:
-        zfs("create", f"{POOL}/layers")
-        zfs("create", f"{POOL}/other")
-        yield POOL
-    finally:
-        zpool("destroy", "-f", POOL)
 
 
 @needs_zfs
