@@ -9,15 +9,7 @@ from pathlib import Path
 import pytest
 
 from drivers.btrfs import qgroups, subvolumes
-from tests.drivers.btrfs.looking import (
-    MIB,
-    all_subvolumes,
-    groups_of,
-    layer,
-    make_subvolume,
-    on,
-    opened,
-)
+from tests.drivers.btrfs.looking import MIB, all_subvolumes, groups_of, layer, make_subvolume, on, opened
 from tests.mounting import mounted
 
 pytestmark = pytest.mark.needs("loop", "program:mkfs.btrfs")
