@@ -6,7 +6,7 @@ A driver is a module with
     Driver(root, options)   a GraphSnapshotter on the directory `root`, which it makes if missing
     probe(directory, options) -> Probe   tries what it needs in a new, empty directory on the file system in question
 
-and is imported when it is first asked for. A new one is a line in the table below; nothing else has a list of them.
+and is imported when it is first asked for. A new one is a line in the table below; nothing else has to know of it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from drivers.api import Probe
 from drivers.disk import trees
 from drivers.disk.ownership import check_mounted, check_way
 from drivers.errors import Unavailable
-from drivers.graph.directories import STORE
 from drivers.graph.layout import delete_unheld, make_locked
 from drivers.graph.snapshotter import GraphSnapshotter
+from drivers.graph.store import STORE
 from unionfs.linux.mounts import mountinfo
 
-_MODULES = {
+MODULES = {
     "fuse-aufs": "drivers.fuse_aufs",
     "overlay2": "drivers.overlay2",
     "vfs": "drivers.vfs",
@@ -34,7 +34,7 @@ _MODULES = {
     "devicemapper": "drivers.devicemapper",
     "zfs": "drivers.zfs",
 }
-NAMES = tuple(_MODULES)
+NAMES = tuple(MODULES)
 _PROBE = ".fuse-aufs-probe-"
 _ABOVE = 4  # a driver's root is ROOT/drivers/NAME, and ROOT may have been missing
 
@@ -126,9 +126,9 @@ def options_of(name: str) -> Mapping[str, str]:
 
 
 def _module(name: str) -> Module:
-    if name not in _MODULES:
+    if name not in MODULES:
         raise Unavailable(f"there is no storage driver {name!r}; there are {', '.join(NAMES)}")
-    return cast(Module, import_module(_MODULES[name]))
+    return cast(Module, import_module(MODULES[name]))
 
 
 def _known(name: str, module: Module, options: Mapping[str, str]) -> Mapping[str, str]:

@@ -22,9 +22,8 @@ from drivers.disk.locks import locked
 from drivers.disk.ownership import own_directory
 from drivers.disk.sizes import show_size
 from drivers.errors import DriverError, InUse, NotFound, NotSupported, Unavailable
-from drivers.graph.directories import STORE
 from drivers.graph.snapshotter import GraphSnapshotter, NewSnapshot
-from drivers.graph.store import Store
+from drivers.graph.store import STORE, Store
 from drivers.graph.transaction import Record, Transaction
 from unionfs.linux.mounts import mountinfo
 

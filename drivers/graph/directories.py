@@ -22,10 +22,9 @@ from drivers.disk.trees import disk_usage
 from drivers.errors import NotFound, Unavailable
 from drivers.graph.layout import Layout, has_snapshots
 from drivers.graph.snapshotter import GraphSnapshotter, NewSnapshot
-from drivers.graph.store import Store
+from drivers.graph.store import STORE, Store
 from drivers.graph.transaction import Record
 
-STORE = "metadata.db"
 _MARK = "snapshots"
 
 

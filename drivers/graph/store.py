@@ -27,6 +27,7 @@ from drivers.errors import TimedOut, Unavailable, WrongState
 from drivers.graph.schema import settle
 from drivers.graph.transaction import Transaction
 
+STORE = "metadata.db"  # in a driver's root
 # Longer than any write transaction takes, though one waits for the disk in it.
 BUSY_SECONDS = 120.0
 _LEAST = 64 << 10  # bytes: the log's index, and a transaction

@@ -12,9 +12,8 @@ from drivers.api import Kind, Mount, Usage
 from drivers.disk.locks import locked
 from drivers.disk.ownership import own_directory
 from drivers.errors import DriverError, InUse, NotFound, Unavailable
-from drivers.graph.directories import STORE
 from drivers.graph.snapshotter import GraphSnapshotter, NewSnapshot
-from drivers.graph.store import Store
+from drivers.graph.store import STORE, Store
 from drivers.graph.transaction import Record, Transaction
 from drivers.zfs.command import destroy, zfs
 from drivers.zfs.probing import OPTIONS

@@ -24,7 +24,7 @@ def test_the_names() -> None:
     """Ours is the first of them; and every driver that there is can be chosen."""
     assert NAMES[0] == "fuse-aufs"
     modules = [f"drivers.{module.name}" for module in pkgutil.iter_modules(drivers.__path__)]
-    assert {name for name in modules if hasattr(import_module(name), "Driver")} == set(catalog._MODULES.values())
+    assert {name for name in modules if hasattr(import_module(name), "Driver")} == set(catalog.MODULES.values())
 
 
 @pytest.mark.needs("root")
@@ -37,7 +37,7 @@ def test_a_new_driver_is_a_module_and_a_line(tmp_path: Path, monkeypatch: pytest
         "    NAME = 'new'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(catalog._MODULES, "new", "a_new_driver")
+    monkeypatch.setitem(catalog.MODULES, "new", "a_new_driver")
     root = str(tmp_path / "root")
     assert probe("new", root).works
     assert options_of("new") == {"new.word": "a word"}
