@@ -22,8 +22,8 @@ from drivers.mounts.tree import Tree, private
 from tests import trees
 from tests.capabilities import missing
 from tests.drivers.archive import tape
+from tests.drivers.archive.pairs import assert_same_outcome, copied
 from tests.drivers.archive.tape import directory, file, hard_link, symlink
-from tests.drivers.archive.test_layered_property import assert_same_outcome, copied
 from tests.drivers.random_trees import ACL, DRIVERS, opened
 from tests.mounting import mounted
 from tests.trees import ACL_XATTRS as ACLS
