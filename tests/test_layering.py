@@ -30,7 +30,7 @@ _ROOMS = {"unionfs.linux", "drivers", "drivers.disk", "drivers.graph"}  # what e
 _DRIVERS = {
     "drivers": set[str](),  # the interface: api, errors
     "drivers.disk": {"unionfs.linux", "drivers"},
-    "drivers.graph": {"unionfs.linux", "drivers", "drivers.disk"},
+    "drivers.graph": {"drivers", "drivers.disk"},
     "drivers.mounts": {"unionfs", "unionfs.linux", "unionfs.options", "unionfs.transport", "drivers", "drivers.disk"},
     "drivers.fuse_aufs": {*_ROOMS, "unionfs.union", "drivers.mounts"},
     "drivers.overlay2": {*_ROOMS, "drivers.mounts"},
@@ -45,9 +45,7 @@ _DRIVERS = {
     },
 }  # fmt: skip
 # What all of the runtime but oci stands on.
-_BELOW = {
-    "runtime.errors", "unionfs.linux", "drivers", "drivers.catalog", "drivers.disk", "drivers.graph", "drivers.mounts",
-}  # fmt: skip
+_BELOW = {"runtime.errors", "unionfs.linux", "drivers", "drivers.catalog", "drivers.disk", "drivers.mounts"}
 _RUNTIME = {
     "runtime": set[str](),
     "runtime.errors": set[str](),
