@@ -36,8 +36,8 @@ from benchmarks.isolation import isolate
 from benchmarks.subjects import Driver, Subject, split_name
 from benchmarks.timing import Sample
 from benchmarks.unions import Union
+from drivers.catalog import NAMES, options_of, probe
 from drivers.errors import DriverError
-from drivers.registry import NAMES, options_of, probe
 
 ON_LAYERS = {"copyup": copyup.run, "lookup": lookup.run, "containers": containers.run}  # of the drivers and others
 ON_UNIONS = {

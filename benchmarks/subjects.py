@@ -17,9 +17,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from drivers.api import Snapshotter
-from drivers.mounts import Mount, mount_all, private, unmount_all
-from drivers.registry import open_driver
+from drivers.api import Mount, Snapshotter
+from drivers.catalog import open_driver
+from drivers.mounts.attached import mount_all, unmount_all
+from drivers.mounts.tree import private
 
 Layer = Callable[[str], None]  # writes one layer's files below the directory it is given
 
@@ -65,7 +66,7 @@ class Driver:
     """A storage driver, used as the runtime uses it: prepare, fill and commit each layer, prepare and mount the top.
 
     `name` is the driver's, with `:TRANSPORT` after it for mounts by another transport than the default (split_name);
-    `storage_options` are the driver's (drivers.registry).
+    `storage_options` are the driver's (drivers.catalog).
     `stack` raises drivers.errors.Unavailable where the driver cannot work.
     """
 

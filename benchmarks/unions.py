@@ -23,8 +23,9 @@ from typing import Protocol
 from benchmarks import peers
 from benchmarks.subjects import Layer, flush, split_name
 from drivers import fuse_aufs, overlay2
+from drivers.api import Mount
 from drivers.errors import DriverError
-from drivers.mounts import Mount, mount_all, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
 from unionfs.linux.mounts import mount_of
 from unionfs.transport import control, device
 

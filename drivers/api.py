@@ -1,7 +1,7 @@
 """The Snapshotter: what a storage driver is.
 
 A driver keeps *snapshots*: file trees that share what they have in common with their parent. It hands out a tree as a
-list of `Mount` values and never mounts it, and it never sees a tar, a digest or an image. Making trees of them is
+list of `Mount` values and never mounts it, and it never sees a tar, a digest or an image. Making trees of mounts is
 `drivers.mounts`; reading and writing layers as archives is `drivers.archive`, which works over the mounts of any
 driver; what the names mean is the caller's business. The vocabulary is containerd's (core/snapshots).
 
@@ -27,7 +27,7 @@ dataset) shows nowhere but in its mounts.
 What the arguments are called
 =============================
 
-    key       names an active snapshot or a view: something in progress, chosen by who works on it ("container-4f2a…")
+    key       names an active snapshot or a view: something in progress, chosen by its user ("container-4f2a…")
     name      names a committed snapshot: something that is finished, usually chosen by content ("sha256:9ac1…")
     parent    the name of a committed snapshot; "" means none, and such a snapshot begins as an empty tree
 
@@ -40,10 +40,10 @@ How it is used
 A tree is mounted in one of two ways, and both give a mount that is attached nowhere: nobody finds it, no mount
 namespace has a copy of it, and it ends with the process that has it, however that ends.
 
-    private(mounts)      for who reads or writes a tree himself: the root directory of one that has no set-user-ID
-                         programs, no devices and nothing to execute, whatever a container has put there
-    open_tree(mounts)    for who gives a tree to a container: attached in the container's mount namespace and nowhere
-                         else, with all that a container may have
+    private(mounts)      for whoever reads or writes a tree directly: the root directory of one that has no
+                         set-user-ID programs, no devices and nothing to execute, whatever a container has put there
+    open_tree(mounts)    for whoever gives a tree to a container: attached in the container's mount namespace and
+                         nowhere else, with all that a container may have
 
 Importing an image's first layer. The key is random, so that two processes that import the same image do not meet; the
 first to commit wins and the other removes its work:
@@ -71,9 +71,10 @@ Looking into a layer, or comparing two, without a chance of changing either:
     with private(driver.view(a, "sha256:…")) as left, private(driver.view(b, "sha256:…")) as right: …
 
 An active snapshot that is in use is looked at through the mount that it has, and not through a second one: a union and
-an overlay do not bear somebody who changes their layers (drivers.at_rest tells whether one is in use).
+an overlay do not survive somebody else changing their layers (drivers.mounts.at_rest tells whether one is in use).
 
-Deleting an image: remove() its names from the top down. Each that is still a parent says InUse, and that is the answer.
+Deleting an image: remove() its names from the top down. One that is still a parent raises InUse, and that is the
+answer.
 
 What holds for every driver
 ===========================
@@ -96,7 +97,7 @@ What holds for every driver
 - *The graph is small, the trees are not*: stat(), walk() and mounts() cost no more than the number of snapshots
   they touch; usage() of an active snapshot, commit() and remove() may walk a tree.
 
-Errors are those of `drivers.errors`, and the OSError of the file system below for what is its alone (ENOSPC, EIO).
+Errors are those of `drivers.errors`, and the OSError of the file system below for what is its own (ENOSPC, EIO).
 """
 
 from __future__ import annotations
@@ -104,9 +105,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
-
-from drivers.mounts import Mount
+from typing import Literal, NamedTuple, Protocol
 
 
 class Kind(enum.Enum):
@@ -134,6 +133,27 @@ class Info:
     volatile: bool = False
 
 
+@dataclass(frozen=True)
+class Mount:
+    """One thing to mount: `options` are as in fstab(5), one to an element. The type says how:
+
+        bind        source is a directory; options "rbind" (with what is mounted below it), "ro"
+        overlay     the kernel's overlayfs; "lowerdir+=DIR" once a layer, top first, "upperdir=", "workdir=", with any
+                    names, and its other options (drivers.mounts.overlayfs)
+        unionfs     our own union; "br=/top=rw:/low=ro" as `unionfs mount -o` takes it (drivers.mounts.union)
+        others      a file system of the kernel on a device or dataset: Mount("ext4", "/dev/…", ("discard",)),
+                    Mount("zfs", "pool/…"). Options that are flags of a mount are such, the rest is the file system's
+    """
+
+    type: str
+    source: str
+    options: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """A line for logs and `--debug`."""
+        return f"{self.type} {self.source} ({','.join(self.options)})" if self.options else f"{self.type} {self.source}"
+
+
 class Usage(NamedTuple):
     """What a snapshot takes on disk by itself, without its parents: inodes, and bytes allocated.
 
@@ -151,15 +171,19 @@ class Probe(NamedTuple):
     reason: str
 
 
+# How a directory of differences says what is gone: `.wh.NAME`; character devices 0:0 with trusted.overlay.opaque; and
+# the same with user.overlay.opaque, in a user namespace. drivers.archive.marks reads and writes each.
+Form = Literal["aufs", "overlay", "overlay-userxattr"]
+
+
 class Differences(NamedTuple):
     """A directory that holds what a snapshot changed against its parent, and nothing else.
 
-    `form` says how what is gone is written down: "aufs" (`.wh.NAME`), "overlay" or "overlay-userxattr" (character
-    devices 0:0); drivers.diff.forms has them. Nothing that may be written to the mounted tree is a mark in it.
+    Nothing that may be written to the mounted tree is a mark in it.
     """
 
     path: str
-    form: str
+    form: Form
 
 
 class Directories(NamedTuple):
@@ -168,7 +192,7 @@ class Directories(NamedTuple):
 
     own: str
     parents: tuple[str, ...]
-    form: str
+    form: Form
 
 
 class Snapshotter(Protocol):
@@ -190,7 +214,7 @@ class Snapshotter(Protocol):
         syncing. Once it is committed it is as durable as any other.
 
         The root directory of the tree has the parent's mode, owner and attributes (0755 root:root without a parent).
-        Who called it ends the snapshot by commit() or remove(), whatever happens in between.
+        Whoever called it ends the snapshot by commit() or remove(), whatever happens in between.
 
         Raises AlreadyExists (the key), NotFound (the parent), WrongState (the parent is not committed), InvalidName,
         NotSupported (a quota, where this driver cannot enforce one).
@@ -215,8 +239,9 @@ class Snapshotter(Protocol):
         """
 
     def directories(self, key: str) -> Directories | None:
-        """What the active snapshot `key` is made of, for who knows the form and writes to it while it is not mounted
-        (drivers.archive.target); or None if that can only be done through its mounts. Raises NotFound, WrongState.
+        """What the active snapshot `key` is made of, for whoever knows the form and writes to it while it is not
+        mounted (drivers.archive.target); or None if that can only be done through its mounts. Raises NotFound,
+        WrongState.
         """
 
     def commit(self, name: str, key: str, *, labels: Mapping[str, str] | None = None) -> None:
@@ -253,7 +278,7 @@ class Snapshotter(Protocol):
         """
 
     def remove(self, key: str) -> None:
-        """Delete a snapshot of any kind that is no parent; the caller has unmounted it.
+        """Delete a snapshot of any kind that is not a parent; the caller has unmounted it.
 
         It is gone from the graph, and its names free, when this returns or raises OSError; what could not be deleted
         of its tree is left to cleanup(). Raises NotFound; InUse while it has children.

@@ -1,4 +1,4 @@
-"""What a storage driver can say no with.
+"""What a storage driver refuses with.
 
     DriverError
     ├── NotFound        no snapshot has this name, or the parent has gone
@@ -7,7 +7,7 @@
     ├── WrongState      the snapshot is of a kind that does not allow this, or the driver is closed
     │   └── InvalidName     not a name at all
     ├── NotSupported    this driver, or the file system below it, cannot do that (a quota, for one)
-    ├── TimedOut        another process held something for longer than anybody should
+    ├── TimedOut        another process held something for longer than any should
     └── Unavailable     the driver cannot work here, or its store is damaged; the text is a sentence for the user
 
 Failures of the file system below (ENOSPC, EIO, EDQUOT …) are not wrapped: they arrive as the OSError they are.
@@ -45,7 +45,7 @@ class NotSupported(DriverError):
 
 
 class TimedOut(DriverError):
-    """Another process held a lock for longer than anybody should; the text says which, and who."""
+    """Another process held a lock for longer than any should; the text says which lock, and which process."""
 
 
 class Unavailable(DriverError):

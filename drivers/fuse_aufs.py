@@ -11,16 +11,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from drivers import marks, trees
-from drivers.api import Differences, Directories, Kind, Probe
-from drivers.directories import DirectorySnapshotter, begin_layer, bind
-from drivers.durable import sync_directory
+from drivers.api import Differences, Directories, Kind, Mount, Probe
+from drivers.disk import trees
+from drivers.disk.durable import sync_directory
+from drivers.disk.locks import holder, lock
+from drivers.disk.quota import delete_with_project, limit_directories, require_quotas
 from drivers.errors import InUse, TimedOut
-from drivers.graph import Wish
-from drivers.locks import holder, lock
-from drivers.metadata import Record
-from drivers.mounts import Mount, branches
-from drivers.quota import delete_with_project, limit_directories, require_quotas
+from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.graph.snapshotter import NewSnapshot
+from drivers.graph.transaction import Record
+from drivers.mounts.union import branches
 from unionfs.union import whiteout
 from unionfs.union.branch import Branch
 
@@ -38,12 +38,12 @@ class Driver(DirectorySnapshotter):
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         super().__init__(root, options, delete=delete_with_project)
 
-    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
+    def _begin(self, directory: str, new: NewSnapshot, parents: Sequence[str]) -> None:
         layer = os.path.join(directory, "fs")
-        begin_layer(layer, parents if wish.kind is Kind.ACTIVE else (), whiteout.is_private_attribute)
+        begin_layer(layer, parents if new.kind is Kind.ACTIVE else (), whiteout.is_private_attribute)
         sync_directory(layer)
-        if wish.quota:
-            limit_directories([layer], wish.quota)
+        if new.quota:
+            limit_directories([layer], new.quota)
 
     def _check_quota(self, quota: int) -> None:
         require_quotas(self._layout.path)
@@ -61,11 +61,11 @@ class Driver(DirectorySnapshotter):
         with self._store.read() as transaction:
             record = transaction.get(key)
         layer = self._layer(record)
-        return None if record.info.kind is Kind.VIEW or _has_pseudo_links(layer) else Differences(layer, marks.AUFS)
+        return None if record.info.kind is Kind.VIEW or _has_pseudo_links(layer) else Differences(layer, "aufs")
 
     def directories(self, key: str) -> Directories | None:
         """What they are, unless there are pseudo-links: only the union knows whose names those are."""
-        found = self._stacked(key, marks.AUFS)
+        found = self._stacked(key, "aufs")
         return None if any(map(_has_pseudo_links, (found.own, *found.parents))) else found
 
     def _check_idle(self, record: Record) -> None:
@@ -109,7 +109,7 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return Probe(False, f"cannot open /dev/fuse ({error.strerror}): modprobe fuse, or give it to this container")
-    branch = os.path.join(directory, "branch")  # the directory itself is locked by who has made it
+    branch = os.path.join(directory, "branch")  # the directory itself is locked by whoever has made it
     os.mkdir(branch)
     try:
         Branch.open(os.fsencode(branch), "rw").close()

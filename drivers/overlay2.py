@@ -20,15 +20,14 @@ import stat
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from drivers import overlay_mount
-from drivers.api import Differences, Directories, Kind, Probe
-from drivers.directories import DirectorySnapshotter, begin_layer, bind
-from drivers.durable import sync_directory
+from drivers.api import Differences, Directories, Form, Kind, Mount, Probe
+from drivers.disk.durable import sync_directory
+from drivers.disk.quota import delete_with_project, limit_directories, require_quotas
 from drivers.errors import NotSupported
-from drivers.graph import Wish
-from drivers.metadata import Record
-from drivers.mounts import Mount
-from drivers.quota import delete_with_project, limit_directories, require_quotas
+from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.graph.snapshotter import NewSnapshot
+from drivers.graph.transaction import Record
+from drivers.mounts import overlayfs
 from unionfs.linux.files import fd_path
 from unionfs.linux.processes import in_user_namespace
 
@@ -48,20 +47,20 @@ class Driver(DirectorySnapshotter):
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         super().__init__(root, options, delete=delete_with_project)
 
-    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
-        if len(parents) > overlay_mount.MAX_LAYERS:
+    def _begin(self, directory: str, new: NewSnapshot, parents: Sequence[str]) -> None:
+        if len(parents) > overlayfs.MAX_LAYERS:
             raise NotSupported(
-                f"{wish.parent} has {len(parents)} layers and overlayfs takes {overlay_mount.MAX_LAYERS}: "
+                f"{new.parent} has {len(parents)} layers and overlayfs takes {overlayfs.MAX_LAYERS}: "
                 "squash the image, or choose another storage driver"
             )
         layer, work = os.path.join(directory, "fs"), os.path.join(directory, "work")
-        begin_layer(layer, parents if wish.kind is Kind.ACTIVE else (), _is_private)
+        begin_layer(layer, parents if new.kind is Kind.ACTIVE else (), _is_private)
         sync_directory(layer)
-        if wish.kind is Kind.ACTIVE and parents:
+        if new.kind is Kind.ACTIVE and parents:
             os.mkdir(work, 0o700)
             sync_directory(work)
-        if wish.quota:
-            limit_directories([layer, work] if parents else [layer], wish.quota)
+        if new.quota:
+            limit_directories([layer, work] if parents else [layer], new.quota)
 
     def _check_quota(self, quota: int) -> None:
         require_quotas(self._layout.path)
@@ -76,7 +75,7 @@ class Driver(DirectorySnapshotter):
 
     def _settle(self, record: Record) -> None:
         if record.info.volatile:
-            overlay_mount.check_volatile(self._layout.join(record.id, "work"))
+            overlayfs.check_volatile(self._layout.join(record.id, "work"))
 
     def differences(self, key: str) -> Differences | None:
         """The layer, whole because of FEATURES: with a redirect or metacopy, which archives must not bring either
@@ -104,7 +103,7 @@ def _features() -> tuple[str, ...]:
     return (*FEATURES, "userxattr") if in_user_namespace() else FEATURES
 
 
-def _form() -> str:
+def _form() -> Form:
     return "overlay-userxattr" if "userxattr" in _features() else "overlay"
 
 
@@ -126,7 +125,7 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
             "anew, xfs with -n ftype=1, ext4 with -O filetype",
         )
     try:
-        tree = overlay_mount.overlay_tree(
+        tree = overlayfs.overlay_tree(
             "overlay", (f"lowerdir+={lower}", f"upperdir={upper}", f"workdir={work}", *_features())
         )
     except OSError as error:
@@ -141,9 +140,9 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
         os.close(tree)
     if fault:
         return Probe(False, f"layers would not be differences: {fault}")
-    if overlay_mount.takes_layers():
-        how = "by descriptor" if overlay_mount.takes_descriptors() else "by name"
-        many = f"up to {overlay_mount.MAX_LAYERS} layers, {how}"
+    if overlayfs.takes_layers():
+        how = "by descriptor" if overlayfs.takes_descriptors() else "by name"
+        many = f"up to {overlayfs.MAX_LAYERS} layers, {how}"
     else:
         many = "up to about 220 layers, all that fit into the options of Linux before 6.8"
     attributes = "; user.overlay attributes (userxattr)" if "userxattr" in _features() else ""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from drivers.api import Kind, Probe
-from drivers.copytree import copy_tree
-from drivers.directories import DirectorySnapshotter, begin_layer, bind
-from drivers.durable import sync_directory, sync_file_system
-from drivers.graph import Wish
-from drivers.mounts import Mount
+from drivers.api import Kind, Mount, Probe
+from drivers.disk.copytree import copy_tree
+from drivers.disk.durable import sync_directory, sync_file_system
+from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
+from drivers.graph.snapshotter import NewSnapshot
 from unionfs.linux.files import ficlone
 
 OPTIONS: dict[str, str] = {}
@@ -25,9 +24,9 @@ class Driver(DirectorySnapshotter):
 
     NAME = "vfs"
 
-    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
+    def _begin(self, directory: str, new: NewSnapshot, parents: Sequence[str]) -> None:
         layer = os.path.join(directory, "fs")
-        if wish.kind is Kind.ACTIVE and parents:
+        if new.kind is Kind.ACTIVE and parents:
             copy_tree(parents[0], layer)
             # The copy holds what was durable in the parent: it must not be less so when its row is committed.
             sync_file_system(layer)

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from drivers.mounts import Mount, mount_all, unmount_all
+from drivers.api import Mount
+from drivers.mounts.attached import mount_all, unmount_all
 from unionfs.linux import consts, mounts
 from unionfs.transport import control, device
 

@@ -26,19 +26,26 @@ _UNIONFS = {
     "unionfs.__main__": {"unionfs.cli"},
     "unionfs": set[str](),
 }
-_SHARED = {"unionfs.linux", "drivers"}  # what every driver stands on
+_ROOMS = {"unionfs.linux", "drivers", "drivers.disk", "drivers.graph"}  # what every driver stands on
 _DRIVERS = {
-    "drivers": {"unionfs.linux", "unionfs.options", "unionfs.transport", "unionfs.union"},
-    "drivers.archive": {*_SHARED, "unionfs.union"},
-    "drivers.diff": {*_SHARED, "unionfs.union", "drivers.archive"},
-    "drivers.fuse_aufs": {*_SHARED, "unionfs.union"},
-    "drivers.overlay2": _SHARED,
-    "drivers.vfs": _SHARED,
-    "drivers.btrfs": _SHARED,
-    "drivers.zfs": _SHARED,
-    "drivers.devicemapper": _SHARED,
-}
-_BELOW = {"runtime.errors", "unionfs.linux", "drivers"}  # what all of the runtime but oci stands on
+    "drivers": set[str](),  # the interface: api, errors
+    "drivers.disk": {"unionfs.linux", "drivers"},
+    "drivers.graph": {"drivers", "drivers.disk"},
+    "drivers.mounts": {"unionfs", "unionfs.linux", "unionfs.options", "unionfs.transport", "drivers", "drivers.disk"},
+    "drivers.fuse_aufs": {*_ROOMS, "unionfs.union", "drivers.mounts"},
+    "drivers.overlay2": {*_ROOMS, "drivers.mounts"},
+    "drivers.vfs": _ROOMS,
+    "drivers.btrfs": _ROOMS,
+    "drivers.zfs": _ROOMS,
+    "drivers.devicemapper": _ROOMS,
+    "drivers.catalog": _ROOMS,  # and each driver by its name, when it is asked for
+    "drivers.archive": {"unionfs.linux", "unionfs.union", "drivers", "drivers.disk", "drivers.mounts"},
+    "drivers.diff": {
+        "unionfs.linux", "unionfs.union", "drivers", "drivers.disk", "drivers.mounts", "drivers.archive",
+    },
+}  # fmt: skip
+# What all of the runtime but oci stands on.
+_BELOW = {"runtime.errors", "unionfs.linux", "drivers", "drivers.catalog", "drivers.disk", "drivers.mounts"}
 _RUNTIME = {
     "runtime": set[str](),
     "runtime.errors": set[str](),

@@ -36,7 +36,7 @@ def is_valid(value: bytes) -> bool:
 
 
 def from_words(words: bytes) -> bytes | None:
-    """The kernel's form, or None when somebody is named whose number is not said. ValueError when it is no list."""
+    """The kernel's form, or None when somebody is named whose number is not said. ValueError when it is not a list."""
     entries = []
     for line in words.replace(b",", b"\n").split(b"\n"):
         text = line.partition(b"#")[0].strip()

@@ -155,7 +155,7 @@ class _Inflated:
         return b""
 
     def _next_stream(self) -> bool:
-        """Whether another stream follows. Zeros may (padding of tapes and of xz); anything else is no stream of ours
+        """Whether another stream follows. Zeros may (padding of tapes and of xz); anything else is not a stream of ours
         and ignored, as gzip(1) does."""
         rest = self._decoder.unused_data.lstrip(b"\0")
         while len(rest) < _LONGEST and (more := self._more()):

@@ -32,7 +32,7 @@ class Header(NamedTuple):
 def parse(block: bytes) -> Header | None:
     """The header in `block` (512 bytes), or None for a block of zeros, which ends the archive.
 
-    ValueError: a wrong checksum, or a number that is none.
+    ValueError: a wrong checksum, or what should be a number and is not.
     """
     if block == _ZEROS:
         return None

@@ -5,7 +5,7 @@
 
 What a union would do on the way to the same tree is done here: a directory that comes from a parent is copied before
 something is made in it, so is the file that a hard link leads to, and what is removed is hidden by a mark of the form
-(drivers.marks). Every name is opened as in `walk`, confined to one directory, and links are followed in the whole tree.
+(`marks`). Every name is opened as in `walk`, confined to one directory, and links are followed in the whole tree.
 
 containerd extracts into the layers of overlay and aufs likewise (core/diff/apply/apply_linux.go).
 """
@@ -20,12 +20,13 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from drivers import marks
+from drivers.api import Form
+from drivers.archive import marks
 from drivers.archive.limits import Limits
 from drivers.archive.parents import Found, Parents
 from drivers.archive.policy import ACLS, Path
 from drivers.archive.walk import Link, Root, canonical, joined
-from drivers.copytree import Copier, copy_attributes
+from drivers.disk.copytree import Copier, copy_attributes
 from unionfs.linux import files
 from unionfs.union import whiteout
 
@@ -36,11 +37,11 @@ _BY_ITSELF = 4  # what a look at one name costs, for its marks and in calls of i
 
 
 class Onto(NamedTuple):
-    """Descriptors of a directory of differences and of those below it, nearest first; `form` is drivers.marks'."""
+    """Descriptors of a directory of differences and of those below it, nearest first; `form` is that of `marks`."""
 
     own: int
     parents: Sequence[int]
-    form: str
+    form: Form
 
 
 class _Own(NamedTuple):

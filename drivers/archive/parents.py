@@ -13,11 +13,12 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from drivers import marks
+from drivers.api import Form
+from drivers.archive import marks
 from drivers.archive.limits import Spent
 from drivers.archive.policy import Path
 from drivers.archive.walk import joined
-from drivers.trees import walk
+from drivers.disk.trees import walk
 from unionfs.linux import consts, files
 from unionfs.union import whiteout
 
@@ -58,7 +59,7 @@ class _Place:
 class Parents:
     """The merged tree of directories of differences, as it is looked at name by name. Refused for too many looks."""
 
-    def __init__(self, fds: Sequence[int], form: str, spent: Spent) -> None:
+    def __init__(self, fds: Sequence[int], form: Form, spent: Spent) -> None:
         self._fds = fds
         self._form = form
         self._spent = spent
@@ -142,10 +143,10 @@ class Parents:
         return linked
 
     def _is_reserved(self, name: bytes) -> bool:
-        return self._form == marks.AUFS and whiteout.is_reserved(name)
+        return self._form == "aufs" and whiteout.is_reserved(name)
 
     def _merge(self, path: Path) -> list[int]:
-        """The parents that a directory is merged of, nearest first; none if it is no directory there."""
+        """The parents that a directory is merged of, nearest first; none if it is not a directory there."""
         self._spent.look(len(path))
         same = 0
         while same < min(len(path), len(self._names)) and path[same] == self._names[same]:
@@ -183,7 +184,7 @@ class Parents:
             os.close(fd)
 
     def _is_opaque(self, parent: int, path: Path) -> bool:
-        if not path and self._form != marks.AUFS:
+        if not path and self._form != "aufs":
             return False  # overlayfs merges the roots of its layers, whatever they say
         fd = self.open(parent, path, _DIRECTORY)
         try:
@@ -192,8 +193,8 @@ class Parents:
             os.close(fd)
 
     def _hides(self, parent: int, path: Path) -> bool:
-        """Whether there is a whiteout of that name, which is no entry itself."""
-        if self._form != marks.AUFS:
+        """Whether there is a whiteout of that name, which is not an entry itself."""
+        if self._form != "aufs":
             return False
         try:
             fd = self.open(parent, path[:-1], _DIRECTORY)

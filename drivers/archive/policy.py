@@ -87,7 +87,7 @@ def _path(entry: Entry, name: bytes, what: str, limits: Limits) -> Path:
     if len(path) > limits.depth:
         raise entry.refuse(f"its {what} is {len(path)} directories deep, {limits.depth} are allowed")
     for part in path:
-        # A whiteout is no file here: what it hides has to be a possible name.
+        # A whiteout is not a file here: what it hides has to be a possible name.
         if len(part) > _NAME_MAX + (len(_WHITEOUT) if part is path[-1] and part.startswith(_WHITEOUT) else 0):
             raise entry.refuse(f"a part of its {what} is {len(part)} bytes long, {_NAME_MAX} are allowed")
     if _WHITEOUT in name and any(part.startswith(_WHITEOUT) for part in path[:-1]) and not path[0].startswith(_OWN):
@@ -153,7 +153,7 @@ def kept_xattrs(entry: Entry) -> dict[str, bytes]:
 
 
 def _is_beyond(kind: Kind, name: bytes) -> bool:
-    """Whether Linux refuses such an attribute to what is no file or directory (xattr(7), acl(5))."""
+    """Whether Linux refuses such an attribute to what is not a file or directory (xattr(7), acl(5))."""
     if name.startswith(b"user."):
         return kind not in (Kind.FILE, Kind.DIRECTORY)
     access, default = map(os.fsencode, ACLS)

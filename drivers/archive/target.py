@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from drivers.api import Snapshotter
+from drivers.api import Mount, Snapshotter
 from drivers.archive.layered import Onto
+from drivers.disk.locks import holder
 from drivers.errors import InUse
-from drivers.locks import holder
-from drivers.mounts import Mount, private
+from drivers.mounts.tree import private
 
 
 @contextmanager

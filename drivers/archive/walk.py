@@ -113,7 +113,7 @@ class Root:
         return fd, where
 
     def brought(self, where: Path) -> None:
-        """The archive has brought something that is no directory, of this canonical name."""
+        """The archive has brought something that is not a directory, of this canonical name."""
         self.made.put(self._parent(where), where[-1], FILE)
 
     def brought_directory(self, where: Path) -> Directory:

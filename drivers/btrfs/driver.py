@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from drivers import trees
-from drivers.api import Kind, Probe, Usage
+from drivers.api import Kind, Mount, Probe, Usage
 from drivers.btrfs import image, qgroups, subvolumes
-from drivers.copytree import copy_tree
-from drivers.directories import DirectorySnapshotter, bind
+from drivers.disk import trees
+from drivers.disk.copytree import copy_tree
+from drivers.disk.ownership import own_directory
+from drivers.disk.sizes import parse_size, show_size
+from drivers.disk.trees import DIRECTORY
 from drivers.errors import DriverError, Unavailable
-from drivers.graph import Wish
-from drivers.metadata import Record
-from drivers.mounts import Mount
-from drivers.ownership import own_directory
-from drivers.sizes import parse_size, show_size
-from drivers.trees import DIRECTORY
+from drivers.graph.directories import DirectorySnapshotter, bind
+from drivers.graph.snapshotter import NewSnapshot
+from drivers.graph.transaction import Record
 from unionfs.linux import consts, mounts
 from unionfs.linux.files import fd_path, renameat2
 
@@ -62,23 +61,23 @@ class Driver(DirectorySnapshotter):
     def _is_layer(self, path: str) -> bool:
         return super()._is_layer(path) and os.stat(path).st_ino == subvolumes.FIRST_FREE
 
-    def _begin(self, directory: str, wish: Wish, parents: Sequence[str]) -> None:
+    def _begin(self, directory: str, new: NewSnapshot, parents: Sequence[str]) -> None:
         fd = os.open(directory, DIRECTORY)
         try:
-            if parents and wish.kind is Kind.VIEW:
+            if parents and new.kind is Kind.VIEW:
                 os.mkdir(_LAYER, dir_fd=fd)
             elif parents:
                 parent_fd = os.open(parents[0], DIRECTORY)
                 try:
-                    subvolumes.set_read_only(parent_fd, True)  # who committed it may have been killed before that
+                    subvolumes.set_read_only(parent_fd, True)  # whoever committed it may have been killed before that
                     subvolumes.snapshot(parent_fd, fd, _LAYER)
                 finally:
                     os.close(parent_fd)
             else:
                 subvolumes.create(fd, _LAYER)
                 os.chmod(_LAYER, 0o755, dir_fd=fd)  # whatever the umask is
-            if wish.quota:
-                self._limit(fd, wish.quota)
+            if new.quota:
+                self._limit(fd, new.quota)
             subvolumes.sync(fd)
         finally:
             os.close(fd)

@@ -27,15 +27,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 
-from drivers import loop, programs
 from drivers.btrfs import subvolumes
-from drivers.durable import sync_directory
+from drivers.disk import loop, programs
+from drivers.disk.durable import sync_directory
+from drivers.disk.locks import locked
+from drivers.disk.ownership import check_file
+from drivers.disk.sizes import show_size
+from drivers.disk.trees import DIRECTORY
 from drivers.errors import TimedOut, Unavailable
-from drivers.locks import locked
-from drivers.metadata import Store
-from drivers.ownership import check_file
-from drivers.sizes import show_size
-from drivers.trees import DIRECTORY
+from drivers.graph.store import Store
 from unionfs.linux import consts, mounts
 
 NAME = "btrfs.img"
@@ -119,7 +119,7 @@ class Image:
                 loop.set_autoclear(self.device, let_go())
                 self.leave()
         except TimedOut:
-            let_go()  # who holds the lock for so long is mounting it
+            let_go()  # whoever holds the lock for so long is mounting it
         finally:
             self.leave()
 

@@ -4,8 +4,8 @@ A subvolume is known by a number, the id of its tree, which is never given twice
 its directories: a container makes one with a plain ioctl that takes no privilege, and then its layer cannot be removed
 before that is.
 
-Functions take a descriptor of any directory on the file system. They raise OSError; ENOTTY where it is no btrfs. Most
-need root.
+Functions take a descriptor of any directory on the file system. They raise OSError; ENOTTY where it is not a btrfs.
+Most need root.
 """
 
 from __future__ import annotations

@@ -14,17 +14,17 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import NamedTuple
 
-from drivers import loop
 from drivers.devicemapper import blank, direct, label
 from drivers.devicemapper.ioctl import SECTOR
-from drivers.devicemapper.options import DEFAULT_DATA, DEFAULT_METADATA, Settings
-from drivers.durable import sync_directory
+from drivers.devicemapper.settings import DEFAULT_DATA, DEFAULT_METADATA, Settings
+from drivers.disk import loop
+from drivers.disk.durable import sync_directory
+from drivers.disk.ownership import check_file
+from drivers.disk.sizes import show_size
 from drivers.errors import Unavailable
-from drivers.ownership import check_file
-from drivers.sizes import show_size
 
 # The roles of the two.
 METADATA, DATA = "metadata", "data"
@@ -56,10 +56,10 @@ class Backing(ABC):
     data: str
 
     @abstractmethod
-    def attached(self) -> Iterator[Lower]:
+    def attached(self) -> AbstractContextManager[Lower]:
         """A context: the devices for the time of the `with`, and for as long as a table has them.
 
-        Raises Unavailable if one is missing, or is no such thing.
+        Raises Unavailable if one is missing, or is not what it should be.
         """
 
     @abstractmethod
@@ -125,7 +125,7 @@ class Files(Backing):
         """They are files that we have just made."""
 
     @contextmanager
-    def attached(self) -> Iterator[Lower]:  # type: ignore[override]
+    def attached(self) -> Iterator[Lower]:
         with ExitStack() as held:
             disks = []
             for role, path in ((METADATA, self.metadata), (DATA, self.data)):
@@ -168,7 +168,7 @@ class Devices(Backing):
         self._force = settings.force
 
     def claim(self, lower: Lower, identity: bytes) -> None:
-        """Those with our label are of a making that did not come to an end."""
+        """Those with our label are from a making that did not come to an end."""
         if lower.data.number == lower.metadata.number:
             raise Unavailable(f"dm.datadev and dm.metadatadev are one device, {lower.data.path}: give two")
         for disk in lower:
@@ -184,7 +184,7 @@ class Devices(Backing):
         pass
 
     @contextmanager
-    def attached(self) -> Iterator[Lower]:  # type: ignore[override]
+    def attached(self) -> Iterator[Lower]:
         with ExitStack() as held:
             try:
                 yield Lower(

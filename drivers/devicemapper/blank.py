@@ -2,8 +2,8 @@
 
 File systems, RAIDs, encrypted volumes and tables of partitions say what they are at the beginning of a disk or at its
 end (an array of mdadm's version 1.2 at 4 KiB, of 0.90 and 1.0 in the last 128; a GUID table at both; btrfs at 64 KiB,
-ZFS in half a MiB at both, VMFS behind the first MiB). So a disk on which both are zero is new to everybody. What one is
-that is not, blkid(8) says.
+ZFS in half a MiB at both, VMFS behind the first MiB). So a disk on which both are zero is new to everybody. What any
+other is, blkid(8) says.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import os
 from contextlib import suppress
 
 from drivers.devicemapper import direct
+from drivers.disk.programs import find
 from drivers.errors import Unavailable
-from drivers.programs import find
 from unionfs.linux.mounts import mountinfo
 
 # At each end.

@@ -6,23 +6,25 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from drivers.api import Kind, Usage
-from drivers.devicemapper import filesystem, ioctl, nodes, options, records, superblock
+from drivers.api import Kind, Mount, Usage
+from drivers.devicemapper import filesystem, ioctl, nodes, records, superblock
 from drivers.devicemapper.backing import Devices, Files
+from drivers.devicemapper.given_pool import GivenPool
 from drivers.devicemapper.ioctl import SECTOR, Device
 from drivers.devicemapper.journal import Journal
-from drivers.devicemapper.pool import GivenPool, OwnPool, Pool
+from drivers.devicemapper.own_pool import OwnPool
+from drivers.devicemapper.pool import Pool
 from drivers.devicemapper.records import ThinDevice
+from drivers.devicemapper.settings import DEFAULT_BASE, FIXED, RENAMED, parse_settings
 from drivers.devicemapper.thins import Thins
 from drivers.devicemapper.upkeep import Upkeep
-from drivers.directories import STORE
+from drivers.disk.locks import locked
+from drivers.disk.ownership import own_directory
+from drivers.disk.sizes import show_size
 from drivers.errors import DriverError, InUse, NotFound, NotSupported, Unavailable
-from drivers.graph import GraphSnapshotter, Wish
-from drivers.locks import locked
-from drivers.metadata import Record, Store, Transaction
-from drivers.mounts import Mount
-from drivers.ownership import own_directory
-from drivers.sizes import show_size
+from drivers.graph.snapshotter import GraphSnapshotter, NewSnapshot
+from drivers.graph.store import STORE, Store
+from drivers.graph.transaction import Record, Transaction
 from unionfs.linux.mounts import mountinfo
 
 
@@ -30,10 +32,10 @@ class Driver(GraphSnapshotter):
     """Thread-safe: what changes is changed under the root's lock, which threads wait for as processes do."""
 
     NAME = "devicemapper"
-    FIXED = options.FIXED
+    FIXED = FIXED
 
     def __init__(self, root: str, given: Mapping[str, str]) -> None:
-        settings = options.parse(given)  # what cannot be is not to be kept
+        settings = parse_settings(given)  # what is refused is not to be kept
         self.root = own_directory(root)
         files = Files(self.root, settings)
         files.check_wanted()
@@ -43,13 +45,13 @@ class Driver(GraphSnapshotter):
             records.SCHEMA,
             options=given,
             fixed=self.FIXED,
-            renamed=options.RENAMED,
-            agree=options.parse,
+            renamed=RENAMED,
+            agree=parse_settings,
             has_content=files.exists,
         )
         super().__init__(store)
         try:
-            self._settings = options.parse(store.options)
+            self._settings = parse_settings(store.options)
             self._check_base_size()
             status = os.stat(self.root)
         except BaseException:
@@ -91,39 +93,39 @@ class Driver(GraphSnapshotter):
     def _check_quota(self, quota: int) -> None:
         """Any will do that the file system of the layers can grow to; _origin() knows more."""
 
-    def _create(self, wish: Wish) -> list[Mount]:
-        self._parent_line(wish)  # its refusals need no pool
+    def _create(self, new: NewSnapshot) -> list[Mount]:
+        self._parent_line(new)  # its refusals need no pool
         with self._locked():
-            line = self._parent_line(wish)
+            line = self._parent_line(new)
             self._upkeep.up()
             origin = self._origin(line)
-            if wish.kind is Kind.VIEW:
+            if new.kind is Kind.VIEW:
                 mounts = self._show(origin, Kind.VIEW)
                 try:
                     with self._store.write() as transaction:
-                        self._add_row(transaction, wish, line)
+                        self._add_row(transaction, new, line)
                 except BaseException:
                     self._upkeep.put_away(origin.device)
                     raise
                 return mounts
-            return self._create_active(wish, line, origin)
+            return self._create_active(new, line, origin)
 
-    def _create_active(self, wish: Wish, line: list[int], origin: ThinDevice) -> list[Mount]:
+    def _create_active(self, new: NewSnapshot, line: list[int], origin: ThinDevice) -> list[Mount]:
         size = origin.sectors * SECTOR
-        if 0 < wish.quota < size:
+        if 0 < new.quota < size:
             raise NotSupported(
-                f"size={show_size(wish.quota)} is less than the {show_size(size)} that the file system of the layers "
+                f"size={show_size(new.quota)} is less than the {show_size(size)} that the file system of the layers "
                 "has (dm.basesize): a container's can only be larger"
             )
         # Layers from before dm.basesize was raised have the size of then, and what is made on them need not.
-        sectors = max((wish.quota or self._settings.base_size or 0) // SECTOR, origin.sectors)
+        sectors = max((new.quota or self._settings.base_size or 0) // SECTOR, origin.sectors)
         self._pool.check_space()
         with self._journal.creating(sectors, lambda device: self._thins.create_snap(device, origin.device)) as device:
             active = self._thins.activate(device, sectors)
             if sectors > origin.sectors:
                 filesystem.grow(nodes.ensure(active), self._settings.filesystem, sectors * SECTOR)
             with self._store.write() as transaction:
-                number = self._add_row(transaction, wish, line)
+                number = self._add_row(transaction, new, line)
                 records.become_layer(transaction, device, number)
                 self._journal.finish(transaction)
         return self._mount(active, Kind.ACTIVE)
@@ -204,7 +206,7 @@ class Driver(GraphSnapshotter):
             self._upkeep.finish_removing()
 
     def how_to_make_room(self) -> str:
-        size = show_size(self._settings.base_size or options.DEFAULT_BASE)
+        size = show_size(self._settings.base_size or DEFAULT_BASE)
         return (
             f"layers and containers have {size} each (--storage-opt dm.basesize=…, which can be raised), and what the "
             f"thin pool has left is for all of them: remove containers or images, or {self._pool.how_to_grow()[0]}"

@@ -13,8 +13,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from drivers import programs
 from drivers.devicemapper import superblock
+from drivers.disk import programs
 from drivers.errors import Unavailable
 from unionfs.linux import consts, mounts
 

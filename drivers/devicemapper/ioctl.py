@@ -44,7 +44,7 @@ DM_NOFLUSH_FLAG = 1 << 11
 DM_DEFERRED_REMOVE = 1 << 17
 
 # libdevmapper.h; udev's 10-dm.rules read them from the upper half of the cookie. The last says that the flags come
-# from who made the device, so that they hold for later events too.
+# from whoever made the device, so that they hold for later events too.
 DM_UDEV_DISABLE_DM_RULES_FLAG = 0x1
 DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG = 0x2
 DM_UDEV_DISABLE_DISK_RULES_FLAG = 0x4
@@ -191,7 +191,8 @@ def devices() -> dict[str, int]:
 
 
 def target_version(target: str) -> tuple[int, int, int] | None:
-    """Of a target type, whose module is loaded if need be; None if the kernel has none (or is older than 5.1)."""
+    """The version of a target type, whose module is loaded if need be; None if the kernel has none (or is older than
+    5.1)."""
     try:
         _, reply = _call(DM_GET_TARGET_VERSION_CMD, target)
     except OSError as error:

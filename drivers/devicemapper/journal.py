@@ -4,9 +4,9 @@
     the row says "removing"      │ delete                     │ set_transaction_id n n+1 │ no row, and n+1
 
 Each step is durable before the next: a transaction of the store by sqlite, a message by the pool, which commits its
-metadata before it answers (drivers/md/dm-thin.c, pool_message). So who comes after a crash finds a row that says what
-was meant, and takes a creation back and ends a removal; both may be done again. A pool that is neither at n nor, with
-such a row, at n+1 is not the one that the store was kept for.
+metadata before it answers (drivers/md/dm-thin.c, pool_message). So whoever comes after a crash finds a row that says
+what was meant, and takes a creation back and ends a removal; both may be done again. A pool that is neither at n nor,
+with such a row, at n+1 is not the one that the store was kept for.
 
 All of it wants the root's lock, under which each method begins and ends with no change open but one of a dead process.
 """
@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from drivers.devicemapper import records
-from drivers.devicemapper.pool import PATIENCE, Pool
+from drivers.devicemapper.pool import Pool
 from drivers.devicemapper.records import ThinDevice
+from drivers.devicemapper.removal import PATIENCE
 from drivers.devicemapper.thins import MAX_DEVICE, Thins
 from drivers.errors import DriverError, Unavailable
-from drivers.metadata import Store, Transaction
+from drivers.graph.store import Store
+from drivers.graph.transaction import Transaction
 
 
 class Journal:

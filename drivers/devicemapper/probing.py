@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from drivers import loop
 from drivers.api import Probe
-from drivers.devicemapper import filesystem, ioctl, options
+from drivers.devicemapper import filesystem, ioctl
 from drivers.devicemapper.pool import NO_THIN_POOLS
+from drivers.devicemapper.settings import parse_settings
+from drivers.disk import loop
+from drivers.disk.programs import find
 from drivers.errors import Unavailable
-from drivers.programs import find
 
 
 def probe(directory: str, given: Mapping[str, str]) -> Probe:
     """Whether the kernel has thin pools, and the programs are there that making one takes."""
-    settings = options.parse(given)
+    settings = parse_settings(given)
     try:
         os.close(ioctl.open_control())
     except OSError as error:

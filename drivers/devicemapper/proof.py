@@ -19,9 +19,9 @@ from drivers.devicemapper import direct, label, records, superblock, thinmeta
 from drivers.devicemapper.backing import Disk, Lower
 from drivers.devicemapper.ioctl import SECTOR
 from drivers.devicemapper.thinmeta import PoolSuperblock
+from drivers.disk.sizes import show_size
 from drivers.errors import Unavailable
-from drivers.metadata import Store
-from drivers.sizes import show_size
+from drivers.graph.store import Store
 
 # What the store notes: that the superblock has the identity, and the size in sectors of the data device with the label.
 METADATA_MARK, DATA_MARK = "thin-pool metadata", "thin-pool data"

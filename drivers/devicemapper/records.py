@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from drivers.errors import Unavailable
-from drivers.metadata import Transaction, Value
+from drivers.graph.transaction import Transaction, Value
 
 SCHEMA = (
     """CREATE TABLE thin_pool (

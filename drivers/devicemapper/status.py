@@ -37,7 +37,7 @@ class PoolStatus(NamedTuple):
 
 
 def parse_pool(text: str) -> PoolStatus:
-    """Raises Unavailable for what no kernel says."""
+    """Raises Unavailable for text that no kernel gives."""
     words = text.split()
     if words[:1] in (["Fail"], ["Error"]):
         return PoolStatus(0, 0, 0, 0, 0, "ro", words[0] == "Fail", failed=True)

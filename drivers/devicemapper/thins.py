@@ -10,7 +10,8 @@ import time
 
 from drivers.devicemapper import ioctl, nodes
 from drivers.devicemapper.ioctl import SECTOR, Device
-from drivers.devicemapper.pool import PATIENCE, PAUSE, Pool, remove
+from drivers.devicemapper.pool import Pool
+from drivers.devicemapper.removal import PATIENCE, PAUSE, remove
 from drivers.devicemapper.status import parse_thin
 from drivers.errors import Unavailable
 
@@ -36,8 +37,8 @@ class Thins:
         """One with the content that `origin` has now. ENODATA if there is no such origin.
 
         One that is written to meanwhile has to stand still, which the kernel does not see to
-        (thin-provisioning.rst: "to avoid corruption"). Who dies in between leaves it suspended, and its I/O waiting,
-        until resume_all().
+        (thin-provisioning.rst: "to avoid corruption"). Whoever dies in between leaves it suspended, and its I/O
+        waiting, until resume_all().
         """
         name = self.name(origin)
         live = ioctl.status(name)
@@ -103,16 +104,16 @@ class Thins:
         return active
 
     def is_closed(self, device: int) -> bool:
-        """Whether nobody has the device open, after a while for who only looks into it."""
+        """Whether nobody has the device open, after a while for whoever only looks into it."""
         deadline = time.monotonic() + PATIENCE
         while (found := ioctl.status(self.name(device))) is not None and found.open_count:
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(PAUSE)  # closing a block device is no event that can be waited for
+            time.sleep(PAUSE)  # closing a block device is not an event that can be waited for
         return True
 
     def deactivate(self, device: int, *, patience: float = PATIENCE) -> bool:
-        """Whether it is no block device any more; if it is still open it will be none as soon as it is closed."""
+        """Whether it is not a block device any more; one that is still open ceases to be as soon as it is closed."""
         return remove(self.name(device), deferred=True, patience=patience)
 
     def mapped(self, device: int) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from drivers.devicemapper import filesystem, nodes, records
 from drivers.devicemapper.ioctl import SECTOR
 from drivers.devicemapper.journal import Journal
-from drivers.devicemapper.options import DEFAULT_BASE, Settings
-from drivers.devicemapper.pool import PATIENCE, Pool
+from drivers.devicemapper.pool import Pool
 from drivers.devicemapper.records import ThinDevice
+from drivers.devicemapper.removal import PATIENCE
+from drivers.devicemapper.settings import DEFAULT_BASE, Settings
 from drivers.devicemapper.thins import Thins
-from drivers.metadata import Store
+from drivers.graph.store import Store
 
 
 class Upkeep:
@@ -38,7 +39,7 @@ class Upkeep:
         if not was_active:
             self._activate(check=row.state == "up")
         elif row.state != "up":
-            self._set_state("up")  # who activated it died before saying so, or it was given active
+            self._set_state("up")  # whoever activated it died before saying so, or it was given active
         is_known = not was_active or self.used or self._pool.is_known()
         if was_active and not self.used:
             self._pool.check_ours()

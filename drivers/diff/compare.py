@@ -4,7 +4,7 @@ What counts is what a layer's archive can say: type, mode, owner, device number,
 target, extended attributes of the kinds that are kept, content. Not inode number, change time or link count.
 
 Time does not decide alone. Where everything else is equal, content does: an edit that puts size and time back is an
-edit (moby#31805), and a time that one side has cut to seconds is none (Docker's rule, moby pkg/archive). Nobody has to
+edit (moby#31805), and a time that one side has cut to seconds is not (Docker's rule, moby pkg/archive). Nobody has to
 read all of a tree for it: an inode that kept its number and its change time, which no program can set, was not touched.
 """
 
@@ -15,7 +15,7 @@ import os
 import stat
 
 from drivers.archive import policy
-from drivers.trees import open_regular
+from drivers.disk.trees import open_regular
 from unionfs.linux.files import fd_path
 
 _PIECE = 1 << 20

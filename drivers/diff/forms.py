@@ -1,6 +1,6 @@
 """How a directory says what is not in it.
 
-    PLAIN                a tree as it is mounted: what is not listed is not there
+    None                 a tree as it is mounted: what is not listed is not there
     "aufs"               a directory of differences of fuse-aufs: whatever its union takes as a whiteout or an opaque
                          directory (unionfs.union.whiteout), and lets nobody make through the mount
     "overlay"            one of overlay2: character devices 0:0 and trusted.overlay.opaque
@@ -9,7 +9,7 @@
 What a container may write says nothing here. Through an overlay these are its `.wh.` names, and without userxattr its
 user.overlay.* attributes: to overlayfs they are names and attributes like any.
 
-In each form `.wh.` names and devices 0:0 are no entries: in a layer's archive they could only be read as whiteouts. A
+In each form `.wh.` names and devices 0:0 are not entries: in a layer's archive they could only be read as whiteouts. A
 tree has them when a container made them on a driver that does not refuse it; they are left out, as sockets are.
 """
 
@@ -19,11 +19,10 @@ import os
 import stat
 from typing import NamedTuple
 
-from drivers import marks
-from drivers.trees import entries
+from drivers.api import Form
+from drivers.archive import marks
+from drivers.disk.trees import entries
 from unionfs.union import whiteout
-
-PLAIN = ""
 
 
 class Listing(NamedTuple):
@@ -38,13 +37,13 @@ class Listing(NamedTuple):
     opaque: bool
 
 
-def read(fd: int, form: str) -> Listing:
+def read(fd: int, form: Form | None) -> Listing:
     """The directory `fd`, which stands in a tree of the form `form`."""
     names, sockets, hidden = set(), set(), set()
     for entry in entries(fd):
         name = entry.name
         if whiteout.is_reserved(name):
-            if form == marks.AUFS:
+            if form == "aufs":
                 hidden.add(name.removeprefix(whiteout.PREFIX))  # of the union's own names this leaves .wh. ones
             continue
         kind, device = _special(entry)
@@ -54,13 +53,13 @@ def read(fd: int, form: str) -> Listing:
         names.add(name)
         if kind == stat.S_IFSOCK:
             sockets.add(name)
-    if form == PLAIN:
+    if form is None:
         return Listing(names, sockets, set(), True)
     return Listing(names, sockets, hidden, marks.is_opaque(fd, form))
 
 
 def _special(entry: os.DirEntry[bytes]) -> tuple[int, int]:
-    """The type and the device number of what is no file, directory or link; 0 and 0 of those, which are not looked
+    """The type and the device number of what is not a file, directory or link; 0 and 0 of those, which are not looked
     at: most entries are such, and readdir(3) says it."""
     if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False) or entry.is_symlink():
         return 0, 0

@@ -25,7 +25,7 @@ from drivers.archive.reader import CHUNK, Entry, Kind
 from drivers.archive.writer import Writer
 from drivers.diff.change import Found, is_gone
 from drivers.diff.compare import link_target, xattrs
-from drivers.trees import open_regular
+from drivers.disk.trees import open_regular
 from unionfs.linux.files import fd_path
 from unionfs.union import whiteout
 

@@ -2,12 +2,12 @@
 
 A driver that keeps differences by themselves is believed (Snapshotter.differences), and its directory read in its form;
 of others the tree is compared. Either way the parent's tree is there to look at: a file that was only opened for
-writing, or changed back, is no change.
+writing, or changed back, has not changed.
 
-All are detached mounts (drivers.mounts.private), read-only, on which no device can be opened, and they end with us. An
-active snapshot may be in use: the caller gives its tree as it is mounted then. What outlives a process that is killed
-is the view of the parent in the driver. Its name says which process that is, and whoever opens the next trees takes
-back what belongs to one that is gone.
+All are detached mounts (drivers.mounts.tree.private), read-only, on which no device can be opened, and they end with
+us. An active snapshot may be in use: the caller gives its tree as it is mounted then. What outlives a process that is
+killed is the view of the parent in the driver. Its name says which process that is, and whoever opens the next trees
+takes back what belongs to one that is gone.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from drivers.api import Kind, Snapshotter
-from drivers.at_rest import at_rest
-from drivers.diff import forms
+from drivers.api import Form, Kind, Mount, Snapshotter
 from drivers.errors import DriverError
-from drivers.mounts import Mount, private
+from drivers.mounts.at_rest import at_rest
+from drivers.mounts.tree import private
 
 # diff-(pid namespace)-(pid)-(start time of the process)-(random)
 _KEY = re.compile(r"diff-(\d+)-(\d+)-(\d+)-[0-9a-f]+")
@@ -34,7 +33,7 @@ class Trees(NamedTuple):
 
     new: int
     old: int | None
-    form: str
+    form: Form | None
 
 
 @contextmanager
@@ -46,11 +45,11 @@ def compared(driver: Snapshotter, key: str, live: int | None = None) -> Iterator
         native = driver.differences(key)
         if native is not None:
             directory = [Mount("bind", native.path, ("ro",))]
-            new, form = held.enter_context(private(directory, read_only=True)), native.form
+            new = held.enter_context(private(directory, read_only=True))
         else:
-            new, form = held.enter_context(tree(driver, key, live)), forms.PLAIN
+            new = held.enter_context(tree(driver, key, live))
         old = held.enter_context(_committed(driver, info.parent)) if info.parent else None
-        yield Trees(new, old, form)
+        yield Trees(new, old, native.form if native is not None else None)
 
 
 @contextmanager

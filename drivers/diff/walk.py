@@ -20,10 +20,11 @@ from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from drivers.api import Form
 from drivers.diff import forms
 from drivers.diff.change import Found, is_gone
 from drivers.diff.compare import is_same, is_same_root
-from drivers.trees import open_below
+from drivers.disk.trees import open_below
 
 
 @dataclass(slots=True)
@@ -39,7 +40,7 @@ class _Directory:
 
 
 def differences(
-    new_root: int, old_root: int | None, form: str = forms.PLAIN, *, mount_points: Collection[bytes] = ()
+    new_root: int, old_root: int | None, form: Form | None = None, *, mount_points: Collection[bytes] = ()
 ) -> Generator[Found, None, None]:
     """What the tree at `new_root` has that the one at `old_root` has not, and the reverse; without an old tree, all.
 
@@ -55,7 +56,7 @@ def differences(
 
 
 class _Walk:
-    def __init__(self, new_root: int, old_root: int | None, form: str, mount_points: Collection[bytes]) -> None:
+    def __init__(self, new_root: int, old_root: int | None, form: Form | None, mount_points: Collection[bytes]) -> None:
         self._new_root = new_root
         self._old_root = old_root
         self._form = form
@@ -93,7 +94,7 @@ class _Walk:
         try:
             self._open(directory)
             listing = forms.read(self._new, self._form)
-            below = forms.read(self._old, forms.PLAIN).names if directory.old else set()
+            below = forms.read(self._old, None).names if directory.old else set()
         except OSError as error:
             if is_gone(error):
                 return

@@ -1,7 +1,7 @@
 """The driver `zfs`: a dataset per layer, a snapshot of it once it is committed, clones of that for what stands on it.
 
     tank/containers                              --storage-opt zfs.fsname=, or the dataset that the root directory is on
-    tank/containers/fuse-aufs-3f2a…              one a root directory; made by who opens it first
+    tank/containers/fuse-aufs-3f2a…              one a root directory; made by whoever opens it first
         …/9c41… ── @layer-77d0…                  committed; mounted read-only as …/9c41…@layer-77d0… for its views
                        └── clone …/e05b…         active; Mount("zfs", ".../e05b…")
 
@@ -9,18 +9,19 @@ Modules:
 
     command     runs zfs(8) and zpool(8); what they say becomes an OSError
     probing     whether that works here, and below which dataset
+    top         the dataset of one root, which all its others are below
     driver      the Snapshotter
 
 Why a crash leaves nothing
 ==========================
 
-Datasets are named by a count and by chance, and the store's table `datasets` has them by number. So a dataset exists
+Datasets are named by a count and at random, and the store's table `datasets` has them by number. So a dataset exists
 for good when, and only when, the transaction that adds its row says so; what no row names is garbage: half-made, given
 up, or removed. No dataset is renamed, and none is made or destroyed inside a transaction, where everybody would wait
 for the disk.
 
-What is half-made now, by somebody alive, is told from garbage by a lock: who makes something holds it shared until the
-row is there, cleanup() takes it alone for as long as it looks. The zfs command inherits the descriptor, so that one
+What is half-made now, by somebody alive, is told from garbage by a lock: whoever makes something holds it shared until
+the row is there, cleanup() takes it alone for as long as it looks. The zfs command inherits the descriptor, so that one
 whose parent was killed holds the lock until it is done.
 
 Why `quota`, and not `refquota`

@@ -6,8 +6,8 @@ import errno
 import os
 import time
 
+from drivers.disk.programs import find
 from drivers.errors import TimedOut, Unavailable
-from drivers.programs import find
 
 # What comes after "cannot …: " (libzfs_util.c, zfs_error messages), and what it means. The first that is found counts.
 _MEANINGS = (

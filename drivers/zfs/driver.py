@@ -8,38 +8,25 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from drivers.api import Kind, Usage
-from drivers.directories import STORE
+from drivers.api import Kind, Mount, Usage
+from drivers.disk.locks import locked
+from drivers.disk.ownership import own_directory
 from drivers.errors import DriverError, InUse, NotFound, Unavailable
-from drivers.graph import GraphSnapshotter, Wish
-from drivers.locks import locked
-from drivers.metadata import Record, Store, Transaction
-from drivers.mounts import Mount
-from drivers.ownership import own_directory
+from drivers.graph.snapshotter import GraphSnapshotter, NewSnapshot
+from drivers.graph.store import STORE, Store
+from drivers.graph.transaction import Record, Transaction
 from drivers.zfs.command import destroy, zfs
-from drivers.zfs.probing import OPTIONS, place_of
+from drivers.zfs.probing import OPTIONS
+from drivers.zfs.top import PLACE, TopDataset
 from unionfs.linux.mounts import mountinfo
 
-_SCHEMA = (
-    # The dataset that all others are below; `made` once it exists. One row.
-    "CREATE TABLE place (top TEXT NOT NULL, made INTEGER NOT NULL)",
+SCHEMA = (
+    PLACE,
     "CREATE TABLE datasets (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, snapshot TEXT)",
 )
 _DATASET = re.compile(r"/[0-9a-f]{16}")  # of ours, below the top one
 _OURS = re.compile(r"layer-[0-9a-f]{16}")
 _BUSY_SECONDS = 10.0
-_OWNER = "fuse-aufs:store"  # the property with the store's identity, and what the store notes of having set it
-# Inherited by everything below. Names are bytes to us; POSIX ACLs and other attributes are part of a layer and are kept
-# in the inode; snapshots by zfs-auto-snapshot would only take room.
-_PROPERTIES = {
-    "mountpoint": "legacy",
-    "readonly": "off",
-    "acltype": "posix",
-    "xattr": "sa",
-    "com.sun:auto-snapshot": "false",
-}
-# What can be said only when a dataset is made.
-_FROM_BIRTH = {"utf8only": "off", "normalization": "none", "casesensitivity": "sensitive"}
 
 
 class _Commit(threading.local):
@@ -57,95 +44,18 @@ class Driver(GraphSnapshotter):
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         self._root = own_directory(root)
         self._now = _Commit()
-        self._is_checked = False
         super().__init__(
             Store(
-                os.path.join(self._root, STORE), self.NAME, _SCHEMA, options=options, fixed=self.FIXED,
+                os.path.join(self._root, STORE), self.NAME, SCHEMA, options=options, fixed=self.FIXED,
                 has_content=lambda: os.path.exists(os.path.join(self._root, "making")),  # _making() is for every layer
             )
         )  # fmt: skip
         try:
-            self._top = self._settled_top()
+            self._top_dataset = TopDataset(self._root, self._store)
         except BaseException:
             self._store.close()
             raise
-
-    def _settled_top(self) -> str:
-        """The dataset of this root, made by who opens it first. Its name is durable before it exists."""
-        with self._store.read() as transaction:
-            rows = transaction.execute("SELECT top FROM place WHERE made")
-        if rows:
-            return str(rows[0][0])
-        with self._store.write() as transaction:
-            if not transaction.execute("SELECT 1 FROM place"):
-                name = f"{place_of(self._root, self._store.options)}/fuse-aufs-{os.urandom(4).hex()}"
-                transaction.execute("INSERT INTO place VALUES (?, 0)", (name,))
-        with self._store.write() as transaction:
-            [(top, made)] = transaction.execute("SELECT top, made FROM place")
-            if not made:
-                self._make_top(str(top))
-                transaction.execute("UPDATE place SET made = 1")
-                transaction.set_mark(_OWNER, "")
-            return str(top)
-
-    def _make_top(self, top: str) -> None:
-        properties = {**_PROPERTIES, "fuse-aufs:root": self._root, _OWNER: self._store.identity}
-        try:
-            try:
-                self._with_hidden_snapshots("create", {**_FROM_BIRTH, **properties}, top, option="-o")
-            except FileExistsError:
-                if not self._is_half_made(top):
-                    raise
-                self._with_hidden_snapshots("set", properties, top)
-        except FileExistsError:
-            if self._owner(top) != self._store.identity:  # or else by one that was killed after it
-                raise Unavailable(f"{top} cannot be made: somebody else has just made it") from None
-        except OSError as error:
-            raise Unavailable(f"{top} cannot be made: {error.strerror}") from error
-
-    @staticmethod
-    def _with_hidden_snapshots(verb: str, properties: Mapping[str, str], top: str, *, option: str = "") -> None:
-        words = [f"{option}{name}={value}" for name, value in properties.items()]
-        try:
-            zfs(verb, *words, f"{option}snapdir=disabled", top)
-        except FileExistsError:
-            raise
-        except OSError:
-            # OpenZFS before 2.3 can only hide .zfs, as it does by default: a container that knows it can enter.
-            zfs(verb, *words, top)
-
-    def _is_half_made(self, top: str) -> bool:
-        """The name is ours, and properties are set after a dataset is made (zfs_ioc_create(), module/zfs/zfs_ioctl.c):
-        a command cut off between the two, or one that outlives who called it, shows a dataset without any."""
-        found = zfs("get", "-Hr", "-tall", "-slocal,received", "-oname,property", "all", top)
-        return not found and zfs("list", "-Hr", "-tall", "-oname", top).split("\n") == [top, ""]
-
-    def _owner(self, top: str, name: str = _OWNER) -> str:
-        """A property of ours, which `top` has of its own or has brought along from where it was sent; "" if it has
-        none. FileNotFoundError if there is no such dataset."""
-        value, source = zfs("get", "-Hp", "-ovalue,source", name, top).rstrip("\n").split("\t")
-        return value if source in ("local", "received") else ""
-
-    def _check_ours(self) -> None:
-        """Raise Unavailable if another dataset has the name by now: one made anew, or of another pool. Looked up once,
-        before anything is made or destroyed in it. FileNotFoundError if there is none."""
-        if self._is_checked:
-            return
-        with self._store.read() as transaction:
-            is_marked = transaction.mark(_OWNER) is not None
-        found = self._owner(self._top)
-        if not (found or is_marked) and self._owner(self._top, "fuse-aufs:root"):  # of an older version
-            zfs("set", f"{_OWNER}={self._store.identity}", self._top)
-            found = self._store.identity
-        if found != self._store.identity:
-            raise Unavailable(
-                f"{self._top} is not the dataset that the layers of {self._root} are in: it was made anew, or is of "
-                "another pool; put back the one that belongs here; nothing was changed"
-            )
-        if not is_marked:
-            with self._store.write() as transaction:
-                transaction.set_mark(_OWNER, "")
-        self._is_checked = True
+        self._top = self._top_dataset.name
 
     @contextmanager
     def _making(self, *, alone: bool = False) -> Iterator[int]:
@@ -163,24 +73,24 @@ class Driver(GraphSnapshotter):
     def _check_quota(self, quota: int) -> None:
         """Every dataset can have one."""
 
-    def _create(self, wish: Wish) -> list[Mount]:
-        line = self._parent_line(wish)
-        if wish.kind is Kind.VIEW and line:
+    def _create(self, new: NewSnapshot) -> list[Mount]:
+        line = self._parent_line(new)
+        if new.kind is Kind.VIEW and line:
             with self._store.write() as transaction:
-                self._add_row(transaction, wish, line)
+                self._add_row(transaction, new, line)
                 return self._view_of(transaction, line)
         name = self._new_name()
         with self._making() as held, self._explaining():
-            self._check_ours()
+            self._top_dataset.check_ours()
             try:
-                self._make_dataset(name, wish, line, held)
+                self._make_dataset(name, new, line, held)
                 with self._store.write() as transaction:
-                    number = self._add_row(transaction, wish, line)
+                    number = self._add_row(transaction, new, line)
                     transaction.execute("INSERT INTO datasets (id, name) VALUES (?, ?)", (number, name))
             except BaseException:
                 self._give_up(name)
                 raise
-        return self._mount_of(name, wish.kind)
+        return self._mount_of(name, new.kind)
 
     def _new_name(self) -> str:
         """Which says how many snapshots there had been: so an older copy of the store is found out, before it makes
@@ -188,12 +98,12 @@ class Driver(GraphSnapshotter):
         with self._store.read() as transaction:
             return f"{transaction.last_id() + 1:08x}{os.urandom(4).hex()}"
 
-    def _make_dataset(self, name: str, wish: Wish, line: list[int], held: int) -> None:
+    def _make_dataset(self, name: str, new: NewSnapshot, line: list[int], held: int) -> None:
         """Make it, as durable as all that zfs(8) does. Raises as prepare() does."""
         properties = []
-        if wish.quota:
-            properties.append(f"-oquota={wish.quota}")
-        if wish.volatile:
+        if new.quota:
+            properties.append(f"-oquota={new.quota}")
+        if new.volatile:
             properties.append("-osync=disabled")
         if not line:
             zfs("create", *properties, f"{self._top}/{name}", held=held)
@@ -204,8 +114,8 @@ class Driver(GraphSnapshotter):
             zfs("clone", *properties, origin, f"{self._top}/{name}", held=held)
         except FileNotFoundError:
             with self._store.read() as transaction:
-                if transaction.parent_line(wish.parent) != line:
-                    raise NotFound(f"{wish.parent} was removed meanwhile") from None
+                if transaction.parent_line(new.parent) != line:
+                    raise NotFound(f"{new.parent} was removed meanwhile") from None
             raise
 
     @contextmanager
@@ -280,7 +190,7 @@ class Driver(GraphSnapshotter):
 
     def commit(self, name: str, key: str, *, labels: Mapping[str, str] | None = None) -> None:
         with self._making() as held, self._explaining():
-            self._check_ours()
+            self._top_dataset.check_ours()
             self._now.held = held
             try:
                 super().commit(name, key, labels=labels)
@@ -302,7 +212,7 @@ class Driver(GraphSnapshotter):
 
     def remove(self, key: str) -> None:
         with suppress(FileNotFoundError):  # then there is nothing of it to destroy
-            self._check_ours()
+            self._top_dataset.check_ours()
         super().remove(key)
 
     def _remove_with(self, transaction: Transaction, record: Record) -> None:
@@ -319,7 +229,7 @@ class Driver(GraphSnapshotter):
     def cleanup(self) -> None:
         self._store.check_whole()
         with self._making(alone=True), self._explaining():
-            self._check_ours()
+            self._top_dataset.check_ours()
             garbage, snapshots = self._find_garbage()
         for snapshot in snapshots:
             self._is_destroyed(snapshot)

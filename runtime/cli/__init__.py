@@ -14,7 +14,7 @@ from importlib import import_module
 from io import TextIOWrapper
 from typing import Any, NoReturn, Protocol, cast
 
-from drivers import locks
+from drivers.disk import locks
 from runtime.cli import options, settings
 from runtime.cli.options import Given, HelpWanted, Option
 from runtime.cli.settings import Settings

@@ -13,7 +13,7 @@ import shutil
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from drivers import durable, locks
+from drivers.disk import durable, locks
 from drivers.errors import TimedOut
 from runtime.engine import state
 from runtime.engine.state import State, Status

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 
-from drivers import durable, locks
+from drivers.disk import durable, locks
 from drivers.errors import DriverError
 from runtime.engine import names, records, state
 from runtime.engine.container import Config, Container, flock, removing

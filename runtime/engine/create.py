@@ -8,7 +8,7 @@ import time
 from functools import partial
 from typing import Any, NamedTuple
 
-from drivers.mounts import Mount
+from drivers.api import Mount
 from runtime.engine import names, release, spec
 from runtime.engine.containers import Config, Container, ContainerStore
 from runtime.engine.network import open_network

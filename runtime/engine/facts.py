@@ -6,8 +6,8 @@ import os
 from collections import Counter
 from typing import NamedTuple
 
-from drivers import registry
-from drivers.programs import find
+from drivers import catalog
+from drivers.disk.programs import find
 from runtime.engine.containers import ContainerStore
 from runtime.engine.state import Status
 from runtime.errors import NoSuchContainer
@@ -30,7 +30,7 @@ class Feature(NamedTuple):
 
 
 def drivers(store: ContainerStore) -> list[Driver]:
-    return [Driver(name, *registry.probe(name, store.paths.driver(name))[:2]) for name in registry.NAMES]
+    return [Driver(name, *catalog.probe(name, store.paths.driver(name))[:2]) for name in catalog.NAMES]
 
 
 def containers(store: ContainerStore) -> Counter[Status]:

@@ -50,7 +50,7 @@ class Paths(NamedTuple):
         Raises OSError; Unavailable for one that is somebody else's or that somebody else could exchange, since what is
         recorded there is believed, and where what was there before is on a disk that is not mounted.
         """
-        from drivers import ownership  # late: not every command opens an installation
+        from drivers.disk import ownership  # late: not every command opens an installation
 
         if not os.path.isdir(self.containers):
             ownership.check_mounted(self.containers)

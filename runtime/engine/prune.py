@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import NamedTuple
 
+from drivers.catalog import open_driver
 from drivers.errors import DriverError
-from drivers.registry import open_driver
 from runtime.engine import leftovers, rmi, stores
 from runtime.engine.containers import ContainerStore
 from runtime.engine.state import Status

@@ -16,7 +16,7 @@ from enum import Enum
 from functools import cache
 from typing import Any, get_origin, get_type_hints
 
-from drivers import durable
+from drivers.disk import durable
 from runtime.errors import DamagedRecord
 
 

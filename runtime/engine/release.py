@@ -67,7 +67,7 @@ def discard(store: ContainerStore, container: Container, *, after_crash: bool = 
     (`after_crash`), and it lets the driver take back what may be half-made. Who fails here says so, and leaves the
     container as it was: it is not removed later behind anybody's back.
     """
-    from drivers.registry import open_driver
+    from drivers.catalog import open_driver
 
     driver = open_driver(container.config.driver, Paths(container.config.root, "").driver(container.config.driver))
     trouble: Exception | None = None

@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from drivers.mounts import Mount
+from drivers.api import Mount
 from runtime import errors
 from runtime.engine import frames, waiting
 from runtime.engine.containers import Container
@@ -17,7 +17,7 @@ from runtime.oci import sealed
 
 # The descriptor that a shim finds its socket on; shim/main.py has the same number.
 _SOCKET = 3
-_PATIENCE = 180.0  # seconds for a shim to start a container: longer than it waits for a lock (drivers.locks)
+_PATIENCE = 180.0  # seconds for a shim to start a container: longer than it waits for a lock (drivers.disk.locks)
 _END = 10.0  # and for it to end that has no more to do
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
 

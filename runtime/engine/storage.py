@@ -16,14 +16,14 @@ MINIMUM_QUOTA = 1 << 20
 
 
 class Storage(NamedTuple):
-    """A driver's name, and the options that were given for it now; others are kept with its root (drivers.registry)."""
+    """A driver's name, and the options that were given for it now; others are kept with its root (drivers.catalog)."""
 
     driver: str
     options: Mapping[str, str]
 
     def open(self, paths: Paths) -> Snapshotter:
         """The driver on its directory of this installation, to be closed by the caller. DriverError."""
-        from drivers.registry import open_driver
+        from drivers.catalog import open_driver
 
         return open_driver(self.driver, paths.driver(self.driver), self.options)
 

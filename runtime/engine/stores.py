@@ -14,8 +14,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from drivers.api import Kind, Snapshotter
+from drivers.catalog import NAMES, open_driver
 from drivers.errors import DriverError, NotFound
-from drivers.registry import NAMES, open_driver
 from runtime.engine.paths import Paths
 
 _ID = re.compile(r"[0-9a-f]{64}")

@@ -31,7 +31,7 @@ _PATIENCE = 30.0  # seconds for a shim to answer; one that is stopped, or starve
 @contextmanager
 def driver_of(container: Container) -> Iterator[Snapshotter]:
     """The driver in which the container's id is the key of its file system. Raises DriverError."""
-    from drivers.registry import open_driver
+    from drivers.catalog import open_driver
 
     config = container.config
     driver = open_driver(config.driver, Paths(config.root, config.state).driver(config.driver))

@@ -16,7 +16,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
-from drivers import durable
+from drivers.disk import durable
 from runtime.errors import ImageError
 from unionfs.linux.files import link_fd
 

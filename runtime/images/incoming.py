@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from drivers import locks
+from drivers.disk import locks
 from drivers.errors import TimedOut
 from runtime.errors import ImageError
 from runtime.images.blobs import Blobs, digest_of, hex_of

@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
-from drivers import durable
+from drivers.disk import durable
 from runtime.errors import ImageError
 from runtime.images import document
 from runtime.images.blobs import hex_of

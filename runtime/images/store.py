@@ -5,7 +5,7 @@
         incoming/           blobs that are being received (runtime.images.incoming)
         lock                flock: held to change the index or the names of blobs
         unpack.lock         flock: held to unpack or to forget snapshots (runtime.images.unpack)
-        reserve/            room that is given up when the disk is full (drivers.reserve)
+        reserve/            room that is given up when the disk is full (drivers.disk.reserve)
 
 Manifest, configuration and layers are kept byte for byte as they came, compressed ones too: what is pushed or saved has
 the digest that was pulled or loaded. A layer is named by the digest of its blob; its diff id, that of the uncompressed
@@ -26,9 +26,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
-from drivers import locks, ownership, reserve
 from drivers.archive.errors import ArchiveError
 from drivers.archive.limits import DEFAULT, Limits
+from drivers.disk import locks, ownership, reserve
 from drivers.errors import TimedOut, Unavailable
 from runtime.errors import ImageError, ImageInUse, NoSuchImage
 from runtime.images import document, index

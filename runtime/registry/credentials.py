@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from drivers import durable, locks
+from drivers.disk import durable, locks
 from runtime.errors import RegistryError, UsageError
 from runtime.registry.config import HUB, normal
 

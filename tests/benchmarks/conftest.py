@@ -9,7 +9,7 @@ import pytest
 from benchmarks.__main__ import UNIONS
 from benchmarks.subjects import Driver
 from benchmarks.unions import Union
-from drivers.registry import NAMES, probe
+from drivers.catalog import NAMES, probe
 
 
 @pytest.fixture(scope="module", params=NAMES)

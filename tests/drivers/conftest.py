@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.mounts import Mount
+from drivers.api import Mount
 from tests.mounting import mounted
 
 

@@ -28,7 +28,7 @@ import pytest
 
 from drivers.api import Kind, Snapshotter
 from drivers.diff import apply
-from drivers.graph import GraphSnapshotter
+from drivers.graph.snapshotter import GraphSnapshotter
 from tests import trees
 from tests.contracts.snapshotter.words import Words
 from tests.drivers.children import in_child

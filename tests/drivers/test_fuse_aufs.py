@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 
 from drivers.api import Kind, Snapshotter
 from drivers.errors import InUse
-from drivers.mounts import mount_all, unmount_all
+from drivers.mounts.attached import mount_all, unmount_all
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.mounting import kill_server, mounted
@@ -32,8 +32,8 @@ def branch(driver: Snapshotter, key: str) -> str:
 
 _WITHOUT_PYFUSE3 = """
 import os, sys
-from drivers.mounts import mount_all, unmount_all
-from drivers.registry import open_driver, probe
+from drivers.mounts.attached import mount_all, unmount_all
+from drivers.catalog import open_driver, probe
 root, target = sys.argv[1:]
 print(probe("fuse-aufs", root).works)
 driver = open_driver("fuse-aufs", root)
@@ -126,7 +126,10 @@ class TestFuseAufs(SnapshotterContract):
         target.mkdir()
         mount_all(driver.prepare("key", "base"), str(target))
         try:
-            for change in (lambda: driver.commit("name", "key"), lambda: driver.remove("key")):
+            changes: tuple[Callable[[], None], ...] = (
+                lambda: driver.commit("name", "key"), lambda: driver.remove("key"),
+            )  # fmt: skip
+            for change in changes:
                 with pytest.raises(InUse, match="unmount it first"):
                     change()
             assert driver.stat("key").kind is Kind.ACTIVE

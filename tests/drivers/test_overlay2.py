@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from drivers import overlay_mount
+import drivers
 from drivers.api import Snapshotter
+from drivers.catalog import open_driver, probe
 from drivers.errors import NotSupported, Unavailable
-from drivers.registry import open_driver, probe
+from drivers.mounts import overlayfs
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.contracts.snapshotter.stability import Stability
@@ -72,7 +73,7 @@ class TestManyLayers(Stability):
     """As many as the kernel stacks; in memory, for each layer is synced to the disk."""
 
     driver_name = "overlay2"
-    depth = overlay_mount.MAX_LAYERS if overlay_mount.takes_layers() else 200
+    depth = overlayfs.MAX_LAYERS if overlayfs.takes_layers() else 200
     compared_layers = 128
     renames_lower_directories = False
 
@@ -94,7 +95,7 @@ class TestManyLayers(Stability):
 
     def test_more_layers_than_the_kernel_stacks(self, driver: Snapshotter) -> None:
         parent = ""
-        for number in range(overlay_mount.MAX_LAYERS + 1):
+        for number in range(overlayfs.MAX_LAYERS + 1):
             driver.prepare("key", parent)
             driver.commit(f"layer-{number}", "key")
             parent = f"layer-{number}"
@@ -130,9 +131,10 @@ def test_a_file_system_without_d_type(tmp_path: Path) -> None:
 
 IN_A_USER_NAMESPACE = """
 import os, shutil, sys
-from drivers.mounts import Mount, mount_all
+from drivers.api import Mount
+from drivers.mounts.attached import mount_all
 from tests.mounting import mounted
-from drivers.registry import open_driver, probe
+from drivers.catalog import open_driver, probe
 from tests import trees
 
 place = sys.argv[1]
@@ -156,8 +158,9 @@ with mounted(driver.view("view", "name")) as path:
 @pytest.mark.needs("program:unshare")
 def test_in_a_user_namespace(tmp_path: Path) -> None:
     """Where the kernel lets nobody set "trusted." attributes."""
-    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", IN_A_USER_NAMESPACE, tmp_path]
-    where = os.path.dirname(os.path.dirname(overlay_mount.__file__))
+    program = [sys.executable, "-c", IN_A_USER_NAMESPACE, str(tmp_path)]
+    command = ["unshare", "--user", "--map-root-user", "--mount", *program]
+    where = os.path.dirname(os.path.dirname(drivers.__file__))
     result = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "user.overlay attributes (userxattr)" in result.stdout

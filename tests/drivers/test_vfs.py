@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from drivers import copytree
-from drivers.copytree import copy_tree
-from drivers.directories import DirectorySnapshotter
-from drivers.loop import attached
-from drivers.mounts import Mount
-from drivers.registry import open_driver
+from drivers.api import Mount
+from drivers.catalog import open_driver
+from drivers.disk import copytree
+from drivers.disk.copytree import copy_tree
+from drivers.disk.loop import attached
+from drivers.graph.directories import DirectorySnapshotter
 from tests import trees
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.mounting import mounted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drivers.api import Kind
-from drivers.registry import open_driver
+from drivers.catalog import open_driver
 from tests.runtime.conftest import Runtime
 
 

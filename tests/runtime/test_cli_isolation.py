@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.loop import attached
+from drivers.disk.loop import attached
 from tests.drivers.children import in_child
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, links
 from tests.runtime.test_cli_lifecycle import LOOP, start

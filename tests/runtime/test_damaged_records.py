@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind
-from drivers.registry import open_driver
+from drivers.catalog import open_driver
 from runtime.engine import state
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.state import State, Status

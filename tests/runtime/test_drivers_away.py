@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind
-from drivers.metadata import Store
-from drivers.registry import open_driver
-from drivers.zfs.driver import _SCHEMA
+from drivers.catalog import open_driver
+from drivers.graph.store import Store
+from drivers.zfs.driver import SCHEMA
 from runtime.images.store import ImageStore
 from runtime.images.unpack import chain_ids
 from tests.runtime.conftest import IMAGE, Runtime
@@ -110,7 +110,7 @@ def zfs_away(rootfs_tar: Path, tmp_path: Path) -> Iterator[Runtime]:
     [chain] = chain_ids(ImageStore(str(runtime.root / "images")).get(IMAGE).layers)
     zfs = runtime.root / "drivers" / "zfs"
     zfs.mkdir(0o700, parents=True)
-    store = Store(str(zfs / "metadata.db"), "zfs", _SCHEMA)
+    store = Store(str(zfs / "metadata.db"), "zfs", SCHEMA)
     with store.write() as transaction:
         transaction.execute("INSERT INTO place VALUES ('no-such-pool/fuse-aufs-0', 1)")
         number = transaction.create("making", "", Kind.ACTIVE, {})

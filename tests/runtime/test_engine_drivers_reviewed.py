@@ -65,7 +65,7 @@ def test_what_a_killed_rmi_left_in_the_driver_is_taken_back(each_driver: Runtime
     assert runtime.run("layered", "cat", "/new") == "new\n"
     directory = runtime.root / "drivers" / runtime.driver / "snapshots"
     before = len(os.listdir(directory))
-    die_at(runtime, "drivers.directories:DirectorySnapshotter._discard", "rmi", "layered")
+    die_at(runtime, "drivers.graph.directories:DirectorySnapshotter._discard", "rmi", "layered")
     assert len(os.listdir(directory)) == before
     runtime("image", "prune", "-f")
     assert len(os.listdir(directory)) == before - 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.mounts import Mount
+from drivers.api import Mount
 from runtime.engine import prune
 from runtime.engine.containers import ContainerStore
 from runtime.engine.paths import Paths

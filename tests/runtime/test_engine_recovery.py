@@ -91,9 +91,9 @@ def test_a_container_killed_from_outside_is_just_one_that_ended(runtime: Runtime
 CREATING = [
     "runtime.engine.containers:ContainerStore._point",  # a directory and its lock, nothing else
     "runtime.engine.records.keep",  # everything but the record
-    "drivers.durable.sync_directory",  # the record under another name
-    "drivers.graph:GraphSnapshotter.prepare",  # before the snapshot
-    "drivers.layout:Staging.publish",  # in the middle of it
+    "drivers.disk.durable.sync_directory",  # the record under another name
+    "drivers.graph.snapshotter:GraphSnapshotter.prepare",  # before the snapshot
+    "drivers.graph.layout:Staging.publish",  # in the middle of it
     "runtime.engine.start:Shim.order",  # before a shim has its orders
 ]
 
@@ -107,7 +107,7 @@ def test_creator_killed(runtime: Runtime, where: str) -> None:
 
 
 REMOVING = [
-    "drivers.graph:GraphSnapshotter.remove",
+    "drivers.graph.snapshotter:GraphSnapshotter.remove",
     "runtime.engine.containers:ContainerStore.drop",
 ]
 
@@ -124,7 +124,7 @@ def test_remover_killed(runtime: Runtime, where: str) -> None:
 def _snapshots(runtime: Runtime) -> list[str]:
     """What the driver has beside whole layers: keys, and directories that are nobody's."""
     from drivers.api import Kind
-    from drivers.registry import open_driver
+    from drivers.catalog import open_driver
 
     driver = open_driver(runtime.driver, str(runtime.root / "drivers" / runtime.driver))
     try:

@@ -55,7 +55,7 @@ def test_shim_killed_before_the_union_is_mounted(runtime: Runtime) -> None:
 def test_one_that_cannot_be_removed_leaves_the_others_alone(runtime: Runtime) -> None:
     runtime("run", "--name=held", "--network=none", IMAGE, "true")
     container = found(runtime, "held")
-    die_at(runtime, "drivers.graph:GraphSnapshotter.remove", "rm", "held")
+    die_at(runtime, "drivers.graph.snapshotter:GraphSnapshotter.remove", "rm", "held")
     (layer,) = _writable(runtime, container.id)
     holder = os.open(layer, os.O_RDONLY)
     try:
@@ -74,7 +74,7 @@ def test_one_that_cannot_be_removed_leaves_the_others_alone(runtime: Runtime) ->
 
 def _writable(runtime: Runtime, key: str) -> list[str]:
     """The branch that the container's snapshot is."""
-    from drivers.registry import open_driver
+    from drivers.catalog import open_driver
 
     driver = open_driver(runtime.driver, str(runtime.root / "drivers" / runtime.driver))
     try:

@@ -37,10 +37,10 @@ sys.exit(command(sys.argv[3:]))
 RUN = [
     ("client", "runtime.oci.sealed.seal", "start a shim"),
     ("client", "runtime.engine.paths:Paths.keep_private", "use the directories {root} and {state}"),
-    ("client", "drivers.registry.open_driver", "open the storage driver vfs"),
+    ("client", "drivers.catalog.open_driver", "open the storage driver vfs"),
     ("client", "runtime.engine.create.unpack", "unpack the image box"),
     ("client", "runtime.engine.records.keep", "record the container"),
-    ("client", "drivers.graph:GraphSnapshotter.prepare", "prepare its root file system"),
+    ("client", "drivers.graph.snapshotter:GraphSnapshotter.prepare", "prepare its root file system"),
     ("shim", "runtime.engine.shim.main._listen", "make its run directory"),
     ("shim", "runtime.engine.shim.main.Writer", "open its log"),
     ("shim", "runtime.engine.shim.life.open_tree", "mount the root file system"),

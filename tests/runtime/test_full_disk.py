@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from drivers import loop
-from drivers.mounts import Mount, mount_all, unmount_all
-from drivers.registry import probe
+from drivers.api import Mount
+from drivers.catalog import probe
+from drivers.disk import loop
+from drivers.mounts.attached import mount_all, unmount_all
 from tests.runtime.conftest import IMAGE, Runtime
 
 pytestmark = [pytest.mark.needs("root", "loop", "cgroups", "program:mkfs.ext4"), pytest.mark.usefixtures("deadline")]

@@ -44,7 +44,7 @@ RECORDED = [
 ENDING = [
     "runtime.engine.release.processes",  # its first process has ended
     "runtime.engine.release.endpoint",
-    "drivers.mounts:Tree.close",
+    "drivers.mounts.tree:Tree.close",
     "runtime.engine.containers:Container.rest",  # nothing is held any more
 ]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.registry import probe
+from drivers.catalog import probe
 from tests.runtime.conftest import IMAGE, Runtime
 from tests.runtime.snapshots import snapshots
 from tests.runtime.test_cli_lifecycle import LOOP, start

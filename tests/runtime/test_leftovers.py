@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind
-from drivers.registry import open_driver
+from drivers.catalog import open_driver
 from tests.capabilities import missing
 from tests.runtime.conftest import IMAGE, Runtime, die_at
 

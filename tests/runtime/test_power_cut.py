@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-from drivers.layout import IDENTITY
-from drivers.registry import open_driver
+from drivers.catalog import open_driver
+from drivers.graph.layout import IDENTITY
 from tests.drivers.children import in_child
 from tests.pictures import Disk, mounted, store
 from tests.runtime.conftest import IMAGE

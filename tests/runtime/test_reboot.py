@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.registry import probe
+from drivers.catalog import probe
 from tests import leaks
 from tests.runtime.conftest import IMAGE, Runtime, links, wait_until
 from tests.runtime.snapshots import snapshots

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.locks import locked
+from drivers.disk.locks import locked
 from runtime.images.unpack import LOCK
 from tests.runtime.conftest import Runtime
 

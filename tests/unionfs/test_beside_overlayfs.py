@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.mounts import Mount
+from drivers.api import Mount
 from tests.mounting import Union, mounted
 from tests.trees import ACL_XATTRS, assert_same, build, read
 from tests.unionfs.test_random_sequence import SEEDS, Choice, Side, apply

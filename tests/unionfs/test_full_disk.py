@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from drivers.loop import attached
+from drivers.disk.loop import attached
 from tests.mounting import Union
 from tests.trees import Entry, File, HardLink, Symlink, Tree, assert_same, build, read
 from unionfs.linux import mounts

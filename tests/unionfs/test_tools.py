@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers import loop
-from drivers.mounts import Mount
+from drivers.api import Mount
+from drivers.disk import loop
 from tests.mounting import Union, mounted
 from tests.trees import Dir, File, HardLink, Special, Symlink, Tree, assert_same, assert_tree, build, read
 from unionfs.linux import libc

@@ -55,10 +55,10 @@ class Guest(NamedTuple):
 
 
 GUESTS = {
-    "devicemapper": Guest(("tests/drivers/test_devicemapper*.py",), f"not TestDevicemapper or {_CONTRACT}"),
-    "zfs": Guest(("tests/drivers/test_zfs.py",), f"not TestZfs or {_CONTRACT}", zfs=True),
+    "devicemapper": Guest(("tests/drivers/devicemapper/test_*.py",), f"not TestDevicemapper or {_CONTRACT}"),
+    "zfs": Guest(("tests/drivers/zfs/test_*.py",), f"not TestZfs or {_CONTRACT}", zfs=True),
     "containers on every driver": Guest(("tests/vm/test_every_driver.py", *_ONE_IMAGE), zfs=True),
-    "project quotas": Guest(("tests/drivers/test_*quota*.py",)),
+    "project quotas": Guest(("tests/drivers/disk/test_quota*.py",)),
     "cgroups of version 2 alone": Guest(("tests/runtime/oci/test_cgroups.py",)),
 }
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from drivers.registry import NAMES, probe
-from tests.drivers.test_zfs import OPTIONS as ZFS_OPTIONS
-from tests.drivers.test_zfs import pool  # noqa: F401  (a fixture that is used by being there)
+from drivers.catalog import NAMES, probe
+from tests.drivers.zfs.pools import OPTIONS as ZFS_OPTIONS
+from tests.drivers.zfs.pools import pool  # noqa: F401  (a fixture that is used by being there)
 from tests.runtime.conftest import IMAGE, Runtime, deadline, installation, rootfs, rootfs_tar  # noqa: F401
 from tests.runtime.registry.conftest import Registry, docker_registry, registry  # noqa: F401
 

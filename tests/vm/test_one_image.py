@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from drivers.registry import NAMES, probe
-from tests.drivers.test_zfs import pool  # noqa: F401  (a fixture that is used by being there)
+from drivers.catalog import NAMES, probe
+from tests.drivers.zfs.pools import pool  # noqa: F401  (a fixture that is used by being there)
 from tests.runtime.conftest import IMAGE, Runtime, deadline, installation, rootfs, rootfs_tar  # noqa: F401
 from tests.runtime.registry.conftest import Registry, docker_registry, registry  # noqa: F401
 from tests.runtime.registry.test_tools import skopeo

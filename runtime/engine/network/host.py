@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from drivers import locks
+from drivers.disk import locks
 from drivers.errors import TimedOut
 from runtime import errors
 from runtime.engine.network import files, nat, rtnetlink, subnets, sysctl

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import NamedTuple
 
-from drivers.programs import find
+from drivers.disk.programs import find
 from runtime.engine.network import command, iptables
 from runtime.engine.network.netlink import NetlinkSocket, Request, string
 from runtime.errors import NetworkError

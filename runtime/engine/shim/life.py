@@ -1,6 +1,6 @@
 """One container from its mounts to its last trace, in the order in which each needs the one before.
 
-    begin   root file system, attached nowhere                      drivers.mounts.open_tree
+    begin   root file system, attached nowhere                      drivers.mounts.tree.open_tree
             /etc files, and the specification as it is run
             namespaces, cgroups, everything but execve              oci.create
             endpoint in the container's network namespace, and its address in /etc/hosts
@@ -17,8 +17,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from drivers.api import Mount
 from drivers.errors import InUse
-from drivers.mounts import Mount, Tree, open_tree
+from drivers.mounts.tree import Tree, open_tree
 from runtime.engine import accounts, records, release, trees
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.etc import EtcFiles

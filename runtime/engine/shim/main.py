@@ -8,8 +8,8 @@ import socket
 import sys
 from typing import Any
 
+from drivers.api import Mount
 from drivers.errors import DriverError
-from drivers.mounts import Mount
 from runtime.engine import frames
 from runtime.engine.containers import ContainerStore
 from runtime.engine.logs import Writer

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,17 +52,21 @@ class Content(Words):
     def test_views_are_read_only(self, driver: Snapshotter) -> None:
         self.layer(driver, "one", {"f": "1", "d": {}})
         self.layer(driver, "two", {"g": "2"}, "one")
-        for parent, expected in (("", {}), ("one", {"f": "1", "d": {}}), ("two", {"f": "1", "g": "2", "d": {}})):
+        contents: dict[str, trees.Tree] = {
+            "": {}, "one": {"f": "1", "d": {}}, "two": {"f": "1", "g": "2", "d": {}},
+        }  # fmt: skip
+        changes: tuple[Callable[[str], None], ...] = (
+            lambda path: os.mkdir(f"{path}/new"),
+            lambda path: os.chmod(path, 0o700),
+            lambda path: os.setxattr(path, "user.x", b""),
+            os.utime,
+        )
+        for parent, expected in contents.items():
             with mounted(driver.view(f"view-{parent}", parent)) as path:
                 trees.assert_tree(path, expected)
-                for change in (
-                    lambda path=path: os.mkdir(f"{path}/new"),
-                    lambda path=path: os.chmod(path, 0o700),
-                    lambda path=path: os.setxattr(path, "user.x", b""),
-                    lambda path=path: os.utime(path),
-                ):
+                for change in changes:
                     with pytest.raises(OSError, match="Read-only") as refused:
-                        change()
+                        change(path)
                     assert refused.value.errno == errno.EROFS
                 if expected:
                     with pytest.raises(OSError, match="Read-only"):

@@ -24,7 +24,7 @@ from drivers.archive.reader import Entry, Reader
 from drivers.diff import apply, changes, diff_size, layer, write_diff
 from drivers.diff.snapshots import compared, tree
 from drivers.diff.walk import differences
-from drivers.mounts import private
+from drivers.mounts.tree import private
 from tests import trees
 from tests.contracts.snapshotter.words import Words
 from tests.drivers.children import in_child
@@ -96,7 +96,7 @@ class Differ(Words):
 
     def test_changes_of_twenty_files(self, driver: Snapshotter) -> None:
         """graphtest's Changes: every third of 20 files modified, added, removed."""
-        base = {f"dir-{n // 10}": {f"file-{m}": str(m) for m in range(n, n + 10)} for n in (0, 10)}
+        base: trees.Tree = {f"dir-{n // 10}": {f"file-{m}": str(m) for m in range(n, n + 10)} for n in (0, 10)}
 
         def change(path: str) -> None:
             for number in range(20):
@@ -116,7 +116,7 @@ class Differ(Words):
 
     def test_nothing_changed(self, driver: Snapshotter) -> None:
         """Neither by reading, nor by opening for writing, nor by changing and changing back."""
-        base = {"dir": {"f": File("content", mtime_ns=OLD, mode=0o640)}, "link": Symlink(target="f")}
+        base: trees.Tree = {"dir": {"f": File("content", mtime_ns=OLD, mode=0o640)}, "link": Symlink(target="f")}
 
         def change(path: str) -> None:
             Path(path, "dir/f").read_text()
@@ -160,11 +160,13 @@ class Differ(Words):
                     file.write("B")
                 os.utime(f"{path}/{name}", ns=(OLD, OLD))
 
-        base = {"f": File("A", mtime_ns=OLD), "dir": {"g": File("A", mtime_ns=OLD), "same": File("A", mtime_ns=OLD)}}
+        base: trees.Tree = {
+            "f": File("A", mtime_ns=OLD), "dir": {"g": File("A", mtime_ns=OLD), "same": File("A", mtime_ns=OLD)},
+        }  # fmt: skip
         assert self.changed(driver, base, change) == ["C /dir", "C /dir/g", "C /f"]
 
     def test_a_time_is_a_change(self, driver: Snapshotter) -> None:
-        base = {"f": File("x", mtime_ns=OLD), "link": Symlink(target="f", mtime_ns=OLD), "dir": {}}
+        base: trees.Tree = {"f": File("x", mtime_ns=OLD), "link": Symlink(target="f", mtime_ns=OLD), "dir": {}}
 
         def change(path: str) -> None:
             for name in ("f", "link", "dir"):
@@ -177,7 +179,7 @@ class Differ(Words):
                             "20000400ffffffff")
         capability = bytes.fromhex("0100000200200000000000000000000000000000")
         names = ("mode", "uid", "gid", "xattr", "acl", "capability", "less", "same")
-        base = {name: File("x", mtime_ns=OLD, xattrs={"user.old": b"1"}, mode=0o644) for name in names} | {
+        base: trees.Tree = {name: File("x", mtime_ns=OLD, xattrs={"user.old": b"1"}, mode=0o644) for name in names} | {
             "dir-mode": {}, "dir-uid": {}, "dir-acl": {}, "link": Symlink(target="x"),
             "dir-less": Dir({}, xattrs={"user.old": b"1", "system.posix_acl_default": acl}),
         }  # fmt: skip
@@ -232,7 +234,7 @@ class Differ(Words):
 
     def test_deleted_and_made_again(self, driver: Snapshotter) -> None:
         """What the second directory hides is told, one by one; the archive needs no opaque marker for it."""
-        base = {"dir": {"a": "a", "b": {"c": "c"}, "kept": File("k", mtime_ns=OLD)}, "other": "o"}
+        base: trees.Tree = {"dir": {"a": "a", "b": {"c": "c"}, "kept": File("k", mtime_ns=OLD)}, "other": "o"}
 
         def change(path: str) -> None:
             shutil.rmtree(f"{path}/dir")
@@ -244,7 +246,7 @@ class Differ(Words):
 
     def test_made_again_with_what_is_in_it(self, driver: Snapshotter) -> None:
         """Only the uppermost directory says that it hides what lay below it: the others are in it."""
-        base = {"dir": {"a": {"b": {"gone": "x", "kept": File("k", mtime_ns=OLD)}, "gone": {"c": "c"}}}}
+        base: trees.Tree = {"dir": {"a": {"b": {"gone": "x", "kept": File("k", mtime_ns=OLD)}, "gone": {"c": "c"}}}}
 
         def change(path: str) -> None:
             shutil.rmtree(f"{path}/dir")
@@ -255,7 +257,7 @@ class Differ(Words):
         ]  # fmt: skip
 
     def test_a_directory_that_is_deleted_is_one_line(self, driver: Snapshotter) -> None:
-        base = {"a": {"b": {"c": {"d": "x"}}}, "z": ""}
+        base: trees.Tree = {"a": {"b": {"c": {"d": "x"}}}, "z": ""}
         assert self.changed(driver, base, lambda path: shutil.rmtree(f"{path}/a/b")) == ["C /a", "D /a/b"]
 
     def test_whiteouts_come_before_their_siblings(self, driver: Snapshotter) -> None:
@@ -401,7 +403,7 @@ class Differ(Words):
     def test_what_a_container_may_write_is_no_mark(self, driver: Snapshotter, user: int) -> None:
         """In no form. What a driver refuses is not there, and of the rest a layer has what it can: no `.wh.` names, no
         devices 0:0, no attributes that are marks of a union elsewhere."""
-        base = {
+        base: trees.Tree = {
             "d": Dir({"a": "a", "b": "b", "sub": Dir({"x": "x"}, uid=user)}, uid=user),
             "e": Dir({"moved": File("moved", uid=user), "y": "y"}, uid=user),
         }  # fmt: skip

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Snapshotter
+from drivers.catalog import open_driver
 from drivers.errors import NotFound, NotSupported, Unavailable
-from drivers.registry import open_driver
 from tests import trees
 from tests.contracts.snapshotter.words import Words
 from tests.mounting import mounted

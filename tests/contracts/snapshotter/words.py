@@ -12,8 +12,8 @@ from typing import ClassVar
 import pytest
 
 from drivers.api import Kind, Snapshotter
-from drivers.graph import GraphSnapshotter
-from drivers.registry import open_driver, probe
+from drivers.catalog import open_driver, probe
+from drivers.graph.snapshotter import GraphSnapshotter
 from tests import trees
 from tests.mounting import mounted
 

@@ -9,7 +9,7 @@ import pytest
 from drivers.archive.extract import Extracted, extract
 from drivers.archive.layered import Onto
 from drivers.archive.limits import DEFAULT, Limits
-from drivers.trees import delete_path
+from drivers.disk.trees import delete_path
 from tests.drivers.archive import tape
 from tests.trees import File, Symlink, build
 

@@ -127,7 +127,7 @@ def stream(*parts: bytes) -> io.BytesIO:
 
 def snapshot(path: str) -> list[tuple[object, ...]]:
     """Everything that can be known of a tree, inode numbers, link counts and change times with it."""
-    found = []
+    found: list[tuple[object, ...]] = []
     for directory_, names, files in sorted(os.walk(path)):
         for name in ["", *sorted([*names, *files])]:
             full = os.path.join(directory_, name)

@@ -56,6 +56,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     yield lambda: count
 
 
+def validated(*parts: bytes, limits: Limits = DEFAULT) -> None:
+    validate(tape.stream(*parts), limits=limits)
+
+
 def _deep(top: Path, depth: int) -> Path:
     path = top.joinpath(*["d"] * depth)
     path.mkdir(parents=True, exist_ok=True)
@@ -124,7 +128,7 @@ def test_own_directories_on_the_way_are_not_opened_one_by_one(
     + [tape.file(b"0/" * (number % 2 + 1) + b"f") for number in range(20)],
 ], ids=["depth", "link", "links"])  # fmt: skip
 def test_looks_at_names_are_counted(unpack: Layer, parts: list[bytes]) -> None:
-    for run in (unpack, lambda *parts, limits=DEFAULT: validate(tape.stream(*parts), limits=limits)):
+    for run in (unpack, validated):
         with pytest.raises(ArchiveError, match=r"^[^ ]+ \(byte \d+\): .* more than 600 looks at the names on the way"):
             run(*parts, limits=Limits(looks=600))
     unpack(*parts, limits=Limits(looks=100_000))
@@ -143,7 +147,7 @@ def test_looks_at_what_is_below_are_counted(memory: Path, layer: Layer, mark: li
 
 def test_links_lead_no_deeper_than_names(unpack: Layer) -> None:
     parts = [tape.symlink(b"l", b"n/" * 8), tape.file(b"l/" + b"m/" * 3 + b"f")]
-    for run in (unpack, lambda *parts, limits: validate(tape.stream(*parts), limits=limits)):
+    for run in (unpack, validated):
         with pytest.raises(ArchiveError, match="through symbolic links to more than 10 directories in one another"):
             run(*parts, limits=Limits(depth=10))
     unpack(*parts, limits=Limits(depth=11))

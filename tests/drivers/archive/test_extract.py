@@ -18,7 +18,7 @@ from drivers.archive.validate import validate
 from drivers.archive.walk import canonical
 from tests.drivers.archive import tape
 from tests.drivers.archive.tape import directory, file, hard_link, header, pax, symlink
-from tests.trees import Dir, File, HardLink, Special, Symlink, assert_tree, build
+from tests.trees import Dir, Entry, File, HardLink, Special, Symlink, Tree, assert_tree, build
 from unionfs.linux import consts, mounts
 
 Unpack = Callable[..., Extracted]
@@ -91,21 +91,22 @@ def test_an_attribute_that_the_kernel_refuses_is_named(unpack: Unpack) -> None:
         unpack(pax({b"SCHILY.xattr.security.capability": b"junk"}), file(b"ping"))
 
 
-NEW = {
+NEW: dict[str, tuple[bytes, Tree]] = {
     "file": (file(b"x", b"new"), {"x": "new"}),
     "directory": (directory(b"x/", mode=0o711, uid=7), {"x": Dir({}, mode=0o711, uid=7)}),
     "link": (symlink(b"x", b"new"), {"x": Symlink(target="new")}),
     "hard link": (file(b"t", b"t") + hard_link(b"x", b"t"), {"t": "t", "x": HardLink("t")}),
     "fifo": (header(b"x", b"6"), {"x": Special()}),
 }
-OLD = {
+OLD_DIRECTORY: Tree = {"a": {"b": "old"}, "c": Symlink(target="a")}
+OLD: dict[str, dict[str, Entry]] = {
     "file": {"x": "old"},
     "link to a file": {"target": "old", "x": Symlink(target="target")},
     "link to a directory": {"target": {"inside": "old"}, "x": Symlink(target="target")},
     "dangling link": {"x": Symlink(target="nowhere")},
     "fifo": {"x": Special()},
     "socket": {"x": Special(type=stat.S_IFSOCK)},
-    "directory": {"x": {"a": {"b": "old"}, "c": Symlink(target="a")}},
+    "directory": {"x": OLD_DIRECTORY},
 }
 
 
@@ -113,23 +114,23 @@ OLD = {
 @pytest.mark.parametrize("old", OLD)
 def test_an_entry_takes_the_place_of_what_was_there(old: str, new: str, root: str, unpack: Unpack) -> None:
     """Removed and made anew, but for a directory over a directory; what a link led to is not touched."""
-    build(root, OLD[old])  # type: ignore[arg-type]
+    build(root, OLD[old])
     part, tree = NEW[new]
     unpack(part)
     rest = {name: value for name, value in OLD[old].items() if name != "x"}
     if (old, new) == ("directory", "directory"):
-        tree = {"x": Dir(OLD[old]["x"], mode=0o711, uid=7)}  # type: ignore[arg-type]
-    assert_tree(root, rest | tree)  # type: ignore[arg-type]
+        tree = {"x": Dir(OLD_DIRECTORY, mode=0o711, uid=7)}
+    assert_tree(root, {**rest, **tree})
 
 
 @pytest.mark.parametrize("new", NEW)
 def test_the_same_within_one_archive(new: str, root: str, unpack: Unpack) -> None:
     part, tree = NEW[new]
     unpack(file(b"x", b"first"), part, file(b"x", b"second"), part)
-    assert_tree(root, tree)  # type: ignore[arg-type]
+    assert_tree(root, tree)
 
 
-LOWER = {"etc": {"a": "a", "sub": {"b": "b"}, "link": Symlink(target="a")}, "keep": "k"}
+LOWER: Tree = {"etc": {"a": "a", "sub": {"b": "b"}, "link": Symlink(target="a")}, "keep": "k"}
 
 
 def test_a_whiteout_removes_what_was_below(root: str, unpack: Unpack) -> None:
@@ -162,7 +163,7 @@ def test_an_opaque_directory_wherever_its_mark_comes(place: int, root: str, unpa
     parts.append(symlink(b"etc/l", b"x"))
     parts.insert(place, file(b"etc/.wh..wh..opq"))
     unpack(*parts)
-    etc = {"a": "new", "sub": {"new": "n"}, "l": Symlink(target="x")}
+    etc: Tree = {"a": "new", "sub": {"new": "n"}, "l": Symlink(target="x")}
     assert_tree(root, {"etc": Dir(etc, mode=0o700), "keep": "k"})
 
 
@@ -283,7 +284,7 @@ def test_a_disk_that_is_full_at_any_entry(tmp_path: Path) -> None:
         file(b"implied/parent/f", b"x"), directory(b"d/"), symlink(b"d/s", b"t" * 3000), header(b"d/p", b"6"),
         header(b"null", b"3", major=1, minor=3), hard_link(b"h", b"implied/parent/f"), file(b"d", b"replaced"),
     )  # fmt: skip
-    said = set()
+    said: set[object] = set()
     for inodes in range(2, 12):
         mounts.mount("tmpfs", str(target), "tmpfs", 0, f"nr_inodes={inodes}")
         try:
@@ -368,11 +369,11 @@ def test_nothing_inherits_what_the_archive_does_not_say(root: str, unpack: Unpac
     os.setxattr(f"{root}/old", "system.posix_acl_default", ACL)
     default = {b"SCHILY.xattr.system.posix_acl_default": ACL}
     parts = [pax(default), directory(b"new/")]
-    for place in (b"old", b"new"):
+    for start in (b"old/", b"new/"):
         parts += [
-            file(place + b"/f", b"x", mode=0o666), directory(place + b"/d/", mode=0o777),
-            header(place + b"/p", b"6", mode=0o666), symlink(place + b"/l", b"x"),
-            pax(default), directory(place + b"/e/"),
+            file(start + b"f", b"x", mode=0o666), directory(start + b"d/", mode=0o777),
+            header(start + b"p", b"6", mode=0o666), symlink(start + b"l", b"x"),
+            pax(default), directory(start + b"e/"),
         ]  # fmt: skip
     unpack(*parts, directory(b"clean/"), file(b"clean/f"))
     for place in ("old", "new"):

@@ -14,10 +14,10 @@ import pytest
 from drivers.archive.decompress import decompress
 from drivers.archive.extract import extract
 from drivers.archive.validate import validate
-from tests.trees import Dir, File, Special, Symlink, assert_same, build, read
+from tests.trees import Dir, File, Special, Symlink, Tree, assert_same, build, read
 
 NS = 1_600_000_000_123_456_789
-TREE = {
+TREE: Tree = {
     "bin": Dir({"su": File("s", mode=0o4755), "ls": File(bytes(range(256)) * 300, mode=0o755)}, mtime_ns=NS),
     "empty": File("", mtime_ns=NS),
     "holes": File("data", holes=1 << 20),
@@ -84,7 +84,7 @@ def test_the_same_as_gnu_tar(options: tuple[str, ...], tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [("--format=ustar",), ("--format=v7",)], ids=" ".join)
 def test_the_old_formats(options: tuple[str, ...], tmp_path: Path) -> None:
     """With what these formats can say: short names, small numbers, no devices in v7."""
-    tree = {
+    tree: Tree = {
         "d" * 60: Dir({"e" * 30: {"f": File("x", uid=5, mtime_ns=10**9)}}, mode=0o700), "link": Symlink(target="x"),
         "a": File("y" * 513, mode=0o755),
     }  # fmt: skip
@@ -100,7 +100,7 @@ def test_the_old_formats(options: tuple[str, ...], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_archives_of_pythons_tarfile(format_: int, tmp_path: Path) -> None:
-    tree = {"d": {"n" * 90: "x", "l": Symlink(target="y")}, "e": File("z", mtime_ns=NS)}
+    tree: Tree = {"d": {"n" * 90: "x", "l": Symlink(target="y")}, "e": File("z", mtime_ns=NS)}
     source = build(str(tmp_path / "source"), tree)
     with tarfile.open(tmp_path / "a.tar", "w", format=format_) as out:
         out.add(source, ".")
@@ -140,7 +140,7 @@ def test_sparse_archives(options: tuple[str, ...], tmp_path: Path) -> None:
 
 def test_what_tar_makes_of_a_branch_is_a_layer(tmp_path: Path, root: str) -> None:
     """A writable branch in AUFS form: whiteouts that are hard links of one file, an opaque directory."""
-    tree = {".wh.gone": File("", mode=0o444), "opaque": {".wh..wh..opq": "", "n": "n"}}
+    tree: Tree = {".wh.gone": File("", mode=0o444), "opaque": {".wh..wh..opq": "", "n": "n"}}
     branch = build(str(tmp_path / "branch"), tree)
     os.makedirs(f"{branch}/dir")
     os.link(f"{branch}/.wh.gone", f"{branch}/dir/.wh.gone-too")

@@ -15,7 +15,7 @@ from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
 from drivers.archive.validate import validate
 from tests.drivers.archive import tape
-from tests.trees import File, Symlink, build
+from tests.trees import File, Symlink, Tree, build
 
 RELAXED = settings(
     max_examples=400, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -53,7 +53,7 @@ def beside_a_victim() -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as place:
         root = f"{place}/root"
         os.mkdir(root)
-        tree = {"secret": File("s", mode=0o600), "a": {"b": "x"}, "lib": Symlink(target="a")}
+        tree: Tree = {"secret": File("s", mode=0o600), "a": {"b": "x"}, "lib": Symlink(target="a")}
         victim = build(f"{place}/victim", tree)
         before = tape.snapshot(victim)
         yield root, victim

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind, Snapshotter
-from drivers.registry import open_driver
+from drivers.catalog import open_driver
 from runtime.errors import ImageError
 from runtime.images.admit import admit
 from runtime.images.blobs import digest_of

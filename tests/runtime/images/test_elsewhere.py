@@ -16,7 +16,7 @@ import pytest
 
 from drivers import diff
 from drivers.api import Snapshotter
-from drivers.registry import open_driver, probe
+from drivers.catalog import open_driver, probe
 from runtime.errors import ImageError
 from runtime.images import save
 from runtime.images.blobs import digest_of

@@ -15,8 +15,8 @@ from types import ModuleType
 
 import pytest
 
-from drivers import ownership
 from drivers.archive.limits import Limits
+from drivers.disk import ownership
 from runtime.errors import ImageError, ImageInUse, NoSuchImage
 from runtime.images import index
 from runtime.images.blobs import digest_of

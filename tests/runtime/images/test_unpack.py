@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind, Snapshotter
-from drivers.registry import NAMES, open_driver, probe
+from drivers.catalog import NAMES, open_driver, probe
 from runtime.errors import ImageError, NoSuchImage
 from runtime.images import layer as layers
 from runtime.images.document import LAYER, Descriptor

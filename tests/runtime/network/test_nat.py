@@ -11,7 +11,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from drivers.programs import find
+from drivers.disk.programs import find
 from runtime.engine.network import command, iptables, nat
 from runtime.engine.network.bridge import BridgeNetwork
 from runtime.errors import NetworkError

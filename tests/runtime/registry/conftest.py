@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from drivers.registry import open_driver
+from drivers.catalog import open_driver
 from runtime.errors import ImageError, RegistryError
 from runtime.images.platforms import Platform
 from runtime.images.reference import parse

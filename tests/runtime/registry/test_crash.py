@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers.mounts import Mount
-from drivers.registry import open_driver
+from drivers.api import Mount
+from drivers.catalog import open_driver
 from runtime.errors import ImageError
 from runtime.images.reference import parse
 from runtime.images.store import ImageStore
