@@ -20,8 +20,6 @@ OPTIONS = (
 def main(given: Given, settings: Settings) -> int:
     if not 1 <= len(given.arguments) <= 2:
         raise UsageError("it requires 1 or 2 arguments, a container and a name for the image")
-    store = settings.store()
-    container = store.get(given.arguments[0])
 
     from runtime.engine.commit import Wish, commit
 
@@ -32,5 +30,6 @@ def main(given: Given, settings: Settings) -> int:
         changes=tuple(given.values("change")),
         pause=given.value("pause", "true") == "true",
     )
-    print(commit(container, wish).id)
+    with settings.recovered() as installation:
+        print(commit(installation, installation.containers.get(given.arguments[0]), wish).id)
     return 0

@@ -22,9 +22,9 @@ def main(given: Given, settings: Settings) -> int:
 
     from runtime.engine.prune import containers, left_over, snapshots
 
-    store = settings.store()
-    return prune.report([
-        ("Deleted Containers", containers(store)),
-        ("Deleted Snapshots", snapshots(store)),
-        ("Left over", left_over(store)),
-    ])
+    with settings.recovered() as installation:
+        return prune.report([
+            ("Deleted Containers", containers(installation)),
+            ("Deleted Snapshots", snapshots(installation)),
+            ("Left over", left_over(installation)),
+        ])

@@ -18,13 +18,15 @@ OPTIONS: tuple[Option, ...] = ()
 def main(given: Given, settings: Settings) -> int:
     if len(given.arguments) != 1:
         raise UsageError("it requires exactly 1 argument, a container")
-    container = settings.store().get(given.arguments[0])
 
     from drivers import diff
     from runtime.engine import trees
 
-    with trees.driver_of(container) as driver, trees.live(container) as live:
-        changes = diff.changes(driver, container.id, mount_points=trees.mount_points(container), live=live)
+    with settings.recovered() as installation:
+        container = installation.containers.get(given.arguments[0])
+        driver = installation.drivers.get(container.config.driver)
+        with trees.live(container) as live:
+            changes = diff.changes(driver, container.id, mount_points=trees.mount_points(container), live=live)
     # The container chose the names: what it writes into them is not to reach a terminal, nor to look like a line.
     for change in changes:
         print(change.kind, human.path(os.fsdecode(change.path)))

@@ -35,7 +35,6 @@ def main(given: Given, settings: Settings) -> int:
         # The command's process is this interpreter until its execve: it must not be able to overwrite it.
         sealed.execve_python(sys.orig_argv[1:], os.environ)
     conceal(given.values("env"))
-    store = settings.store()
 
     from runtime.engine.exec import ExecOptions, execute
 
@@ -47,4 +46,5 @@ def main(given: Given, settings: Settings) -> int:
         terminal=given.flag("tty"),
         stdin=given.flag("interactive"),
     )
-    return execute(store.get(reference), wish)
+    with settings.recovered() as installation:
+        return execute(installation.containers.get(reference), wish)

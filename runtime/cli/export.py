@@ -18,16 +18,14 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it requires exactly 1 argument, a container")
     output = given.value("output")
     no_terminal(output)
-    container = settings.store().get(given.arguments[0])
 
     from drivers.diff import write_tree
     from drivers.diff.snapshots import tree
     from runtime.engine import trees
 
-    with (
-        trees.driver_of(container) as driver,
-        trees.live(container) as live,
-        tree(driver, container.id, live) as root_fd,
-    ):
-        write_archive(output, lambda write: write_tree(root_fd, write))
+    with settings.recovered() as installation:
+        container = installation.containers.get(given.arguments[0])
+        driver = installation.drivers.get(container.config.driver)
+        with trees.live(container) as live, tree(driver, container.id, live) as root_fd:
+            write_archive(output, lambda write: write_tree(root_fd, write))
     return 0

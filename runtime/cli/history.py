@@ -31,12 +31,11 @@ def main(given: Given, settings: Settings) -> int:
     settings.need_root()
 
     from runtime.images import document
-    from runtime.images.store import ImageStore
 
-    store = ImageStore(settings.paths.images)
-    image = store.get(given.arguments[0])
+    with settings.installation() as installation:
+        image = installation.images.get(given.arguments[0])
+        steps = document.parse_configuration(installation.images.read(image.id)).history
     full, people = given.flag("no-trunc"), given.flag("human") or "human" not in given.options
-    steps = document.parse_configuration(store.read(image.id)).history
     rows: list[tuple[str, ...]] = []
     for step, size in reversed(_sized(steps, [layer.size for layer in image.blobs])):
         created = str(step.get("created") or "")

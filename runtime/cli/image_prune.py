@@ -27,4 +27,5 @@ def main(given: Given, settings: Settings) -> int:
 
     from runtime.engine.prune import images
 
-    return prune.report([("Deleted Images", images(settings.store(), named=named))])
+    with settings.recovered() as installation:
+        return prune.report([("Deleted Images", images(installation, named=named))])

@@ -20,10 +20,9 @@ def main(given: Given, settings: Settings) -> int:
     archive, reference = given.arguments
 
     from runtime.images import changes
-    from runtime.images.store import ImageStore
 
     config = changes.parse(given.values("change"))
-    settings.need_root()
     path = "/dev/stdin" if archive == "-" else archive
-    print(ImageStore(settings.paths.images).import_rootfs(path, reference, config=config).id)
+    with settings.installation() as installation:
+        print(installation.images.import_rootfs(path, reference, config=config).id)
     return 0

@@ -30,10 +30,11 @@ def main(given: Given, settings: Settings) -> int:
     if len(given.arguments) != 1:
         raise UsageError("it requires exactly 1 argument, a container")
     tail = _tail(given.value("tail", "all"))
-    container = settings.store().get(given.arguments[0])
 
     from runtime.engine.watch import connect
 
+    with settings.recovered() as installation:
+        container = installation.containers.get(given.arguments[0])
     # The line comes before the first look at the log: nothing that is written in between goes unnoticed.
     watch = connect(container) if given.flag("follow") else None
     with watch or nullcontext(), Reader(container.log, tell=lambda line: tell([line])) as log:

@@ -33,8 +33,10 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it takes no arguments")
     full = given.flag("no-trunc")
     rows = []
-    store = settings.store()
-    for container in [*store, *(store.damaged() if given.flag("all") else ())]:
+    with settings.recovered() as installation:
+        store = installation.containers
+        listed = [*store, *(store.damaged() if given.flag("all") else ())]
+    for container in listed:
         try:
             state = container.state()
         except NoSuchContainer:

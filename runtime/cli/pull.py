@@ -26,7 +26,6 @@ def main(given: Given, settings: Settings) -> int:
 
     from runtime.images.platforms import parse_platform
     from runtime.images.reference import parse
-    from runtime.images.store import ImageStore
     from runtime.registry.access import Access
     from runtime.registry.progress import full, progress
     from runtime.registry.pull import pull, pull_all
@@ -42,11 +41,8 @@ def main(given: Given, settings: Settings) -> int:
     shown = progress(sys.stdout, quiet=given.flag("quiet"))
     if not tagged and not every:
         shown.say("Using default tag: latest")
-    images = ImageStore(settings.paths.images)
-    driver = settings.storage.open(settings.paths)  # before anything is transferred: it may not work here
-    try:
-        (pull_all if every else pull)(images, access, reference, driver, shown, platform=platform)
-    finally:
-        driver.close()
+    with settings.installation() as installation:
+        driver = installation.drivers.chosen()  # before anything is transferred: it may not work here
+        (pull_all if every else pull)(installation.images, access, reference, driver, shown, platform=platform)
     print(full(reference._replace(tag="") if every else reference))
     return 0

@@ -21,7 +21,6 @@ def main(given: Given, settings: Settings) -> int:
     settings.need_root()
 
     from runtime.images.reference import parse
-    from runtime.images.store import ImageStore
     from runtime.registry.access import Access
     from runtime.registry.progress import full, progress
     from runtime.registry.push import push
@@ -33,7 +32,8 @@ def main(given: Given, settings: Settings) -> int:
     shown = progress(sys.stdout, quiet=quiet)
     if text == reference.name:
         shown.say("Using default tag: latest")
-    push(ImageStore(settings.paths.images), access, reference, shown)
+    with settings.installation() as installation:
+        push(installation.images, access, reference, shown)
     if quiet:
         print(full(reference))
     return 0

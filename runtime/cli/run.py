@@ -46,7 +46,10 @@ def main(given: Given, settings: Settings) -> int:
     from runtime.engine.terminal import window
 
     size = window(1) if wish.terminal else (0, 0)
-    with running(settings.paths, settings.storage, wish, size, debug=settings.debug) as (container, shim):
+    with (
+        settings.installation() as installation,
+        running(installation, wish, size, debug=settings.debug) as (container, shim),
+    ):
         if detach:
             print(container.id)
             return 0

@@ -36,18 +36,18 @@ def main(given: Given, settings: Settings) -> int:
     settings.need_root()
 
     from runtime.images import save
-    from runtime.images.store import ImageStore
 
-    store = ImageStore(settings.paths.images)
-    images = save.choose(store, given.arguments)
+    with settings.installation() as installation:
+        store = installation.images
+        images = save.choose(store, given.arguments)
 
-    def fill(write: Callable[[bytes], object]) -> None:
-        save.archive(store, images, write, docker=form == "docker")
+        def fill(write: Callable[[bytes], object]) -> None:
+            save.archive(store, images, write, docker=form == "docker")
 
-    if form == "oci-dir":
-        _make_directory(output, lambda path: save.directory(store, images, path))
-    else:
-        write_archive(output, fill)
+        if form == "oci-dir":
+            _make_directory(output, lambda path: save.directory(store, images, path))
+        else:
+            write_archive(output, fill)
     return 0
 
 

@@ -19,13 +19,14 @@ def main(given: Given, settings: Settings) -> int:
     seconds = options.whole(text)
     if seconds is None:
         raise UsageError(f"invalid time: {text!r}: write whole seconds, or -1 to wait for ever")
-    store = settings.store()
 
     from runtime.engine.stop import stop
 
-    def one(reference: str) -> None:
-        container = store.get(reference)
-        patience = None if seconds < 0 else float(seconds)
-        stop(store, container, number=container.config.stop_signal, patience=patience)
+    with settings.recovered() as installation:
 
-    return each_of("stop", given, "container", one)
+        def one(reference: str) -> None:
+            container = installation.containers.get(reference)
+            patience = None if seconds < 0 else float(seconds)
+            stop(installation, container, number=container.config.stop_signal, patience=patience)
+
+        return each_of("stop", given, "container", one)

@@ -28,7 +28,8 @@ _CONTAINERS = ("CONTAINER ID", "IMAGE", "COMMAND", "LOCAL VOLUMES", "SIZE", "CRE
 def main(given: Given, settings: Settings) -> int:
     if given.arguments:
         raise UsageError("it takes no arguments")
-    disk = measure(settings.store())
+    with settings.recovered() as installation:
+        disk = measure(installation)
     print(_verbose(disk) if given.flag("verbose") else human.table(_TITLES, _rows(disk)), end="", flush=True)
     tell(disk.away)
     return 0

@@ -33,9 +33,9 @@ def main(given: Given, settings: Settings) -> int:
 
     from runtime.engine.prune import containers, images, snapshots
 
-    store = settings.store()
-    return prune.report([
-        ("Deleted Containers", containers(store)),
-        ("Deleted Snapshots", snapshots(store)),
-        ("Deleted Images", images(store, named=named)),
-    ])
+    with settings.recovered() as installation:
+        return prune.report([
+            ("Deleted Containers", containers(installation)),
+            ("Deleted Snapshots", snapshots(installation)),
+            ("Deleted Images", images(installation, named=named)),
+        ])

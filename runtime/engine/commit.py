@@ -12,10 +12,11 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from drivers import diff
+from drivers.api import Snapshotter
 from drivers.archive.errors import ArchiveError
 from runtime.engine import trees
 from runtime.engine.containers import Config, Container
-from runtime.engine.paths import Paths
+from runtime.engine.installation import Installation
 from runtime.engine.pause import paused
 from runtime.errors import ImageError
 from runtime.images import changes, document
@@ -23,7 +24,6 @@ from runtime.images.blobs import Writer
 from runtime.images.document import Descriptor
 from runtime.images.image import Image
 from runtime.images.reference import parse
-from runtime.images.store import ImageStore
 
 _EMPTY = 1024  # bytes of an archive without an entry
 
@@ -41,15 +41,15 @@ class Wish(NamedTuple):
     pause: bool = True
 
 
-def commit(container: Container, wish: Wish) -> Image:
+def commit(installation: Installation, container: Container, wish: Wish) -> Image:
     """Make the image. Raises RuntimeFault, DriverError, OSError; there is no new image then, and no blob."""
     config = container.config
     names = [_name(wish.reference)] if wish.reference else []
-    images = ImageStore(Paths(config.root, config.state).images)
+    images = installation.images
     base = images.get(config.image_id)
     changed = changes.parse(wish.changes, _of_container(base.config, config))
     with images.writer() as layer, images.writer() as configuration:
-        size = _write_layer(container, layer, pause=wish.pause)
+        size = _write_layer(installation.drivers.get(config.driver), container, layer, pause=wish.pause)
         layers = list(base.blobs)
         is_docker = base.media_type == document.DOCKER_MANIFEST
         if size > _EMPTY:
@@ -75,11 +75,10 @@ def _name(reference: str) -> str:
     return name.key
 
 
-def _write_layer(container: Container, layer: Writer, *, pause: bool) -> int:
+def _write_layer(driver: Snapshotter, container: Container, layer: Writer, *, pause: bool) -> int:
     with ExitStack() as held:
         if pause:
             held.enter_context(paused(container))
-        driver = held.enter_context(trees.driver_of(container))
         live = held.enter_context(trees.live(container))
         points = trees.mount_points(container)
         try:

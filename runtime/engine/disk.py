@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from drivers.api import Kind, Snapshotter
 from drivers.errors import DriverError
-from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.containers import Container
+from runtime.engine.installation import Installation
 from runtime.engine.state import State
-from runtime.engine.stores import Away, Snapshot, opened, without_record
+from runtime.engine.storage import Away
+from runtime.engine.stores import Snapshot, without_record
 from runtime.errors import NoSuchContainer
 from runtime.images.image import Image
-from runtime.images.store import ImageStore
 from runtime.images.unpack import chain_ids
 
 # ("", digest of a blob), or (driver, chain id of a snapshot).
@@ -58,19 +59,19 @@ class Disk(NamedTuple):
         return sum(self.sizes[piece] for piece in held.pieces - others)
 
 
-def measure(store: ContainerStore) -> Disk:
+def measure(installation: Installation) -> Disk:
     """Raises ImageError for a damaged store; a driver that does not work here, and what is damaged in one, counts
     nothing."""
-    images = ImageStore(store.paths.images)
+    images = installation.images
     listed = images.list()
     sizes: dict[Piece, int] = {("", digest): size for digest, size in images.blob_sizes().items()}
-    containers = {container.id: container for container in store}
+    containers = {container.id: container for container in installation.containers}
     written: dict[str, int] = {}
     ownerless: list[Snapshot] = []
     away: list[Away] = []
-    for name, driver in opened(store.paths, away=away):
+    for name, driver in installation.drivers.used(away=away):
         with suppress(DriverError, OSError):
-            ownerless += without_record(store.paths, name, driver)
+            ownerless += without_record(installation.paths, name, driver)
         with suppress(DriverError, OSError):
             sizes |= {(name, chain): size for chain, size in snapshots(driver).items()}
         for container in containers.values():

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from drivers.api import Snapshotter
 from drivers.errors import DriverError, Unavailable
-from runtime.engine import disk, recover, stores
-from runtime.engine.containers import ContainerStore
-from runtime.engine.stores import Away
+from runtime.engine import disk, recover
+from runtime.engine.installation import Installation
+from runtime.engine.storage import Away
 from runtime.errors import RuntimeFault
 from runtime.images import unpack
 from runtime.images.store import ImageStore
@@ -31,12 +31,12 @@ class TakenBack(NamedTuple):
     away: list[Away]
 
 
-def take_back(store: ContainerStore) -> TakenBack:
+def take_back(installation: Installation) -> TakenBack:
     """Take back what there is in all drivers that this installation has used, the layers that they have of images that
     are gone, and leases of containers that are gone."""
-    images = ImageStore(store.paths.images)
+    images = installation.images
     freed, failures, away = 0, list[Exception](), list[Away]()
-    for name, driver in stores.opened(store.paths, away=away):
+    for name, driver in installation.drivers.used(away=away):
         try:
             before = disk.snapshots(driver)
             freed += sum(before.get(gone, 0) for gone in unpack.forget_snapshots(images, driver))
@@ -44,7 +44,7 @@ def take_back(store: ContainerStore) -> TakenBack:
             away.append(Away(name, str(error), _unwanted(images, driver)))
         except (RuntimeFault, DriverError, OSError) as error:
             failures.append(error)
-    recover.leases(store)
+    recover.leases(installation)
     return TakenBack(freed, failures, away)
 
 
@@ -54,12 +54,12 @@ def _unwanted(images: ImageStore, driver: Snapshotter) -> frozenset[str]:
     return frozenset()
 
 
-def take_back_beside(store: ContainerStore, drivers: Collection[str]) -> None:
+def take_back_beside(installation: Installation, drivers: Collection[str]) -> None:
     """The same in these drivers, as far as nobody has to be waited for, and but for layers of images: a pull unpacks an
     image before it is one. After what was asked for, which it must not fail or delay."""
     with suppress(RuntimeFault, DriverError, OSError):
-        images = ImageStore(store.paths.images)
-        for _, driver in stores.opened(store.paths, drivers):
+        images = installation.images
+        for _, driver in installation.drivers.used(drivers):
             with suppress(RuntimeFault, DriverError, OSError), images.locked(unpack.LOCK, patience=0):
                 unpack.take_back(driver)
-    recover.leases(store)
+    recover.leases(installation)

@@ -6,14 +6,12 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from drivers.errors import DriverError
-from drivers.registry import open_driver
 from runtime.engine import leftovers, rmi, stores
-from runtime.engine.containers import ContainerStore
+from runtime.engine.installation import Installation
 from runtime.engine.state import Status
 from runtime.engine.stop import remove
-from runtime.engine.stores import Away
+from runtime.engine.storage import Away
 from runtime.errors import ImageInUse, NoSuchContainer, NoSuchImage, RuntimeFault, StateError
-from runtime.images.store import ImageStore
 
 
 class Pruned(NamedTuple):
@@ -27,15 +25,15 @@ class Pruned(NamedTuple):
     away: list[Away]
 
 
-def containers(store: ContainerStore) -> Pruned:
+def containers(installation: Installation) -> Pruned:
     """Remove the containers that have ended. One that somebody else works on stays, and one that is damaged."""
     pruned = Pruned([], 0, [], [])
-    for container in store:
+    for container in installation.containers:
         try:
             if container.state().status is not Status.EXITED:
                 continue
-            size = _written(store, container.config.driver, container.id)
-            remove(store, container, force=False, tell=pruned.away.append)
+            size = _written(installation, container.config.driver, container.id)
+            remove(installation, container, force=False, tell=pruned.away.append)
             pruned = pruned._replace(lines=[*pruned.lines, container.id], freed=pruned.freed + size)
         except (NoSuchContainer, StateError):
             continue
@@ -44,29 +42,26 @@ def containers(store: ContainerStore) -> Pruned:
     return pruned
 
 
-def left_over(store: ContainerStore) -> Pruned:
+def left_over(installation: Installation) -> Pruned:
     """Take back what killed processes have left in the drivers. There is nothing to name: nobody has asked for it."""
-    return Pruned([], *leftovers.take_back(store))
+    return Pruned([], *leftovers.take_back(installation))
 
 
-def _written(store: ContainerStore, name: str, container_id: str) -> int:
+def _written(installation: Installation, name: str, container_id: str) -> int:
     """0 as well for what is damaged: to remove that is right."""
     try:
-        driver = open_driver(name, store.paths.driver(name))
+        driver = installation.drivers.get(name)
     except DriverError:
         return 0
-    try:
-        return stores.written(driver, container_id)
-    finally:
-        driver.close()
+    return stores.written(driver, container_id)
 
 
-def snapshots(store: ContainerStore) -> Pruned:
+def snapshots(installation: Installation) -> Pruned:
     """Remove the snapshots of containers that have no record."""
     pruned = Pruned([], 0, [], [])
-    for snapshot in stores.ownerless(store.paths, pruned.away):
+    for snapshot in stores.ownerless(installation, pruned.away):
         try:
-            stores.remove(store.paths, snapshot.key)
+            stores.remove(installation.drivers, snapshot.key)
             line = f"{snapshot.driver}: {snapshot.key}"
             pruned = pruned._replace(lines=[*pruned.lines, line], freed=pruned.freed + snapshot.size)
         except (DriverError, OSError) as error:
@@ -74,11 +69,11 @@ def snapshots(store: ContainerStore) -> Pruned:
     return pruned
 
 
-def images(store: ContainerStore, *, named: bool = False) -> Pruned:
+def images(installation: Installation, *, named: bool = False) -> Pruned:
     """Remove the images that no container is made of: those without a tag, or `named` ones too; and what killed pulls
     left of others."""
-    kept = ImageStore(store.paths.images)
-    used = rmi.in_use(store)
+    kept = installation.images
+    used = rmi.in_use(installation)
     before = sum(kept.blob_sizes().values())
     lines: list[str] = []
     for image in kept.list():
@@ -87,9 +82,9 @@ def images(store: ContainerStore, *, named: bool = False) -> Pruned:
         # By its manifest, what digests of other repositories still hold; its id may be another's that has a tag.
         for name in (*image.tags, image.manifest):
             with suppress(NoSuchImage, ImageInUse):
-                removed = kept.remove(name, in_use=lambda: rmi.in_use(store))
+                removed = kept.remove(name, in_use=lambda: rmi.in_use(installation))
                 lines += [*(f"untagged: {one}" for one in removed.untagged)]
                 lines += [*(f"deleted: {one}" for one in removed.deleted)]
     freed = before - sum(kept.blob_sizes().values())
-    forgotten, failures, away = leftovers.take_back(store)
+    forgotten, failures, away = leftovers.take_back(installation)
     return Pruned(lines, freed + forgotten + kept.prune_incoming(), failures, away)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 
 from drivers.errors import DriverError
 from runtime.engine import release
-from runtime.engine.containers import Container, ContainerStore
-from runtime.engine.paths import Paths
+from runtime.engine.containers import Container
+from runtime.engine.installation import Installation
 from runtime.engine.state import State, Status
 from runtime.errors import NoSuchContainer, RuntimeFault, step
 
@@ -22,24 +24,25 @@ _KILLED = 137
 _WENT_DOWN = 255
 
 
-def recovered(paths: Paths) -> ContainerStore:
-    """The containers, none of which is left behind by a killed process."""
-    with step(f"use the directories {paths.root} and {paths.state}"):
-        store = ContainerStore(paths)
-        recover(store)
-    return store
-
-
-def recover(store: ContainerStore) -> None:
+def recover(installation: Installation) -> None:
     """Bring every container that was left behind to rest.
 
     One that cannot be (a full disk, a snapshot that someone uses) is left as it is: a verb that is about it says why.
     What is removed here was never to stay (it never ran, or runs with --rm), or was being removed by a process that was
     killed. A removal that has failed and said so is none of it (release.discard), nor is what is damaged.
     """
-    store.sweep()
+    paths = installation.paths
+    with step(f"use the directories {paths.root} and {paths.state}"):
+        containers = installation.containers
+        containers.sweep()
+        if _settle_all(installation, containers.unsettled()):
+            leases(installation)
+
+
+def _settle_all(installation: Installation, unsettled: Iterable[Container]) -> bool:
+    """Whether there was anything to do."""
     lost = False
-    for container in store.unsettled():
+    for container in unsettled:
         try:
             lock = container.lock()
         except NoSuchContainer:
@@ -47,29 +50,28 @@ def recover(store: ContainerStore) -> None:
         if lock is None:
             continue
         try:
-            lost |= _settle(store, container)
+            lost |= _settle(installation, container)
         except (RuntimeFault, DriverError, OSError):
             continue
         finally:
             os.close(lock)
-    if lost:
-        leases(store)
+    return lost
 
 
-def _settle(store: ContainerStore, container: Container) -> bool:
+def _settle(installation: Installation, container: Container) -> bool:
     """Whether there was anything to do."""
     found = container.state()
     up = os.path.exists(container.run_directory)
     if found.status is Status.EXITED and not up:
         return False  # its shim has ended between our look and now
     killed = found.oom_killed or release.oom_killed(container)
-    trouble = release.attempt([release.processes, release.endpoint], container)
+    trouble = release.attempt([release.processes, partial(release.endpoint, installation)], container)
     if found.status is Status.DEAD:
         container.tidy()
     elif found.status in (Status.RUNNING, Status.EXITED) and not container.config.remove:
         container.rest(_final(found, up, trouble)._replace(oom_killed=killed))
     else:
-        release.discard(store, container, after_crash=True)
+        release.discard(installation, container, after_crash=True)
     return True
 
 
@@ -82,9 +84,7 @@ def _final(found: State, up: bool, trouble: str) -> State:
     return found.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=code, error=error)
 
 
-def leases(store: ContainerStore) -> None:
+def leases(installation: Installation) -> None:
     """Detach what no container has up any more, also of containers that are gone."""
-    from runtime.engine.network import open_network
-
     with suppress(RuntimeFault, OSError):
-        open_network("bridge", f"{store.paths.root}/network").cleanup(())
+        installation.network("bridge").cleanup(())

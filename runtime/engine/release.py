@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from drivers.errors import DriverError, NotFound
 from runtime.engine import records
-from runtime.engine.containers import Container, ContainerStore
-from runtime.engine.paths import Paths
+from runtime.engine.containers import Container
+from runtime.engine.installation import Installation
 from runtime.errors import RuntimeFault, sentence, step
 
 if TYPE_CHECKING:
     from drivers.api import Snapshotter
-    from runtime.engine.stores import Away
+    from runtime.engine.storage import Away
 
 
 def processes(container: Container) -> None:
@@ -42,11 +42,9 @@ def oom_killed(container: Container) -> bool:
     return False
 
 
-def endpoint(container: Container) -> None:
-    from runtime.engine.network import open_network
-
+def endpoint(installation: Installation, container: Container) -> None:
     with step(f"take it off the network {container.config.network}"):
-        open_network(container.config.network, f"{container.config.root}/network").detach(container.id)
+        installation.network(container.config.network).detach(container.id)
 
 
 def attempt(steps: list[Callable[[Container], None]], container: Container) -> str:
@@ -60,38 +58,33 @@ def attempt(steps: list[Callable[[Container], None]], container: Container) -> s
     return "; ".join(troubles)
 
 
-def discard(store: ContainerStore, container: Container, *, after_crash: bool = False) -> None:
+def discard(installation: Installation, container: Container, *, after_crash: bool = False) -> None:
     """Remove a container that holds nothing any more: its snapshot and its record. The lock must be held.
 
     The record goes last, as REMOVING: who dies here leaves a container whose removal recovery goes on with
     (`after_crash`), and it lets the driver take back what may be half-made. Who fails here says so, and leaves the
     container as it was: it is not removed later behind anybody's back.
     """
-    from drivers.registry import open_driver
-
-    driver = open_driver(container.config.driver, Paths(container.config.root, "").driver(container.config.driver))
+    driver = installation.drivers.get(container.config.driver)
     trouble: Exception | None = None
+    container.begin_removal()
     try:
-        container.begin_removal()
-        try:
-            container.clear()
-            driver.remove(container.id)
-        except NotFound:
-            pass  # a crash between making the record and the snapshot, or after removing it
-        except BaseException as error:
-            if _has(driver, container.id):
-                if not after_crash:
-                    container.give_removal_up()
-                raise
-            if not isinstance(error, Exception):
-                raise  # we are to end; recovery forgets the record
-            trouble = error  # of deleting what is nobody's any more
-        if after_crash:
-            with suppress(DriverError, OSError):  # what is left of others is no reason to keep this one
-                driver.cleanup()
-    finally:
-        driver.close()
-    store.drop(container)
+        container.clear()
+        driver.remove(container.id)
+    except NotFound:
+        pass  # a crash between making the record and the snapshot, or after removing it
+    except BaseException as error:
+        if _has(driver, container.id):
+            if not after_crash:
+                container.give_removal_up()
+            raise
+        if not isinstance(error, Exception):
+            raise  # we are to end; recovery forgets the record
+        trouble = error  # of deleting what is nobody's any more
+    if after_crash:
+        with suppress(DriverError, OSError):  # what is left of others is no reason to keep this one
+            driver.cleanup()
+    installation.containers.drop(container)
     if trouble is not None:
         raise RuntimeFault(
             f"{container.config.name} is removed, but not all of what it has written: {sentence(trouble)}; "
@@ -99,23 +92,22 @@ def discard(store: ContainerStore, container: Container, *, after_crash: bool = 
         ) from trouble
 
 
-def discard_damaged(store: ContainerStore, container: Container) -> list[Away]:
+def discard_damaged(installation: Installation, container: Container) -> list[Away]:
     """discard() of a container whose record does not say what it holds: it is looked for, in all drivers but those
     returned, which do not work now."""
     from runtime.engine import stores
-    from runtime.engine.network import open_network
 
     def leave_network(container: Container) -> None:
-        open_network("bridge", f"{container.config.root}/network").detach(container.id)
+        installation.network("bridge").detach(container.id)
 
     attempt([processes, leave_network], container)
     container.begin_removal()
     try:
-        away = stores.remove(store.paths, container.id)
+        away = stores.remove(installation.drivers, container.id)
     except BaseException:
         container.give_removal_up()
         raise
-    store.drop(container)
+    installation.containers.drop(container)
     return away
 
 

@@ -6,27 +6,26 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from drivers.errors import DriverError
-from runtime.engine import leftovers, names, stores
-from runtime.engine.containers import ContainerStore
-from runtime.engine.stores import Away
+from runtime.engine import leftovers, names
+from runtime.engine.installation import Installation
+from runtime.engine.storage import Away
 from runtime.errors import ImageError, ImageInUse, NoSuchImage, RuntimeFault, sentence
 from runtime.images.image import Removed
-from runtime.images.store import ImageStore
 from runtime.images.unpack import chain_ids
 
 
-def remove_image(store: ContainerStore, reference: str, *, tell: Callable[[Away], object]) -> Removed:
+def remove_image(installation: Installation, reference: str, *, tell: Callable[[Away], object]) -> Removed:
     """`tell` hears of each driver that does not work now, and has nothing of the image as far as it can be asked.
 
     Raises NoSuchImage, ImageInUse; RuntimeFault when the image is gone, and not all that was unpacked of it.
     """
-    images = ImageStore(store.paths.images)
+    images = installation.images
     chains: list[str] = []
     with suppress(ImageError, NoSuchImage):  # damaged: it can be removed all the same
         chains = chain_ids(images.get(reference).layers)
-    removed = images.remove(reference, in_use=lambda: in_use(store))
+    removed = images.remove(reference, in_use=lambda: in_use(installation))
     if removed.deleted:
-        _, failures, away = leftovers.take_back(store)
+        _, failures, away = leftovers.take_back(installation)
         said = [sentence(failure) for failure in failures]
         for driver in away:
             if driver.holds.isdisjoint(chains):
@@ -41,17 +40,17 @@ def remove_image(store: ContainerStore, reference: str, *, tell: Callable[[Away]
     return removed
 
 
-def in_use(store: ContainerStore) -> set[str]:
+def in_use(installation: Installation) -> set[str]:
     """The ids of images that containers are made of.
 
     A container whose record is damaged says it by what its snapshot is on. ImageInUse where even that cannot be told.
     """
-    used = {container.config.image_id for container in store}
-    damaged = {container.id for container in store.damaged()}
+    used = {container.config.image_id for container in installation.containers}
+    damaged = {container.id for container in installation.containers.damaged()}
     if not damaged:
         return used
     parents = {}
-    for _, driver in stores.opened(store.paths):
+    for _, driver in installation.drivers.used():
         for key in damaged:
             with suppress(DriverError, OSError):
                 parents[key] = driver.stat(key).parent
@@ -60,5 +59,5 @@ def in_use(store: ContainerStore) -> set[str]:
             f"container {min(unknown)[: names.SHORT_ID]} is damaged, and which image it is made of cannot be told: "
             "restore its record, or remove it (runtime rm -f)"
         )
-    tops = {chain_ids(image.layers)[-1]: image.id for image in ImageStore(store.paths.images).list() if image.layers}
+    tops = {chain_ids(image.layers)[-1]: image.id for image in installation.images.list() if image.layers}
     return used | {tops[parent] for parent in parents.values() if parent in tops}

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runtime.engine.containers import Container
+from runtime.engine.installation import Installation
 from runtime.engine.options import RunOptions
-from runtime.engine.paths import Paths
 from runtime.engine.start import Shim
-from runtime.engine.storage import Storage
 from runtime.errors import ShimLost, step
 
 
 @contextmanager
 def running(
-    paths: Paths, storage: Storage, options: RunOptions, window: tuple[int, int], *, debug: bool
+    installation: Installation, options: RunOptions, window: tuple[int, int], *, debug: bool
 ) -> Iterator[tuple[Container, Shim]]:
     """The container and the line to its shim; leaving the block hangs up, which does not end the container.
 
@@ -29,9 +28,11 @@ def running(
     try:
         from runtime.engine.attach import held
         from runtime.engine.create import create
-        from runtime.engine.recover import recovered
+        from runtime.engine.recover import recover
 
-        container, lock, mounts = create(recovered(paths), storage, options)
+        recover(installation)
+        container, lock, mounts = create(installation, options)
+        installation.close()  # the container may run for long, and the shim has its own
         with held():
             try:
                 shim.order(container, lock, mounts, window)
@@ -40,7 +41,7 @@ def running(
                 yield container, shim
             except ShimLost:  # before the signals that may come of it
                 shim.wait()
-                recovered(paths)
+                recover(installation)
                 raise
     except BaseException:
         if not started:

@@ -8,14 +8,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runtime.engine import records, release
-from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.containers import Container
+from runtime.engine.installation import Installation
 from runtime.engine.processes import Process
 from runtime.engine.recover import recover
 from runtime.engine.watch import connect
 from runtime.errors import ContainerError, NoSuchContainer, StateError
 
 if TYPE_CHECKING:
-    from runtime.engine.stores import Away
+    from runtime.engine.storage import Away
 
 _ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its shim
 
@@ -27,7 +28,7 @@ _GIVING_BACK = 30.0  # and so long its shim may take then
 _OTHERS_WORK = 10.0
 
 
-def stop(store: ContainerStore, container: Container, *, number: int, patience: float | None) -> None:
+def stop(installation: Installation, container: Container, *, number: int, patience: float | None) -> None:
     """Send `number`, and SIGKILL after `patience` seconds (None: never). Back when everything is given back.
 
     A container that is not running is left as it is. Raises StateError when even SIGKILL does not end it, or its shim
@@ -47,7 +48,7 @@ def stop(store: ContainerStore, container: Container, *, number: int, patience: 
                 if not watch.ended(_GIVING_BACK):
                     raise StateError(f"the process that keeps {name} does not answer")
     # A shim that was killed in the meantime ends the line as well, and leaves the work to us.
-    recover(store)
+    recover(installation)
 
 
 def _kill(container: Container) -> bool:
@@ -66,7 +67,7 @@ def _kill(container: Container) -> bool:
 
 
 def remove(
-    store: ContainerStore, container: Container, *, force: bool, tell: Callable[[Away], object]
+    installation: Installation, container: Container, *, force: bool, tell: Callable[[Away], object]
 ) -> None:
     """Remove a container with its snapshot; with `force` a running one is killed first.
 
@@ -75,7 +76,7 @@ def remove(
     """
     name = container.config.name
     if force:
-        stop(store, container, number=signal.SIGKILL, patience=0.0)
+        stop(installation, container, number=signal.SIGKILL, patience=0.0)
     elif watch := connect(container):
         watch.close()
         raise StateError(f"the container {name} is running: stop it first, or remove it with -f")
@@ -89,9 +90,9 @@ def remove(
         raise StateError(f"the container {name} is in the hands of another process")
     try:
         if container.damage:
-            for driver in release.discard_damaged(store, container):
+            for driver in release.discard_damaged(installation, container):
                 tell(driver)
         else:
-            release.discard(store, container)
+            release.discard(installation, container)
     finally:
         os.close(lock)

@@ -1,4 +1,4 @@
-"""The storage drivers of an installation, and snapshots of containers, looked for in them and not in the records.
+"""Snapshots of containers, looked for in the storage drivers and not in the records.
 
 The record of a container is durable before its snapshot is made, and goes after it. So a snapshot that has a
 container's id for its key, and no record of that id beside it, belongs to nobody: its record was lost, with a disk's
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from drivers.api import Kind, Snapshotter
 from drivers.errors import DriverError, NotFound
-from drivers.registry import NAMES, open_driver
+from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
+from runtime.engine.storage import Away, Drivers
 
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -27,38 +27,6 @@ class Snapshot(NamedTuple):
     size: int  # bytes that it takes by itself; 0 as well for what is damaged
 
 
-class Away(NamedTuple):
-    """A driver that this installation has used and that does not work here now: its pool is exported, its module gone,
-    a program or a disk missing. That is nothing to a verb that wants nothing of it but to tell it."""
-
-    driver: str
-    reason: str
-    holds: frozenset[str] = frozenset()  # layers of images that are gone, as far as it can be asked
-
-    def __str__(self) -> str:
-        return f"storage driver {self.driver} does not work now, and what it has is left as it is: {self.reason}"
-
-
-def opened(
-    paths: Paths, names: Collection[str] | None = None, *, away: list[Away] | None = None
-) -> Iterator[tuple[str, Snapshotter]]:
-    """Every driver that this installation has used, of those with `names`, by name, for the time of one turn; those
-    that do not work here now are left out, and put into `away`."""
-    for name in NAMES:
-        if (names is not None and name not in names) or not os.path.isdir(paths.driver(name)):
-            continue
-        try:
-            driver = open_driver(name, paths.driver(name))
-        except DriverError as error:
-            if away is not None:
-                away.append(Away(name, str(error)))
-            continue
-        try:
-            yield name, driver
-        finally:
-            driver.close()
-
-
 def written(driver: Snapshotter, key: str) -> int:
     """The bytes of a snapshot; 0 as well for what is damaged."""
     with suppress(DriverError, OSError):
@@ -66,13 +34,13 @@ def written(driver: Snapshotter, key: str) -> int:
     return 0
 
 
-def ownerless(paths: Paths, away: list[Away]) -> list[Snapshot]:
+def ownerless(installation: Installation, away: list[Away]) -> list[Snapshot]:
     """The snapshots of containers that have no record, of the drivers that work here now; the others are put into
     `away`."""
     found = []
-    for name, driver in opened(paths, away=away):
+    for name, driver in installation.drivers.used(away=away):
         with suppress(DriverError, OSError):
-            found += without_record(paths, name, driver)
+            found += without_record(installation.paths, name, driver)
     return found
 
 
@@ -87,11 +55,11 @@ def without_record(paths: Paths, name: str, driver: Snapshotter) -> list[Snapsho
     return [Snapshot(name, key, written(driver, key)) for key in lost]
 
 
-def remove(paths: Paths, key: str) -> list[Away]:
+def remove(drivers: Drivers, key: str) -> list[Away]:
     """Remove the snapshot `key` from every driver that works here and has it; the drivers that do not work here, which
     may have it as well. Raises DriverError, OSError."""
     away: list[Away] = []
-    for _, driver in opened(paths, away=away):
+    for _, driver in drivers.used(away=away):
         with suppress(NotFound):
             driver.stat(key)  # by the store alone: what the driver stands on may be away
             driver.remove(key)

@@ -1,5 +1,5 @@
-"""A container's file system for those who look at it from outside: the driver that has it, the running container's own
-mount of it, and what is not its own.
+"""A container's file system for those who look at it from outside: the running container's own mount of it, and what
+is not its own.
 
 While a container runs, what it has written is read through its own mount: another view of the same layer, put together
 beside it, would open by name what the container has exchanged for something else meanwhile. Its shim hands out a mount
@@ -13,32 +13,14 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 from runtime.engine import leaving
 from runtime.engine.containers import Container
-from runtime.engine.paths import Paths
 from runtime.engine.watch import connect
 from runtime.errors import StateError
 from unionfs.linux import consts, files
 
-if TYPE_CHECKING:
-    from drivers.api import Snapshotter
-
 _PATIENCE = 30.0  # seconds for a shim to answer; one that is stopped, or starved, does not
-
-
-@contextmanager
-def driver_of(container: Container) -> Iterator[Snapshotter]:
-    """The driver in which the container's id is the key of its file system. Raises DriverError."""
-    from drivers.registry import open_driver
-
-    config = container.config
-    driver = open_driver(config.driver, Paths(config.root, config.state).driver(config.driver))
-    try:
-        yield driver
-    finally:
-        driver.close()
 
 
 @contextmanager

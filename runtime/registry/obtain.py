@@ -17,7 +17,7 @@ from runtime.registry.pull import pull
 
 
 def obtain(
-    images: ImageStore, name: str, opened: Callable[[], Snapshotter], *, missing: NoSuchImage | None
+    images: ImageStore, name: str, chosen: Callable[[], Snapshotter], *, missing: NoSuchImage | None
 ) -> Image:
     """Pull `name`, saying so on standard error, as the command's output is the container's. Raises as pull(), and
     what is `missing` where it is nothing that a registry could have."""
@@ -29,8 +29,4 @@ def obtain(
     shown = progress(sys.stderr)
     if missing is not None:
         shown.say(f"Unable to find image '{reference}' locally")
-    driver = opened()
-    try:
-        return pull(images, access, reference, driver, shown).image
-    finally:
-        driver.close()
+    return pull(images, access, reference, chosen(), shown).image

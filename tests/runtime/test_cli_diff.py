@@ -19,6 +19,7 @@ import pytest
 from drivers.archive.extract import extract
 from runtime.engine import commit as committing
 from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
 from runtime.engine.pause import paused
 from runtime.oci.cgroups import Cgroup
@@ -193,8 +194,9 @@ def test_a_container_stands_still_while_it_is_committed(runtime: Runtime, monkey
         monkeypatch.setattr(
             committing.diff, "write_diff", lambda *a, **k: (seen.append(cgroup.is_frozen()), real(*a, **k))[1]
         )
-        for pause in (True, False):
-            committing.commit(one, committing.Wish(pause=pause))
+        with Installation(Paths.of(str(runtime.root), str(runtime.state))) as installation:
+            for pause in (True, False):
+                committing.commit(installation, one, committing.Wish(pause=pause))
         assert seen == [True, False]
         for image in runtime("images", "-q").split()[:2]:
             runtime.call("rmi", image)

@@ -11,11 +11,10 @@ import pytest
 
 from drivers.mounts import Mount
 from runtime.engine import prune
-from runtime.engine.containers import ContainerStore
+from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
 from runtime.images import document
 from runtime.images.blobs import digest_of
-from runtime.images.store import ImageStore
 from tests.mounting import mounted
 from tests.runtime.conftest import IMAGE, Runtime, Terminal
 from tests.runtime.images.conftest import LAYERS, Made, image_of, receive
@@ -29,10 +28,9 @@ def paths(tmp_path: Path) -> Paths:
 
 
 @pytest.fixture
-def store(paths: Paths) -> Iterator[ImageStore]:
-    opened = ImageStore(paths.images)
-    yield opened
-    opened.close()
+def opened(paths: Paths) -> Iterator[Installation]:
+    with Installation(paths) as installation:
+        yield installation
 
 
 def repacked(made: Made) -> Made:
@@ -47,15 +45,15 @@ def repacked(made: Made) -> Made:
 
 
 @pytest.mark.parametrize("order", ["tagged first", "dangling first"])
-def test_pruning_takes_the_image_and_not_another_with_its_id(paths: Paths, store: ImageStore, order: str) -> None:
+def test_pruning_takes_the_image_and_not_another_with_its_id(opened: Installation, order: str) -> None:
     """Two manifests have one configuration, whose digest is the id of both."""
+    store = opened.images
     tagged, dangling = image_of(LAYERS), repacked(image_of(LAYERS))
     names = {tagged.manifest: ["keep"], dangling.manifest: []}
     for made in (tagged, dangling) if order == "tagged first" else (dangling, tagged):
         receive(store, made)
         store.publish(made.manifest, document.MANIFEST, names[made.manifest])
-    store.close()
-    pruned = prune.images(ContainerStore(paths))
+    pruned = prune.images(opened)
     assert [(image.manifest, image.tags) for image in store.list()] == [(digest_of(tagged.manifest), ("keep:latest",))]
     assert f"deleted: {tagged.id}" in pruned.lines
     assert store.get(tagged.id).tags == ("keep:latest",)

@@ -11,7 +11,7 @@ from typing import Any
 from drivers.errors import DriverError
 from drivers.mounts import Mount
 from runtime.engine import frames
-from runtime.engine.containers import ContainerStore
+from runtime.engine.installation import Installation
 from runtime.engine.logs import Writer
 from runtime.engine.paths import Paths
 from runtime.engine.shim.life import Life
@@ -53,9 +53,9 @@ def _orders(caller: Caller) -> tuple[dict[str, Any], int] | None:
 
 def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     """Have the container run from begin to end; the last frame for the caller."""
-    store = ContainerStore(Paths.of(orders["root"], orders["state"]))
-    container = store.load(orders["id"])
-    life = Life(store, container)
+    installation = Installation(Paths.of(orders["root"], orders["state"]))
+    container = installation.containers.load(orders["id"])
+    life = Life(installation, container)
     mounts = [Mount(kind, source, tuple(options)) for kind, source, options in orders["mounts"]]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
