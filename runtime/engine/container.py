@@ -10,18 +10,23 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from drivers import durable, locks
 from drivers.errors import TimedOut
-from runtime.engine import state
+from runtime.engine import records, state
+from runtime.engine.paths import Paths
 from runtime.engine.state import State, Status
 from runtime.errors import DamagedRecord, NoSuchContainer, StateError
 
 
 class Config(NamedTuple):
-    """What a container was made from; it never changes. Strings are as the user gave them unless said."""
+    """What a container was made from; it never changes. Strings are as the user gave them unless said.
+
+    No path of the installation's is in it, so that what was moved elsewhere works there.
+    """
 
     id: str
     name: str
@@ -36,13 +41,15 @@ class Config(NamedTuple):
     terminal: bool
     stdin: bool
     user: str  # USER[:GROUP] by name or number; looked up in the root file system at start
-    root: str
-    state: str
     stop_signal: int
-    spec: dict[str, Any]  # the OCI configuration without what only the root file system tells
+    spec: dict[str, Any]  # the OCI configuration without what only place and root file system tell
     entrypoint: tuple[str, ...] = ()  # what `command` begins with
     quota: int = 0  # bytes that it may write; 0 for no limit
     declared: dict[str, Any] = {}  # what its image says of itself and nothing here acts upon: labels, ports, volumes
+
+
+# What Config had besides, in 0.2.0 and before: where the installation was then.
+FORMER = ("root", "state")
 
 
 class Container(NamedTuple):
@@ -52,6 +59,7 @@ class Container(NamedTuple):
     """
 
     config: Config
+    paths: Paths
     damage: str = ""
 
     @property
@@ -60,11 +68,11 @@ class Container(NamedTuple):
 
     @property
     def directory(self) -> str:
-        return f"{self.config.root}/containers/{self.config.id}"
+        return f"{self.paths.containers}/{self.config.id}"
 
     @property
     def run_directory(self) -> str:
-        return f"{self.config.state}/containers/{self.config.id}"
+        return f"{self.paths.running}/{self.config.id}"
 
     @property
     def rootfs(self) -> str:
@@ -73,6 +81,18 @@ class Container(NamedTuple):
     @property
     def log(self) -> str:
         return f"{self.directory}/log.json"
+
+    def placed(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """An OCI configuration of the container's, with the path of its root where the installation is now."""
+        return {**spec, "root": {**spec["root"], "path": self.rootfs}}
+
+    def running_spec(self) -> dict[str, Any] | None:
+        """The OCI configuration as it is run; None when the container is not up. Raises DamagedRecord."""
+        spec = records.read(f"{self.run_directory}/spec.json")
+        return None if spec is None else self.placed(spec)
+
+    def record_running_spec(self, spec: Mapping[str, Any]) -> None:
+        records.write(f"{self.run_directory}/spec.json", spec)
 
     def exists(self) -> bool:
         return os.path.exists(f"{self.directory}/config.json") or (bool(self.damage) and os.path.exists(self.directory))

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, suppress
 from drivers import durable, locks
 from drivers.errors import DriverError
 from runtime.engine import names, records, state
-from runtime.engine.container import Config, Container, flock, removing
+from runtime.engine.container import FORMER, Config, Container, flock, removing
 from runtime.engine.paths import Paths
 from runtime.engine.state import Status
 from runtime.errors import DamagedRecord, NameInUse, NoSuchContainer
@@ -50,7 +50,7 @@ class ContainerStore:
         """
         with self._locked():
             config = config._replace(name=self._free_name(config.name))
-            container = Container(config)
+            container = Container(config, self.paths)
             os.mkdir(container.directory, 0o700)
             try:
                 # Locked before the record is there: recovery never takes a container in the making for an orphan.
@@ -177,16 +177,16 @@ class ContainerStore:
     def load(self, container_id: str) -> Container:
         """The container with that full id. Raises NoSuchContainer, or DamagedRecord."""
         path = f"{self.paths.containers}/{container_id}/config.json"
-        found = records.fields(path, Config)
+        found = records.fields(path, Config, former=FORMER)
         if found is None:
             if self._is_remnant(container_id):
                 raise NoSuchContainer(f"No such container: {container_id}")
-            found = records.fields(path, Config)  # it may have been made between the two
+            found = records.fields(path, Config, former=FORMER)  # it may have been made between the two
         if found is None:
             raise DamagedRecord(f"{path} is missing")
         if found["id"] != container_id:
             raise DamagedRecord(f"{path} is damaged: it is another container's")
-        return Container(Config(**found))
+        return Container(Config(**found), self.paths)
 
     def _damaged(self, container_id: str, damage: str) -> Container:
         """What there is to know of a container whose record cannot be read."""
@@ -198,9 +198,9 @@ class ContainerStore:
         config = Config(
             id=container_id, name=named[0] if named else container_id[: names.SHORT_ID], image="", image_id="",
             driver="", parent="", command=(), created=created, network="", remove=False, terminal=False, stdin=False,
-            user="", root=self.paths.root, state=self.paths.state, stop_signal=signal.SIGKILL, spec={},
+            user="", stop_signal=signal.SIGKILL, spec={},
         )  # fmt: skip
-        return Container(config, damage)
+        return Container(config, self.paths, damage)
 
     def damaged(self) -> Iterator[Container]:
         """The containers whose record cannot be read."""

@@ -13,7 +13,6 @@ from runtime.engine import names, release, spec
 from runtime.engine.containers import Config, Container
 from runtime.engine.installation import Installation
 from runtime.engine.options import RunOptions
-from runtime.engine.paths import Paths
 from runtime.errors import NoSuchImage, step
 from runtime.images.image import Image
 from runtime.images.unpack import unpack
@@ -40,7 +39,7 @@ def create(installation: Installation, options: RunOptions) -> Created:
     installation.network(options.network)
     with step(f"open the storage driver {drivers.storage.driver}"):
         driver = drivers.chosen()
-    config = configure(installation.paths, drivers.storage.driver, options, image.id, image.config)
+    config = configure(drivers.storage.driver, options, image.id, image.config)
     with step(f"unpack the image {options.image}"):
         parent = unpack(images, image, driver)
     with step("record the container"):
@@ -73,24 +72,18 @@ def _image(installation: Installation, options: RunOptions) -> Image:
     return obtain(installation.images, options.image, installation.drivers.chosen, missing=missing)
 
 
-def configure(
-    paths: Paths, driver_name: str, options: RunOptions, image_id: str, image: dict[str, Any]
-) -> Config:
+def configure(driver_name: str, options: RunOptions, image_id: str, image: dict[str, Any]) -> Config:
     """The container's configuration, complete but for a made-up name and the parent snapshot."""
     container_id = names.new_id()
-    run_directory = f"{paths.running}/{container_id}"
     hostname = options.hostname or (
         socket.gethostname() if options.network == "host" else container_id[: names.SHORT_ID]
     )
-    built = spec.build(
-        container_id, options, image, rootfs=f"{run_directory}/rootfs", hostname=hostname
-    )
-    parse(built)  # ConfigError now, and not when half of it is made
+    built = spec.build(container_id, options, image, hostname=hostname)
+    parse({**built, "root": {"path": "/"}})  # ConfigError now, and not when half of it is made
     return Config(
         id=container_id, name=options.name, image=options.image, image_id=image_id, driver=driver_name, parent="",
         command=tuple(built["process"]["args"]), created=time.time(), network=options.network, remove=options.remove,
         terminal=options.terminal, stdin=options.stdin, user=options.user or str(image.get("User") or ""),
-        root=paths.root, state=paths.state,
         stop_signal=names.signal_number(str(image.get("StopSignal") or "SIGTERM")), spec=built,
         entrypoint=tuple(image.get("Entrypoint") or ()), quota=options.quota,
         declared={key: image[key] for key in _DECLARED if image.get(key)},

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-from runtime.engine import accounts, frames, processes, records, spec, terminal
+from runtime.engine import accounts, frames, processes, spec, terminal
 from runtime.engine.attach import Output, held, signals
 from runtime.engine.containers import Container
 from runtime.engine.keeper import Kept, Process, keep
@@ -33,7 +33,7 @@ class ExecOptions(NamedTuple):
 def execute(container: Container, options: ExecOptions) -> int:
     """Run the command to its end; its exit code. Raises RuntimeFault or OSError."""
     with _init_of(container) as init:
-        whole = records.read(f"{container.run_directory}/spec.json")
+        whole = container.running_spec()
         if whole is None or init.ended(0):
             raise _not_running(container)
         process = partial(configure, container, whole["process"], options, f"/proc/{init.pid}/root")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from functools import cache
 from typing import Any, get_origin, get_type_hints
@@ -62,9 +62,9 @@ def _read(path: str) -> Any:
         raise DamagedRecord(f"{path} is damaged: it is {'no JSON' if content.strip(bytes(1)) else 'empty'}") from None
 
 
-def fields(path: str, shape: type) -> dict[str, Any] | None:
-    """The record at `path` as the arguments of the NamedTuple `shape`; None where there is none. Raises DamagedRecord,
-    also for a record of something else."""
+def fields(path: str, shape: type, *, former: Collection[str] = ()) -> dict[str, Any] | None:
+    """The record at `path` as the arguments of the NamedTuple `shape`; None where there is none. Fields that `shape`
+    had in a `former` version are left out. Raises DamagedRecord, also for a record of something else."""
     try:
         record = _read(path)
     except FileNotFoundError:
@@ -72,6 +72,7 @@ def fields(path: str, shape: type) -> dict[str, Any] | None:
     hints = _hints(shape)
     optional: set[str] = set(shape._field_defaults)  # type: ignore[attr-defined]
     try:
+        record = {name: value for name, value in record.items() if name not in former}
         if not hints.keys() - optional <= record.keys() <= hints.keys():
             raise ValueError
         return {name: _as(hints[name], value) for name, value in record.items()}

@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from drivers.errors import DriverError, NotFound
-from runtime.engine import records
 from runtime.engine.containers import Container
 from runtime.engine.installation import Installation
 from runtime.errors import RuntimeFault, sentence, step
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 def processes(container: Container) -> None:
     """Kill what is left in the container's cgroups, and remove them."""
-    spec = records.read(f"{container.run_directory}/spec.json")
+    spec = container.running_spec()
     if spec is not None:
         from runtime.oci.container import delete
 

@@ -15,17 +15,15 @@ from runtime.errors import ConfigError
 from runtime.oci import defaults
 
 
-def build(
-    container_id: str, options: RunOptions, image: Mapping[str, Any], *, rootfs: str, hostname: str
-) -> dict[str, Any]:
+def build(container_id: str, options: RunOptions, image: Mapping[str, Any], *, hostname: str) -> dict[str, Any]:
     """The OCI configuration of a new container.
 
-    `image` is the `config` object of an OCI image configuration; `rootfs` the mount point. Raises ConfigError when
-    neither image nor options name a command.
+    `image` is the `config` object of an OCI image configuration. The root's path is relative to the bundle, which is
+    the run directory (config.md, "Root"). Raises ConfigError when neither image nor options name a command.
     """
     return {
         "ociVersion": "1.2.0",
-        "root": {"path": rootfs, "readonly": False},
+        "root": {"path": "rootfs", "readonly": False},
         "hostname": hostname,
         "process": {
             "terminal": options.terminal,

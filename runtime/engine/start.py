@@ -53,7 +53,7 @@ class Shim:
     def order(self, container: Container, lock: int, mounts: Sequence[Mount], window: tuple[int, int]) -> None:
         """Hand the container over, to be started. The lock is the shim's from here on; the descriptor is closed."""
         orders = {
-            "root": container.config.root, "state": container.config.state, "id": container.id,
+            "root": container.paths.root, "state": container.paths.state, "id": container.id,
             "mounts": [[mount.type, mount.source, list(mount.options)] for mount in mounts],
             "rows": window[0], "columns": window[1],
         }  # fmt: skip

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from runtime.engine import records, release
+from runtime.engine import release
 from runtime.engine.containers import Container
 from runtime.engine.installation import Installation
 from runtime.engine.processes import Process
@@ -55,7 +55,7 @@ def _kill(container: Container) -> bool:
     """Kill the first process ourselves, and the others with it; whether it has ended. Its shim may be stopped."""
     from runtime.oci import container as oci
 
-    pid, spec = container.state().pid, records.read(f"{container.run_directory}/spec.json")
+    pid, spec = container.state().pid, container.running_spec()
     if not pid or spec is None:
         return True
     try:

@@ -27,7 +27,7 @@ def config(store: ContainerStore, name: str = "", container_id: str = "") -> Con
     return Config(
         id=container_id or names.new_id(), name=name, image="image", image_id="sha256:0", driver="vfs", parent="",
         command=("sh", "-c", "true"), created=1.5, network="none", remove=False, terminal=False, stdin=False, user="",
-        root=store.paths.root, state=store.paths.state, stop_signal=15,
+        stop_signal=15,
         spec={"hostname": "box"},
     )  # fmt: skip
 

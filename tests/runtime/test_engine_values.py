@@ -143,10 +143,8 @@ def test_the_specification_is_one_that_the_low_level_accepts() -> None:
 
     wish = RunOptions("image", ("sh",), memory=64 << 20, cpu_quota=50_000, pids=7, terminal=True)
     for network in ("bridge", "none", "host"):
-        built = spec.build(
-            "a" * 64, wish._replace(network=network), {"Env": ["A=1"]}, rootfs="/r", hostname="box"
-        )
-        parsed = parse(built)
+        built = spec.build("a" * 64, wish._replace(network=network), {"Env": ["A=1"]}, hostname="box")
+        parsed = parse({**built, "root": {**built["root"], "path": "/r"}})
         assert ("network" in parsed.namespaces) == (network != "host")
         assert parsed.resources.pids_limit == 7
         assert not parsed.process.capabilities.inheritable

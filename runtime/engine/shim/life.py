@@ -20,7 +20,7 @@ from typing import Any
 
 from drivers.errors import InUse
 from drivers.mounts import Mount, Tree, open_tree
-from runtime.engine import accounts, records, release, trees
+from runtime.engine import accounts, release, trees
 from runtime.engine.containers import Container
 from runtime.engine.etc import EtcFiles
 from runtime.engine.installation import Installation
@@ -114,8 +114,8 @@ class Life:
             if mount["type"] == "bind":
                 _make_source(mount["source"])
         with step("record its specification"):
-            records.write(f"{self._container.run_directory}/spec.json", spec)
-        return spec
+            self._container.record_running_spec(spec)
+        return self._container.placed(spec)
 
     def _etc_texts(self, endpoint: Endpoint | None) -> dict[str, str]:
         hostname = self._config.spec["hostname"]
