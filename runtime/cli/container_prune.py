@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from runtime.cli import prune
-from runtime.cli.options import Given
+from runtime.cli.arguments import Given
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "remove the containers that have ended, and snapshots of containers that are lost"
 USAGE = "[OPTIONS]"

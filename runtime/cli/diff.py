@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from runtime.cli import human
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "list what a container has added (A), changed (C) and deleted (D)"
 USAGE = "CONTAINER"

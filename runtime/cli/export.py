@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.output import no_terminal, write_archive
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "write a container's file system to an archive"
 USAGE = "[OPTIONS] CONTAINER"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from runtime.cli import human
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
+from runtime.cli.usage import UsageError
 from runtime.engine.names import SHORT_ID
-from runtime.errors import UsageError
 
 SUMMARY = "show the steps that an image was made in"
 USAGE = "[OPTIONS] IMAGE"

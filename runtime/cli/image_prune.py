@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from runtime.cli import prune
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "remove images that nobody uses, and what broken pulls left"
 USAGE = "[OPTIONS]"

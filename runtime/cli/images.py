@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from runtime.cli import human
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
+from runtime.cli.usage import UsageError
 from runtime.engine.names import SHORT_ID
-from runtime.errors import ImageError, UsageError
+from runtime.errors import ImageError
 
 if TYPE_CHECKING:
     from runtime.images.image import Image

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "make an image of a root file system archive"
 USAGE = "[OPTIONS] TAR|- NAME[:TAG]"

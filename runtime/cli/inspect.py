@@ -8,10 +8,11 @@ import sys
 from typing import Any
 
 from runtime.cli import human
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
+from runtime.cli.usage import UsageError
 from runtime.engine.installation import Installation
-from runtime.errors import NoSuchContainer, NoSuchImage, RuntimeFault, UsageError
+from runtime.errors import NoSuchContainer, NoSuchImage, RuntimeFault
 
 SUMMARY = "show all that is known of containers and images, as JSON"
 USAGE = "[OPTIONS] NAME|ID [NAME|ID...]"

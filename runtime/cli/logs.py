@@ -9,13 +9,12 @@ from contextlib import nullcontext
 from itertools import groupby
 from typing import BinaryIO
 
-from runtime.cli import tell
-from runtime.cli.options import Given, Option
+from runtime.cli import tell, values
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.engine import options
+from runtime.cli.usage import UsageError
 from runtime.engine.frames import CHUNK
 from runtime.engine.logs import Entry, Reader
-from runtime.errors import UsageError
 
 SUMMARY = "show what a container has written"
 USAGE = "[OPTIONS] CONTAINER"
@@ -48,7 +47,7 @@ def main(given: Given, settings: Settings) -> int:
 def _tail(text: str) -> int | None:
     if text == "all":
         return None
-    number = options.whole(text)
+    number = values.whole(text)
     if number is None:
         raise UsageError(f"invalid number of lines: {text!r}: write a whole number, or all")
     return number if number >= 0 else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from runtime import cli
 from runtime.cli import human
-from runtime.cli.options import Option
+from runtime.cli.arguments import Option
 from runtime.errors import StateError
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ import re
 import time
 
 from runtime.cli import human
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
+from runtime.cli.usage import UsageError
 from runtime.engine.containers import Container
 from runtime.engine.names import SHORT_ID
 from runtime.engine.state import State, Status
-from runtime.errors import NoSuchContainer, UsageError
+from runtime.errors import NoSuchContainer
 
 SUMMARY = "list containers"
 USAGE = "[OPTIONS]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.cli import each_of, tell
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
 
 SUMMARY = "remove containers, with what they changed"

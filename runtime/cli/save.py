@@ -6,10 +6,11 @@ import os
 import shutil
 from collections.abc import Callable
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.output import no_terminal, write_archive
 from runtime.cli.settings import Settings
-from runtime.errors import ImageError, UsageError
+from runtime.cli.usage import UsageError
+from runtime.errors import ImageError
 
 SUMMARY = "write images to an archive that docker and others load"
 USAGE = "[OPTIONS] IMAGE [IMAGE...]"

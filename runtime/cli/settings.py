@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
+from runtime.cli.usage import NotPermitted, UsageError
+from runtime.cli.values import pairs
 from runtime.engine.installation import Installation
 from runtime.engine.paths import DEFAULT_DRIVER, DEFAULT_ROOT, DEFAULT_STATE, Paths
-from runtime.engine.storage import Storage, pairs
-from runtime.errors import NotPermitted, UsageError
+from runtime.engine.storage import Storage
 
 OPTIONS = (
     Option("storage-driver", value="NAME", help=f"the driver to run containers on (default {DEFAULT_DRIVER})"),

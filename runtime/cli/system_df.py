@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runtime.cli import human, ps, tell
+from runtime.cli.arguments import Given, Option
 from runtime.cli.images import created, names
-from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
+from runtime.cli.usage import UsageError
 from runtime.engine.disk import Disk, measure
 from runtime.engine.names import SHORT_ID
 from runtime.engine.state import Status
-from runtime.errors import UsageError
 
 SUMMARY = "show what images and containers take on disk"
 USAGE = "[OPTIONS]"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from runtime.engine import names, options
+from runtime.engine import names
 from runtime.engine.containers import Config, Container
 from runtime.engine.state import State, Status
 from runtime.images import document
@@ -14,6 +14,7 @@ from runtime.images.image import Image
 from runtime.images.store import ImageStore
 
 _NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
+_UNITS = "kmgtpe"
 
 
 def image(store: ImageStore, found: Image) -> dict[str, Any]:
@@ -154,8 +155,14 @@ def _shm_size(mounts: list[dict[str, Any]]) -> int:
     for mount in mounts:
         if mount["destination"] == "/dev/shm" and mount["type"] == "tmpfs":
             sizes = [option.removeprefix("size=") for option in mount["options"] if option.startswith("size=")]
-            return options.size(sizes[-1]) if sizes else 0
+            return _bytes(sizes[-1]) if sizes else 0
     return 0
+
+
+def _bytes(text: str) -> int:
+    """A size as the kernel takes it (memparse(), lib/cmdline.c): 65536k."""
+    unit = _UNITS.find(text[-1].lower()) + 1
+    return int(text.rstrip(text[-1]) if unit else text) << 10 * unit
 
 
 def _network(config: Config, state: State) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 
-from runtime.errors import ConfigError, UsageError
+from runtime.errors import ConfigError, InvalidValue
 
 SHORT_ID = 12
 
@@ -41,7 +41,7 @@ def new_name() -> str:
 
 def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise UsageError(
+        raise InvalidValue(
             f"invalid container name {name!r}: at least two of [a-zA-Z0-9_.-] are allowed, the first a letter or digit"
         )
     return name
@@ -73,5 +73,5 @@ def signal_name(number: int) -> str:
 def check_hostname(name: str) -> str:
     """RFC 1123 with underscores; the length is the kernel's __NEW_UTS_LEN."""
     if len(name) > 64 or not _HOST.fullmatch(name):
-        raise UsageError(f"invalid hostname: {name!r}: letters, digits, '-' and '.' up to 64 characters are allowed")
+        raise InvalidValue(f"invalid hostname: {name!r}: letters, digits, '-' and '.' up to 64 characters are allowed")
     return name

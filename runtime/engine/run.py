@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 from runtime.engine.containers import Container
 from runtime.engine.installation import Installation
-from runtime.engine.options import RunOptions
+from runtime.engine.request import CreateRequest
 from runtime.engine.start import Shim
 from runtime.errors import ShimLost, step
 
 
 @contextmanager
 def running(
-    installation: Installation, options: RunOptions, window: tuple[int, int], *, debug: bool
+    installation: Installation, request: CreateRequest, window: tuple[int, int], *, debug: bool
 ) -> Iterator[tuple[Container, Shim]]:
     """The container and the line to its shim; leaving the block hangs up, which does not end the container.
 
@@ -31,7 +31,7 @@ def running(
         from runtime.engine.recover import recover
 
         recover(installation)
-        container, lock, mounts = create(installation, options)
+        container, lock, mounts = create(installation, request)
         installation.close()  # the container may run for long, and the shim has its own
         with held():
             try:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runtime.engine import etc
-from runtime.engine.options import CPU_PERIOD, RunOptions
+from runtime.engine.request import CPU_PERIOD, CreateRequest
 from runtime.errors import ConfigError
 from runtime.oci import defaults
 
 
-def build(container_id: str, options: RunOptions, image: Mapping[str, Any], *, hostname: str) -> dict[str, Any]:
+def build(container_id: str, request: CreateRequest, image: Mapping[str, Any], *, hostname: str) -> dict[str, Any]:
     """The OCI configuration of a new container.
 
     `image` is the `config` object of an OCI image configuration. The root's path is relative to the bundle, which is
@@ -26,21 +26,21 @@ def build(container_id: str, options: RunOptions, image: Mapping[str, Any], *, h
         "root": {"path": "rootfs", "readonly": False},
         "hostname": hostname,
         "process": {
-            "terminal": options.terminal,
+            "terminal": request.terminal,
             "user": {"uid": 0, "gid": 0},
-            "args": arguments(options.command, image, options.image),
-            "env": environment(image.get("Env") or (), options.env, hostname=hostname, terminal=options.terminal),
-            "cwd": options.workdir or image.get("WorkingDir") or "/",
+            "args": arguments(request.command, image, request.image),
+            "env": environment(image.get("Env") or (), request.env, hostname=hostname, terminal=request.terminal),
+            "cwd": request.workdir or image.get("WorkingDir") or "/",
             "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), defaults.CAPABILITIES),
             "noNewPrivileges": False,
         },
-        "mounts": mounts(options),
+        "mounts": mounts(request),
         "linux": {
             "namespaces": [
-                {"type": kind} for kind in defaults.NAMESPACES if kind != "network" or options.network != "host"
+                {"type": kind} for kind in defaults.NAMESPACES if kind != "network" or request.network != "host"
             ],
             "cgroupsPath": f"/fuse-aufs/{container_id}",
-            "resources": resources(options),
+            "resources": resources(request),
             "maskedPaths": defaults.MASKED_PATHS,
             "readonlyPaths": defaults.READONLY_PATHS,
         },
@@ -69,30 +69,30 @@ def environment(image: Iterable[str], given: Iterable[str], *, hostname: str, te
     return [f"{name}={value}" for name, value in merged.items()]
 
 
-def mounts(options: RunOptions) -> list[dict[str, Any]]:
+def mounts(request: CreateRequest) -> list[dict[str, Any]]:
     """Docker's mounts, then etc.NAMES and the volumes, parents before children: a volume on /etc is below them.
 
     A volume takes the place of a default with the same destination.
     """
-    given = {volume.destination for volume in options.volumes}
+    given = {volume.destination for volume in request.volumes}
     result: list[dict[str, Any]] = [mount for mount in defaults.MOUNTS if mount["destination"] not in given]
     own: list[dict[str, Any]] = [
         {"destination": f"/etc/{name}", "type": "file", "source": name, "options": []}
         for name in etc.NAMES if f"/etc/{name}" not in given
     ]  # fmt: skip
-    for volume in options.volumes:
+    for volume in request.volumes:
         flags = ["rbind", "rprivate", "ro" if volume.read_only else "rw"]
         own.append({"destination": volume.destination, "type": "bind", "source": volume.source, "options": flags})
     return result + sorted(own, key=lambda mount: mount["destination"].count("/"))
 
 
-def resources(options: RunOptions) -> dict[str, Any]:
+def resources(request: CreateRequest) -> dict[str, Any]:
     """The limits that were asked for, in the words of config-linux.md; swap is memory and swap together."""
     limits: dict[str, Any] = {}
-    if options.memory:
-        limits["memory"] = {"limit": options.memory, "swap": 2 * options.memory}
-    if options.cpu_quota:
-        limits["cpu"] = {"quota": options.cpu_quota, "period": CPU_PERIOD}
-    if options.pids:
-        limits["pids"] = {"limit": options.pids}
+    if request.memory:
+        limits["memory"] = {"limit": request.memory, "swap": 2 * request.memory}
+    if request.cpu_quota:
+        limits["cpu"] = {"quota": request.cpu_quota, "period": CPU_PERIOD}
+    if request.pids:
+        limits["pids"] = {"limit": request.pids}
     return limits

@@ -5,18 +5,14 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock  # of threading, which costs a millisecond more
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
-from runtime.engine.options import size
 from runtime.engine.paths import Paths
-from runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from drivers.api import Snapshotter
-
-MINIMUM_QUOTA = 1 << 20
 
 
 class Storage(NamedTuple):
@@ -103,28 +99,3 @@ class Drivers:
         with ExitStack() as closing:  # one that fails does not keep the others open
             for driver in left:
                 closing.callback(driver.close)
-
-
-def pairs(texts: Iterable[str]) -> dict[str, str]:
-    """NAME=VALUE texts as a dictionary; the last of a name counts. UsageError."""
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise UsageError(f"invalid storage option {text!r}: write NAME=VALUE")
-        found[name.strip()] = value.strip()
-    return found
-
-
-def quota(texts: Iterable[str]) -> int:
-    """The bytes of `run --storage-opt size=`, 0 for none. UsageError for any other option."""
-    given = pairs(texts)
-    for name in given:
-        if name != "size":
-            raise UsageError(
-                f"a container has the storage option size and not {name!r}; those of a driver come before the verb"
-            )
-    limit = size(given.get("size", "0"))
-    if "size" in given and limit < MINIMUM_QUOTA:
-        raise UsageError(f"the smallest size of a container is 1m, not {given['size']}")
-    return limit

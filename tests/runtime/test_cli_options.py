@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from runtime.cli import human, run, settings
-from runtime.cli.options import HelpWanted, Option, describe, parse
-from runtime.engine import storage
-from runtime.engine.options import Volume
-from runtime.errors import UsageError
+from runtime.cli.arguments import HelpWanted, Option, describe, parse
+from runtime.cli.usage import UsageError
+from runtime.engine.request import Volume
 
 TABLE = (Option("all", "a"), Option("env", "e", "K=V"), Option("name", value="NAME"), Option("tty", "t"))
 
@@ -119,21 +116,6 @@ def test_sizes_for_people(count: int, shown: str) -> None:
 )  # fmt: skip
 def test_durations_for_people(seconds: float, shown: str) -> None:
     assert human.span(seconds) == shown
-
-
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (["size"], "write NAME=VALUE"),
-        (["size="], "write NAME=VALUE"),
-        (["dm.fs=xfs"], "has the storage option size and not 'dm.fs'"),
-        (["size=1k"], "the smallest size of a container is 1m"),
-        (["size=much"], "invalid size"),
-    ],
-)
-def test_storage_options_of_a_container_that_cannot_be_meant(words: list[str], why: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(why)):
-        storage.quota(words)
 
 
 def test_storage_options_of_a_driver() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import RegistryError, UsageError, sentence
+from runtime.errors import InvalidValue, RegistryError, sentence
 from runtime.registry import login
 from runtime.registry.credentials import Login
 from tests.runtime.registry.conftest import Puller
@@ -79,7 +79,7 @@ def test_an_address_that_is_none(puller: Puller, lying: Lying, by: str, to: str)
 
 
 def test_a_host_that_can_be_none(puller: Puller) -> None:
-    with pytest.raises(UsageError, match="is no registry"):
+    with pytest.raises(InvalidValue, match="is no registry"):
         puller.pull(f"{LONG}/x")
 
 

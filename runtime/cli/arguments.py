@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 
 class Option(NamedTuple):
