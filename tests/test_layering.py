@@ -38,10 +38,11 @@ _DRIVERS = {
     "drivers.zfs": _SHARED,
     "drivers.devicemapper": _SHARED,
 }
-_BELOW = {"runtime.errors", "unionfs.linux", "drivers"}  # what all of the runtime but oci stands on
+_BELOW = {"runtime.errors", "runtime.events", "unionfs.linux", "drivers"}  # what all of the runtime but oci stands on
 _RUNTIME = {
     "runtime": set[str](),
     "runtime.errors": set[str](),
+    "runtime.events": set[str](),
     "runtime.oci": {"runtime.errors", "unionfs.linux"},
     "runtime.images": {*_BELOW, "drivers.archive", "drivers.diff"},
     "runtime.registry": {*_BELOW, "runtime.images"},

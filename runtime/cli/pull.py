@@ -24,10 +24,11 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it requires exactly 1 argument, the name of an image")
     settings.need_root()
 
+    from runtime.cli.progress import progress
+    from runtime.events import Message
     from runtime.images.platforms import parse_platform
     from runtime.images.reference import parse
     from runtime.registry.access import Access
-    from runtime.registry.progress import full, progress
     from runtime.registry.pull import pull, pull_all
 
     (text,) = given.arguments
@@ -38,11 +39,10 @@ def main(given: Given, settings: Settings) -> int:
     if every and tagged:
         raise UsageError("--all-tags takes a name without a tag or digest")
     access = Access(os.environ)
-    shown = progress(sys.stdout, quiet=given.flag("quiet"))
-    if not tagged and not every:
-        shown.say("Using default tag: latest")
-    with settings.installation() as installation:
+    with settings.installation() as installation, progress(sys.stdout, quiet=given.flag("quiet")) as shown:
+        if not tagged and not every:
+            shown(Message("Using default tag: latest"))
         driver = installation.drivers.chosen()  # before anything is transferred: it may not work here
         (pull_all if every else pull)(installation.images, access, reference, driver, shown, platform=platform)
-    print(full(reference._replace(tag="") if every else reference))
+    print((reference._replace(tag="") if every else reference).full)
     return 0

@@ -20,20 +20,20 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it requires exactly 1 argument, the name of an image")
     settings.need_root()
 
+    from runtime.cli.progress import progress
+    from runtime.events import Message
     from runtime.images.reference import parse
     from runtime.registry.access import Access
-    from runtime.registry.progress import full, progress
     from runtime.registry.push import push
 
     (text,) = given.arguments
     reference = parse(text)
     quiet = given.flag("quiet")
     access = Access(os.environ)
-    shown = progress(sys.stdout, quiet=quiet)
-    if text == reference.name:
-        shown.say("Using default tag: latest")
-    with settings.installation() as installation:
+    with settings.installation() as installation, progress(sys.stdout, quiet=quiet) as shown:
+        if text == reference.name:
+            shown(Message("Using default tag: latest"))
         push(installation.images, access, reference, shown)
     if quiet:
-        print(full(reference))
+        print(reference.full)
     return 0

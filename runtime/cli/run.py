@@ -43,13 +43,15 @@ def main(given: Given, settings: Settings) -> int:
     if wanted.terminal and wanted.stdin and not detach and not os.isatty(0):
         raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
 
+    from runtime.cli.progress import progress
     from runtime.engine.run import running
     from runtime.engine.terminal import window
 
     size = window(1) if wanted.terminal else (0, 0)
     with (
         settings.installation() as installation,
-        running(installation, wanted, size, debug=settings.debug) as (container, shim),
+        progress(sys.stderr) as shown,  # standard output is the container's
+        running(installation, wanted, size, shown, debug=settings.debug) as (container, shim),
     ):
         if detach:
             print(container.id)

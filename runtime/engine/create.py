@@ -14,6 +14,7 @@ from runtime.engine.containers import Config, Container
 from runtime.engine.installation import Installation
 from runtime.engine.request import CreateRequest
 from runtime.errors import NoSuchImage, step
+from runtime.events import Listener, unheard
 from runtime.images.image import Image
 from runtime.images.unpack import unpack
 from runtime.oci.spec import parse
@@ -28,15 +29,16 @@ class Created(NamedTuple):
     mounts: list[Mount]
 
 
-def create(installation: Installation, request: CreateRequest) -> Created:
+def create(installation: Installation, request: CreateRequest, tell: Listener = unheard) -> Created:
     """Record the container and prepare its root file system on the image, unpacked for this driver when needed.
+    `tell` hears how it is pulled, if it is.
 
     Raises RuntimeFault, DriverError or OSError; the container is not there then.
     """
     request.check()
     images, drivers = installation.images, installation.drivers
     with step(f"find the image {request.image}"):
-        image = _image(installation, request)
+        image = _image(installation, request, tell)
     installation.network(request.network)
     with step(f"open the storage driver {drivers.storage.driver}"):
         driver = drivers.chosen()
@@ -57,7 +59,7 @@ def create(installation: Installation, request: CreateRequest) -> Created:
     return Created(container, lock, mounts)
 
 
-def _image(installation: Installation, request: CreateRequest) -> Image:
+def _image(installation: Installation, request: CreateRequest, tell: Listener) -> Image:
     """The image, pulled first where it is missing, or `--pull` says so."""
     missing: NoSuchImage | None = None
     if request.pull != "always":
@@ -70,7 +72,7 @@ def _image(installation: Installation, request: CreateRequest) -> Image:
 
     from runtime.registry.obtain import obtain  # only here: a registry is not what most runs need
 
-    return obtain(installation.images, request.image, installation.drivers.chosen, missing=missing)
+    return obtain(installation.images, request.image, installation.drivers.chosen, tell, missing=missing)
 
 
 def configure(driver_name: str, request: CreateRequest, image_id: str, image: dict[str, Any]) -> Config:

@@ -10,11 +10,12 @@ from runtime.engine.installation import Installation
 from runtime.engine.request import CreateRequest
 from runtime.engine.start import Shim
 from runtime.errors import ShimLost, step
+from runtime.events import Listener
 
 
 @contextmanager
 def running(
-    installation: Installation, request: CreateRequest, window: tuple[int, int], *, debug: bool
+    installation: Installation, request: CreateRequest, window: tuple[int, int], tell: Listener, *, debug: bool
 ) -> Iterator[tuple[Container, Shim]]:
     """The container and the line to its shim; leaving the block hangs up, which does not end the container.
 
@@ -31,7 +32,7 @@ def running(
         from runtime.engine.recover import recover
 
         recover(installation)
-        container, lock, mounts = create(installation, request)
+        container, lock, mounts = create(installation, request, tell)
         installation.close()  # the container may run for long, and the shim has its own
         with held():
             try:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from runtime.errors import ImageError, RegistryError
+from runtime.events import unheard
 from runtime.images import document
 from runtime.images.reference import parse
 from runtime.registry.credentials import Login
-from runtime.registry.progress import Progress
 from runtime.registry.pull import pull_all
 from tests.runtime.registry.conftest import Puller
 from tests.runtime.registry.lying import CHUNK, Honest, Server, digest_of, made
@@ -395,7 +395,7 @@ def test_tags_come_in_pages(puller: Puller, lying: Lying) -> None:
 def test_tags_that_are_none(puller: Puller, lying: Lying, page: bytes, why: str) -> None:
     server = lying(Tags, pages=[page])
     with pytest.raises((RegistryError, ImageError), match=why):
-        pull_all(puller.store, puller.access(), parse(f"{server.host}/x"), puller.driver, Progress())
+        pull_all(puller.store, puller.access(), parse(f"{server.host}/x"), puller.driver, unheard)
     assert len(server.asked) == 1
 
 
