@@ -21,7 +21,7 @@ def main(given: Given, settings: Settings) -> int:
     if not 1 <= len(given.arguments) <= 2:
         raise UsageError("it requires 1 or 2 arguments, a container and a name for the image")
 
-    from runtime.engine.commit import Wish, commit
+    from runtime.engine.containers.commit import Wish, commit
 
     wish = Wish(
         reference=given.arguments[1] if len(given.arguments) == 2 else "",

@@ -20,7 +20,7 @@ def main(given: Given, settings: Settings) -> int:
     if not given.flag("force"):
         prune.ask("This will remove all stopped containers, and snapshots without a container.", "container prune")
 
-    from runtime.engine.prune import containers, left_over, snapshots
+    from runtime.engine.containers.prune import containers, left_over, snapshots
 
     with settings.recovered() as installation:
         return prune.report([

@@ -20,7 +20,7 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it requires exactly 1 argument, a container")
 
     from drivers import diff
-    from runtime.engine import trees
+    from runtime.engine.containers import trees
 
     with settings.recovered() as installation:
         container = installation.containers.get(given.arguments[0])

@@ -21,7 +21,7 @@ def main(given: Given, settings: Settings) -> int:
 
     from drivers.diff import write_tree
     from drivers.diff.snapshots import tree
-    from runtime.engine import trees
+    from runtime.engine.containers import trees
 
     with settings.recovered() as installation:
         container = installation.containers.get(given.arguments[0])

@@ -11,7 +11,7 @@ from runtime.cli import human
 from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
 from runtime.cli.usage import UsageError
-from runtime.engine.names import SHORT_ID
+from runtime.engine.containers.names import SHORT_ID
 from runtime.errors import ImageError
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ def main(given: Given, settings: Settings) -> int:
 
 def _find(installation: Installation, reference: str, kind: str) -> dict[str, Any]:
     """A container rather than an image, as docker has it, unless one `kind` is asked for."""
-    from runtime.engine.inspect import container, image
+    from runtime.engine.containers.inspect import container, image
 
     if kind != "image":
         try:

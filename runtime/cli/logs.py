@@ -13,8 +13,8 @@ from runtime.cli import tell, values
 from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
 from runtime.cli.usage import UsageError
+from runtime.engine.containers.logs import Entry, Reader
 from runtime.engine.frames import CHUNK
-from runtime.engine.logs import Entry, Reader
 
 SUMMARY = "show what a container has written"
 USAGE = "[OPTIONS] CONTAINER"

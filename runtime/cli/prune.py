@@ -12,7 +12,7 @@ from runtime.cli.arguments import Option
 from runtime.errors import StateError
 
 if TYPE_CHECKING:
-    from runtime.engine.prune import Pruned
+    from runtime.engine.containers.prune import Pruned
 
 FORCE = Option("force", "f", help="do not ask")
 

@@ -9,8 +9,8 @@ from runtime.cli import human
 from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
 from runtime.cli.usage import UsageError
-from runtime.engine.containers import Container
-from runtime.engine.names import SHORT_ID
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.names import SHORT_ID
 from runtime.engine.state import State, Status
 from runtime.errors import NoSuchContainer
 

@@ -15,9 +15,9 @@ OPTIONS = (Option("force", "f", help="kill a running one first"),)
 def main(given: Given, settings: Settings) -> int:
     force = given.flag("force")
 
-    from runtime.engine.leftovers import take_back_beside
-    from runtime.engine.stop import remove
-    from runtime.engine.storage import Away
+    from runtime.engine.containers.stop import remove
+    from runtime.engine.storage.drivers import Away
+    from runtime.engine.storage.leftovers import take_back_beside
 
     drivers = set()
     away: dict[str, Away] = {}

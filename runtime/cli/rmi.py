@@ -13,8 +13,8 @@ OPTIONS: tuple[Option, ...] = ()
 
 
 def main(given: Given, settings: Settings) -> int:
-    from runtime.engine.rmi import remove_image
-    from runtime.engine.storage import Away
+    from runtime.engine.images.remove import remove_image
+    from runtime.engine.storage.drivers import Away
 
     away: dict[str, Away] = {}
 

@@ -9,8 +9,8 @@ from runtime.cli import values
 from runtime.cli.arguments import Given, Option, conceal
 from runtime.cli.settings import Settings
 from runtime.cli.usage import UsageError
-from runtime.engine import names
-from runtime.engine.request import CreateRequest
+from runtime.engine.containers import names
+from runtime.engine.containers.request import CreateRequest
 
 SUMMARY = "make a container of an image and run a command in it"
 USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"

@@ -12,7 +12,7 @@ from runtime.cli.usage import NotPermitted, UsageError
 from runtime.cli.values import pairs
 from runtime.engine.installation import Installation
 from runtime.engine.paths import DEFAULT_DRIVER, DEFAULT_ROOT, DEFAULT_STATE, Paths
-from runtime.engine.storage import Storage
+from runtime.engine.storage.drivers import Storage
 
 OPTIONS = (
     Option("storage-driver", value="NAME", help=f"the driver to run containers on (default {DEFAULT_DRIVER})"),
@@ -36,7 +36,7 @@ class Settings(NamedTuple):
     @contextmanager
     def recovered(self) -> Iterator[Installation]:
         """The same, after what killed processes left behind of containers has been taken back."""
-        from runtime.engine.recover import recover
+        from runtime.engine.containers.recovery import recover
 
         with self.installation() as installation:
             recover(installation)

@@ -19,7 +19,7 @@ def main(given: Given, settings: Settings) -> int:
     if seconds is None:
         raise UsageError(f"invalid time: {text!r}: write whole seconds, or -1 to wait for ever")
 
-    from runtime.engine.stop import stop
+    from runtime.engine.containers.stop import stop
 
     with settings.recovered() as installation:
 

@@ -9,9 +9,9 @@ from runtime.cli.arguments import Given, Option
 from runtime.cli.images import created, names
 from runtime.cli.settings import Settings
 from runtime.cli.usage import UsageError
-from runtime.engine.disk import Disk, measure
-from runtime.engine.names import SHORT_ID
+from runtime.engine.containers.names import SHORT_ID
 from runtime.engine.state import Status
+from runtime.engine.storage.disk import Disk, measure
 
 SUMMARY = "show what images and containers take on disk"
 USAGE = "[OPTIONS]"

@@ -31,7 +31,7 @@ def main(given: Given, settings: Settings) -> int:
         what = "images without at least one container associated to them" if named else "dangling images"
         prune.ask(_WARNING.format(images=what), "system prune")
 
-    from runtime.engine.prune import containers, images, snapshots
+    from runtime.engine.containers.prune import containers, images, snapshots
 
     with settings.recovered() as installation:
         return prune.report([

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 from runtime.cli.usage import UsageError
-from runtime.engine import request
-from runtime.engine.request import Volume
+from runtime.engine.containers import request
+from runtime.engine.containers.request import Volume
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([bkmgtp])(?:i?b)?|b)?", re.IGNORECASE)
 _UNIT = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}

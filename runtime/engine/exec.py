@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-from runtime.engine import accounts, frames, processes, spec, terminal
+from runtime.engine import frames, processes, terminal
 from runtime.engine.attach import Output, held, signals
-from runtime.engine.containers import Container
+from runtime.engine.containers import accounts, spec
+from runtime.engine.containers.container import Container
 from runtime.engine.keeper import Kept, Process, keep
 from runtime.engine.state import Status
 from runtime.engine.stdio import Ends, pipes

@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from runtime.engine.paths import DEFAULT_DRIVER, Paths
-from runtime.engine.storage import Drivers, Storage
+from runtime.engine.storage.drivers import Drivers, Storage
 
 if TYPE_CHECKING:
-    from runtime.engine.containers import ContainerStore
-    from runtime.engine.network import Network
+    from runtime.engine.containers.store import ContainerStore
+    from runtime.engine.networks import Network
     from runtime.images.store import ImageStore
 
 _Part = TypeVar("_Part")
@@ -52,7 +52,7 @@ class Installation:
         """The containers, with their directories made. Raises OSError, DriverError (Paths.keep_private)."""
 
         def make() -> ContainerStore:
-            from runtime.engine.containers import ContainerStore
+            from runtime.engine.containers.store import ContainerStore
 
             return ContainerStore(self.paths)
 
@@ -73,7 +73,7 @@ class Installation:
         """The network `name`. NetworkError when there is none."""
 
         def make() -> Network:
-            from runtime.engine.network import open_network
+            from runtime.engine.networks import open_network
 
             return open_network(name, self.paths.network)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from runtime.engine.containers import Container
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.request import CreateRequest
 from runtime.engine.installation import Installation
-from runtime.engine.request import CreateRequest
 from runtime.engine.start import Shim
 from runtime.errors import ShimLost, step
 from runtime.events import Listener
@@ -28,8 +28,8 @@ def running(
     started = False
     try:
         from runtime.engine.attach import held
-        from runtime.engine.create import create
-        from runtime.engine.recover import recover
+        from runtime.engine.containers.create import create
+        from runtime.engine.containers.recovery import recover
 
         recover(installation)
         container, lock, mounts = create(installation, request, tell)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from drivers.mounts import Mount
 from runtime import errors
 from runtime.engine import frames, waiting
-from runtime.engine.containers import Container
+from runtime.engine.containers.container import Container
 from runtime.engine.frames import Frame
 from runtime.oci import sealed
 

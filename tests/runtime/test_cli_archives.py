@@ -320,7 +320,7 @@ def test_an_image_is_not_removed_under_a_container_in_the_making(box: Runtime) -
     """`rmi` between the look at the image and the record of the container: no container comes of it."""
     script = """
 import sys
-from runtime.engine import create
+from runtime.engine.containers import create
 from runtime.cli import command
 unpack = create.unpack
 def unpack_and_lose(*given):

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from drivers.archive.extract import extract
-from runtime.engine import commit as committing
-from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.containers import commit as committing
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.pause import paused
+from runtime.engine.containers.store import ContainerStore
 from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
-from runtime.engine.pause import paused
 from runtime.oci.cgroups import Cgroup
 from tests.capabilities import missing
 from tests.runtime.conftest import Runtime, Terminal, wait_until

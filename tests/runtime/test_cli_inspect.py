@@ -128,7 +128,7 @@ def test_what_ran_out_of_memory(runtime: Runtime) -> None:
 
 
 def test_what_ran_out_of_memory_and_lost_its_shim(runtime: Runtime) -> None:
-    from runtime.engine.containers import ContainerStore
+    from runtime.engine.containers.store import ContainerStore
     from runtime.engine.paths import Paths
 
     name = runtime("run", "-d", "-m", "16m", "--network=none", "box", "sh", "-c", f"{_EATS}; sleep 600").strip()

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from runtime.cli import logs
-from runtime.engine.containers import ContainerStore
-from runtime.engine.logs import Entry
+from runtime.engine.containers.logs import Entry
+from runtime.engine.containers.store import ContainerStore
 from runtime.engine.paths import Paths
 from tests.runtime.conftest import IMAGE, Runtime, Terminal, wait_until
 

@@ -7,7 +7,7 @@ import pytest
 from runtime.cli import human, run, settings
 from runtime.cli.arguments import HelpWanted, Option, describe, parse
 from runtime.cli.usage import UsageError
-from runtime.engine.request import Volume
+from runtime.engine.containers.request import Volume
 
 TABLE = (Option("all", "a"), Option("env", "e", "K=V"), Option("name", value="NAME"), Option("tty", "t"))
 

@@ -216,7 +216,7 @@ def test_the_terminal_is_restored_when_the_shim_dies(runtime: Runtime, terminal:
 
 
 def shim_pid(runtime: Runtime, container: str) -> int:
-    from runtime.engine.containers import ContainerStore
+    from runtime.engine.containers.store import ContainerStore
     from runtime.engine.paths import Paths
 
     return ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get(container).state().shim_pid

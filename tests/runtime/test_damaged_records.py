@@ -14,7 +14,8 @@ import pytest
 from drivers.api import Kind
 from drivers.registry import open_driver
 from runtime.engine import state
-from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.store import ContainerStore
 from runtime.engine.state import State, Status
 from runtime.errors import DamagedRecord
 from tests.runtime.conftest import IMAGE, Runtime

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine import accounts
+from runtime.engine.containers import accounts
 from runtime.errors import ConfigError
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nodd:x:-1:0::/:/bin/sh\nbroken\n"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from drivers.errors import TimedOut
-from runtime.engine import containers
-from runtime.engine.network import host
+from runtime.engine.containers import store as containers
+from runtime.engine.networks import host
 from runtime.engine.paths import Paths
 from runtime.errors import NetworkError
 from tests.runtime.conftest import IMAGE, Runtime, die_at

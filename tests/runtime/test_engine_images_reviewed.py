@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drivers.mounts import Mount
-from runtime.engine import prune
+from runtime.engine.containers import prune
 from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
 from runtime.images import document

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine import logs, names
-from runtime.engine.containers import Config, Container, ContainerStore
+from runtime.engine.containers import logs, names
+from runtime.engine.containers.container import Config, Container
+from runtime.engine.containers.store import ContainerStore
 from runtime.engine.paths import Paths
 from runtime.engine.state import State, Status
 from runtime.errors import NameInUse, NoSuchContainer

@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.store import ContainerStore
 from runtime.engine.paths import Paths
 from tests.runtime.conftest import IMAGE, Runtime, die_at, links, wait_until
 from tests.runtime.test_cli_lifecycle import LOOP, start
@@ -89,7 +90,7 @@ def test_a_container_killed_from_outside_is_just_one_that_ended(runtime: Runtime
 
 
 CREATING = [
-    "runtime.engine.containers:ContainerStore._point",  # a directory and its lock, nothing else
+    "runtime.engine.containers.store:ContainerStore._point",  # a directory and its lock, nothing else
     "runtime.engine.records.keep",  # everything but the record
     "drivers.durable.sync_directory",  # the record under another name
     "drivers.graph:GraphSnapshotter.prepare",  # before the snapshot
@@ -108,7 +109,7 @@ def test_creator_killed(runtime: Runtime, where: str) -> None:
 
 REMOVING = [
     "drivers.graph:GraphSnapshotter.remove",
-    "runtime.engine.containers:ContainerStore.drop",
+    "runtime.engine.containers.store:ContainerStore.drop",
 ]
 
 

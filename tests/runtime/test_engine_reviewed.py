@@ -139,7 +139,7 @@ def test_reboot(own: Runtime, remove: bool) -> None:
     state = found(own, "ran").state()
     run_directory = found(own, "ran").run_directory
     kill_and_wait(state.shim_pid)
-    from runtime.engine import release
+    from runtime.engine.containers import release
 
     release.processes(found(own, "ran"))
     shutil.rmtree(run_directory)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine import frames, logs, names, records, spec, state
-from runtime.engine.request import CreateRequest, Volume
+from runtime.engine import frames, records, state
+from runtime.engine.containers import logs, names, spec
+from runtime.engine.containers.request import CreateRequest, Volume
 from runtime.engine.state import State, Status
 from runtime.errors import ConfigError, DamagedRecord, InvalidValue, RuntimeFault, ShimLost, StateError, by_name
 

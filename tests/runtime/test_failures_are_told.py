@@ -38,16 +38,16 @@ RUN = [
     ("client", "runtime.oci.sealed.seal", "start a shim"),
     ("client", "runtime.engine.paths:Paths.keep_private", "use the directories {root} and {state}"),
     ("client", "drivers.registry.open_driver", "open the storage driver vfs"),
-    ("client", "runtime.engine.create.unpack", "unpack the image box"),
+    ("client", "runtime.engine.containers.create.unpack", "unpack the image box"),
     ("client", "runtime.engine.records.keep", "record the container"),
     ("client", "drivers.graph:GraphSnapshotter.prepare", "prepare its root file system"),
     ("shim", "runtime.engine.shim.main._listen", "make its run directory"),
     ("shim", "runtime.engine.shim.main.Writer", "open its log"),
     ("shim", "runtime.engine.shim.life.open_tree", "mount the root file system"),
-    ("shim", "runtime.engine.accounts.lookup", "look its user up"),
+    ("shim", "runtime.engine.containers.accounts.lookup", "look its user up"),
     ("shim", "runtime.engine.shim.life.EtcFiles", "make its files of /etc"),
     ("shim", "runtime.engine.shim.life.pipes", "create the container"),
-    ("shim", "runtime.engine.network.sandbox:Sandbox.loopback_up", "connect it to the network none"),
+    ("shim", "runtime.engine.networks.sandbox:Sandbox.loopback_up", "connect it to the network none"),
     ("shim", "runtime.engine.shim.life.keep", "record that it runs"),
 ]
 
@@ -80,7 +80,7 @@ def test_a_step_of_run(vfs: Runtime, where: str, call: str, step: str) -> None:
 def test_what_fails_at_the_end(vfs: Runtime) -> None:
     words = ("run", "--network=none", "--name=ends", "box", "sh", "-c", "exit 3")
     for call, step in (
-        ("runtime.engine.containers:Container.rest", "record how it ended"),
+        ("runtime.engine.containers.container:Container.rest", "record how it ended"),
         ("runtime.oci.container.delete", "end its processes"),
     ):
         done = refused(vfs, "shim", call, *words)
@@ -94,8 +94,8 @@ def test_other_verbs(vfs: Runtime) -> None:
         for call, words, code, says in (
             ("runtime.oci.parent.spawn", ("exec", name, "true"), 125, "cannot start the command"),
             ("drivers.diff.changes", ("diff", name), 1, "diff failed"),
-            ("runtime.engine.release.discard", ("rm", "-f", "runs"), 1, "rm runs failed"),
-            ("runtime.engine.containers:ContainerStore._ids", ("ps",), 1, "cannot use the directories"),
+            ("runtime.engine.containers.release.discard", ("rm", "-f", "runs"), 1, "rm runs failed"),
+            ("runtime.engine.containers.store:ContainerStore._ids", ("ps",), 1, "cannot use the directories"),
         ):
             done = refused(vfs, "client", call, *words)
             assert (done.returncode, done.stderr.count("\n")) == (code, 1), done

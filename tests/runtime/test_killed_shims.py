@@ -34,7 +34,7 @@ sys.exit(command(sys.argv[2:]))
 BEGINNING = [
     "runtime.engine.shim.life.save",  # before anything
     "runtime.engine.shim.life.open_tree",  # before the root file system
-    "runtime.engine.accounts.lookup",  # with it, and nobody in it
+    "runtime.engine.containers.accounts.lookup",  # with it, and nobody in it
     "runtime.oci.parent._listen",  # with a child that makes itself the container
     "runtime.engine.shim.life.keep",  # which is done with that
 ]
@@ -42,10 +42,10 @@ RECORDED = [
     "runtime.oci.container:Init.start",  # the container has not begun
 ]
 ENDING = [
-    "runtime.engine.release.processes",  # its first process has ended
-    "runtime.engine.release.endpoint",
+    "runtime.engine.containers.release.processes",  # its first process has ended
+    "runtime.engine.containers.release.endpoint",
     "drivers.mounts:Tree.close",
-    "runtime.engine.containers:Container.rest",  # nothing is held any more
+    "runtime.engine.containers.container:Container.rest",  # nothing is held any more
 ]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine.trees import live
+from runtime.engine.containers.trees import live
 from runtime.engine.watch import connect
 from runtime.images.store import ImageStore
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, wait_until

@@ -6,7 +6,7 @@
             endpoint in the container's network namespace, and its address in /etc/hosts
             execve                                                  oci.Init.start
             ... streams until the first process ends ...            shim/streams.py
-    end     processes, cgroups, endpoint, root file system          engine/release.py
+    end     processes, cgroups, endpoint, root file system          engine/containers/release.py
             the record of how it ended, or none of it any more
 """
 
@@ -20,11 +20,11 @@ from typing import Any
 
 from drivers.errors import InUse
 from drivers.mounts import Mount, Tree, open_tree
-from runtime.engine import accounts, release, trees
-from runtime.engine.containers import Container
-from runtime.engine.etc import EtcFiles
+from runtime.engine.containers import accounts, release, trees
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.etc import EtcFiles
 from runtime.engine.installation import Installation
-from runtime.engine.network import Endpoint, files
+from runtime.engine.networks import Endpoint, files
 from runtime.engine.state import Status, keep, save
 from runtime.engine.stdio import Ends, pipes
 from runtime.errors import ConfigError, step

@@ -11,8 +11,8 @@ from typing import Any
 from drivers.errors import DriverError
 from drivers.mounts import Mount
 from runtime.engine import frames
+from runtime.engine.containers.logs import Writer
 from runtime.engine.installation import Installation
-from runtime.engine.logs import Writer
 from runtime.engine.paths import Paths
 from runtime.engine.shim.life import Life
 from runtime.engine.shim.streams import Caller, Streams

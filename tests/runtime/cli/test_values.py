@@ -8,7 +8,7 @@ import pytest
 
 from runtime.cli import values
 from runtime.cli.usage import UsageError
-from runtime.engine.request import Volume
+from runtime.engine.containers.request import Volume
 from runtime.errors import InvalidValue
 
 

@@ -12,10 +12,10 @@ import pytest
 from drivers import registry
 from drivers.errors import DriverError, Unavailable
 from drivers.graph import GraphSnapshotter
-from runtime.engine import prune
+from runtime.engine.containers import prune
 from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
-from runtime.engine.storage import Away, Storage
+from runtime.engine.storage.drivers import Away, Storage
 from tests.runtime.conftest import IMAGE, Runtime, wait_until
 
 VFS = Storage("vfs", {})

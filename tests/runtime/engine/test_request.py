@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from runtime.engine import request
-from runtime.engine.request import CreateRequest, Volume
+from runtime.engine.containers import request
+from runtime.engine.containers.request import CreateRequest, Volume
 from runtime.errors import InvalidValue
 
 GOOD = CreateRequest("box")

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-from runtime.engine.network import rtnetlink
-from runtime.engine.network.bridge import BridgeNetwork
-from runtime.engine.network.netlink import NetlinkSocket
+from runtime.engine.networks import rtnetlink
+from runtime.engine.networks.bridge import BridgeNetwork
+from runtime.engine.networks.netlink import NetlinkSocket
 from tests.runtime.network.netns import Box, fresh_host, links, nft, sysctl
 
 HOST = "198.51.100.1"

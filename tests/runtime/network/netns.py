@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from runtime.engine.network import rtnetlink
-from runtime.engine.network.netlink import NetlinkSocket
+from runtime.engine.networks import rtnetlink
+from runtime.engine.networks.netlink import NetlinkSocket
 from unionfs.linux import consts, processes
 
 T = TypeVar("T")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine.network import rtnetlink
-from runtime.engine.network.bridge import BridgeNetwork
-from runtime.engine.network.netlink import NetlinkSocket
+from runtime.engine.networks import rtnetlink
+from runtime.engine.networks.bridge import BridgeNetwork
+from runtime.engine.networks.netlink import NetlinkSocket
 from runtime.errors import NetworkError
 from tests.runtime.network.conftest import HOST, OUTSIDE, Trace
 from tests.runtime.network.netns import Box, fresh_host, links, nft, routes, sysctl, talk

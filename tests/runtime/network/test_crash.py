@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine.network.bridge import BridgeNetwork
-from runtime.engine.network.netlink import Message, NetlinkSocket, Request
+from runtime.engine.networks.bridge import BridgeNetwork
+from runtime.engine.networks.netlink import Message, NetlinkSocket, Request
 from tests.runtime.network.conftest import HOST, OUTSIDE, Trace
 from tests.runtime.network.netns import Box, links, talk
 

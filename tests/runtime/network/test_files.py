@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine.network import files
+from runtime.engine.networks import files
 
 PUBLIC = "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine.network.leases import Leases
+from runtime.engine.networks.leases import Leases
 from runtime.errors import NetworkError
 
 SUBNET = IPv4Network("10.0.0.0/29")  # .1 is the gateway's, .2 to .6 are to be had

@@ -12,8 +12,8 @@ from ipaddress import IPv4Network
 import pytest
 
 from drivers.programs import find
-from runtime.engine.network import command, iptables, nat
-from runtime.engine.network.bridge import BridgeNetwork
+from runtime.engine.networks import command, iptables, nat
+from runtime.engine.networks.bridge import BridgeNetwork
 from runtime.errors import NetworkError
 from tests.runtime.network.conftest import HOST, OUTSIDE, Trace
 from tests.runtime.network.netns import Box, nft, talk

@@ -10,8 +10,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from runtime.engine.network import netlink, rtnetlink
-from runtime.engine.network.netlink import Message, NetlinkSocket, Request
+from runtime.engine.networks import netlink, rtnetlink
+from runtime.engine.networks.netlink import Message, NetlinkSocket, Request
 from tests.runtime.network.netns import fresh_host, links
 
 

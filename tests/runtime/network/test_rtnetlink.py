@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from runtime.engine.network import rtnetlink
-from runtime.engine.network.netlink import NetlinkSocket
+from runtime.engine.networks import rtnetlink
+from runtime.engine.networks.netlink import NetlinkSocket
 from tests.runtime.network.netns import Box, links, routes
 
 

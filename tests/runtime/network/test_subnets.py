@@ -4,7 +4,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from runtime.engine.network import subnets
+from runtime.engine.networks import subnets
 from runtime.errors import NetworkError
 
 WISHED = IPv4Network("172.30.0.0/16")

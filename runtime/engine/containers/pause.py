@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from runtime.engine.containers import Container
+from runtime.engine.containers.container import Container
 from runtime.engine.state import Status
 from runtime.errors import StateError
 from runtime.oci.cgroups import Cgroup

@@ -18,9 +18,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from drivers import locks
 from drivers.errors import TimedOut
 from runtime import errors
-from runtime.engine.network import files, nat, rtnetlink, subnets, sysctl
-from runtime.engine.network.netlink import NetlinkSocket, Request
-from runtime.engine.network.rtnetlink import Link
+from runtime.engine.networks import files, nat, rtnetlink, subnets, sysctl
+from runtime.engine.networks.netlink import NetlinkSocket, Request
+from runtime.engine.networks.rtnetlink import Link
 from runtime.errors import NetworkError
 
 _OWNED = "fuse-aufs"

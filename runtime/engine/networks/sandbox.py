@@ -12,8 +12,8 @@ import threading
 from ipaddress import IPv4Address, IPv4Interface
 from types import TracebackType
 
-from runtime.engine.network import rtnetlink, sysctl
-from runtime.engine.network.netlink import NetlinkSocket
+from runtime.engine.networks import rtnetlink, sysctl
+from runtime.engine.networks.netlink import NetlinkSocket
 from runtime.errors import NetworkError
 from unionfs.linux import consts, processes
 

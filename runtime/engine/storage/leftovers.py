@@ -2,8 +2,8 @@
 
 Every verb that makes room comes here at its end: rm, rmi and the prune verbs. Who unpacks an image comes to
 images.unpack.take_back(), the part of it that is about one driver. Two things are not here: containers, which the next
-command of any kind brings to rest (engine.recover), and what broken pulls left, from which the next pull goes on, and
-which the prune verbs of images remove.
+command of any kind brings to rest (engine.containers.recovery), and what broken pulls left, from which the next pull
+goes on, and which the prune verbs of images remove.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from drivers.api import Snapshotter
 from drivers.errors import DriverError, Unavailable
-from runtime.engine import disk, recover
+from runtime.engine.containers import recovery as recover
 from runtime.engine.installation import Installation
-from runtime.engine.storage import Away
+from runtime.engine.storage import disk
+from runtime.engine.storage.drivers import Away
 from runtime.errors import RuntimeFault
 from runtime.images import unpack
 from runtime.images.store import ImageStore

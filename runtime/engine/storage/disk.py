@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from drivers.api import Kind, Snapshotter
 from drivers.errors import DriverError
-from runtime.engine.containers import Container
+from runtime.engine.containers.container import Container
 from runtime.engine.installation import Installation
 from runtime.engine.state import State
-from runtime.engine.storage import Away
-from runtime.engine.stores import Snapshot, without_record
+from runtime.engine.storage.drivers import Away
+from runtime.engine.storage.lost import Snapshot, without_record
 from runtime.errors import NoSuchContainer
 from runtime.images.image import Image
 from runtime.images.unpack import chain_ids

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from drivers.mounts import Mount
-from runtime.engine import names, release, spec
-from runtime.engine.containers import Config, Container
+from runtime.engine.containers import names, release, spec
+from runtime.engine.containers.container import Config, Container
+from runtime.engine.containers.request import CreateRequest
 from runtime.engine.installation import Installation
-from runtime.engine.request import CreateRequest
 from runtime.errors import NoSuchImage, step
 from runtime.events import Listener, unheard
 from runtime.images.image import Image

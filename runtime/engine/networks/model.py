@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
-from runtime.engine.network import files
-from runtime.engine.network.sandbox import Sandbox
+from runtime.engine.networks import files
+from runtime.engine.networks.sandbox import Sandbox
 
 
 class Endpoint(NamedTuple):

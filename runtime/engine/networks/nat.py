@@ -1,7 +1,7 @@
 """The packet filter's part of a bridge: masquerading, and what may be forwarded to and from it.
 
 One nft transaction makes a table of the bridge's own, so that it is there whole or not at all, and goes as one. Where
-nft is not installed or the kernel has no nf_tables, iptables does the same (runtime/engine/network/iptables.py).
+nft is not installed or the kernel has no nf_tables, iptables does the same (runtime/engine/networks/iptables.py).
 
 Drop is final in every table, accept only in its own (nft(8), "Verdict statements"). So where another tool keeps
 iptables' FORWARD chain (docker, ufw: policy DROP), our accepting table is not enough and the bridge is let through
@@ -18,8 +18,8 @@ from ipaddress import IPv4Network
 from typing import NamedTuple
 
 from drivers.programs import find
-from runtime.engine.network import command, iptables
-from runtime.engine.network.netlink import NetlinkSocket, Request, string
+from runtime.engine.networks import command, iptables
+from runtime.engine.networks.netlink import NetlinkSocket, Request, string
 from runtime.errors import NetworkError
 
 # linux/netfilter/nfnetlink.h, nf_tables.h

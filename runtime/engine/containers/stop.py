@@ -7,16 +7,16 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from runtime.engine import release
-from runtime.engine.containers import Container
+from runtime.engine.containers import release
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.recovery import recover
 from runtime.engine.installation import Installation
 from runtime.engine.processes import Process
-from runtime.engine.recover import recover
 from runtime.engine.watch import connect
 from runtime.errors import ContainerError, NoSuchContainer, StateError
 
 if TYPE_CHECKING:
-    from runtime.engine.storage import Away
+    from runtime.engine.storage.drivers import Away
 
 _ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its shim
 

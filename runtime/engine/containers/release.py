@@ -13,13 +13,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from drivers.errors import DriverError, NotFound
-from runtime.engine.containers import Container
+from runtime.engine.containers.container import Container
 from runtime.engine.installation import Installation
 from runtime.errors import RuntimeFault, sentence, step
 
 if TYPE_CHECKING:
     from drivers.api import Snapshotter
-    from runtime.engine.storage import Away
+    from runtime.engine.storage.drivers import Away
 
 
 def processes(container: Container) -> None:
@@ -94,7 +94,7 @@ def discard(installation: Installation, container: Container, *, after_crash: bo
 def discard_damaged(installation: Installation, container: Container) -> list[Away]:
     """discard() of a container whose record does not say what it holds: it is looked for, in all drivers but those
     returned, which do not work now."""
-    from runtime.engine import stores
+    from runtime.engine.storage import lost as stores
 
     def leave_network(container: Container) -> None:
         installation.network("bridge").detach(container.id)

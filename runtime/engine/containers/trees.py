@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from runtime.engine import leaving
-from runtime.engine.containers import Container
+from runtime.engine.containers import leaving
+from runtime.engine.containers.container import Container
 from runtime.engine.watch import connect
 from runtime.errors import StateError
 from unionfs.linux import consts, files

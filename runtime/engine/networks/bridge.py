@@ -16,12 +16,12 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv4Network
 
-from runtime.engine.network import files
-from runtime.engine.network.host import Host, locked, mac_of, step
-from runtime.engine.network.leases import Leases
-from runtime.engine.network.model import Endpoint
-from runtime.engine.network.rtnetlink import Peer
-from runtime.engine.network.sandbox import INTERFACE, Sandbox
+from runtime.engine.networks import files
+from runtime.engine.networks.host import Host, locked, mac_of, step
+from runtime.engine.networks.leases import Leases
+from runtime.engine.networks.model import Endpoint
+from runtime.engine.networks.rtnetlink import Peer
+from runtime.engine.networks.sandbox import INTERFACE, Sandbox
 from runtime.errors import NetworkError
 
 _BRIDGES = 64  # roots that may share a host

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from runtime.engine import etc
-from runtime.engine.request import CPU_PERIOD, CreateRequest
+from runtime.engine.containers import etc
+from runtime.engine.containers.request import CPU_PERIOD, CreateRequest
 from runtime.errors import ConfigError
 from runtime.oci import defaults
 

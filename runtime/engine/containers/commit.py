@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from drivers import diff
 from drivers.api import Snapshotter
 from drivers.archive.errors import ArchiveError
-from runtime.engine import trees
-from runtime.engine.containers import Config, Container
+from runtime.engine.containers import trees
+from runtime.engine.containers.container import Config, Container
+from runtime.engine.containers.pause import paused
 from runtime.engine.installation import Installation
-from runtime.engine.pause import paused
 from runtime.errors import ImageError
 from runtime.images import changes, document
 from runtime.images.blobs import Writer
@@ -27,7 +27,7 @@ from runtime.images.reference import parse
 
 _EMPTY = 1024  # bytes of an archive without an entry
 
-# What the runtime gives a container whatever its image says (engine/spec.py).
+# What the runtime gives a container whatever its image says (engine/containers/spec.py).
 _GIVEN = ("HOSTNAME", "TERM")
 
 

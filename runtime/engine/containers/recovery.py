@@ -13,8 +13,8 @@ from contextlib import suppress
 from functools import partial
 
 from drivers.errors import DriverError
-from runtime.engine import release
-from runtime.engine.containers import Container
+from runtime.engine.containers import release
+from runtime.engine.containers.container import Container
 from runtime.engine.installation import Installation
 from runtime.engine.state import State, Status
 from runtime.errors import NoSuchContainer, RuntimeFault, step

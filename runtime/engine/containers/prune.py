@@ -6,11 +6,13 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from drivers.errors import DriverError
-from runtime.engine import leftovers, rmi, stores
+from runtime.engine.containers.stop import remove
+from runtime.engine.images import remove as rmi
 from runtime.engine.installation import Installation
 from runtime.engine.state import Status
-from runtime.engine.stop import remove
-from runtime.engine.storage import Away
+from runtime.engine.storage import leftovers
+from runtime.engine.storage import lost as stores
+from runtime.engine.storage.drivers import Away
 from runtime.errors import ImageInUse, NoSuchContainer, NoSuchImage, RuntimeFault, StateError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from runtime.engine import names
+from runtime.engine.containers import names
 from runtime.errors import InvalidValue
 
 MINIMUM_MEMORY = 6 << 20

@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager, suppress
 
 from drivers import durable, locks
 from drivers.errors import DriverError
-from runtime.engine import names, records, state
-from runtime.engine.container import FORMER, Config, Container, flock, removing
+from runtime.engine import records, state
+from runtime.engine.containers import names
+from runtime.engine.containers.container import FORMER, Config, Container, flock, removing
 from runtime.engine.paths import Paths
 from runtime.engine.state import Status
 from runtime.errors import DamagedRecord, NameInUse, NoSuchContainer

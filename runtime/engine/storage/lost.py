@@ -16,7 +16,7 @@ from drivers.api import Kind, Snapshotter
 from drivers.errors import DriverError, NotFound
 from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
-from runtime.engine.storage import Away, Drivers
+from runtime.engine.storage.drivers import Away, Drivers
 
 _ID = re.compile(r"[0-9a-f]{64}")
 

@@ -14,7 +14,7 @@ network namespace orders every change to it, whatever the root (host.py).
 
 from __future__ import annotations
 
-from runtime.engine.network.model import Endpoint, HostNetwork, Network, NoneNetwork
+from runtime.engine.networks.model import Endpoint, HostNetwork, Network, NoneNetwork
 from runtime.errors import NetworkError
 
 NAMES = ("bridge", "none", "host")
@@ -25,7 +25,7 @@ __all__ = ["NAMES", "Endpoint", "HostNetwork", "Network", "NoneNetwork", "open_n
 def open_network(name: str, root: str) -> Network:
     """The network called `name`; `root` is the directory of its leases. NetworkError when there is none."""
     if name == "bridge":
-        from runtime.engine.network.bridge import BridgeNetwork
+        from runtime.engine.networks.bridge import BridgeNetwork
 
         return BridgeNetwork(root)
     if name == "none":

@@ -6,8 +6,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from runtime.engine import names
-from runtime.engine.containers import Config, Container
+from runtime.engine.containers import names
+from runtime.engine.containers.container import Config, Container
 from runtime.engine.state import State, Status
 from runtime.images import document
 from runtime.images.image import Image

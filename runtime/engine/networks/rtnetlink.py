@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import NamedTuple
 
-from runtime.engine.network.netlink import (
+from runtime.engine.networks.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     Message,

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from drivers.errors import DriverError
-from runtime.engine import leftovers, names
+from runtime.engine.containers import names
 from runtime.engine.installation import Installation
-from runtime.engine.storage import Away
+from runtime.engine.storage import leftovers
+from runtime.engine.storage.drivers import Away
 from runtime.errors import ImageError, ImageInUse, NoSuchImage, RuntimeFault, sentence
 from runtime.images.image import Removed
 from runtime.images.unpack import chain_ids

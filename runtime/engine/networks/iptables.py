@@ -1,6 +1,6 @@
 """The packet filter's part of a bridge with iptables: one chain of the bridge's own in each table, and a jump to it.
 
-For kernels and machines without nft (runtime/engine/network/nat.py decides), and to be let through a FORWARD chain
+For kernels and machines without nft (runtime/engine/networks/nat.py decides), and to be let through a FORWARD chain
 that another tool guards. iptables-restore replaces a chain's rules in one transaction; the jump follows, so a chain
 is never entered half-made. `tool` is the path of iptables, iptables-nft or iptables-legacy.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
-from runtime.engine.network import command
+from runtime.engine.networks import command
 
 _JUMPS = {"filter": ("FORWARD", "-I"), "nat": ("POSTROUTING", "-A")}
 
