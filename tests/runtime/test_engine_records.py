@@ -241,3 +241,18 @@ def test_a_log_that_is_cut_in_its_place_is_read_from_its_beginning(tmp_path: Pat
         assert list(reader.entries()) == []
         path.write_bytes(line("more"))
         assert [entry.data for entry in reader.entries()] == [b"more\n"]
+
+
+def test_one_that_is_up_is_where_it_was_started(store: ContainerStore, tmp_path: Path) -> None:
+    """Whatever state directory others have; and nowhere else, once that is gone."""
+    container = add(store, "box")
+    container.make_run_directory()
+    elsewhere = ContainerStore(Paths.of(store.paths.root, str(tmp_path / "other"))).get("box")
+    assert elsewhere.run_directory == container.run_directory == f"{store.paths.running}/{container.id}"
+    os.rename(store.paths.state, tmp_path / "moved")
+    assert elsewhere.run_directory == f"{tmp_path}/other/containers/{container.id}"
+    elsewhere.clear()
+    assert not os.path.lexists(f"{container.directory}/up")
+    os.rename(tmp_path / "moved", store.paths.state)
+    container.clear()
+    assert os.listdir(store.paths.running) == []

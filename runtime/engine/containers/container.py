@@ -1,8 +1,9 @@
 """One container: its immutable configuration, where it is kept, what it is doing, and the lock that says who is at
 work on it.
 
-    <root>/containers/ID/    config.json, state.json, log.json, lock, removing (an empty file, while it is removed)
-    <state>/containers/ID/   what goes with the machine: see engine/paths.py
+    <root>/containers/ID/    config.json, state.json, log.json, lock, removing (an empty file, while it is removed),
+                             up (a link to its run directory, while there is one)
+    <state>/containers/ID/   its run directory, what goes with the machine: see engine/paths.py
 """
 
 from __future__ import annotations
@@ -72,7 +73,25 @@ class Container(NamedTuple):
 
     @property
     def run_directory(self) -> str:
-        return f"{self.paths.running}/{self.config.id}"
+        """Of one that is up, where it was started, whatever --state whoever asks has given."""
+        try:
+            started = os.readlink(self._up)
+        except OSError:
+            started = ""
+        # After the machine went down, and where the installation was moved since, the link leads nowhere.
+        return started if started and os.path.isdir(started) else f"{self.paths.running}/{self.config.id}"
+
+    @property
+    def _up(self) -> str:
+        return f"{self.directory}/up"
+
+    def make_run_directory(self) -> None:
+        """From here on it is up, in the eyes of all others. FileExistsError; the lock must be held."""
+        place = f"{self.paths.running}/{self.config.id}"
+        os.makedirs(place, mode=0o700)
+        with suppress(FileNotFoundError):
+            os.unlink(self._up)
+        os.symlink(place, self._up)
 
     @property
     def rootfs(self) -> str:
@@ -149,16 +168,16 @@ class Container(NamedTuple):
 
     def tidy(self) -> None:
         """clear() as far as that is possible."""
-        try:
-            names = os.listdir(self.run_directory)
-        except FileNotFoundError:
-            return
+        place = self.run_directory
         with suppress(OSError):  # busy: it stays, and with it the sign that there is something to give back
-            if "state.json" in names:
-                os.unlink(f"{self.run_directory}/state.json")  # first: it goes before the one in `directory`
-            if "rootfs" in names:
-                os.rmdir(self.rootfs)
-            shutil.rmtree(self.run_directory)
+            names = os.listdir(place) if os.path.exists(place) else None
+            if names is not None:
+                if "state.json" in names:
+                    os.unlink(f"{place}/state.json")  # first: it goes before the one in `directory`
+                if "rootfs" in names:
+                    os.rmdir(f"{place}/rootfs")
+                shutil.rmtree(place)
+            os.unlink(self._up)
 
     def lock(self, patience: float = 0) -> int | None:
         """The container's lock as a descriptor to close, or None when after `patience` seconds a live process still

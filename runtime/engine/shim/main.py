@@ -60,7 +60,7 @@ def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with step("make its run directory"):
-            os.makedirs(container.run_directory, mode=0o700)  # from here on it is ours in the eyes of recovery
+            container.make_run_directory()  # from here on it is ours in the eyes of recovery
             life.record()
             _listen(listener, container.run_directory)
         with step("open its log"):
