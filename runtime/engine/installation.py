@@ -19,7 +19,7 @@ from runtime.engine.storage.drivers import Drivers, Storage
 
 if TYPE_CHECKING:
     from runtime.engine.containers.store import ContainerStore
-    from runtime.engine.networks import Network
+    from runtime.engine.networks.network import Network
     from runtime.images.store import ImageStore
 
 _Part = TypeVar("_Part")
@@ -73,7 +73,7 @@ class Installation:
         """The network `name`. NetworkError when there is none."""
 
         def make() -> Network:
-            from runtime.engine.networks import open_network
+            from runtime.engine.networks.table import open_network
 
             return open_network(name, self.paths.network)
 

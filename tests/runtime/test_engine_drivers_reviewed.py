@@ -14,7 +14,7 @@ import pytest
 
 from drivers.errors import TimedOut
 from runtime.engine.containers import store as containers
-from runtime.engine.networks import host
+from runtime.engine.networks import links
 from runtime.engine.paths import Paths
 from runtime.errors import NetworkError
 from tests.runtime.conftest import IMAGE, Runtime, die_at
@@ -102,9 +102,9 @@ def test_a_user_who_locks_the_network_is_named(monkeypatch: pytest.MonkeyPatch) 
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(["/usr/bin/python3", "-c", code], **pipes, user=65534, group=65534) as user:  # type: ignore[call-overload]
         user.stdout.readline()
-        monkeypatch.setattr(host, "_PATIENCE", 0.01)
-        with pytest.raises(NetworkError, match=f"network namespace .*, which process {user.pid} "), host.locked():
+        monkeypatch.setattr(links, "_PATIENCE", 0.01)
+        with pytest.raises(NetworkError, match=f"network namespace .*, which process {user.pid} "), links.locked():
             pass
         user.communicate(b"\n")
-    with host.locked():
+    with links.locked():
         pass

@@ -5,7 +5,7 @@
 
 The first endpoint makes the bridge, the last takes it away. Attaching goes lease, link, sandbox; detaching link,
 lease: at every moment what exists has a lease, and `cleanup` finds the leases whose container is gone. Both are done
-under the host's lock (host.py), so an endpoint that comes never meets a bridge that goes.
+under the host's lock (links.py), so an endpoint that comes never meets a bridge that goes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv4Network
 
 from runtime.engine.networks import files
-from runtime.engine.networks.host import Host, locked, mac_of, step
 from runtime.engine.networks.leases import Leases
-from runtime.engine.networks.model import Endpoint
+from runtime.engine.networks.links import Host, locked, mac_of, step
+from runtime.engine.networks.network import Endpoint
 from runtime.engine.networks.rtnetlink import Peer
 from runtime.engine.networks.sandbox import INTERFACE, Sandbox
 from runtime.errors import NetworkError

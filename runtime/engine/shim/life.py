@@ -24,7 +24,8 @@ from runtime.engine.containers import accounts, release, trees
 from runtime.engine.containers.container import Container
 from runtime.engine.containers.etc import EtcFiles
 from runtime.engine.installation import Installation
-from runtime.engine.networks import Endpoint, files
+from runtime.engine.networks import files
+from runtime.engine.networks.network import Endpoint
 from runtime.engine.state import Status, keep, save
 from runtime.engine.stdio import Ends, pipes
 from runtime.errors import ConfigError, step

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine.networks import NAMES, files, open_network
+from runtime.engine.networks import files
+from runtime.engine.networks.table import NAMES, open_network
 from runtime.errors import NetworkError
 from tests.runtime.network.conftest import Trace
 from tests.runtime.network.netns import Box, routes
@@ -51,7 +52,7 @@ def test_host_is_the_hosts(tmp_path: Path, host: None, trace: Callable[[], Trace
 
 def test_the_bridgeless_import_no_bridge(tmp_path: Path) -> None:
     program = (
-        "import sys; from runtime.engine.networks import open_network; open_network(sys.argv[1], '/nonexistent');"
+        "import sys; from runtime.engine.networks.table import open_network; open_network(sys.argv[1], '/nonexistent');"
         "sys.exit(int('sqlite3' in sys.modules))"
     )
     for name in ("none", "host"):
