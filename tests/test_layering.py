@@ -50,7 +50,7 @@ _CONTAINERS = {
 _OWNED = {
     *_RECORDS, *_CONTAINERS, "runtime.engine.installation", "runtime.engine.storage.drivers", "runtime.engine.networks",
 }  # fmt: skip
-_LINE = {*_OWNED, "runtime.engine"}
+_LINE = {*_OWNED, "runtime.engine", "runtime.engine.containers.release"}
 _VERBS = {*_LINE, "runtime.engine.containers", "runtime.engine.storage", "runtime.engine.images"}
 _ENGINE = {
     **{record: {*_BELOW, *_RECORDS} for record in _RECORDS},
@@ -59,13 +59,13 @@ _ENGINE = {
     "runtime.engine.storage.drivers": {*_BELOW, *_RECORDS},
     "runtime.engine.installation": {*_BELOW, *_OWNED, "runtime.images"},
     "runtime.engine": {*_BELOW, *_OWNED, "runtime.oci"},
+    "runtime.engine.containers.release": {*_BELOW, *_OWNED, "runtime.oci"},
     "runtime.engine.shim": {*_BELOW, *_LINE, "runtime.engine.containers", "runtime.oci"},
     "runtime.engine.containers": {
         *_BELOW, *_LINE, *_ARCHIVES, "runtime.engine.storage", "runtime.images", "runtime.registry", "runtime.oci",
     },
-    "runtime.engine.storage": {*_BELOW, *_LINE, "runtime.engine.containers", "runtime.images"},
-    "runtime.engine.images": {*_BELOW, *_VERBS, "runtime.images", "runtime.registry"},
-    "runtime.engine.containers.prune": {*_BELOW, *_VERBS},
+    "runtime.engine.storage": {*_BELOW, *_OWNED, "runtime.engine.containers.release", "runtime.images"},
+    "runtime.engine.images": {*_BELOW, *_OWNED, "runtime.engine.storage", "runtime.images", "runtime.registry"},
     "runtime.engine.run": {*_BELOW, *_VERBS},
     "runtime.engine.facts": {*_BELOW, *_OWNED, "runtime.oci"},
 }  # fmt: skip

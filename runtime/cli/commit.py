@@ -21,9 +21,9 @@ def main(given: Given, settings: Settings) -> int:
     if not 1 <= len(given.arguments) <= 2:
         raise UsageError("it requires 1 or 2 arguments, a container and a name for the image")
 
-    from runtime.engine.containers.commit import Wish, commit
+    from runtime.engine.containers.commit import CommitRequest, commit
 
-    wish = Wish(
+    request = CommitRequest(
         reference=given.arguments[1] if len(given.arguments) == 2 else "",
         message=given.value("message"),
         author=given.value("author"),
@@ -31,5 +31,5 @@ def main(given: Given, settings: Settings) -> int:
         pause=given.value("pause", "true") == "true",
     )
     with settings.recovered() as installation:
-        print(commit(installation, installation.containers.get(given.arguments[0]), wish).id)
+        print(commit(installation, installation.containers.get(given.arguments[0]), request).id)
     return 0

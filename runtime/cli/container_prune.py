@@ -20,11 +20,12 @@ def main(given: Given, settings: Settings) -> int:
     if not given.flag("force"):
         prune.ask("This will remove all stopped containers, and snapshots without a container.", "container prune")
 
-    from runtime.engine.containers.prune import containers, left_over, snapshots
+    from runtime.engine.containers.prune import prune as ended
+    from runtime.engine.storage import leftovers, lost
 
     with settings.recovered() as installation:
-        return prune.report([
-            ("Deleted Containers", containers(installation)),
-            ("Deleted Snapshots", snapshots(installation)),
-            ("Left over", left_over(installation)),
-        ])
+        return prune.report(
+            prune.containers(ended(installation)),
+            prune.snapshots(lost.prune(installation)),
+            prune.Part("Left over", [], *leftovers.take_back(installation)),
+        )

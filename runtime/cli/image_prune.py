@@ -25,7 +25,7 @@ def main(given: Given, settings: Settings) -> int:
         what = "images without at least one container associated to them" if named else "dangling images"
         prune.ask(f"This will remove all {what}.", "image prune")
 
-    from runtime.engine.containers.prune import images
+    from runtime.engine.images.prune import prune as unused
 
     with settings.recovered() as installation:
-        return prune.report([("Deleted Images", images(installation, named=named))])
+        return prune.report(prune.images(unused(installation, named=named)))

@@ -53,16 +53,17 @@ def main(given: Given, settings: Settings) -> int:
 
 def _find(installation: Installation, reference: str, kind: str) -> dict[str, Any]:
     """A container rather than an image, as docker has it, unless one `kind` is asked for."""
-    from runtime.engine.containers.inspect import container, image
+    from runtime.engine.containers import inspect as containers
+    from runtime.engine.images import inspect as images
 
     if kind != "image":
         try:
-            return container(installation.containers.get(reference))
+            return containers.inspect(installation.containers.get(reference))
         except NoSuchContainer:
             if kind:
                 raise
     try:
-        return image(installation.images, installation.images.get(reference))
+        return images.inspect(installation.images, installation.images.get(reference))
     except NoSuchImage as error:
         if kind:
             raise

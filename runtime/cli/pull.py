@@ -25,24 +25,13 @@ def main(given: Given, settings: Settings) -> int:
     settings.need_root()
 
     from runtime.cli.progress import progress
-    from runtime.events import Message
+    from runtime.engine.images.transfer import pull
     from runtime.images.platforms import parse_platform
-    from runtime.images.reference import parse
-    from runtime.registry.access import Access
-    from runtime.registry.pull import pull, pull_all
 
-    (text,) = given.arguments
-    reference = parse(text)
     platform = parse_platform(given.value("platform")) if "platform" in given.options else None
-    tagged = ":" in text.rpartition("/")[2] or bool(reference.digest)
-    every = given.flag("all-tags")
-    if every and tagged:
-        raise UsageError("--all-tags takes a name without a tag or digest")
-    access = Access(os.environ)
     with settings.installation() as installation, progress(sys.stdout, quiet=given.flag("quiet")) as shown:
-        if not tagged and not every:
-            shown(Message("Using default tag: latest"))
-        driver = installation.drivers.chosen()  # before anything is transferred: it may not work here
-        (pull_all if every else pull)(installation.images, access, reference, driver, shown, platform=platform)
-    print((reference._replace(tag="") if every else reference).full)
+        pulled = pull(
+            installation, given.arguments[0], os.environ, shown, platform=platform, all_tags=given.flag("all-tags")
+        )
+    print(pulled.full)
     return 0

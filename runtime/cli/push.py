@@ -18,22 +18,14 @@ OPTIONS = (Option("quiet", "q", help="print the image's name only"),)
 def main(given: Given, settings: Settings) -> int:
     if len(given.arguments) != 1:
         raise UsageError("it requires exactly 1 argument, the name of an image")
+    quiet = given.flag("quiet")
     settings.need_root()
 
     from runtime.cli.progress import progress
-    from runtime.events import Message
-    from runtime.images.reference import parse
-    from runtime.registry.access import Access
-    from runtime.registry.push import push
+    from runtime.engine.images.transfer import push
 
-    (text,) = given.arguments
-    reference = parse(text)
-    quiet = given.flag("quiet")
-    access = Access(os.environ)
     with settings.installation() as installation, progress(sys.stdout, quiet=quiet) as shown:
-        if text == reference.name:
-            shown(Message("Using default tag: latest"))
-        push(installation.images, access, reference, shown)
+        pushed = push(installation, given.arguments[0], os.environ, shown)
     if quiet:
-        print(reference.full)
+        print(pushed.full)
     return 0

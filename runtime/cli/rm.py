@@ -15,7 +15,7 @@ OPTIONS = (Option("force", "f", help="kill a running one first"),)
 def main(given: Given, settings: Settings) -> int:
     force = given.flag("force")
 
-    from runtime.engine.containers.stop import remove
+    from runtime.engine.containers.remove import remove
     from runtime.engine.storage.drivers import Away
     from runtime.engine.storage.leftovers import take_back_beside
 

@@ -31,11 +31,13 @@ def main(given: Given, settings: Settings) -> int:
         what = "images without at least one container associated to them" if named else "dangling images"
         prune.ask(_WARNING.format(images=what), "system prune")
 
-    from runtime.engine.containers.prune import containers, images, snapshots
+    from runtime.engine.containers.prune import prune as ended
+    from runtime.engine.images.prune import prune as unused
+    from runtime.engine.storage import lost
 
     with settings.recovered() as installation:
-        return prune.report([
-            ("Deleted Containers", containers(installation)),
-            ("Deleted Snapshots", snapshots(installation)),
-            ("Deleted Images", images(installation, named=named)),
-        ])
+        return prune.report(
+            prune.containers(ended(installation)),
+            prune.snapshots(lost.prune(installation)),
+            prune.images(unused(installation, named=named)),
+        )

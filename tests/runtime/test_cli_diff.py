@@ -197,7 +197,7 @@ def test_a_container_stands_still_while_it_is_committed(runtime: Runtime, monkey
         )
         with Installation(Paths.of(str(runtime.root), str(runtime.state))) as installation:
             for pause in (True, False):
-                committing.commit(installation, one, committing.Wish(pause=pause))
+                committing.commit(installation, one, committing.CommitRequest(pause=pause))
         assert seen == [True, False]
         for image in runtime("images", "-q").split()[:2]:
             runtime.call("rmi", image)

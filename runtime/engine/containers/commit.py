@@ -31,7 +31,7 @@ _EMPTY = 1024  # bytes of an archive without an entry
 _GIVEN = ("HOSTNAME", "TERM")
 
 
-class Wish(NamedTuple):
+class CommitRequest(NamedTuple):
     """`reference` is "" for an image without a name; `changes` are instructions of a Dockerfile."""
 
     reference: str = ""
@@ -41,21 +41,21 @@ class Wish(NamedTuple):
     pause: bool = True
 
 
-def commit(installation: Installation, container: Container, wish: Wish) -> Image:
+def commit(installation: Installation, container: Container, request: CommitRequest) -> Image:
     """Make the image. Raises RuntimeFault, DriverError, OSError; there is no new image then, and no blob."""
     config = container.config
-    names = [_name(wish.reference)] if wish.reference else []
+    names = [_name(request.reference)] if request.reference else []
     images = installation.images
     base = images.get(config.image_id)
-    changed = changes.parse(wish.changes, _of_container(base.config, config))
+    changed = changes.parse(request.changes, _of_container(base.config, config))
     with images.writer() as layer, images.writer() as configuration:
-        size = _write_layer(installation.drivers.get(config.driver), container, layer, pause=wish.pause)
+        size = _write_layer(installation.drivers.get(config.driver), container, layer, pause=request.pause)
         layers = list(base.blobs)
         is_docker = base.media_type == document.DOCKER_MANIFEST
         if size > _EMPTY:
             layers.append(Descriptor(document.DOCKER_LAYER if is_docker else document.LAYER, layer.digest, layer.size))
         before = document.decode(images.read(base.id))
-        step = _step(config, wish, empty=size == _EMPTY)
+        step = _step(config, request, empty=size == _EMPTY)
         configuration.write(document.encode(_configuration(before, changed, step, layer.digest)))
         manifest = document.encode(document.manifest(
             Descriptor(
@@ -108,15 +108,15 @@ def _of_container(image: Mapping[str, Any], config: Config) -> dict[str, Any]:
     return merged
 
 
-def _step(config: Config, wish: Wish, *, empty: bool) -> dict[str, Any]:
+def _step(config: Config, request: CommitRequest, *, empty: bool) -> dict[str, Any]:
     """The image's line in its history."""
     now = time.time_ns() // 1000
     created = time.strftime(f"%Y-%m-%dT%H:%M:%S.{now % 10**6:06}Z", time.gmtime(now // 10**6))
     step: dict[str, Any] = {"created": created, "created_by": " ".join(config.command)}
-    if wish.author:
-        step["author"] = wish.author
-    if wish.message:
-        step["comment"] = wish.message
+    if request.author:
+        step["author"] = request.author
+    if request.message:
+        step["comment"] = request.message
     if empty:
         step["empty_layer"] = True
     return step

@@ -1,92 +1,27 @@
-"""Removing what nobody uses: containers that have ended, images without a name, what killed pulls left."""
+"""Removing the containers that have ended."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import NamedTuple
-
 from drivers.errors import DriverError
-from runtime.engine.containers.stop import remove
-from runtime.engine.images import remove as rmi
+from runtime.engine.containers.remove import remove
 from runtime.engine.installation import Installation
 from runtime.engine.state import Status
-from runtime.engine.storage import leftovers
-from runtime.engine.storage import lost as stores
-from runtime.engine.storage.drivers import Away
-from runtime.errors import ImageInUse, NoSuchContainer, NoSuchImage, RuntimeFault, StateError
+from runtime.engine.storage.pruned import Pruned
+from runtime.errors import NoSuchContainer, RuntimeFault, StateError
 
 
-class Pruned(NamedTuple):
-    """Ids of containers or names and ids of images, as lines to show; the bytes that went with them; why what could
-    not be removed was not, which is no reason to keep the rest, nor to be silent about it; and drivers that could not
-    be asked."""
-
-    lines: list[str]
-    freed: int
-    failures: list[Exception]
-    away: list[Away]
-
-
-def containers(installation: Installation) -> Pruned:
-    """Remove the containers that have ended. One that somebody else works on stays, and one that is damaged."""
-    pruned = Pruned([], 0, [], [])
+def prune(installation: Installation) -> Pruned[str]:
+    """Remove them; their ids. One that somebody else works on stays, and one that is damaged."""
+    pruned = Pruned[str]([], 0, [], [])
     for container in installation.containers:
         try:
             if container.state().status is not Status.EXITED:
                 continue
-            size = _written(installation, container.config.driver, container.id)
+            size = installation.drivers.written(container.config.driver, container.id)
             remove(installation, container, force=False, tell=pruned.away.append)
-            pruned = pruned._replace(lines=[*pruned.lines, container.id], freed=pruned.freed + size)
+            pruned = pruned.and_removed(container.id, size)
         except (NoSuchContainer, StateError):
             continue
         except (DriverError, OSError, RuntimeFault) as error:
             pruned.failures.append(error)
     return pruned
-
-
-def left_over(installation: Installation) -> Pruned:
-    """Take back what killed processes have left in the drivers. There is nothing to name: nobody has asked for it."""
-    return Pruned([], *leftovers.take_back(installation))
-
-
-def _written(installation: Installation, name: str, container_id: str) -> int:
-    """0 as well for what is damaged: to remove that is right."""
-    try:
-        driver = installation.drivers.get(name)
-    except DriverError:
-        return 0
-    return stores.written(driver, container_id)
-
-
-def snapshots(installation: Installation) -> Pruned:
-    """Remove the snapshots of containers that have no record."""
-    pruned = Pruned([], 0, [], [])
-    for snapshot in stores.ownerless(installation, pruned.away):
-        try:
-            stores.remove(installation.drivers, snapshot.key)
-            line = f"{snapshot.driver}: {snapshot.key}"
-            pruned = pruned._replace(lines=[*pruned.lines, line], freed=pruned.freed + snapshot.size)
-        except (DriverError, OSError) as error:
-            pruned.failures.append(error)
-    return pruned
-
-
-def images(installation: Installation, *, named: bool = False) -> Pruned:
-    """Remove the images that no container is made of: those without a tag, or `named` ones too; and what killed pulls
-    left of others."""
-    kept = installation.images
-    used = rmi.in_use(installation)
-    before = sum(kept.blob_sizes().values())
-    lines: list[str] = []
-    for image in kept.list():
-        if image.id in used or (image.tags and not named):
-            continue
-        # By its manifest, what digests of other repositories still hold; its id may be another's that has a tag.
-        for name in (*image.tags, image.manifest):
-            with suppress(NoSuchImage, ImageInUse):
-                removed = kept.remove(name, in_use=lambda: rmi.in_use(installation))
-                lines += [*(f"untagged: {one}" for one in removed.untagged)]
-                lines += [*(f"deleted: {one}" for one in removed.deleted)]
-    freed = before - sum(kept.blob_sizes().values())
-    forgotten, failures, away = leftovers.take_back(installation)
-    return Pruned(lines, freed + forgotten + kept.prune_incoming(), failures, away)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import partial
 
 from drivers.errors import DriverError
@@ -36,7 +35,7 @@ def recover(installation: Installation) -> None:
         containers = installation.containers
         containers.sweep()
         if _settle_all(installation, containers.unsettled()):
-            leases(installation)
+            release.leases(installation)
 
 
 def _settle_all(installation: Installation, unsettled: Iterable[Container]) -> bool:
@@ -82,9 +81,3 @@ def _final(found: State, up: bool, trouble: str) -> State:
     code, cause = (_KILLED, "its shim was killed") if up else (_WENT_DOWN, "the machine went down")
     error = "; ".join(filter(None, [cause, trouble]))
     return found.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=code, error=error)
-
-
-def leases(installation: Installation) -> None:
-    """Detach what no container has up any more, also of containers that are gone."""
-    with suppress(RuntimeFault, OSError):
-        installation.network("bridge").cleanup(())

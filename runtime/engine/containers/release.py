@@ -46,6 +46,12 @@ def endpoint(installation: Installation, container: Container) -> None:
         installation.network(container.config.network).detach(container.id)
 
 
+def leases(installation: Installation) -> None:
+    """Detach what no container has up any more, also of containers that are gone."""
+    with suppress(RuntimeFault, OSError):
+        installation.network("bridge").cleanup(())
+
+
 def attempt(steps: list[Callable[[Container], None]], container: Container) -> str:
     """Do every step; what went wrong as one line, "" if nothing did."""
     troubles = []
@@ -94,15 +100,13 @@ def discard(installation: Installation, container: Container, *, after_crash: bo
 def discard_damaged(installation: Installation, container: Container) -> list[Away]:
     """discard() of a container whose record does not say what it holds: it is looked for, in all drivers but those
     returned, which do not work now."""
-    from runtime.engine.storage import lost as stores
-
     def leave_network(container: Container) -> None:
         installation.network("bridge").detach(container.id)
 
     attempt([processes, leave_network], container)
     container.begin_removal()
     try:
-        away = stores.remove(installation.drivers, container.id)
+        away = installation.drivers.remove(container.id)
     except BaseException:
         container.give_removal_up()
         raise

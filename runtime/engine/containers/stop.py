@@ -1,31 +1,21 @@
-"""Ending a running container: asked first, then killed; and removing one."""
+"""Ending a running container: asked first, then killed."""
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from runtime.engine.containers import release
 from runtime.engine.containers.container import Container
 from runtime.engine.containers.recovery import recover
 from runtime.engine.installation import Installation
 from runtime.engine.processes import Process
 from runtime.engine.watch import connect
-from runtime.errors import ContainerError, NoSuchContainer, StateError
-
-if TYPE_CHECKING:
-    from runtime.engine.storage.drivers import Away
+from runtime.errors import ContainerError, StateError
 
 _ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its shim
 
 # After SIGKILL a container ends as soon as the kernel lets its processes go; who waits longer waits for a disk.
 _AFTER_KILL = 30.0
 _GIVING_BACK = 30.0  # and so long its shim may take then
-
-# How long another process may take that makes, removes or recovers the container.
-_OTHERS_WORK = 10.0
 
 
 def stop(installation: Installation, container: Container, *, number: int, patience: float | None) -> None:
@@ -64,35 +54,3 @@ def _kill(container: Container) -> bool:
             return init.ended(_AFTER_KILL)
     except (ProcessLookupError, ContainerError):
         return True
-
-
-def remove(
-    installation: Installation, container: Container, *, force: bool, tell: Callable[[Away], object]
-) -> None:
-    """Remove a container with its snapshot; with `force` a running one is killed first.
-
-    One whose record is damaged does not tell its driver: its snapshot is looked for in all, and `tell` hears of each
-    that does not work now, and may have it.
-    """
-    name = container.config.name
-    if force:
-        stop(installation, container, number=signal.SIGKILL, patience=0.0)
-    elif watch := connect(container):
-        watch.close()
-        raise StateError(f"the container {name} is running: stop it first, or remove it with -f")
-    try:
-        lock = container.lock(_OTHERS_WORK)
-    except NoSuchContainer:
-        if force:
-            return  # it was run with --rm, or another process was faster
-        raise
-    if lock is None:
-        raise StateError(f"the container {name} is in the hands of another process")
-    try:
-        if container.damage:
-            for driver in release.discard_damaged(installation, container):
-                tell(driver)
-        else:
-            release.discard(installation, container)
-    finally:
-        os.close(lock)

@@ -71,7 +71,7 @@ def measure(installation: Installation) -> Disk:
     away: list[Away] = []
     for name, driver in installation.drivers.used(away=away):
         with suppress(DriverError, OSError):
-            ownerless += without_record(installation.paths, name, driver)
+            ownerless += without_record(installation, name)
         with suppress(DriverError, OSError):
             sizes |= {(name, chain): size for chain, size in snapshots(driver).items()}
         for container in containers.values():

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock  # of threading, which costs a millisecond more
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.engine.paths import Paths
@@ -90,6 +90,26 @@ class Drivers:
                     away.append(Away(name, str(error)))
                 continue
             yield name, driver
+
+    def remove(self, key: str) -> list[Away]:
+        """Remove the snapshot `key` from every driver that works here and has it; the drivers that do not work here,
+        which may have it as well. Raises DriverError, OSError."""
+        from drivers.errors import NotFound
+
+        away: list[Away] = []
+        for _, driver in self.used(away=away):
+            with suppress(NotFound):
+                driver.stat(key)  # by the store alone: what the driver stands on may be away
+                driver.remove(key)
+        return away
+
+    def written(self, name: str, key: str) -> int:
+        """The bytes of a snapshot of the driver `name`; 0 as well for what is damaged, or away."""
+        from drivers.errors import DriverError
+
+        with suppress(DriverError, OSError):
+            return self.get(name).usage(key).size
+        return 0
 
     def close(self) -> None:
         """Close those that are open. Others may be opened afterwards; twice is fine."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from drivers.api import Snapshotter
 from drivers.errors import DriverError, Unavailable
-from runtime.engine.containers import recovery as recover
+from runtime.engine.containers import release
 from runtime.engine.installation import Installation
 from runtime.engine.storage import disk
 from runtime.engine.storage.drivers import Away
@@ -45,7 +45,7 @@ def take_back(installation: Installation) -> TakenBack:
             away.append(Away(name, str(error), _unwanted(images, driver)))
         except (RuntimeFault, DriverError, OSError) as error:
             failures.append(error)
-    recover.leases(installation)
+    release.leases(installation)
     return TakenBack(freed, failures, away)
 
 
@@ -63,4 +63,4 @@ def take_back_beside(installation: Installation, drivers: Collection[str]) -> No
         for _, driver in installation.drivers.used(drivers):
             with suppress(RuntimeFault, DriverError, OSError), images.locked(unpack.LOCK, patience=0):
                 unpack.take_back(driver)
-    recover.leases(installation)
+    release.leases(installation)

@@ -12,11 +12,11 @@ import re
 from contextlib import suppress
 from typing import NamedTuple
 
-from drivers.api import Kind, Snapshotter
-from drivers.errors import DriverError, NotFound
+from drivers.api import Kind
+from drivers.errors import DriverError
 from runtime.engine.installation import Installation
-from runtime.engine.paths import Paths
-from runtime.engine.storage.drivers import Away, Drivers
+from runtime.engine.storage.drivers import Away
+from runtime.engine.storage.pruned import Pruned
 
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -27,40 +27,35 @@ class Snapshot(NamedTuple):
     size: int  # bytes that it takes by itself; 0 as well for what is damaged
 
 
-def written(driver: Snapshotter, key: str) -> int:
-    """The bytes of a snapshot; 0 as well for what is damaged."""
-    with suppress(DriverError, OSError):
-        return driver.usage(key).size
-    return 0
-
-
 def ownerless(installation: Installation, away: list[Away]) -> list[Snapshot]:
     """The snapshots of containers that have no record, of the drivers that work here now; the others are put into
     `away`."""
     found = []
-    for name, driver in installation.drivers.used(away=away):
+    for name, _ in installation.drivers.used(away=away):
         with suppress(DriverError, OSError):
-            found += without_record(installation.paths, name, driver)
+            found += without_record(installation, name)
     return found
 
 
-def without_record(paths: Paths, name: str, driver: Snapshotter) -> list[Snapshot]:
-    """Those of one driver, whose name it is. Raises DriverError.
+def without_record(installation: Installation, name: str) -> list[Snapshot]:
+    """Those of one driver. Raises DriverError.
 
     The record is looked for after the snapshot: one that is being made has it before, one that is being removed has it
     longer.
     """
+    driver, place = installation.drivers.get(name), installation.paths.containers
     keys = [info.name for info in driver.walk() if info.kind is Kind.ACTIVE and _ID.fullmatch(info.name)]
-    lost = [key for key in keys if not os.path.exists(f"{paths.containers}/{key}")]
-    return [Snapshot(name, key, written(driver, key)) for key in lost]
+    lost = [key for key in keys if not os.path.exists(f"{place}/{key}")]
+    return [Snapshot(name, key, installation.drivers.written(name, key)) for key in lost]
 
 
-def remove(drivers: Drivers, key: str) -> list[Away]:
-    """Remove the snapshot `key` from every driver that works here and has it; the drivers that do not work here, which
-    may have it as well. Raises DriverError, OSError."""
-    away: list[Away] = []
-    for _, driver in drivers.used(away=away):
-        with suppress(NotFound):
-            driver.stat(key)  # by the store alone: what the driver stands on may be away
-            driver.remove(key)
-    return away
+def prune(installation: Installation) -> Pruned[Snapshot]:
+    """Remove the snapshots of containers that have no record."""
+    pruned = Pruned[Snapshot]([], 0, [], [])
+    for snapshot in ownerless(installation, pruned.away):
+        try:
+            installation.drivers.remove(snapshot.key)
+            pruned = pruned.and_removed(snapshot, snapshot.size)
+        except (DriverError, OSError) as error:
+            pruned.failures.append(error)
+    return pruned

@@ -12,9 +12,10 @@ import pytest
 from drivers import registry
 from drivers.errors import DriverError, Unavailable
 from drivers.graph import GraphSnapshotter
-from runtime.engine.containers import prune
+from runtime.engine.containers.prune import prune
 from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
+from runtime.engine.storage import leftovers
 from runtime.engine.storage.drivers import Away, Storage
 from tests.runtime.conftest import IMAGE, Runtime, wait_until
 
@@ -118,8 +119,8 @@ def ended(runtime: Runtime) -> Iterator[Runtime]:
 
 def test_a_prune_opens_a_driver_once(ended: Runtime, opens: list[str]) -> None:
     with Installation(Paths.of(str(ended.root), str(ended.state))) as installation:
-        assert len(prune.containers(installation).lines) == 2
-        assert prune.left_over(installation).failures == []
+        assert len(prune(installation).removed) == 2
+        assert leftovers.take_back(installation).failures == []
     assert opens.count("fuse-aufs") == 1
 
 
