@@ -20,9 +20,10 @@ def main(given: Given, settings: Settings) -> int:
     archive, reference = given.arguments
 
     from runtime.images import changes
+    from runtime.images.rootfs import import_rootfs
 
     config = changes.parse(given.values("change"))
     path = "/dev/stdin" if archive == "-" else archive
     with settings.installation() as installation:
-        print(installation.images.import_rootfs(path, reference, config=config).id)
+        print(import_rootfs(installation.images, path, reference, config=config).id)
     return 0

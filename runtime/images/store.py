@@ -21,19 +21,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from drivers import locks, ownership, reserve
-from drivers.archive.errors import ArchiveError
-from drivers.archive.limits import DEFAULT, Limits
 from drivers.errors import TimedOut, Unavailable
 from runtime.errors import ImageError, ImageInUse, NoSuchImage
 from runtime.images import document, index
 from runtime.images.blobs import Blobs, Writer, digest_of
-from runtime.images.document import Configuration, Descriptor, Manifest
+from runtime.images.document import Configuration, Manifest
 from runtime.images.image import Image, Removed, described, names_to_go
 from runtime.images.incoming import Arrivals, Incoming
 from runtime.images.index import Index, Listed
@@ -159,41 +156,6 @@ class ImageStore:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise ImageError(f"no space is left at {self.root}; free some (runtime system prune)") from error
             raise
-
-    def import_rootfs(
-        self, tar_path: str, reference: str, *, config: Mapping[str, Any] | None = None, limits: Limits = DEFAULT
-    ) -> Image:
-        """Make an image of one layer from the root file system archive at `tar_path`, and give it the `reference`.
-
-        The archive may be compressed. All of it is checked before it becomes an image; `config` is the image's part
-        for `run`, as `changes.parse` gives it. An image that had the reference keeps its other ones, or none.
-        ImageError names the archive and what is wrong with it.
-        """
-        from runtime.images.layer import take_in
-
-        name = parse(reference)
-        if name.digest:
-            raise ImageError(f"{reference!r} has a digest, which only a registry gives; use NAME[:TAG]")
-        now = time.time_ns() // 1000
-        created = time.strftime(f"%Y-%m-%dT%H:%M:%S.{now % 10**6:06}Z", time.gmtime(now // 10**6))
-        comment = f"imported from {os.path.basename(tar_path)}"
-        try:
-            with self._blobs.writer() as layer, self._blobs.writer() as configuration:
-                take_in(tar_path, layer.write, limits)
-                configuration.write(document.encode(
-                    document.configuration([layer.digest], config or {}, created=created, comment=comment)
-                ))  # fmt: skip
-                manifest = document.encode(document.manifest(
-                    Descriptor(document.CONFIG, configuration.digest, configuration.size),
-                    [Descriptor(document.LAYER, layer.digest, layer.size)],
-                ))  # fmt: skip
-                return self.publish(manifest, document.MANIFEST, [name.key], fresh=[layer, configuration])
-        except (ArchiveError, ImageError) as error:
-            raise ImageError(f"cannot import {tar_path}: {error}") from error
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ImageError(f"cannot import {tar_path}: no space is left at {self.root}; free some") from error
-            raise ImageError(f"cannot import {tar_path}: {error.strerror}") from error
 
     def tag(self, source: str, reference: str) -> Image:
         """Give the image `source` the name `reference` too; who had it loses it. NoSuchImage, ImageError."""
