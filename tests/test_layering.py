@@ -77,7 +77,13 @@ _RUNTIME = {
     "runtime.images": {*_BELOW, *_ARCHIVES},
     "runtime.registry": {*_BELOW, "runtime.images"},
     **_ENGINE,
-    "runtime.cli": {*_BELOW, *_ARCHIVES, *_ENGINE, "runtime.images", "runtime.registry", "runtime.oci"},
+    "runtime.cli": {
+        *_BELOW, *_ENGINE,
+        "drivers.archive",  # its errors, to be told as others are
+        "runtime.images",  # what is about the image store alone: import, load, save, history, platforms
+        "runtime.registry",  # login and logout
+        "runtime.oci",  # exec starts itself again from a sealed interpreter
+    },
     "runtime.__main__": {"runtime.cli"},
 }
 ARROWS: dict[str, set[str]] = {

@@ -19,15 +19,11 @@ def main(given: Given, settings: Settings) -> int:
     if len(given.arguments) != 1:
         raise UsageError("it requires exactly 1 argument, a container")
 
-    from drivers import diff
-    from runtime.engine.containers import trees
+    from runtime.engine.containers.changes import changes
 
     with settings.recovered() as installation:
-        container = installation.containers.get(given.arguments[0])
-        driver = installation.drivers.get(container.config.driver)
-        with trees.live(container) as live:
-            changes = diff.changes(driver, container.id, mount_points=trees.mount_points(container), live=live)
+        found = changes(installation, installation.containers.get(given.arguments[0]))
     # The container chose the names: what it writes into them is not to reach a terminal, nor to look like a line.
-    for change in changes:
+    for change in found:
         print(change.kind, human.path(os.fsdecode(change.path)))
     return 0

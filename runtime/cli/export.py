@@ -19,13 +19,9 @@ def main(given: Given, settings: Settings) -> int:
     output = given.value("output")
     no_terminal(output)
 
-    from drivers.diff import write_tree
-    from drivers.diff.snapshots import tree
-    from runtime.engine.containers import trees
+    from runtime.engine.containers.changes import export
 
     with settings.recovered() as installation:
         container = installation.containers.get(given.arguments[0])
-        driver = installation.drivers.get(container.config.driver)
-        with trees.live(container) as live, tree(driver, container.id, live) as root_fd:
-            write_archive(output, lambda write: write_tree(root_fd, write))
+        write_archive(output, lambda write: export(installation, container, write))
     return 0
