@@ -10,8 +10,8 @@ import pytest
 from runtime.engine.containers.container import Container
 from runtime.engine.containers.store import ContainerStore
 from runtime.engine.paths import Paths
+from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, Runtime, die_at, links, wait_until
-from tests.runtime.test_cli_lifecycle import LOOP, start
 
 PIDFD_PATIENCE = 30.0
 

@@ -15,8 +15,8 @@ from drivers.programs import find
 from runtime.engine.networks import command, iptables, nat
 from runtime.engine.networks.bridge import BridgeNetwork
 from runtime.errors import NetworkError
-from tests.runtime.network.conftest import HOST, OUTSIDE, Trace
-from tests.runtime.network.netns import Box, nft, talk
+from tests.runtime.engine.networks.conftest import HOST, OUTSIDE, Trace
+from tests.runtime.engine.networks.netns import Box, nft, talk
 from unionfs.linux import consts, mounts
 
 pytestmark = pytest.mark.needs("netns", "program:nft")

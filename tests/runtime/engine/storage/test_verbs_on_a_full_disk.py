@@ -11,7 +11,7 @@ import pytest
 
 from tests.pictures import Disk, mounted, store
 from tests.runtime.conftest import IMAGE, Runtime, wait_until
-from tests.runtime.test_damaged_records import snapshots
+from tests.runtime.engine.containers.test_damaged_records import snapshots
 
 pytestmark = [
     pytest.mark.needs("loop", "overlay", "program:mkfs.ext4", "program:mkfs.xfs", "program:mkfs.btrfs"),

@@ -12,8 +12,8 @@ import pytest
 
 from runtime.engine.networks.bridge import BridgeNetwork
 from runtime.engine.networks.netlink import Message, NetlinkSocket, Request
-from tests.runtime.network.conftest import HOST, OUTSIDE, Trace
-from tests.runtime.network.netns import Box, links, talk
+from tests.runtime.engine.networks.conftest import HOST, OUTSIDE, Trace
+from tests.runtime.engine.networks.netns import Box, links, talk
 
 pytestmark = pytest.mark.needs("netns", "program:nft")
 

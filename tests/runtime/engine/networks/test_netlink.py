@@ -12,7 +12,7 @@ import pytest
 
 from runtime.engine.networks import netlink, rtnetlink
 from runtime.engine.networks.netlink import Message, NetlinkSocket, Request
-from tests.runtime.network.netns import fresh_host, links
+from tests.runtime.engine.networks.netns import fresh_host, links
 
 
 def test_a_message() -> None:

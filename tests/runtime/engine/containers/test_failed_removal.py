@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, WAITING, Runtime
-from tests.runtime.test_cli_lifecycle import LOOP, start
-from tests.runtime.test_damaged_records import snapshots
-from tests.runtime.test_engine_recovery import found
-from tests.runtime.test_engine_reviewed import _writable
+from tests.runtime.engine.containers.test_damaged_records import snapshots
+from tests.runtime.engine.containers.test_recovery import found
+from tests.runtime.engine.test_engine_reviewed import _writable
 
 
 @contextmanager

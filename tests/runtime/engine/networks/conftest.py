@@ -13,7 +13,7 @@ import pytest
 from runtime.engine.networks import rtnetlink
 from runtime.engine.networks.bridge import BridgeNetwork
 from runtime.engine.networks.netlink import NetlinkSocket
-from tests.runtime.network.netns import Box, fresh_host, links, nft, sysctl
+from tests.runtime.engine.networks.netns import Box, fresh_host, links, nft, sysctl
 
 HOST = "198.51.100.1"
 OUTSIDE = "198.51.100.2"

@@ -19,8 +19,8 @@ import pytest
 
 from drivers.loop import attached
 from tests.drivers.children import in_child
+from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, links
-from tests.runtime.test_cli_lifecycle import LOOP, start
 from unionfs.linux import consts, files, mounts
 
 # In a volume that the host's root made, on the union, and on the tmpfs of /dev: who may open a node is not decided by

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.engine.networks import rtnetlink
 from runtime.engine.networks.netlink import NetlinkSocket
-from tests.runtime.network.netns import Box, links, routes
+from tests.runtime.engine.networks.netns import Box, links, routes
 
 
 def test_create_veth() -> None:

@@ -116,7 +116,7 @@ def test_a_lock_has_one_holder_and_dies_with_it(store: ContainerStore) -> None:
 _ADD_MANY = """
 import sys
 from runtime.errors import NameInUse
-from tests.runtime.test_engine_records import ContainerStore, Paths, add
+from tests.runtime.engine.containers.test_store import ContainerStore, Paths, add
 store = ContainerStore(Paths.of(*sys.argv[1:]))
 for number in range(20):
     try:

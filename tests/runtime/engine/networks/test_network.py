@@ -12,8 +12,8 @@ import pytest
 from runtime.engine.networks import files
 from runtime.engine.networks.table import NAMES, open_network
 from runtime.errors import NetworkError
-from tests.runtime.network.conftest import Trace
-from tests.runtime.network.netns import Box, routes
+from tests.runtime.engine.networks.conftest import Trace
+from tests.runtime.engine.networks.netns import Box, routes
 
 
 def test_names(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, die_at, links, wait_until
-from tests.runtime.test_cli_lifecycle import LOOP, start
-from tests.runtime.test_engine_recovery import _snapshots, alive, found, kill_and_wait
+from tests.runtime.engine.containers.test_recovery import _snapshots, alive, found, kill_and_wait
 
 
 def _children(pid: int) -> list[int]:

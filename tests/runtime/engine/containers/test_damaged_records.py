@@ -18,10 +18,10 @@ from runtime.engine.containers.container import Container
 from runtime.engine.containers.store import ContainerStore
 from runtime.engine.state import State, Status
 from runtime.errors import DamagedRecord
+from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, Runtime
-from tests.runtime.test_cli_lifecycle import LOOP, start
-from tests.runtime.test_engine_records import add, store
-from tests.runtime.test_engine_recovery import found
+from tests.runtime.engine.containers.test_recovery import found
+from tests.runtime.engine.containers.test_store import add, store
 
 __all__ = ["store"]  # the fixture
 

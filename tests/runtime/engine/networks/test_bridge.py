@@ -15,8 +15,8 @@ from runtime.engine.networks import rtnetlink
 from runtime.engine.networks.bridge import BridgeNetwork
 from runtime.engine.networks.netlink import NetlinkSocket
 from runtime.errors import NetworkError
-from tests.runtime.network.conftest import HOST, OUTSIDE, Trace
-from tests.runtime.network.netns import Box, fresh_host, links, nft, routes, sysctl, talk
+from tests.runtime.engine.networks.conftest import HOST, OUTSIDE, Trace
+from tests.runtime.engine.networks.netns import Box, fresh_host, links, nft, routes, sysctl, talk
 
 pytestmark = pytest.mark.needs("netns", "program:nft")
 

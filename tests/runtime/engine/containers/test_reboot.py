@@ -13,10 +13,10 @@ import pytest
 
 from drivers.registry import probe
 from tests import leaks
+from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, Runtime, links, wait_until
+from tests.runtime.engine.containers.test_recovery import alive, found, kill_and_wait
 from tests.runtime.snapshots import snapshots
-from tests.runtime.test_cli_lifecycle import LOOP, start
-from tests.runtime.test_engine_recovery import alive, found, kill_and_wait
 from unionfs.linux import consts, mounts
 
 OPTIONS = {"btrfs": {"btrfs.loopsize": "512M"}}

@@ -18,8 +18,8 @@ import pytest
 
 from tests.drivers.children import in_child
 from tests.leaks import processes
+from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import PATIENCE, Runtime, wait_until
-from tests.runtime.test_cli_lifecycle import LOOP, start
 from unionfs.linux.mounts import mountinfo
 
 PAGE = mmap.PAGESIZE

@@ -12,9 +12,9 @@ import pytest
 
 from tests.capabilities import missing
 from tests.runtime import dying_shim
+from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, wait_until
-from tests.runtime.test_cli_lifecycle import LOOP, start
-from tests.runtime.test_engine_recovery import found, kill_and_wait
+from tests.runtime.engine.containers.test_recovery import found, kill_and_wait
 from unionfs.linux.mounts import mountinfo
 
 pytestmark = pytest.mark.needs("root")
