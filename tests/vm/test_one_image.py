@@ -13,7 +13,7 @@ import pytest
 from drivers.registry import NAMES, probe
 from tests.drivers.test_zfs import pool  # noqa: F401  (a fixture that is used by being there)
 from tests.runtime.conftest import IMAGE, Runtime, deadline, installation, rootfs, rootfs_tar  # noqa: F401
-from tests.runtime.engine.containers.test_changes import layers
+from tests.runtime.containers import layers
 from tests.runtime.registry.conftest import Registry, docker_registry, registry  # noqa: F401
 from tests.runtime.registry.test_tools import skopeo
 from tests.vm.test_every_driver import OPTIONS

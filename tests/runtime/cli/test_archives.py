@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.conftest import Runtime, Terminal, wait_until
+from drivers.mounts import Mount
+from tests.mounting import mounted
+from tests.runtime.conftest import IMAGE, Runtime, Terminal, wait_until
 from tests.runtime.images.conftest import LAYERS, image_of, receive
 
 
@@ -336,3 +338,11 @@ sys.exit(command([*sys.argv[1:], "run", "--network=none", "box", "true"]))
     assert done.returncode == 125, done.stderr
     assert "there is no image" in done.stderr
     assert box.ids() == []
+
+
+@pytest.mark.needs("tmpfs")
+def test_a_disk_that_is_full_for_a_layout_is_named(runtime: Runtime) -> None:
+    with mounted([Mount("tmpfs", "tmpfs", ("size=64k",))]) as memory:
+        said = runtime.refused("save", "--format=oci-dir", "-o", f"{memory}/layout", IMAGE, code=1)
+        assert said == f"runtime: save failed: {memory}/layout: No space left on device\n"
+        assert os.listdir(memory) == []

@@ -129,10 +129,9 @@ def test_a_program_with_capabilities_of_its_own(runtime: Runtime, rootfs: Path, 
     runtime("import", tmp_path / "tar", "pings")
     try:
         for driver in ("fuse-aufs", "overlay2"):
-            words = ("run", "--rm", "--network=none", "-u", "1000", "pings", "ping", "-c1", "-W9", "127.0.0.1")
-            assert "1 packets received" in runtime.on(driver)(*words), driver
-            words = ("run", "--rm", "--network=none", "-u", "1000", "pings", "busybox", *words[-4:])
-            assert "permission denied" in runtime.on(driver).call(*words).stderr, driver
+            run, ping = ("run", "--rm", "--network=none", "-u", "1000", "pings"), ("ping", "-c1", "-W9", "127.0.0.1")
+            assert "1 packets received" in runtime.on(driver)(*run, *ping), driver
+            assert "permission denied" in runtime.on(driver).call(*run, "busybox", *ping).stderr, driver
     finally:
         runtime("rmi", "pings")
 

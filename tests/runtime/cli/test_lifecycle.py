@@ -17,15 +17,7 @@ from runtime.engine.containers.logs import Entry
 from runtime.engine.containers.store import ContainerStore
 from runtime.engine.paths import Paths
 from tests.runtime.conftest import IMAGE, Runtime, Terminal, wait_until
-
-LOOP = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done"
-
-
-def start(runtime: Runtime, name: str, script: str, *options: str) -> str:
-    """A container in the background whose script has got to `echo ready`; its id."""
-    started = runtime("run", "-d", "--network=none", f"--name={name}", *options, IMAGE, "sh", "-c", script).strip()
-    wait_until(lambda: "ready" in runtime("logs", name), "it is ready")
-    return started
+from tests.runtime.containers import LOOP, ended_by, start
 
 
 def test_ps(runtime: Runtime) -> None:
@@ -266,7 +258,7 @@ def test_ctrl_c_leaves_an_exec_whose_output_nobody_reads(runtime: Runtime) -> No
         assert process.stdout is not None
         process.stdout.read(1)
         wait_until(lambda: "head" not in runtime("exec", "host", "ps"), "it has ended")
-        wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGTERM), "it ends")
+        wait_until(lambda: ended_by(process, signal.SIGTERM), "it ends")
         assert process.wait() == 143
     runtime("rm", "-f", "host")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.mounting import Union
-from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, Runtime
+from tests.runtime.containers import LOOP, start
 from unionfs.linux import consts, mounts
 
 pytestmark = pytest.mark.needs("root", "loop", "program:mkfs.ext4")

@@ -19,8 +19,8 @@ import pytest
 
 from drivers.loop import attached
 from tests.drivers.children import in_child
-from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, links
+from tests.runtime.containers import LOOP, start
 from unionfs.linux import consts, files, mounts
 
 # In a volume that the host's root made, on the union, and on the tmpfs of /dev: who may open a node is not decided by
@@ -313,7 +313,7 @@ def test_the_callers_directory_and_variables_decide_nothing(
     env.pop("PYTHONPATH", None)
 
     def call(*words: str) -> str:
-        command = [program, *runtime.command(*words)[3:]]
+        command: list[str] = [str(program), *runtime.command(*words)[3:]]
         done = subprocess.run(command, cwd=evil, env=env, capture_output=True, text=True, timeout=4 * PATIENCE)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -12,9 +12,8 @@ import pytest
 
 from tests.capabilities import missing
 from tests.runtime import dying_shim
-from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, wait_until
-from tests.runtime.engine.containers.test_recovery import found, kill_and_wait
+from tests.runtime.containers import LOOP, found, kill_and_wait, start
 from unionfs.linux.mounts import mountinfo
 
 pytestmark = pytest.mark.needs("root")

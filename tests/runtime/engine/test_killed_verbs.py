@@ -20,9 +20,8 @@ import pytest
 import drivers
 from drivers.api import Kind
 from tests.capabilities import missing
-from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, wait_until
-from tests.runtime.snapshots import snapshots
+from tests.runtime.containers import LOOP, snapshots, start
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "0"))
 DRIVERS = {"fuse-aufs": "fuse", "overlay2": "overlay", "vfs": "root"}

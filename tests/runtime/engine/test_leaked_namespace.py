@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from drivers.registry import probe
-from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, Runtime
-from tests.runtime.snapshots import snapshots
+from tests.runtime.containers import LOOP, snapshots, start
 
 
 @contextmanager

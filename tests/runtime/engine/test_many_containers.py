@@ -16,7 +16,7 @@ import pytest
 from drivers.api import Kind
 from tests.capabilities import missing
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, links
-from tests.runtime.snapshots import snapshots
+from tests.runtime.containers import snapshots
 
 CONTAINERS = int(os.environ.get("CONTAINERS", "10"))
 AT_ONCE = 10

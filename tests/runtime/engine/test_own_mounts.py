@@ -18,8 +18,8 @@ import pytest
 
 from tests.drivers.children import in_child
 from tests.leaks import processes
-from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import PATIENCE, Runtime, wait_until
+from tests.runtime.containers import LOOP, start
 from unionfs.linux.mounts import mountinfo
 
 PAGE = mmap.PAGESIZE
@@ -65,8 +65,8 @@ def root_of(pid: int) -> list[str]:
 
 def tables() -> dict[int, set[str]]:
     """The mounts of every mount namespace that this run has a process in."""
-    found = {}
-    for pid in ("self", *processes()):
+    found: dict[int, set[str]] = {}
+    for pid in map(str, ("self", *processes())):
         try:
             namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
             if namespace not in found:

@@ -100,7 +100,9 @@ def test_it_is_an_oci_image_layout(store: ImageStore, archive: Archive) -> None:
         return data
 
     assert load("oci-layout") == {"imageLayoutVersion": "1.0.0"}
-    [listed] = load("index.json")["manifests"]  # type: ignore[misc]
+    manifests = load("index.json")["manifests"]
+    assert isinstance(manifests, list)
+    [listed] = manifests
     assert listed["annotations"] == {"org.opencontainers.image.ref.name": "one:latest"}
     assert listed["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
     manifest = json.loads(follow(listed))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind, Snapshotter
+from drivers.archive.extract import extract
 from drivers.registry import NAMES, open_driver, probe
 from runtime.errors import ImageError, NoSuchImage
 from runtime.images import layer as layers
@@ -243,13 +245,12 @@ def killed_while_extracting(store: ImageStore, image: Image, driver_root: str, l
         own = reopen(driver_root)
         if layer:
             unpack(store, lowest(image, layer), own)
-        extract = layers.extract
 
-        def killed(stream: tape.io.BytesIO, fd: int) -> None:
+        def killed(stream: io.BytesIO, fd: int) -> None:
             extract(stream, fd)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        layers.extract = killed  # type: ignore[assignment]
+        layers.extract = killed  # type: ignore[assignment, attr-defined]
         unpack(store, image, own)
 
     assert in_child(work).wait() == -signal.SIGKILL
@@ -292,10 +293,10 @@ def test_a_mount_namespace_that_is_made_meanwhile(
 ) -> None:
     """By anybody, at each layer; it is a copy of all mounts, and in use until the layers are committed and beyond."""
     image = layered(store, archive)
-    extract, mine = layers.extract, os.stat("/proc/self/ns/mnt").st_ino
+    mine = os.stat("/proc/self/ns/mnt").st_ino
     made = []
 
-    def look_on(stream: tape.io.BytesIO, fd: int) -> object:
+    def look_on(stream: io.BytesIO, fd: int) -> object:
         child = subprocess.Popen(["unshare", "-m", "cat"], stdin=subprocess.PIPE)
         made.append(child)
         wait_until(lambda: os.stat(f"/proc/{child.pid}/ns/mnt").st_ino != mine, "there is a namespace")
@@ -418,7 +419,7 @@ def test_every_kind_of_entry_over_a_layer(
     try:
         for diff_id in image.layers:
             with store.open_blob(diff_id) as stream:
-                layers.extract(stream, fd)
+                extract(stream, fd)
     finally:
         os.close(fd)
     name = unpack(store, image, driver)

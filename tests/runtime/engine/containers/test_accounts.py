@@ -14,6 +14,8 @@ import pytest
 
 from runtime.engine.containers import accounts
 from runtime.errors import ConfigError
+from tests.runtime.conftest import Runtime
+from tests.runtime.containers import LOOP, start
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nodd:x:-1:0::/:/bin/sh\nbroken\n"
 GROUP = "root:x:0:\nstaff:x:50:app,other\nwheel:x:10:app\napp:x:1001:\n"
@@ -222,3 +224,12 @@ def test_tables_cost_little_more_than_their_size(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 8 * TABLE
+
+
+def test_accounts_are_read_from_files_only(runtime: Runtime) -> None:
+    """Opening what is none has effects: a writer of a fifo goes on, a watchdog starts."""
+    row = "app:x:7:7::/:/bin/sh"
+    start(runtime, "odd", f"rm /etc/passwd; mkfifo /etc/passwd; (echo {row} >/etc/passwd; echo opened) & {LOOP}")
+    assert "unable to find user app" in runtime.refused("exec", "-u", "app", "odd", "id", code=125)
+    assert runtime("logs", "odd") == "ready\n"
+    runtime("rm", "-f", "odd")

@@ -13,9 +13,11 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from drivers import diff
 from drivers.archive.extract import extract
 from runtime.engine.containers import commit as committing
 from runtime.engine.containers.container import Container
@@ -25,7 +27,8 @@ from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
 from runtime.oci.cgroups import Cgroup
 from tests.capabilities import missing
-from tests.runtime.conftest import Runtime, Terminal, wait_until
+from tests.runtime.conftest import IMAGE, Runtime, Terminal, wait_until
+from tests.runtime.containers import layers
 from tests.trees import assert_same, read
 
 CHANGE = "echo new >/etc/motd; mkdir -p /srv/a; echo x >/srv/a/f; rm /bin/true; ln /etc/motd /srv/link; mkfifo /srv/p"
@@ -144,12 +147,6 @@ def test_an_image_on_an_image(runtime: Runtime) -> None:
             runtime.call("rmi", f"made:{tag}")
 
 
-def layers(runtime: Runtime, reference: str) -> tuple[str, ...]:
-    from runtime.images.store import ImageStore
-
-    return ImageStore(str(runtime.root / "images")).get(reference).layers
-
-
 def test_the_same_changes_are_the_same_layer(runtime: Runtime) -> None:
     """Whatever the driver: the layer's digest is that of what was done."""
     made = []
@@ -190,11 +187,14 @@ def test_a_container_stands_still_while_it_is_committed(runtime: Runtime, monkey
         with paused(one):
             assert cgroup.is_frozen()
         wait_until(lambda: not cgroup.is_frozen(), "it goes on")
-        seen = []
-        real = committing.diff.write_diff
-        monkeypatch.setattr(
-            committing.diff, "write_diff", lambda *a, **k: (seen.append(cgroup.is_frozen()), real(*a, **k))[1]
-        )
+        seen: list[bool] = []
+        real = diff.write_diff
+
+        def write_diff(*arguments: Any, **named: Any) -> int:
+            seen.append(cgroup.is_frozen())
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(diff, "write_diff", write_diff)
         with Installation(Paths.of(str(runtime.root), str(runtime.state))) as installation:
             for pause in (True, False):
                 committing.commit(installation, one, committing.CommitRequest(pause=pause))
@@ -270,7 +270,7 @@ def test_it_is_an_image_for_others(runtime: Runtime, tmp_path: Path) -> None:
         runtime("save", "--format", "oci-dir", "-o", tmp_path / "layout", "made")
         index = json.loads((tmp_path / "layout/index.json").read_bytes())
         tag = index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
-        command = ["umoci", "unpack", "--image", f"{tmp_path}/layout:{tag}", tmp_path / "bundle"]
+        command = ["umoci", "unpack", "--image", f"{tmp_path}/layout:{tag}", str(tmp_path / "bundle")]
         subprocess.run(command, check=True, capture_output=True)
         root = tmp_path / "bundle/rootfs"
         # What was made to mount on is in the container's tree, and in no image of it.
@@ -295,3 +295,14 @@ def test_a_reader_that_goes_away(each_driver: Runtime) -> None:
         assert export.stderr is not None
         with export.stderr:
             assert (export.stderr.read(), export.wait(timeout=60)) == (b"", 141)
+
+
+def test_a_container_s_names_do_not_command_the_terminal(
+    runtime: Runtime, terminal: Callable[..., Terminal]
+) -> None:
+    name = "\x1b[2J\nA "
+    runtime("run", "--name=writes", "--network=none", IMAGE, "touch", f"/{name}x")
+    told = runtime("diff", "writes")
+    assert told.startswith('A "/') and told.endswith('[2J\\nA x"\n') and "\x1b" not in told
+    assert told.strip() in terminal(runtime.command("diff", "writes")).expect('A x"')
+    runtime("rm", "writes")

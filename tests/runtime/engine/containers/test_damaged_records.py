@@ -11,16 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from drivers.api import Kind
-from drivers.registry import open_driver
 from runtime.engine import state
 from runtime.engine.containers.container import Container
 from runtime.engine.containers.store import ContainerStore
 from runtime.engine.state import State, Status
 from runtime.errors import DamagedRecord
-from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, Runtime
-from tests.runtime.engine.containers.test_recovery import found
+from tests.runtime.containers import LOOP, found, start, unfinished
 from tests.runtime.engine.containers.test_store import add, store
 
 __all__ = ["store"]  # the fixture
@@ -62,16 +59,6 @@ DAMAGES: dict[str, Damage] = {
     "missing": os.unlink,
 }
 STATES = ["empty", "cut", "list", "one too many", "a directory"]
-
-
-def snapshots(runtime: Runtime, driver: str = "") -> list[str]:
-    """The keys of what can be written to."""
-    name = driver or runtime.driver
-    opened = open_driver(name, str(runtime.root / "drivers" / name))
-    try:
-        return [info.name for info in opened.walk() if info.kind is not Kind.COMMITTED]
-    finally:
-        opened.close()
 
 
 @pytest.fixture
@@ -124,7 +111,7 @@ def test_a_damaged_container_is_told_and_kept(runtime: Runtime, ended: Container
     DAMAGES[damage](path)
     for verb in (("container", "prune", "-f"), ("system", "prune", "-f"), ("image", "prune", "-f")):
         assert ended.id not in runtime(*verb)
-    assert snapshots(runtime) == [ended.id]
+    assert unfinished(runtime) == [ended.id]
     assert os.path.exists(ended.log)
     assert runtime.ids() == [ended.id]
     assert runtime("ps", "-q") == ""
@@ -141,7 +128,7 @@ def test_a_damaged_container_is_told_and_kept(runtime: Runtime, ended: Container
     assert runtime.status("work").startswith("Exited (0)")
     assert runtime("logs", "work") == "said\n"
     runtime("rm", "work")
-    assert snapshots(runtime) == []
+    assert unfinished(runtime) == []
 
 
 @pytest.mark.parametrize(("damage", "reference"), [("empty", "work"), ("missing", "id"), ("a directory", "work")])
@@ -153,7 +140,7 @@ def test_a_damaged_container_is_removed_with_its_snapshot(
     asked = ended.id[:12] if reference == "id" else reference
     assert runtime.on("overlay2")("rm", "-f", asked) == f"{asked}\n"
     assert runtime.ids() == []
-    assert snapshots(runtime) == []
+    assert unfinished(runtime) == []
     assert sorted(os.listdir(runtime.root / "containers")) == [".lock", "names"]
     assert os.listdir(runtime.root / "containers/names") == []
     assert runtime.run("--name=work", IMAGE, "echo", "free") == "free\n"
@@ -168,7 +155,7 @@ def test_a_damaged_container_that_runs_is_killed_and_removed(runtime: Runtime) -
     assert runtime("rm", "-f", "work") == "work\n"
     assert not os.path.exists(f"/proc/{pid}")
     assert runtime.ids() == []
-    assert snapshots(runtime) == []
+    assert unfinished(runtime) == []
     assert os.listdir(runtime.state / "containers") == []
 
 
@@ -186,7 +173,7 @@ def test_a_damaged_state_leaves_the_container(runtime: Runtime, ended: Container
         path.unlink()
         assert runtime.status("work").startswith("Exited (255)")
     runtime("rm", "work")
-    assert snapshots(runtime) == []
+    assert unfinished(runtime) == []
 
 
 def test_what_was_killed_before_it_had_a_record_is_swept(runtime: Runtime) -> None:
@@ -213,7 +200,7 @@ def test_a_snapshot_without_a_container_is_named_and_pruned(each_driver: Runtime
     start(runtime, "busy", LOOP)
     report = runtime("container" if runtime.driver == "vfs" else "system", "prune", "-f")
     assert f"Deleted Containers:\n{kept}\n\nDeleted Snapshots:\n{runtime.driver}: {lost}\n\nTotal" in report
-    assert snapshots(runtime) == [found(runtime, "busy").id]
+    assert unfinished(runtime) == [found(runtime, "busy").id]
     assert "Lost Snapshots" not in runtime("system", "df")
     assert "Snapshots" not in runtime("container", "prune", "-f")
     runtime("rm", "-f", "busy")
@@ -261,4 +248,4 @@ def test_a_damaged_container_without_its_lock_is_removed(runtime: Runtime, ended
     os.unlink(f"{ended.directory}/lock")
     runtime("rm", "-f", ended.id)
     assert runtime.ids() == []
-    assert snapshots(runtime) == []
+    assert unfinished(runtime) == []

@@ -11,17 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.cli.test_lifecycle import LOOP, start
-from tests.runtime.conftest import IMAGE, WAITING, Runtime
-from tests.runtime.engine.containers.test_damaged_records import snapshots
-from tests.runtime.engine.containers.test_recovery import found
-from tests.runtime.engine.test_engine_reviewed import _writable
+from tests.runtime.conftest import IMAGE, WAITING, Runtime, die_at
+from tests.runtime.containers import LOOP, found, kill_and_wait, start, unfinished, writable
 
 
 @contextmanager
 def held(runtime: Runtime, name: str) -> Iterator[None]:
     """As if a union still wrote to the container's layer."""
-    (layer,) = _writable(runtime, found(runtime, name).id)
+    (layer,) = writable(runtime, found(runtime, name).id)
     holder = os.open(layer, os.O_RDONLY)
     try:
         fcntl.flock(holder, fcntl.LOCK_EX)
@@ -61,7 +58,7 @@ def test_rm_of_what_somebody_uses(runtime: Runtime, force: bool) -> None:
     assert runtime.status("work").startswith("Exited (3)")
     assert runtime("diff", "work") == "A /data\n"
     assert runtime("rm", "work") == "work\n"
-    assert snapshots(runtime) == []
+    assert unfinished(runtime) == []
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -76,7 +73,7 @@ def test_rm_of_a_container_whose_driver_is_away(runtime: Runtime, running: bool)
         assert runtime.on("vfs").run(IMAGE, "echo", "works") == "works\n"
         assert runtime.status("work").startswith("Exited")
     others(runtime)
-    assert snapshots(runtime) == [found(runtime, "work").id]
+    assert unfinished(runtime) == [found(runtime, "work").id]
     assert runtime("rm", "work") == "work\n"
 
 
@@ -110,7 +107,7 @@ def test_one_that_cannot_remove_itself_says_who_will(runtime: Runtime, tmp_path:
             assert err.count(b"\n") == 1
             assert len(runtime.ids()) == 1
     assert runtime.ids() == []
-    assert snapshots(runtime) == []
+    assert unfinished(runtime) == []
 
 
 @contextmanager
@@ -130,7 +127,7 @@ def immutable(path: Path) -> Iterator[None]:
 def test_files_that_cannot_be_deleted_do_not_keep_the_container(runtime: Runtime, words: tuple[str, ...]) -> None:
     """There is nothing left to be used, so it is gone; what its files take is told, and taken back later."""
     runtime("run", "--name=work", "--network=none", IMAGE, "sh", "-c", "echo precious >/precious")
-    (layer,) = _writable(runtime, found(runtime, "work").id)
+    (layer,) = writable(runtime, found(runtime, "work").id)
     place = runtime.root / "drivers" / runtime.driver / "snapshots"
     with immutable(Path(layer, "precious")):
         done = runtime.call(*words)
@@ -155,3 +152,23 @@ def test_rmi_tells_what_is_removed_and_what_is_not(runtime: Runtime) -> None:
         assert "layered" not in runtime("images")
     runtime("image", "prune", "-f")
     assert not list(place.rglob("precious"))
+
+
+def test_one_that_cannot_be_removed_leaves_the_others_alone(runtime: Runtime) -> None:
+    runtime("run", "--name=held", "--network=none", IMAGE, "true")
+    container = found(runtime, "held")
+    die_at(runtime, "drivers.graph:GraphSnapshotter.remove", "rm", "held")
+    (layer,) = writable(runtime, container.id)
+    holder = os.open(layer, os.O_RDONLY)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        start(runtime, "lost", LOOP)
+        kill_and_wait(found(runtime, "lost").state().shim_pid)
+        assert runtime.status("held") == "Removing"
+        assert runtime.status("lost").startswith("Exited (137)")
+        assert runtime.run(IMAGE, "echo", "works") == "works\n"
+        assert "still writes" in runtime.refused("rm", "held", code=1)
+        assert runtime.status("held").startswith("Exited (0)")  # nobody removes it later: it was told to have failed
+    finally:
+        os.close(holder)
+    assert runtime("rm", "held", "lost") == "held\nlost\n"

@@ -16,9 +16,8 @@ import pytest
 from runtime.engine.containers.trees import live
 from runtime.engine.watch import connect
 from runtime.images.store import ImageStore
-from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, wait_until
-from tests.runtime.engine.containers.test_recovery import found
+from tests.runtime.containers import LOOP, found, start
 
 # renameat2(2) of each pair of names in turn, for ever.
 EXCHANGE = """

@@ -13,10 +13,8 @@ import pytest
 
 from drivers.registry import probe
 from tests import leaks
-from tests.runtime.cli.test_lifecycle import LOOP, start
 from tests.runtime.conftest import IMAGE, Runtime, links, wait_until
-from tests.runtime.engine.containers.test_recovery import alive, found, kill_and_wait
-from tests.runtime.snapshots import snapshots
+from tests.runtime.containers import LOOP, alive, found, kill_and_wait, snapshots, start
 from unionfs.linux import consts, mounts
 
 OPTIONS = {"btrfs": {"btrfs.loopsize": "512M"}}

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from runtime.engine.containers.container import Container
-from runtime.engine.containers.store import ContainerStore
-from runtime.engine.paths import Paths
-from tests.runtime.cli.test_lifecycle import LOOP, start
-from tests.runtime.conftest import IMAGE, Runtime, die_at, links, wait_until
-
-PIDFD_PATIENCE = 30.0
-
-
-def found(runtime: Runtime, name: str) -> Container:
-    return ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get(name)
-
-
-def kill_and_wait(pid: int) -> None:
-    import select
-
-    pidfd = os.pidfd_open(pid)
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    select.select([pidfd], [], [], PIDFD_PATIENCE)
-    os.close(pidfd)
-
-
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            return stat.read().rpartition(") ")[2][0] != "Z"
-    except FileNotFoundError:
-        return False
+from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, die_at, links, wait_until
+from tests.runtime.containers import LOOP, alive, children, found, kill_and_wait, start
 
 
 def test_shim_killed(each_driver: Runtime) -> None:
@@ -151,3 +129,106 @@ def _seeing(path: str) -> list[str]:
         except OSError:
             continue
     return seeing
+
+
+def _mounting(client: int) -> tuple[int, int] | None:
+    """A client's shim and the `unionfs mount` that it has begun, if there are both."""
+    for shim in children(client):
+        for child in children(shim):
+            try:
+                if b"unionfs" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
+                    return shim, child
+            except OSError:
+                continue
+    return None
+
+
+def test_shim_killed_before_the_union_is_mounted(runtime: Runtime) -> None:
+    with runtime.popen("run", "--rm", "--name=lost", "--network=none", IMAGE, "true") as client:
+        deadline = time.monotonic() + PATIENCE
+        while (seen := _mounting(client.pid)) is None:
+            assert time.monotonic() < deadline
+        shim, server = seen
+        kill_and_wait(shim)
+        client.communicate()
+        assert client.returncode == 137
+    wait_until(lambda: not alive(server), "its server has found nobody to hand the mount to")
+    assert runtime.ids() == []
+    assert _snapshots(runtime) == []
+    assert runtime.run("--name=lost", IMAGE, "echo", "free") == "free\n"
+
+
+@pytest.mark.parametrize("left", [[], ["rootfs"], ["rootfs", "etc/hosts"]])
+def test_what_is_left_of_the_run_directory_of_one_that_ended(runtime: Runtime, left: list[str]) -> None:
+    """Its shim was killed in its last breath, with the record already made."""
+    runtime.call("run", "--name=ended", "--network=none", IMAGE, "sh", "-c", "exit 3")
+    container = found(runtime, "ended")
+    os.mkdir(container.run_directory)
+    for name in left:
+        os.makedirs(f"{container.run_directory}/{name}")
+    assert runtime.status("ended").startswith("Exited (3)")
+    assert os.listdir(runtime.state / "containers") == []
+    runtime("rm", "ended")
+
+
+@pytest.mark.needs("tmpfs")
+def test_nothing_is_forgotten_that_is_still_mounted(runtime: Runtime) -> None:
+    runtime("run", "--name=busy", "--network=none", IMAGE, "true")
+    container = found(runtime, "busy")
+    below = Path(container.run_directory, "etc")
+    below.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", below], check=True)
+    try:
+        assert runtime.status("busy").startswith("Exited (0)")
+        assert "mounted below" in runtime.refused("rm", "busy", code=1)
+        assert runtime.ids() == [container.id]
+    finally:
+        subprocess.run(["umount", below], check=True)
+    assert runtime("export", "busy")  # it is whole, and nobody removes it but who is asked to
+    runtime("rm", "busy")
+
+
+def test_creator_killed_before_its_shim_takes_over(runtime: Runtime) -> None:
+    die_at(runtime, "runtime.engine.start:Shim.order", "run", "--rm", "--name=half", IMAGE, "true")
+    assert runtime.ids() == []
+    assert _snapshots(runtime) == []
+
+
+@pytest.fixture
+def own(installation: Runtime, tmp_path: Path) -> Iterator[Runtime]:
+    """The image in an installation that goes with the test."""
+    runtime = Runtime(tmp_path / "root", tmp_path / "state", "vfs")
+    shutil.copytree(installation.root / "images", tmp_path / "root/images", symlinks=True)
+    yield runtime
+    left = runtime.ids()
+    if left:
+        runtime("rm", "-f", *left)
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_reboot(own: Runtime, remove: bool) -> None:
+    """No process of the container is left, nor anything below --state; the lease is."""
+    own("run", "-d", "--name=ran", *(["--rm"] if remove else []), IMAGE, "sh", "-c", LOOP)
+    state = found(own, "ran").state()
+    run_directory = found(own, "ran").run_directory
+    kill_and_wait(state.shim_pid)
+    from runtime.engine.containers import release
+
+    release.processes(found(own, "ran"))
+    shutil.rmtree(run_directory)
+    assert links() != ["lo"]
+    if remove:
+        assert own.ids() == []
+    else:
+        assert own.status("ran").startswith("Exited (255)")
+        assert own("rm", "ran") == "ran\n"
+    assert links() == ["lo"]
+    assert own.run("--name=ran", IMAGE, "echo", "free") == "free\n"
+
+
+def test_what_has_a_log_has_run(runtime: Runtime) -> None:
+    runtime("run", "--name=ran", "--network=none", IMAGE, "true")
+    Path(found(runtime, "ran").directory, "state.json").unlink()
+    assert runtime.status("ran").startswith("Exited (255)")
+    assert runtime("rm", "ran") == "ran\n"
+    assert _snapshots(runtime) == []

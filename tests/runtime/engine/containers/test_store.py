@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from drivers.errors import TimedOut
 from runtime.engine.containers import logs, names
+from runtime.engine.containers import store as containers
 from runtime.engine.containers.container import Config, Container
 from runtime.engine.containers.store import ContainerStore
 from runtime.engine.paths import Paths
@@ -256,3 +259,15 @@ def test_one_that_is_up_is_where_it_was_started(store: ContainerStore, tmp_path:
     os.rename(tmp_path / "moved", store.paths.state)
     container.clear()
     assert os.listdir(store.paths.running) == []
+
+
+def test_the_lock_of_the_names_is_waited_for_with_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = containers.ContainerStore(Paths(str(tmp_path / "root"), str(tmp_path / "state")))
+    os.mkdir(f"{store.paths.containers}/{'0' * 64}")  # to be swept, under the lock
+    monkeypatch.setattr(containers, "_PATIENCE", 0.01)
+    with open(f"{store.paths.containers}/.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TimedOut, match=rf"\.lock, which process {os.getpid()} "):
+            store.sweep()
+    store.sweep()
+    assert set(os.listdir(store.paths.containers)) == {"names", ".lock"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +89,54 @@ def test_containers_on_different_drivers_share_the_image_store(installation: Run
     # The driver is the container's, whatever the command line says later.
     assert installation.on("overlay2")("rm", "on-vfs") == "on-vfs\n"
     assert len(installation("images", "-q").split()) == 1
+
+
+# A command that runs another one when it first comes to a call.
+_BESIDE = """
+import json, subprocess, sys
+from importlib import import_module
+place, beside = sys.argv[1], json.loads(sys.argv[2])
+module, _, name = place.partition(":")
+owner = import_module(module)
+real = getattr(owner, name)
+def call(*arguments, **named):
+    if beside:
+        subprocess.run(beside, check=True, stdout=subprocess.DEVNULL)
+        beside.clear()
+    return real(*arguments, **named)
+setattr(owner, name, call)
+from runtime.cli import command
+command(sys.argv[3:])
+"""
+
+
+def test_a_container_that_starts_while_a_layer_is_filled(each_driver: Runtime) -> None:
+    runtime = each_driver
+    runtime("run", "--name=first", "--network=none", IMAGE, "sh", "-c", "echo new >/new")
+    runtime("commit", "first", "layered")
+    runtime("rm", "first")
+    beside = runtime.command("run", "-d", "--name=beside", "--network=none", IMAGE, "sleep", "1000")
+    words = runtime.command("run", "--rm", "--network=none", "layered", "cat", "/new")[3:]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _BESIDE, "runtime.images.layer:put_out", json.dumps(beside), *words],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert (done.stdout, done.stderr) == ("new\n", "")
+        assert runtime.status("beside").startswith("Up")
+    finally:
+        runtime("rm", "-f", "beside")
+        runtime("rmi", "layered")
+
+
+def test_one_damaged_container_does_not_keep_the_others(each_driver: Runtime) -> None:
+    runtime = each_driver
+    runtime("run", "--name=older", "--network=none", IMAGE, "true")
+    directory = runtime.root / "drivers" / runtime.driver / "snapshots"
+    before = set(os.listdir(directory))
+    runtime("run", "--name=newer", "--network=none", IMAGE, "true")
+    (lost,) = set(os.listdir(directory)) - before
+    shutil.rmtree(directory / lost)
+    assert runtime("system", "df").splitlines()[2].split()[:2] == ["Containers", "2"]
+    assert len(runtime("container", "prune", "-f").split("\n\n")[0].splitlines()) == 3
+    assert runtime.ids() == []

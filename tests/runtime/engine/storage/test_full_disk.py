@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,30 @@ def test_rm_of_what_has_filled_the_disk(driver: str, reserved: str, rootfs_tar: 
         assert runtime.run(IMAGE, "echo", "works") == "works\n"
     finally:
         unmount_all(str(place))
+
+
+@pytest.fixture
+def small(installation: Runtime, tmp_path: Path) -> Iterator[Runtime]:
+    """An installation on a disk of 32 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", place], check=True)
+    try:
+        shutil.copytree(installation.root / "images", place / "images", symlinks=True)
+        yield Runtime(place, tmp_path / "state", "overlay2")
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.needs("tmpfs", "overlay")
+@pytest.mark.parametrize("remove", [False, True])
+def test_a_full_disk(small: Runtime, remove: bool) -> None:
+    """The command's exit code is told and kept, and the container can be removed, which is what makes space."""
+    options = ["--network=none", "--name=full", *(["--rm"] if remove else [])]
+    done = small.call("run", *options, IMAGE, "sh", "-c", "dd if=/dev/zero of=/fill bs=4k 2>/dev/null; exit 5")
+    assert done.returncode == 5
+    if not remove:
+        assert small.status("full").startswith("Exited (5)")
+        assert small("rm", "full") == "full\n"
+    assert small.ids() == []
+    assert small.run(IMAGE, "echo", "space") == "space\n"

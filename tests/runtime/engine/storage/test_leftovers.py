@@ -72,3 +72,17 @@ def test_taken_back(verb: str, site: Runtime, tmp_path: Path) -> None:
     assert in_progress(site) == set(site.ids())
     if not site.ids():
         assert loops(site) == []
+
+
+def test_what_a_killed_rmi_left_in_the_driver_is_taken_back(each_driver: Runtime) -> None:
+    runtime = each_driver
+    runtime("run", "--name=first", "--network=none", IMAGE, "sh", "-c", "echo new >/new")
+    runtime("commit", "first", "layered")
+    runtime("rm", "first")
+    assert runtime.run("layered", "cat", "/new") == "new\n"
+    directory = runtime.root / "drivers" / runtime.driver / "snapshots"
+    before = len(os.listdir(directory))
+    die_at(runtime, "drivers.directories:DirectorySnapshotter._discard", "rmi", "layered")
+    assert len(os.listdir(directory)) == before
+    runtime("image", "prune", "-f")
+    assert len(os.listdir(directory)) == before - 1

@@ -11,7 +11,7 @@ import pytest
 
 from tests.pictures import Disk, mounted, store
 from tests.runtime.conftest import IMAGE, Runtime, wait_until
-from tests.runtime.engine.containers.test_damaged_records import snapshots
+from tests.runtime.containers import unfinished
 
 pytestmark = [
     pytest.mark.needs("loop", "overlay", "program:mkfs.ext4", "program:mkfs.xfs", "program:mkfs.btrfs"),
@@ -77,7 +77,7 @@ def test_every_verb(full: Full) -> None:
                     assert rebooted("images").count("\n") == 2
                     rebooted("rm", "full")
                 assert rebooted.ids() == []
-                assert snapshots(rebooted) == []
+                assert unfinished(rebooted) == []
                 if "-af" in words:
                     assert rebooted("images").count("\n") == 1
                 else:

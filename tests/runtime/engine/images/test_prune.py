@@ -1,22 +1,19 @@
-"""What a review of images under the engine found: one test a finding."""
+"""Pruning images."""
 
 from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from drivers.mounts import Mount
 from runtime.engine.images.prune import prune
 from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
 from runtime.images import document
 from runtime.images.blobs import digest_of
-from tests.mounting import mounted
-from tests.runtime.conftest import IMAGE, Runtime, Terminal
 from tests.runtime.images.conftest import LAYERS, Made, image_of, receive
 
 
@@ -57,22 +54,3 @@ def test_pruning_takes_the_image_and_not_another_with_its_id(opened: Installatio
     assert [(image.manifest, image.tags) for image in store.list()] == [(digest_of(tagged.manifest), ("keep:latest",))]
     assert tagged.id in [deleted for removed in pruned.removed for deleted in removed.deleted]
     assert store.get(tagged.id).tags == ("keep:latest",)
-
-
-@pytest.mark.needs("tmpfs")
-def test_a_disk_that_is_full_for_a_layout_is_named(runtime: Runtime) -> None:
-    with mounted([Mount("tmpfs", "tmpfs", ("size=64k",))]) as memory:
-        said = runtime.refused("save", "--format=oci-dir", "-o", f"{memory}/layout", IMAGE, code=1)
-        assert said == f"runtime: save failed: {memory}/layout: No space left on device\n"
-        assert os.listdir(memory) == []
-
-
-def test_a_container_s_names_do_not_command_the_terminal(
-    runtime: Runtime, terminal: Callable[..., Terminal]
-) -> None:
-    name = "\x1b[2J\nA "
-    runtime("run", "--name=writes", "--network=none", IMAGE, "touch", f"/{name}x")
-    told = runtime("diff", "writes")
-    assert told.startswith('A "/') and told.endswith('[2J\\nA x"\n') and "\x1b" not in told
-    assert told.strip() in terminal(runtime.command("diff", "writes")).expect('A x"')
-    runtime("rm", "writes")
