@@ -94,7 +94,7 @@ class ShimLost(RuntimeFault):
 
 
 def sentence(error: BaseException) -> str:
-    """One line for the user, and for a terminal: what is no character to be seen is escaped. A registry, an image or
+    """One line for the user, and for a terminal: a character that cannot be seen is escaped. A registry, an image or
     a file's name may have put it there. An OSError's text begins with what it is about, and leaves its number out."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -106,7 +106,7 @@ def sentence(error: BaseException) -> str:
 @contextmanager
 def step(what: str, kind: type[RuntimeFault] = RuntimeFault) -> Iterator[None]:
     """Say what could not be done, and why, where an OSError comes out of it: a path and the kernel's word for it alone
-    tell nobody what was tried. A reader that has gone is no such error."""
+    tell nobody what was tried. A reader that has gone is not such an error."""
     try:
         yield
     except BrokenPipeError:

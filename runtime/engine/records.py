@@ -3,7 +3,7 @@
 Two ways to write one. What must outlive the machine (below --root) is kept: durable before what depends on it is done.
 What goes with the machine (below --state, which is in memory) is only written.
 
-A record that is there and cannot be understood is no record that is missing: it says that something was here, and
+A record that is there and cannot be understood is not a missing one: it says that something was here, and
 nobody takes for garbage what it was about.
 """
 
@@ -86,7 +86,7 @@ def _hints(shape: type) -> dict[str, Any]:
 
 
 def _as(hint: Any, value: Any) -> Any:
-    """What JSON made of a value of that type, as it was. TypeError or ValueError when it is none."""
+    """What JSON made of a value of that type, as it was. TypeError or ValueError when it cannot be one."""
     kind = get_origin(hint) or hint
     if issubclass(kind, Enum):
         return kind(value)

@@ -18,7 +18,7 @@ Config = dict[str, Any]
 
 
 def parse(instructions: Iterable[str], base: Mapping[str, Any] | None = None) -> Config:
-    """The configuration that `instructions` make of `base`, in their order. InvalidValue names one that is wrong."""
+    """The configuration that `instructions` make of `base`, in their order. InvalidValue names the wrong one."""
     config: Config = dict(base or {})
     for instruction in instructions:
         verb, _, rest = instruction.strip().partition(" ")

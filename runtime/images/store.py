@@ -52,8 +52,8 @@ class ImageStore:
             raise ImageError(str(error)) from error
         self._blobs = Blobs(self.root)
         self._arrivals = Arrivals(self.root, self._blobs)
-        # Who holds the lock leaves nothing, or else the next one to open the store collects. That the index is
-        # damaged is said to who needs it.
+        # Whoever holds the lock leaves nothing, or else the next one to open the store collects. That the index is
+        # damaged is said to whoever needs it.
         with contextlib.suppress(TimedOut, ImageError), self.locked("lock", patience=0):
             self._collect(self._index())
             reserve.take(self._reserve)
@@ -113,7 +113,7 @@ class ImageStore:
         """The blob `digest` of `size` bytes, to be written from `Incoming.position` on and finished; or `done` already.
 
         Whatever becomes of other images, it stays until publish() takes it, as long as this object lives. A second
-        process that receives the same blob waits here. Raises TimedOut, ValueError for what is no digest, OSError.
+        process that receives the same blob waits here. Raises TimedOut, ValueError for what is not a digest, OSError.
         """
         return self._arrivals.receive(digest, size)
 
@@ -136,9 +136,9 @@ class ImageStore:
     ) -> Image:
         """Make an image of a manifest whose blobs have been received, are in `fresh`, or belong to other images.
 
-        `names` are references with a tag or a digest; who had one loses it. With `index`, the digest of the index that
-        the manifest was chosen from, the image also gets `NAME@DIGEST` of the index, and its own.
-        ImageError: a document that is none, blobs that were not received, a full disk; nothing has changed then.
+        `names` are references with a tag or a digest; an image that had one loses it. With `index`, the digest of the
+        index that the manifest was chosen from, the image also gets `NAME@DIGEST` of the index, and its own.
+        ImageError: a document that cannot be read, blobs that were not received, a full disk; nothing has changed then.
         """
         wanted = [parse(name) for name in names]
         digest = digest_of(manifest)
@@ -158,7 +158,7 @@ class ImageStore:
             raise
 
     def tag(self, source: str, reference: str) -> Image:
-        """Give the image `source` the name `reference` too; who had it loses it. NoSuchImage, ImageError."""
+        """Give the image `source` the name `reference` too; an image that had it loses it. NoSuchImage, ImageError."""
         name = parse(reference)
         if name.digest:
             raise ImageError(f"{reference!r} has a digest, which is no tag; use NAME[:TAG]")
@@ -172,8 +172,9 @@ class ImageStore:
     def remove(self, reference: str, *, in_use: Callable[[], Collection[str]] = tuple) -> Removed:
         """Take a reference from its image; with the last tag, or by its id, remove the image and its blobs.
 
-        `in_use` gives the ids of images that containers are made of, asked for under the lock: who makes a container
-        records it, and then looks for its image once more (confirm). Snapshots are removed by `forget_snapshots`.
+        `in_use` gives the ids of images that containers are made of, asked for under the lock: whoever makes a
+        container records it, and then looks for its image once more (confirm). Snapshots are removed by
+        `forget_snapshots`.
         NoSuchImage; ImageInUse for one of those, and for an id whose image has several tags.
         """
         with self.locked("lock"):

@@ -80,7 +80,7 @@ class Registries:
         return [*(self._mirror(text) for text in mirrors), Endpoint(registry, self.server(registry), mirror=False)]
 
     def server(self, registry: str, scheme: str = "") -> Host:
-        """The server that `registry` (HOST[:PORT], or Docker Hub's name) is; InvalidValue for what is no host."""
+        """The server that `registry` (HOST[:PORT], or Docker Hub's name) is; InvalidValue for what is not a host."""
         found = _HOST.fullmatch(_HUB_ENDPOINT if registry == HUB else registry)
         if not found or int(found["port"] or 0) > 65535:
             raise InvalidValue(f"{registry!r} is no registry: write HOST or HOST:PORT")

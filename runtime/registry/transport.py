@@ -208,7 +208,7 @@ class Transport:
 
 
 def web_address(text: str, base: str = "") -> str:
-    """The URL that a server means by `text`, relative to `base`; "" when that is none of http or https."""
+    """The URL that a server means by `text`, relative to `base`; "" when that is neither http nor https."""
     try:
         found = urljoin(base, text)
         parts = urlsplit(found)

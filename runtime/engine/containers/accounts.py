@@ -80,7 +80,7 @@ def _gid(name: str, root: int) -> int:
 
 
 def _number(text: str) -> int | None:
-    """None for what is no id of 32 bits."""
+    """None for what is not an id of 32 bits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= _LARGEST else None
 
 
@@ -121,7 +121,7 @@ def _id(field: str) -> int | None:
 
 
 def _read(root: int, path: str) -> str:
-    """The text of a table; none where there is no such file. ConfigError where it is too large: a part of it could end
+    """The text of a table; "" where there is no such file. ConfigError where it is too large: a part of it could end
     in the middle of an id."""
     try:
         fd = _open_file(root, os.fsencode(path))

@@ -49,7 +49,7 @@ def create(installation: Installation, request: CreateRequest, tell: Listener = 
         container, lock = installation.containers.add(config._replace(parent=parent))
     try:
         with step("prepare its root file system"):
-            images.confirm(image)  # who removes images looks at the containers that are recorded
+            images.confirm(image)  # whoever removes images looks at the containers that are recorded
             mounts = driver.prepare(container.id, parent, quota=request.quota, volatile=request.remove)
     except BaseException:
         # Whatever comes of that, what the user is to hear of is why there is no container; recovery tries again.

@@ -54,7 +54,7 @@ def _state(state: State) -> dict[str, Any]:
 
 
 def _config(config: Config) -> dict[str, Any]:
-    """What it was made with. Who has not said of an option what it is has it from the image."""
+    """What it was made with. An option that was not given is the image's."""
     process, given = config.spec["process"], config.command[len(config.entrypoint) :]
     given_to_all = {f"HOSTNAME={config.spec['hostname']}", *(["TERM=xterm"] if config.terminal else [])}
     shown = {

@@ -1,8 +1,9 @@
 """Leaving when we are told to, also from where no signal is heard.
 
-Who reads from a union whose server is stopped waits in the kernel, and only what kills ends that wait (fs/fuse/dev.c,
-request_wait_answer). A handler of ours, which would undo what was begun, runs when the main thread comes back from
-there. So a second thread takes the signals: it has the main one hear of them, and ends the process where that does not.
+Whoever reads from a union whose server is stopped waits in the kernel, and only what kills ends that wait
+(fs/fuse/dev.c, request_wait_answer). A handler of ours, which would undo what was begun, runs when the main thread
+comes back from there. So a second thread takes the signals: it has the main one hear of them, and ends the process
+where that does not.
 """
 
 from __future__ import annotations

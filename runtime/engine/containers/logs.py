@@ -102,7 +102,7 @@ class Reader:
     """Reads a log from its beginning to what is its end then, since a container may write faster than anybody reads;
     `entries` again gives what was added since, also when it has been removed, or cut in its place, as logrotate does.
 
-    `tell` hears once of a damaged log: what is no line of one is left out.
+    `tell` hears once of a damaged log: what is not a line of one is left out.
     """
 
     def __init__(self, path: str, *, tell: Callable[[str], object] | None = None) -> None:
@@ -142,7 +142,7 @@ class Reader:
 
 
 def _entry(line: bytes) -> Entry | None:
-    """None for what is no line of a log. Zeros before one are what a power cut has left of others."""
+    """None for what is not a line of a log. Zeros before one are what a power cut has left of others."""
     try:
         # As text: json.loads() takes bytes with zeros at their beginning for UTF-32.
         record = json.loads(line.decode().lstrip("\0"))

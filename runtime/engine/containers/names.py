@@ -48,7 +48,7 @@ def check_name(name: str) -> str:
 
 
 def signal_number(name: str) -> int:
-    """The number of TERM, SIGTERM, 15 or RTMIN+3. ConfigError for what is no signal here."""
+    """The number of TERM, SIGTERM, 15 or RTMIN+3. ConfigError for what is not a signal here."""
     text = name.upper().removeprefix("SIG")
     base, plus, offset = text.partition("+")
     try:

@@ -28,7 +28,7 @@ def recover(installation: Installation) -> None:
 
     One that cannot be (a full disk, a snapshot that someone uses) is left as it is: a verb that is about it says why.
     What is removed here was never to stay (it never ran, or runs with --rm), or was being removed by a process that was
-    killed. A removal that has failed and said so is none of it (release.discard), nor is what is damaged.
+    killed. A removal that has failed and said so is not among it (release.discard), nor is what is damaged.
     """
     paths = installation.paths
     with step(f"use the directories {paths.root} and {paths.state}"):

@@ -66,8 +66,8 @@ def attempt(steps: list[Callable[[Container], None]], container: Container) -> s
 def discard(installation: Installation, container: Container, *, after_crash: bool = False) -> None:
     """Remove a container that holds nothing any more: its snapshot and its record. The lock must be held.
 
-    The record goes last, as REMOVING: who dies here leaves a container whose removal recovery goes on with
-    (`after_crash`), and it lets the driver take back what may be half-made. Who fails here says so, and leaves the
+    The record goes last, as REMOVING: whoever dies here leaves a container whose removal recovery goes on with
+    (`after_crash`), and it lets the driver take back what may be half-made. Whoever fails here says so, and leaves the
     container as it was: it is not removed later behind anybody's back.
     """
     driver = installation.drivers.get(container.config.driver)

@@ -13,7 +13,7 @@ from runtime.errors import ContainerError, StateError
 
 _ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its shim
 
-# After SIGKILL a container ends as soon as the kernel lets its processes go; who waits longer waits for a disk.
+# After SIGKILL a container ends as soon as the kernel lets its processes go; whoever waits longer waits for a disk.
 _AFTER_KILL = 30.0
 _GIVING_BACK = 30.0  # and so long its shim may take then
 

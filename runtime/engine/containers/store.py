@@ -130,8 +130,8 @@ class ContainerStore:
     def drop(self, container: Container) -> None:
         """Forget a container: its lock is held by the caller, and its snapshot, network and mounts are gone.
 
-        Unlinking takes no room, and is not synced: the configuration goes last, so who dies here, or a cut, leaves a
-        container that is being removed, which is durable (Container.begin_removal).
+        Unlinking takes no room, and is not synced: the configuration goes last, so whoever dies here, or a cut, leaves
+        a container that is being removed, which is durable (Container.begin_removal).
         """
         container.clear()
         with self._locked():

@@ -41,7 +41,7 @@ def attempt(*argv: str, text: str = "") -> tuple[int, str]:
 
 
 def _await(pid: int, program: str) -> int:
-    """Its wait status. It has ended, whatever ends the wait: who holds the host's lock lets go of it then."""
+    """Its wait status. It has ended, whatever ends the wait: whoever holds the host's lock lets go of it then."""
     pidfd = os.pidfd_open(pid)
     try:
         poll = select.poll()

@@ -23,7 +23,7 @@ class Network(Protocol):
     def name(self) -> str: ...
 
     def attach(self, pid: int, container_id: str) -> Endpoint | None:
-        """Connect the network namespace of process `pid`, once. None: there is no address to speak of.
+        """Connect the network namespace of process `pid`, once. None when there is no address to speak of.
 
         Attached again after its process was killed, a container keeps the address that it had.
         """

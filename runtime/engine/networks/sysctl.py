@@ -3,7 +3,7 @@
 Forwarding is one switch for the whole host, so the bridges of all roots share it. The first bridge that finds it off
 turns it on and says so in its alias (links.py), as every bridge that joins then does; the last of them to go turns it
 off again. A bridge that found it on leaves it alone. The mark is in the kernel because the switch is: neither
-outlives a reboot. Who comes to rely on it meanwhile loses it with our last container; docker never turns it off.
+outlives a reboot. Whoever comes to rely on it meanwhile loses it with our last container; docker never turns it off.
 """
 
 from __future__ import annotations

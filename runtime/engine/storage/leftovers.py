@@ -1,6 +1,6 @@
 """What processes of ours left that were killed, taken back in one place: docs/leftovers.md lists it.
 
-Every verb that makes room comes here at its end: rm, rmi and the prune verbs. Who unpacks an image comes to
+Every verb that makes room comes here at its end: rm, rmi and the prune verbs. Whoever unpacks an image comes to
 images.unpack.take_back(), the part of it that is about one driver. Two things are not here: containers, which the next
 command of any kind brings to rest (engine.containers.recovery), and what broken pulls left, from which the next pull
 goes on, and which the prune verbs of images remove.
