@@ -104,6 +104,17 @@ def _take(given: Given, option: Option, value: str | None, left: list[str], show
     given.options.setdefault(option.name, []).append(value)
 
 
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """The NAME=VALUE of `--storage-opt` as a dictionary; the last of a name counts."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"invalid storage option {text!r}: write NAME=VALUE")
+        found[name.strip()] = value.strip()
+    return found
+
+
 def conceal(values: Iterable[str]) -> None:
     """Cross out what comes after NAME= in this process's command line, which every user of the machine can read for as
     long as it runs (proc(5))."""

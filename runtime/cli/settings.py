@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from runtime.cli.arguments import Given, Option
+from runtime.cli.arguments import Given, Option, pairs
 from runtime.cli.usage import NotPermitted, UsageError
-from runtime.cli.values import pairs
 from runtime.engine.installation import Installation
 from runtime.engine.paths import DEFAULT_DRIVER, DEFAULT_ROOT, DEFAULT_STATE, Paths
 from runtime.engine.storage.drivers import Storage

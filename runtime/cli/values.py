@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
+from runtime.cli.arguments import pairs
 from runtime.cli.usage import UsageError
 from runtime.engine.containers import request
 from runtime.engine.containers.request import Volume
@@ -71,17 +72,6 @@ def directory(text: str) -> str:
         return ""
     request.check_directory(text)
     return os.path.normpath("/" + text.lstrip("/"))
-
-
-def pairs(texts: Iterable[str]) -> dict[str, str]:
-    """The NAME=VALUE of `--storage-opt` as a dictionary; the last of a name counts."""
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise UsageError(f"invalid storage option {text!r}: write NAME=VALUE")
-        found[name.strip()] = value.strip()
-    return found
 
 
 def quota(texts: Iterable[str]) -> int:
