@@ -5,7 +5,7 @@ is wanted, so that a command pays for what it uses and for nothing else; what wa
 the installation by whoever made that. Whoever goes on for long after that, as the client of a container does, closes it
 before: a driver that is open may hold a pool, or a loop device, which others would like to see gone.
 
-Threads may share it.
+Threads may share it. Processes may not: one that is forked makes its own (drivers/metadata.py, fork).
 """
 
 from __future__ import annotations
