@@ -1,5 +1,5 @@
 """How docker's command line writes values: sizes, CPUs, volumes, variables. Texts in, values out; what holds of the
-values themselves the engine says (engine/request.py)."""
+values themselves the engine says (engine/containers/request.py)."""
 
 from __future__ import annotations
 

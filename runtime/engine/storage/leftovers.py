@@ -2,7 +2,7 @@
 
 Every verb that makes room comes here at its end: rm, rmi and the prune verbs. Whoever unpacks an image comes to
 images.unpack.take_back(), the part of it that is about one driver. Two things are not here: containers, which the next
-command of any kind brings to rest (engine.containers.recovery), and what broken pulls left, from which the next pull
+command of any kind brings to rest (engine/containers/recovery.py), and what broken pulls left, from which the next pull
 goes on, and which the prune verbs of images remove.
 """
 
