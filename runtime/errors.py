@@ -1,26 +1,25 @@
 """What can go wrong in the runtime, as one tree. Every message is one line that names the thing and, where there
 is something to do, what.
 
-    RuntimeFault                 125
-    ├── UsageError               125   an option or argument that cannot be meant
-    │   └── NotPermitted         1     the runtime needs root
-    ├── ConfigError              125   an OCI spec or image configuration that cannot be run
-    ├── StateError               1     a container is not in the state that the verb needs
-    ├── DamagedRecord            1     what is recorded on disk cannot be understood; nothing of it is removed unasked
-    ├── NoSuchImage              125
-    ├── ImageInUse               1
-    ├── ImageError               1     an archive or reference that cannot become an image
-    ├── NoSuchContainer          1
-    ├── NameInUse                125
-    ├── RegistryError            125   a registry cannot be reached, refuses, or answers with what it must not
-    ├── NetworkError             125   unknown network, or the kernel refused a link, address or rule
-    ├── ContainerError           125   a step of making a container failed: the sentence has step and errno text
-    │   ├── CommandNotExecutable 126
-    │   └── CommandNotFound      127
-    └── ShimLost                 137   the process that kept a container is gone
+    RuntimeFault
+    ├── InvalidValue             a value that nothing can be made of: a name, a size, a path
+    ├── ConfigError              an OCI spec or image configuration that cannot be run
+    ├── StateError               a container is not in the state that the verb needs
+    ├── DamagedRecord            what is recorded on disk cannot be understood; nothing of it is removed unasked
+    ├── NoSuchImage
+    ├── ImageInUse
+    ├── ImageError               an archive or reference that cannot become an image
+    ├── NoSuchContainer
+    ├── NameInUse
+    ├── RegistryError            a registry cannot be reached, refuses, or answers with what it must not
+    ├── NetworkError             unknown network, or the kernel refused a link, address or rule
+    ├── ContainerError           a step of making a container failed: the sentence has step and errno text
+    │   ├── CommandNotExecutable
+    │   └── CommandNotFound
+    └── ShimLost                 the process that kept a container is gone
 
-The second column is the exit code of `run` and `exec`, docker's (docker run(1), "Exit Status"); other verbs exit with
-125 for a UsageError and with 1. Library callers catch the class; only runtime/cli prints and exits.
+Callers catch the class. What each is to a user, an exit code or a status of HTTP, is for the face that he uses to say
+(cli/usage.py); nothing below one prints.
 """
 
 from __future__ import annotations
@@ -33,17 +32,9 @@ from contextlib import contextmanager
 class RuntimeFault(Exception):
     """The base of the tree; str() is the line for the user."""
 
-    exit_code = 125
 
-
-class UsageError(RuntimeFault):
-    """An option or argument that cannot be meant."""
-
-
-class NotPermitted(UsageError):
-    """The runtime needs privileges that this process does not have."""
-
-    exit_code = 1
+class InvalidValue(RuntimeFault):
+    """A value that nothing can be made of."""
 
 
 class ConfigError(RuntimeFault):
@@ -53,13 +44,9 @@ class ConfigError(RuntimeFault):
 class StateError(RuntimeFault):
     """A container is not in the state that the verb needs."""
 
-    exit_code = 1
-
 
 class DamagedRecord(RuntimeFault):
     """A record on disk is empty, cut, or of something else; the text names the file."""
-
-    exit_code = 1
 
 
 class NoSuchImage(RuntimeFault):
@@ -69,19 +56,13 @@ class NoSuchImage(RuntimeFault):
 class ImageInUse(RuntimeFault):
     """An image cannot be removed while a container is made of it."""
 
-    exit_code = 1
-
 
 class ImageError(RuntimeFault):
     """An archive or reference that cannot become an image."""
 
-    exit_code = 1
-
 
 class NoSuchContainer(RuntimeFault):
     """No container answers to a name or id, or more than one does."""
-
-    exit_code = 1
 
 
 class NameInUse(RuntimeFault):
@@ -103,23 +84,17 @@ class ContainerError(RuntimeFault):
 class CommandNotExecutable(ContainerError):
     """The command is there and cannot be executed: no permission, a directory, a wrong format."""
 
-    exit_code = 126
-
 
 class CommandNotFound(ContainerError):
     """The command is not there."""
-
-    exit_code = 127
 
 
 class ShimLost(RuntimeFault):
     """The process that kept a container is gone without having recorded how the container ended."""
 
-    exit_code = 137
-
 
 def sentence(error: BaseException) -> str:
-    """One line for the user, and for a terminal: what is no character to be seen is escaped. A registry, an image or
+    """One line for the user, and for a terminal: a character that cannot be seen is escaped. A registry, an image or
     a file's name may have put it there. An OSError's text begins with what it is about, and leaves its number out."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -131,7 +106,7 @@ def sentence(error: BaseException) -> str:
 @contextmanager
 def step(what: str, kind: type[RuntimeFault] = RuntimeFault) -> Iterator[None]:
     """Say what could not be done, and why, where an OSError comes out of it: a path and the kernel's word for it alone
-    tell nobody what was tried. A reader that has gone is no such error."""
+    tell nobody what was tried. A reader that has gone is not such an error."""
     try:
         yield
     except BrokenPipeError:

@@ -45,25 +45,56 @@ _DRIVERS = {
     },
 }  # fmt: skip
 # What all of the runtime but oci stands on.
-_BELOW = {"runtime.errors", "unionfs.linux", "drivers", "drivers.catalog", "drivers.disk", "drivers.mounts"}
+_BELOW = {
+    "runtime.errors", "runtime.events", "unionfs.linux", "drivers", "drivers.catalog", "drivers.disk", "drivers.mounts",
+}  # fmt: skip
+_ARCHIVES = {"drivers.archive", "drivers.diff"}
+# The engine, from the bottom up: records, what there is of containers, the installation that owns it, the line to a
+# container's shim; then the shim, and the rooms of verbs.
+_RECORDS = {"runtime.engine.paths", "runtime.engine.records", "runtime.engine.state"}
+_CONTAINERS = {
+    f"runtime.engine.containers.{module}"
+    for module in ("accounts", "container", "etc", "logs", "names", "request", "spec", "store")
+}
+_OWNED = {
+    *_RECORDS, *_CONTAINERS, "runtime.engine.installation", "runtime.engine.storage.drivers", "runtime.engine.networks",
+}  # fmt: skip
+_LINE = {*_OWNED, "runtime.engine", "runtime.engine.containers.release"}
+_VERBS = {*_LINE, "runtime.engine.containers", "runtime.engine.storage", "runtime.engine.images"}
+_ENGINE = {
+    **{record: {*_BELOW, *_RECORDS} for record in _RECORDS},
+    **{module: {*_BELOW, *_RECORDS, *_CONTAINERS, "runtime.oci"} for module in _CONTAINERS},
+    "runtime.engine.networks": _BELOW,
+    "runtime.engine.storage.drivers": {*_BELOW, *_RECORDS},
+    "runtime.engine.installation": {*_BELOW, *_OWNED, "runtime.images"},
+    "runtime.engine": {*_BELOW, *_OWNED, "runtime.oci"},
+    "runtime.engine.containers.release": {*_BELOW, *_OWNED, "runtime.oci"},
+    "runtime.engine.shim": {*_BELOW, *_LINE, "runtime.engine.containers", "runtime.oci"},
+    "runtime.engine.containers": {
+        *_BELOW, *_LINE, *_ARCHIVES, "runtime.engine.storage", "runtime.images", "runtime.registry", "runtime.oci",
+    },
+    "runtime.engine.storage": {*_BELOW, *_OWNED, "runtime.engine.containers.release", "runtime.images"},
+    "runtime.engine.images": {*_BELOW, *_OWNED, "runtime.engine.storage", "runtime.images", "runtime.registry"},
+    "runtime.engine.run": {*_BELOW, *_VERBS},
+    "runtime.engine.facts": {*_BELOW, *_OWNED, "runtime.oci"},
+}  # fmt: skip
 _RUNTIME = {
     "runtime": set[str](),
     "runtime.errors": set[str](),
+    "runtime.events": set[str](),
     "runtime.oci": {"runtime.errors", "unionfs.linux"},
-    "runtime.images": {*_BELOW, "drivers.archive", "drivers.diff"},
+    "runtime.images": {*_BELOW, *_ARCHIVES},
     "runtime.registry": {*_BELOW, "runtime.images"},
-    "runtime.engine.network": _BELOW,
-    "runtime.engine.shim": {*_BELOW, "runtime.engine", "runtime.engine.network", "runtime.oci"},
-    "runtime.engine": {
-        *_BELOW, "drivers.archive", "drivers.diff", "runtime.images", "runtime.registry", "runtime.oci",
-        "runtime.engine.network",
-    },
+    **_ENGINE,
     "runtime.cli": {
-        *_BELOW, "drivers.archive", "drivers.diff", "runtime.images", "runtime.registry", "runtime.oci",
-        "runtime.engine",
+        *_BELOW, *_ENGINE,
+        "drivers.archive",  # its errors, to be told as others are
+        "runtime.images",  # what is about the image store alone: import, load, save, history, platforms
+        "runtime.registry",  # login and logout
+        "runtime.oci",  # exec starts itself again from a sealed interpreter
     },
     "runtime.__main__": {"runtime.cli"},
-}  # fmt: skip
+}
 ARROWS: dict[str, set[str]] = {
     **_UNIONFS, **_DRIVERS, **_RUNTIME, "benchmarks": {*_UNIONFS, *_DRIVERS, *_RUNTIME},
 }  # fmt: skip

@@ -15,10 +15,11 @@ from io import TextIOWrapper
 from typing import Any, NoReturn, Protocol, cast
 
 from drivers.disk import locks
-from runtime.cli import options, settings
-from runtime.cli.options import Given, HelpWanted, Option
+from runtime.cli import arguments, settings, usage
+from runtime.cli.arguments import Given, HelpWanted, Option
 from runtime.cli.settings import Settings
-from runtime.errors import NotPermitted, RuntimeFault, UsageError, sentence
+from runtime.cli.usage import UsageError
+from runtime.errors import InvalidValue, RuntimeFault, sentence
 
 # Verb, of one word or two: module. `import` is no name for one.
 VERBS = {
@@ -81,7 +82,7 @@ def command(words: Sequence[str]) -> int:
     """Do what the command line says; the exit code."""
     verb, debug = "", "--debug" in words or "-D" in words or bool(os.environ.get("FUSE_AUFS_DEBUG"))
     try:
-        given = options.parse(words, settings.OPTIONS, interspersed=False)
+        given = arguments.parse(words, settings.OPTIONS, interspersed=False)
         chosen = settings.settings(given, os.environ)
         debug = chosen.debug
         if not given.arguments:
@@ -94,7 +95,7 @@ def command(words: Sequence[str]) -> int:
             word, verb = verb, ""
             raise UsageError(f"{word!r} is not a verb of this command")
         module = _module(verb)
-        code = module.main(options.parse(rest, module.OPTIONS, interspersed=module.INTERSPERSED), chosen)
+        code = module.main(arguments.parse(rest, module.OPTIONS, interspersed=module.INTERSPERSED), chosen)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -134,14 +135,10 @@ def report(verb: str, error: Exception, about: str = "") -> int:
     if not isinstance(error, (RuntimeFault, DriverError, ArchiveError, OSError)):
         return _defect(error)
     see = f"runtime {verb} --help".replace("  ", " ")
-    hint = f": see '{see}'" if isinstance(error, UsageError) and not isinstance(error, NotPermitted) else ""
+    hint = f": see '{see}'" if isinstance(error, InvalidValue) else ""
     failed = f"{about or verb} failed: " if isinstance(error, OSError) and (about or verb) else ""
     print(f"runtime: {failed}{sentence(error)}{hint}", file=sys.stderr)
-    if isinstance(error, UsageError):
-        return error.exit_code
-    if verb in _RUNS_A_COMMAND:
-        return error.exit_code if isinstance(error, RuntimeFault) else RuntimeFault.exit_code
-    return 1
+    return usage.exit_code(error, runs=verb in _RUNS_A_COMMAND)
 
 
 def tell(lines: Iterable[object]) -> None:
@@ -153,7 +150,7 @@ def tell(lines: Iterable[object]) -> None:
 def _defect(error: Exception) -> int:
     what = f"{type(error).__name__}: {sentence(error)}"
     print(f"runtime: internal error: {what} (--debug shows where)", file=sys.stderr)
-    return RuntimeFault.exit_code
+    return usage.USAGE
 
 
 def each_of(verb: str, given: Given, what: str, do: Callable[[str], Sequence[str] | None]) -> int:
@@ -180,11 +177,11 @@ def _help(verb: str) -> str:
         return (
             "Usage: runtime [OPTIONS] VERB\n\nRun containers on a storage driver of choice.\n\n"
             f"Verbs:\n{verbs}\nOptions (each also as FUSE_AUFS_… in the environment):\n"
-            f"{options.describe(settings.OPTIONS)}"
+            f"{arguments.describe(settings.OPTIONS)}"
         )
     module = _module(verb)
     summary = module.SUMMARY
     return (
         f"Usage: runtime {verb} {module.USAGE}\n\n{summary[0].upper()}{summary[1:]}.\n\n"
-        f"Options:\n{options.describe(module.OPTIONS)}"
+        f"Options:\n{arguments.describe(module.OPTIONS)}"
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "make an image of what a container has changed"
 USAGE = "[OPTIONS] CONTAINER [NAME[:TAG]]"
@@ -20,17 +20,16 @@ OPTIONS = (
 def main(given: Given, settings: Settings) -> int:
     if not 1 <= len(given.arguments) <= 2:
         raise UsageError("it requires 1 or 2 arguments, a container and a name for the image")
-    store = settings.store()
-    container = store.get(given.arguments[0])
 
-    from runtime.engine.commit import Wish, commit
+    from runtime.engine.containers.commit import CommitRequest, commit
 
-    wish = Wish(
+    request = CommitRequest(
         reference=given.arguments[1] if len(given.arguments) == 2 else "",
         message=given.value("message"),
         author=given.value("author"),
         changes=tuple(given.values("change")),
         pause=given.value("pause", "true") == "true",
     )
-    print(commit(container, wish).id)
+    with settings.recovered() as installation:
+        print(commit(installation, installation.containers.get(given.arguments[0]), request).id)
     return 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from runtime.cli import prune
-from runtime.cli.options import Given
+from runtime.cli.arguments import Given
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "remove the containers that have ended, and snapshots of containers that are lost"
 USAGE = "[OPTIONS]"
@@ -20,11 +20,12 @@ def main(given: Given, settings: Settings) -> int:
     if not given.flag("force"):
         prune.ask("This will remove all stopped containers, and snapshots without a container.", "container prune")
 
-    from runtime.engine.prune import containers, left_over, snapshots
+    from runtime.engine.containers.prune import prune as ended
+    from runtime.engine.storage import leftovers, lost
 
-    store = settings.store()
-    return prune.report([
-        ("Deleted Containers", containers(store)),
-        ("Deleted Snapshots", snapshots(store)),
-        ("Left over", left_over(store)),
-    ])
+    with settings.recovered() as installation:
+        return prune.report(
+            prune.containers(ended(installation)),
+            prune.snapshots(lost.prune(installation)),
+            prune.Part("Left over", [], *leftovers.take_back(installation)),
+        )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from runtime.cli import human
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "list what a container has added (A), changed (C) and deleted (D)"
 USAGE = "CONTAINER"
@@ -18,14 +18,12 @@ OPTIONS: tuple[Option, ...] = ()
 def main(given: Given, settings: Settings) -> int:
     if len(given.arguments) != 1:
         raise UsageError("it requires exactly 1 argument, a container")
-    container = settings.store().get(given.arguments[0])
 
-    from drivers import diff
-    from runtime.engine import trees
+    from runtime.engine.containers.changes import changes
 
-    with trees.driver_of(container) as driver, trees.live(container) as live:
-        changes = diff.changes(driver, container.id, mount_points=trees.mount_points(container), live=live)
+    with settings.recovered() as installation:
+        found = changes(installation, installation.containers.get(given.arguments[0]))
     # The container chose the names: what it writes into them is not to reach a terminal, nor to look like a line.
-    for change in changes:
+    for change in found:
         print(change.kind, human.path(os.fsdecode(change.path)))
     return 0

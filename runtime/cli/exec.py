@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.cli.options import Given, Option, conceal
+from runtime.cli import values
+from runtime.cli.arguments import Given, Option, conceal
 from runtime.cli.settings import Settings
-from runtime.engine import options
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 from runtime.oci import sealed
 
 SUMMARY = "run another command in a running container"
@@ -30,21 +30,21 @@ def main(given: Given, settings: Settings) -> int:
     if given.flag("tty") and given.flag("interactive") and not os.isatty(0):
         raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
     workdir = given.value("workdir")
-    env = tuple(options.variable(text, os.environ) for text in given.values("env"))
+    env = tuple(values.variable(text, os.environ) for text in given.values("env"))
     if not sealed.is_sealed():
         # The command's process is this interpreter until its execve: it must not be able to overwrite it.
         sealed.execve_python(sys.orig_argv[1:], os.environ)
     conceal(given.values("env"))
-    store = settings.store()
 
     from runtime.engine.exec import ExecOptions, execute
 
-    wish = ExecOptions(
+    wanted = ExecOptions(
         command=tuple(command),
         env=env,
-        workdir=options.directory(workdir) if workdir else "",
+        workdir=values.directory(workdir),
         user=given.value("user"),
         terminal=given.flag("tty"),
         stdin=given.flag("interactive"),
     )
-    return execute(store.get(reference), wish)
+    with settings.recovered() as installation:
+        return execute(installation.containers.get(reference), wanted)

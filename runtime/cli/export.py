@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.output import no_terminal, write_archive
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "write a container's file system to an archive"
 USAGE = "[OPTIONS] CONTAINER"
@@ -18,16 +18,10 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it requires exactly 1 argument, a container")
     output = given.value("output")
     no_terminal(output)
-    container = settings.store().get(given.arguments[0])
 
-    from drivers.diff import write_tree
-    from drivers.diff.snapshots import tree
-    from runtime.engine import trees
+    from runtime.engine.containers.changes import export
 
-    with (
-        trees.driver_of(container) as driver,
-        trees.live(container) as live,
-        tree(driver, container.id, live) as root_fd,
-    ):
-        write_archive(output, lambda write: write_tree(root_fd, write))
+    with settings.recovered() as installation:
+        container = installation.containers.get(given.arguments[0])
+        write_archive(output, lambda write: export(installation, container, write))
     return 0

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from runtime.cli import human
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.engine.names import SHORT_ID
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
+from runtime.engine.containers.names import SHORT_ID
 
 SUMMARY = "show the steps that an image was made in"
 USAGE = "[OPTIONS] IMAGE"
@@ -31,12 +31,11 @@ def main(given: Given, settings: Settings) -> int:
     settings.need_root()
 
     from runtime.images import document
-    from runtime.images.store import ImageStore
 
-    store = ImageStore(settings.paths.images)
-    image = store.get(given.arguments[0])
+    with settings.installation() as installation:
+        image = installation.images.get(given.arguments[0])
+        steps = document.parse_configuration(installation.images.read(image.id)).history
     full, people = given.flag("no-trunc"), given.flag("human") or "human" not in given.options
-    steps = document.parse_configuration(store.read(image.id)).history
     rows: list[tuple[str, ...]] = []
     for step, size in reversed(_sized(steps, [layer.size for layer in image.blobs])):
         created = str(step.get("created") or "")

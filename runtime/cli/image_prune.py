@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from runtime.cli import prune
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "remove images that nobody uses, and what broken pulls left"
 USAGE = "[OPTIONS]"
@@ -25,6 +25,7 @@ def main(given: Given, settings: Settings) -> int:
         what = "images without at least one container associated to them" if named else "dangling images"
         prune.ask(f"This will remove all {what}.", "image prune")
 
-    from runtime.engine.prune import images
+    from runtime.engine.images.prune import prune as unused
 
-    return prune.report([("Deleted Images", images(settings.store(), named=named))])
+    with settings.recovered() as installation:
+        return prune.report(prune.images(unused(installation, named=named)))

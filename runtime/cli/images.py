@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from runtime.cli import human
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.engine.names import SHORT_ID
-from runtime.errors import ImageError, UsageError
+from runtime.cli.usage import UsageError
+from runtime.engine.containers.names import SHORT_ID
+from runtime.errors import ImageError
 
 if TYPE_CHECKING:
     from runtime.images.image import Image
@@ -33,13 +34,11 @@ _NONE = "<none>"
 def main(given: Given, settings: Settings) -> int:
     if len(given.arguments) > 1:
         raise UsageError("it takes 1 argument at most, a repository")
-    settings.need_root()
-
-    from runtime.images.store import ImageStore
-
+    with settings.installation() as installation:
+        listed = installation.images.list()
     wanted = _pattern(given.arguments[0]) if given.arguments else ("*", "*")
     rows: list[tuple[str, ...]] = []
-    for image in ImageStore(settings.paths.images).list():
+    for image in listed:
         shown = image.id if given.flag("no-trunc") else image.id[7 : 7 + SHORT_ID]
         rows += [
             (repository, tag, digest, shown, created(image), human.size(image.size))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "make an image of a root file system archive"
 USAGE = "[OPTIONS] TAR|- NAME[:TAG]"
@@ -20,10 +20,10 @@ def main(given: Given, settings: Settings) -> int:
     archive, reference = given.arguments
 
     from runtime.images import changes
-    from runtime.images.store import ImageStore
+    from runtime.images.rootfs import import_rootfs
 
     config = changes.parse(given.values("change"))
-    settings.need_root()
     path = "/dev/stdin" if archive == "-" else archive
-    print(ImageStore(settings.paths.images).import_rootfs(path, reference, config=config).id)
+    with settings.installation() as installation:
+        print(import_rootfs(installation.images, path, reference, config=config).id)
     return 0

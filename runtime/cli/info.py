@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import platform
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "show what this machine and this installation offer"
 USAGE = ""
@@ -18,27 +18,28 @@ OPTIONS: tuple[Option, ...] = ()
 def main(given: Given, settings: Settings) -> int:
     if given.arguments:
         raise UsageError("it takes no arguments")
-    store = settings.store()
 
     from runtime.engine import facts
     from runtime.engine.state import Status
-    from runtime.images.store import ImageStore
 
-    counted = facts.containers(store)
+    with settings.recovered() as installation:
+        counted = facts.containers(installation)
+        images = installation.images.list()
+        drivers = facts.drivers(installation)
     layout, controllers = facts.cgroups()
     by_name = dict(controllers)
     lines = [
         f"Containers: {sum(counted.values())}",
         *(f"  {status.value}: {counted[status]}" for status in (Status.RUNNING, Status.CREATED, Status.EXITED)),
         *([f"  dead: {counted[Status.DEAD]}"] if counted[Status.DEAD] else []),
-        f"Images: {len(ImageStore(settings.paths.images).list())}",
+        f"Images: {len(images)}",
         f"Root: {settings.paths.root}",
         f"State: {settings.paths.state}",
         "Storage drivers:",
         *(
             f"  {'*' if driver.name == settings.storage.driver else ' '} {driver.name}: "
             f"{'works' if driver.works else 'does not work'}: {driver.reason}"
-            for driver in facts.drivers(store)
+            for driver in drivers
         ),
         f"Cgroups: {layout}",
         *(f"  {name}: v{version}" for name, version in controllers),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from runtime.cli import human
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import NoSuchContainer, NoSuchImage, RuntimeFault, UsageError
+from runtime.cli.usage import UsageError
+from runtime.engine.installation import Installation
+from runtime.errors import NoSuchContainer, NoSuchImage, RuntimeFault
 
 SUMMARY = "show all that is known of containers and images, as JSON"
 USAGE = "[OPTIONS] NAME|ID [NAME|ID...]"
@@ -33,47 +34,40 @@ def main(given: Given, settings: Settings) -> int:
     template = given.value("format")
     if re.search(r"\{\{|\}\}", _FIELD.sub("", template)):
         raise UsageError(f"invalid format {template!r}: only {{{{.Field}}}} and {{{{json .Field}}}} are understood")
-    find = _finder(settings, kind)
 
     from runtime.cli import report
 
     found, code = [], 0
-    for reference in given.arguments:
-        try:
-            found.append(find(reference))
-            if template:
-                print(_shown(_filled(template, found[-1])), flush=True)
-        except RuntimeFault as error:
-            code = report("", error)
+    with settings.recovered() as installation:
+        for reference in given.arguments:
+            try:
+                found.append(_find(installation, reference, kind))
+                if template:
+                    print(_shown(_filled(template, found[-1])), flush=True)
+            except RuntimeFault as error:
+                code = report("", error)
     if not template:
         print(json.dumps(found, indent=4))
     return code
 
 
-def _finder(settings: Settings, kind: str) -> Callable[[str], dict[str, Any]]:
-    store = settings.store()
+def _find(installation: Installation, reference: str, kind: str) -> dict[str, Any]:
+    """A container rather than an image, as docker has it, unless one `kind` is asked for."""
+    from runtime.engine.containers import inspect as containers
+    from runtime.engine.images import inspect as images
 
-    from runtime.engine.inspect import container, image
-    from runtime.images.store import ImageStore
-
-    images = ImageStore(settings.paths.images)
-
-    def find(reference: str) -> dict[str, Any]:
-        """A container rather than an image, as docker has it."""
-        if kind != "image":
-            try:
-                return container(store.get(reference))
-            except NoSuchContainer:
-                if kind:
-                    raise
+    if kind != "image":
         try:
-            return image(images, images.get(reference))
-        except NoSuchImage as error:
+            return containers.inspect(installation.containers.get(reference))
+        except NoSuchContainer:
             if kind:
                 raise
-            raise NoSuchImage(f"No such object: {reference}") from error
-
-    return find
+    try:
+        return images.inspect(installation.images, installation.images.get(reference))
+    except NoSuchImage as error:
+        if kind:
+            raise
+        raise NoSuchImage(f"No such object: {reference}") from error
 
 
 def _filled(template: str, record: dict[str, Any]) -> str:

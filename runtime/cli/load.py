@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "load images from an archive or an OCI layout"
 USAGE = "[OPTIONS] (or with the archive on standard input)"
@@ -26,11 +26,11 @@ def main(given: Given, settings: Settings) -> int:
     settings.need_root()
 
     from runtime.images.load import load
-    from runtime.images.store import ImageStore
 
-    for image, names in load(ImageStore(settings.paths.images), path):
-        for name in names:
-            print(f"Loaded image: {name}", flush=True)
-        if not names:
-            print(f"Loaded image ID: {image.id}", flush=True)
+    with settings.installation() as installation:
+        for image, names in load(installation.images, path):
+            for name in names:
+                print(f"Loaded image: {name}", flush=True)
+            if not names:
+                print(f"Loaded image ID: {image.id}", flush=True)
     return 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "check and keep a user name and password for a registry"
 USAGE = "[OPTIONS] [HOST[:PORT]]"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "forget the user name and password for a registry"
 USAGE = "[HOST[:PORT]]"

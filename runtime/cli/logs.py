@@ -9,13 +9,12 @@ from contextlib import nullcontext
 from itertools import groupby
 from typing import BinaryIO
 
-from runtime.cli import tell
-from runtime.cli.options import Given, Option
+from runtime.cli import tell, values
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.engine import options
+from runtime.cli.usage import UsageError
+from runtime.engine.containers.logs import Entry, Reader
 from runtime.engine.frames import CHUNK
-from runtime.engine.logs import Entry, Reader
-from runtime.errors import UsageError
 
 SUMMARY = "show what a container has written"
 USAGE = "[OPTIONS] CONTAINER"
@@ -30,10 +29,11 @@ def main(given: Given, settings: Settings) -> int:
     if len(given.arguments) != 1:
         raise UsageError("it requires exactly 1 argument, a container")
     tail = _tail(given.value("tail", "all"))
-    container = settings.store().get(given.arguments[0])
 
     from runtime.engine.watch import connect
 
+    with settings.recovered() as installation:
+        container = installation.containers.get(given.arguments[0])
     # The line comes before the first look at the log: nothing that is written in between goes unnoticed.
     watch = connect(container) if given.flag("follow") else None
     with watch or nullcontext(), Reader(container.log, tell=lambda line: tell([line])) as log:
@@ -47,7 +47,7 @@ def main(given: Given, settings: Settings) -> int:
 def _tail(text: str) -> int | None:
     if text == "all":
         return None
-    number = options.whole(text)
+    number = values.whole(text)
     if number is None:
         raise UsageError(f"invalid number of lines: {text!r}: write a whole number, or all")
     return number if number >= 0 else None

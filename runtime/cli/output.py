@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 from unionfs.linux.files import link_fd
 
 Fill = Callable[[Callable[[bytes], object]], object]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runtime import cli
 from runtime.cli import human
-from runtime.cli.options import Option
+from runtime.cli.arguments import Option
 from runtime.errors import StateError
 
 if TYPE_CHECKING:
-    from runtime.engine.prune import Pruned
+    from runtime.engine.storage.drivers import Away
+    from runtime.engine.storage.lost import Snapshot
+    from runtime.engine.storage.pruned import Pruned
+    from runtime.images.image import Removed
 
 FORCE = Option("force", "f", help="do not ask")
 
@@ -25,16 +28,46 @@ def ask(warning: str, verb: str) -> None:
         raise StateError(f"{verb} has been cancelled")
 
 
-def report(parts: Sequence[tuple[str, Pruned]]) -> int:
+class Part(NamedTuple):
+    """A title with the lines below it; what was freed; what failed; and drivers that are away."""
+
+    title: str
+    lines: Sequence[str]
+    freed: int
+    failures: Sequence[Exception]
+    away: Sequence[Away]
+
+
+def containers(pruned: Pruned[str]) -> Part:
+    return Part("Deleted Containers", *pruned)
+
+
+def snapshots(pruned: Pruned[Snapshot]) -> Part:
+    lines = [f"{snapshot.driver}: {snapshot.key}" for snapshot in pruned.removed]
+    return Part("Deleted Snapshots", lines, *pruned[1:])
+
+
+def images(pruned: Pruned[Removed]) -> Part:
+    lines = [
+        line
+        for removed in pruned.removed
+        for line in (
+            *(f"untagged: {name}" for name in removed.untagged), *(f"deleted: {name}" for name in removed.deleted)
+        )
+    ]  # fmt: skip
+    return Part("Deleted Images", lines, *pruned[1:])
+
+
+def report(*parts: Part) -> int:
     """Titles with the lines below them, the sum, a line for each driver that is away and for each failure; the exit
     code."""
-    for title, pruned in parts:
-        if pruned.lines:
-            print(f"{title}:", *pruned.lines, sep="\n", end="\n\n")
-    print(f"Total reclaimed space: {human.size(sum(pruned.freed for _, pruned in parts))}", flush=True)
-    cli.tell({away.driver: away for _, pruned in parts for away in pruned.away}.values())
+    for part in parts:
+        if part.lines:
+            print(f"{part.title}:", *part.lines, sep="\n", end="\n\n")
+    print(f"Total reclaimed space: {human.size(sum(part.freed for part in parts))}", flush=True)
+    cli.tell({away.driver: away for part in parts for away in part.away}.values())
     code = 0
-    for _, pruned in parts:
-        for failure in pruned.failures:
+    for part in parts:
+        for failure in part.failures:
             code = cli.report("", failure)
     return code

@@ -6,12 +6,13 @@ import re
 import time
 
 from runtime.cli import human
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.engine.containers import Container
-from runtime.engine.names import SHORT_ID
+from runtime.cli.usage import UsageError
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.names import SHORT_ID
 from runtime.engine.state import State, Status
-from runtime.errors import NoSuchContainer, UsageError
+from runtime.errors import NoSuchContainer
 
 SUMMARY = "list containers"
 USAGE = "[OPTIONS]"
@@ -33,8 +34,10 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it takes no arguments")
     full = given.flag("no-trunc")
     rows = []
-    store = settings.store()
-    for container in [*store, *(store.damaged() if given.flag("all") else ())]:
+    with settings.recovered() as installation:
+        store = installation.containers
+        listed = [*store, *(store.damaged() if given.flag("all") else ())]
+    for container in listed:
         try:
             state = container.state()
         except NoSuchContainer:

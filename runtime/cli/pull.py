@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "get an image from a registry"
 USAGE = "[OPTIONS] NAME[:TAG|@DIGEST]"
@@ -24,29 +24,14 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("it requires exactly 1 argument, the name of an image")
     settings.need_root()
 
+    from runtime.cli.progress import progress
+    from runtime.engine.images.transfer import pull
     from runtime.images.platforms import parse_platform
-    from runtime.images.reference import parse
-    from runtime.images.store import ImageStore
-    from runtime.registry.access import Access
-    from runtime.registry.progress import full, progress
-    from runtime.registry.pull import pull, pull_all
 
-    (text,) = given.arguments
-    reference = parse(text)
     platform = parse_platform(given.value("platform")) if "platform" in given.options else None
-    tagged = ":" in text.rpartition("/")[2] or bool(reference.digest)
-    every = given.flag("all-tags")
-    if every and tagged:
-        raise UsageError("--all-tags takes a name without a tag or digest")
-    access = Access(os.environ)
-    shown = progress(sys.stdout, quiet=given.flag("quiet"))
-    if not tagged and not every:
-        shown.say("Using default tag: latest")
-    images = ImageStore(settings.paths.images)
-    driver = settings.storage.open(settings.paths)  # before anything is transferred: it may not work here
-    try:
-        (pull_all if every else pull)(images, access, reference, driver, shown, platform=platform)
-    finally:
-        driver.close()
-    print(full(reference._replace(tag="") if every else reference))
+    with settings.installation() as installation, progress(sys.stdout, quiet=given.flag("quiet")) as shown:
+        pulled = pull(
+            installation, given.arguments[0], os.environ, shown, platform=platform, all_tags=given.flag("all-tags")
+        )
+    print(pulled.full)
     return 0

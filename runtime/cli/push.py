@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "give an image to a registry"
 USAGE = "[OPTIONS] NAME[:TAG]"
@@ -18,22 +18,14 @@ OPTIONS = (Option("quiet", "q", help="print the image's name only"),)
 def main(given: Given, settings: Settings) -> int:
     if len(given.arguments) != 1:
         raise UsageError("it requires exactly 1 argument, the name of an image")
+    quiet = given.flag("quiet")
     settings.need_root()
 
-    from runtime.images.reference import parse
-    from runtime.images.store import ImageStore
-    from runtime.registry.access import Access
-    from runtime.registry.progress import full, progress
-    from runtime.registry.push import push
+    from runtime.cli.progress import progress
+    from runtime.engine.images.transfer import push
 
-    (text,) = given.arguments
-    reference = parse(text)
-    quiet = given.flag("quiet")
-    access = Access(os.environ)
-    shown = progress(sys.stdout, quiet=quiet)
-    if text == reference.name:
-        shown.say("Using default tag: latest")
-    push(ImageStore(settings.paths.images), access, reference, shown)
+    with settings.installation() as installation, progress(sys.stdout, quiet=quiet) as shown:
+        pushed = push(installation, given.arguments[0], os.environ, shown)
     if quiet:
-        print(full(reference))
+        print(pushed.full)
     return 0

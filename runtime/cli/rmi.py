@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.cli import each_of, tell
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
 
 SUMMARY = "remove images, or names of images"
@@ -13,17 +13,18 @@ OPTIONS: tuple[Option, ...] = ()
 
 
 def main(given: Given, settings: Settings) -> int:
-    store = settings.store()
-
-    from runtime.engine.rmi import remove_image
-    from runtime.engine.stores import Away
+    from runtime.engine.images.remove import remove_image
+    from runtime.engine.storage.drivers import Away
 
     away: dict[str, Away] = {}
 
-    def one(reference: str) -> list[str]:
-        removed = remove_image(store, reference, tell=lambda driver: away.setdefault(driver.driver, driver))
-        return [*(f"Untagged: {name}" for name in removed.untagged), *(f"Deleted: {name}" for name in removed.deleted)]
+    with settings.recovered() as installation:
 
-    code = each_of("rmi", given, "image", one)
+        def one(reference: str) -> list[str]:
+            removed = remove_image(installation, reference, tell=lambda driver: away.setdefault(driver.driver, driver))
+            untagged, deleted = removed
+            return [*(f"Untagged: {name}" for name in untagged), *(f"Deleted: {name}" for name in deleted)]
+
+        code = each_of("rmi", given, "image", one)
     tell(away.values())
     return code

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime.cli.options import Given, Option, conceal
+from runtime.cli import values
+from runtime.cli.arguments import Given, Option, conceal
 from runtime.cli.settings import Settings
-from runtime.engine import names, options, storage
-from runtime.engine.options import RunOptions
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
+from runtime.engine.containers import names
+from runtime.engine.containers.request import CreateRequest
 
 SUMMARY = "make a container of an image and run a command in it"
 USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"
@@ -35,57 +36,61 @@ OPTIONS = (
 
 
 def main(given: Given, settings: Settings) -> int:
-    wish = read(given)
+    wanted = read(given)
     conceal(given.values("env"))
     detach = given.flag("detach")
     settings.need_root()
-    if wish.terminal and wish.stdin and not detach and not os.isatty(0):
+    if wanted.terminal and wanted.stdin and not detach and not os.isatty(0):
         raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
 
+    from runtime.cli.progress import progress
     from runtime.engine.run import running
     from runtime.engine.terminal import window
 
-    size = window(1) if wish.terminal else (0, 0)
-    with running(settings.paths, settings.storage, wish, size, debug=settings.debug) as (container, shim):
+    size = window(1) if wanted.terminal else (0, 0)
+    with (
+        settings.installation() as installation,
+        progress(sys.stderr) as shown,  # standard output is the container's
+        running(installation, wanted, size, shown, debug=settings.debug) as (container, shim),
+    ):
         if detach:
             print(container.id)
             return 0
         from runtime.engine import attach
 
-        ended = attach.foreground(shim, stdin=wish.stdin, wants_terminal=wish.terminal)
+        ended = attach.foreground(shim, stdin=wanted.stdin, wants_terminal=wanted.terminal)
         shim.wait()
         if ended.trouble:
             print(f"runtime: {ended.trouble}", file=sys.stderr)
         return ended.code
 
 
-def read(given: Given) -> RunOptions:
-    """The options as values, or UsageError."""
+def read(given: Given) -> CreateRequest:
+    """The options as values. UsageError, InvalidValue."""
     if not given.arguments:
         raise UsageError("it requires at least 1 argument, the image")
     image, *command = given.arguments
-    if not image:
-        raise UsageError("the name of the image is empty")
     pull = given.value("pull", "missing")
     if pull not in ("missing", "always", "never"):
         raise UsageError(f"invalid --pull {pull!r}: write missing, always or never")
-    name, hostname, workdir = given.value("name"), given.value("hostname"), given.value("workdir")
-    return RunOptions(
+    wanted = CreateRequest(
         image=image,
         command=tuple(command),
-        name=names.check_name(name) if "name" in given.options else "",
-        hostname=names.check_hostname(hostname) if hostname else "",
-        env=tuple(options.variable(text, os.environ) for text in given.values("env")),
-        workdir=options.directory(workdir) if workdir else "",
+        name=names.check_name(given.value("name")) if "name" in given.options else "",
+        hostname=given.value("hostname"),
+        env=tuple(values.variable(text, os.environ) for text in given.values("env")),
+        workdir=values.directory(given.value("workdir")),
         user=given.value("user"),
-        volumes=options.volumes(given.values("volume")),
-        memory=options.memory(given.value("memory", "0")),
-        cpu_quota=options.cpus(given.value("cpus", "0")),
-        pids=options.pids_limit(given.value("pids-limit", "0")),
+        volumes=tuple(values.volume(text) for text in given.values("volume")),
+        memory=values.size(given.value("memory", "0")),
+        cpu_quota=values.cpus(given.value("cpus", "0")),
+        pids=values.pids_limit(given.value("pids-limit", "0")),
         network=given.value("network", "bridge"),
         pull=pull,
         remove=given.flag("rm"),
         terminal=given.flag("tty"),
         stdin=given.flag("interactive"),
-        quota=storage.quota(given.values("storage-opt")),
+        quota=values.quota(given.values("storage-opt")),
     )
+    wanted.check()
+    return wanted

@@ -6,10 +6,11 @@ import os
 import shutil
 from collections.abc import Callable
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.output import no_terminal, write_archive
 from runtime.cli.settings import Settings
-from runtime.errors import ImageError, UsageError
+from runtime.cli.usage import UsageError
+from runtime.errors import ImageError
 
 SUMMARY = "write images to an archive that docker and others load"
 USAGE = "[OPTIONS] IMAGE [IMAGE...]"
@@ -36,18 +37,18 @@ def main(given: Given, settings: Settings) -> int:
     settings.need_root()
 
     from runtime.images import save
-    from runtime.images.store import ImageStore
 
-    store = ImageStore(settings.paths.images)
-    images = save.choose(store, given.arguments)
+    with settings.installation() as installation:
+        store = installation.images
+        images = save.choose(store, given.arguments)
 
-    def fill(write: Callable[[bytes], object]) -> None:
-        save.archive(store, images, write, docker=form == "docker")
+        def fill(write: Callable[[bytes], object]) -> None:
+            save.archive(store, images, write, docker=form == "docker")
 
-    if form == "oci-dir":
-        _make_directory(output, lambda path: save.directory(store, images, path))
-    else:
-        write_archive(output, fill)
+        if form == "oci-dir":
+            _make_directory(output, lambda path: save.directory(store, images, path))
+        else:
+            write_archive(output, fill)
     return 0
 
 

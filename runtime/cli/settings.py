@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option, pairs
+from runtime.cli.usage import NotPermitted, UsageError
+from runtime.engine.installation import Installation
 from runtime.engine.paths import DEFAULT_DRIVER, DEFAULT_ROOT, DEFAULT_STATE, Paths
-from runtime.engine.storage import Storage, pairs
-from runtime.errors import NotPermitted, UsageError
-
-if TYPE_CHECKING:
-    from runtime.engine.containers import ContainerStore
+from runtime.engine.storage.drivers import Storage
 
 OPTIONS = (
     Option("storage-driver", value="NAME", help=f"the driver to run containers on (default {DEFAULT_DRIVER})"),
@@ -28,12 +27,20 @@ class Settings(NamedTuple):
     storage: Storage
     debug: bool
 
-    def store(self) -> ContainerStore:
-        """The containers, after what killed processes left behind has been taken back. NotPermitted without root."""
-        from runtime.engine.recover import recovered
-
+    def installation(self) -> Installation:
+        """To be closed, as a context manager is. NotPermitted without root."""
         self.need_root()
-        return recovered(self.paths)
+        return Installation(self.paths, self.storage)
+
+    @contextmanager
+    def recovered(self) -> Iterator[Installation]:
+        """The same, after what killed processes left behind of containers has been taken back."""
+        from runtime.engine.containers.recovery import recover
+
+        with self.installation() as installation:
+            recover(installation)
+            installation.close()  # what that has opened: the verb may go on for long
+            yield installation
 
     def need_root(self) -> None:
         if os.geteuid() != 0:

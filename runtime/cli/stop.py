@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from runtime.cli import each_of
-from runtime.cli.options import Given, Option
+from runtime.cli import each_of, values
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.engine import options
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "ask containers to end, and kill those that do not"
 USAGE = "[OPTIONS] CONTAINER [CONTAINER...]"
@@ -16,16 +15,17 @@ OPTIONS = (Option("time", "t", "SECONDS", "how long to wait before killing, -1 f
 
 def main(given: Given, settings: Settings) -> int:
     text = given.value("time", "10")
-    seconds = options.whole(text)
+    seconds = values.whole(text)
     if seconds is None:
         raise UsageError(f"invalid time: {text!r}: write whole seconds, or -1 to wait for ever")
-    store = settings.store()
 
-    from runtime.engine.stop import stop
+    from runtime.engine.containers.stop import stop
 
-    def one(reference: str) -> None:
-        container = store.get(reference)
-        patience = None if seconds < 0 else float(seconds)
-        stop(store, container, number=container.config.stop_signal, patience=patience)
+    with settings.recovered() as installation:
 
-    return each_of("stop", given, "container", one)
+        def one(reference: str) -> None:
+            container = installation.containers.get(reference)
+            patience = None if seconds < 0 else float(seconds)
+            stop(installation, container, number=container.config.stop_signal, patience=patience)
+
+        return each_of("stop", given, "container", one)

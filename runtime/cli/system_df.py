@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runtime.cli import human, ps, tell
+from runtime.cli.arguments import Given, Option
 from runtime.cli.images import created, names
-from runtime.cli.options import Given, Option
 from runtime.cli.settings import Settings
-from runtime.engine.disk import Disk, measure
-from runtime.engine.names import SHORT_ID
+from runtime.cli.usage import UsageError
+from runtime.engine.containers.names import SHORT_ID
 from runtime.engine.state import Status
-from runtime.errors import UsageError
+from runtime.engine.storage.disk import Disk, measure
 
 SUMMARY = "show what images and containers take on disk"
 USAGE = "[OPTIONS]"
@@ -28,7 +28,8 @@ _CONTAINERS = ("CONTAINER ID", "IMAGE", "COMMAND", "LOCAL VOLUMES", "SIZE", "CRE
 def main(given: Given, settings: Settings) -> int:
     if given.arguments:
         raise UsageError("it takes no arguments")
-    disk = measure(settings.store())
+    with settings.recovered() as installation:
+        disk = measure(installation)
     print(_verbose(disk) if given.flag("verbose") else human.table(_TITLES, _rows(disk)), end="", flush=True)
     tell(disk.away)
     return 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from runtime.cli import prune
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "remove what nobody uses: containers, images, broken pulls"
 USAGE = "[OPTIONS]"
@@ -31,11 +31,13 @@ def main(given: Given, settings: Settings) -> int:
         what = "images without at least one container associated to them" if named else "dangling images"
         prune.ask(_WARNING.format(images=what), "system prune")
 
-    from runtime.engine.prune import containers, images, snapshots
+    from runtime.engine.containers.prune import prune as ended
+    from runtime.engine.images.prune import prune as unused
+    from runtime.engine.storage import lost
 
-    store = settings.store()
-    return prune.report([
-        ("Deleted Containers", containers(store)),
-        ("Deleted Snapshots", snapshots(store)),
-        ("Deleted Images", images(store, named=named)),
-    ])
+    with settings.recovered() as installation:
+        return prune.report(
+            prune.containers(ended(installation)),
+            prune.snapshots(lost.prune(installation)),
+            prune.images(unused(installation, named=named)),
+        )

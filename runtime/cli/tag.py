@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.cli.options import Given, Option
+from runtime.cli.arguments import Given, Option
 from runtime.cli.settings import Settings
-from runtime.errors import UsageError
+from runtime.cli.usage import UsageError
 
 SUMMARY = "give an image another name"
 USAGE = "IMAGE NAME[:TAG]"
@@ -15,9 +15,6 @@ OPTIONS: tuple[Option, ...] = ()
 def main(given: Given, settings: Settings) -> int:
     if len(given.arguments) != 2:
         raise UsageError("it requires exactly 2 arguments, an image and its new name")
-    settings.need_root()
-
-    from runtime.images.store import ImageStore
-
-    ImageStore(settings.paths.images).tag(*given.arguments)
+    with settings.installation() as installation:
+        installation.images.tag(*given.arguments)
     return 0

@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-from runtime.engine import accounts, frames, processes, records, spec, terminal
+from runtime.engine import frames, processes, terminal
 from runtime.engine.attach import Output, held, signals
-from runtime.engine.containers import Container
+from runtime.engine.containers import accounts, spec
+from runtime.engine.containers.container import Container
 from runtime.engine.keeper import Kept, Process, keep
 from runtime.engine.state import Status
 from runtime.engine.stdio import Ends, pipes
@@ -33,7 +34,7 @@ class ExecOptions(NamedTuple):
 def execute(container: Container, options: ExecOptions) -> int:
     """Run the command to its end; its exit code. Raises RuntimeFault or OSError."""
     with _init_of(container) as init:
-        whole = records.read(f"{container.run_directory}/spec.json")
+        whole = container.running_spec()
         if whole is None or init.ended(0):
             raise _not_running(container)
         process = partial(configure, container, whole["process"], options, f"/proc/{init.pid}/root")

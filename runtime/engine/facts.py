@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from drivers import catalog
 from drivers.disk.programs import find
-from runtime.engine.containers import ContainerStore
+from runtime.engine.installation import Installation
 from runtime.engine.state import Status
 from runtime.errors import NoSuchContainer
 from runtime.oci.cgroups import hierarchies
@@ -29,13 +29,13 @@ class Feature(NamedTuple):
     detail: str
 
 
-def drivers(store: ContainerStore) -> list[Driver]:
-    return [Driver(name, *catalog.probe(name, store.paths.driver(name))[:2]) for name in catalog.NAMES]
+def drivers(installation: Installation) -> list[Driver]:
+    return [Driver(name, *catalog.probe(name, installation.paths.driver(name))[:2]) for name in catalog.NAMES]
 
 
-def containers(store: ContainerStore) -> Counter[Status]:
+def containers(installation: Installation) -> Counter[Status]:
     found: Counter[Status] = Counter()
-    for container in (*store, *store.damaged()):
+    for container in (*installation.containers, *installation.containers.damaged()):
         try:
             found[container.state().status] += 1
         except NoSuchContainer:

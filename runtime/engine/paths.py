@@ -39,6 +39,10 @@ class Paths(NamedTuple):
         return f"{self.root}/containers"
 
     @property
+    def network(self) -> str:
+        return f"{self.root}/network"
+
+    @property
     def running(self) -> str:
         return f"{self.state}/containers"
 
@@ -54,7 +58,7 @@ class Paths(NamedTuple):
 
         if not os.path.isdir(self.containers):
             ownership.check_mounted(self.containers)
-        for path in (self.containers, self._drivers, self.images, f"{self.root}/network", self.running):
+        for path in (self.containers, self._drivers, self.images, self.network, self.running):
             ownership.own_directory(path)
 
     @property

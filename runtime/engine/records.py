@@ -3,7 +3,7 @@
 Two ways to write one. What must outlive the machine (below --root) is kept: durable before what depends on it is done.
 What goes with the machine (below --state, which is in memory) is only written.
 
-A record that is there and cannot be understood is no record that is missing: it says that something was here, and
+A record that is there and cannot be understood is not a missing one: it says that something was here, and
 nobody takes for garbage what it was about.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from functools import cache
 from typing import Any, get_origin, get_type_hints
@@ -62,9 +62,9 @@ def _read(path: str) -> Any:
         raise DamagedRecord(f"{path} is damaged: it is {'no JSON' if content.strip(bytes(1)) else 'empty'}") from None
 
 
-def fields(path: str, shape: type) -> dict[str, Any] | None:
-    """The record at `path` as the arguments of the NamedTuple `shape`; None where there is none. Raises DamagedRecord,
-    also for a record of something else."""
+def fields(path: str, shape: type, *, former: Collection[str] = ()) -> dict[str, Any] | None:
+    """The record at `path` as the arguments of the NamedTuple `shape`; None where there is none. Fields that `shape`
+    had in a `former` version are left out. Raises DamagedRecord, also for a record of something else."""
     try:
         record = _read(path)
     except FileNotFoundError:
@@ -72,6 +72,7 @@ def fields(path: str, shape: type) -> dict[str, Any] | None:
     hints = _hints(shape)
     optional: set[str] = set(shape._field_defaults)  # type: ignore[attr-defined]
     try:
+        record = {name: value for name, value in record.items() if name not in former}
         if not hints.keys() - optional <= record.keys() <= hints.keys():
             raise ValueError
         return {name: _as(hints[name], value) for name, value in record.items()}
@@ -85,7 +86,7 @@ def _hints(shape: type) -> dict[str, Any]:
 
 
 def _as(hint: Any, value: Any) -> Any:
-    """What JSON made of a value of that type, as it was. TypeError or ValueError when it is none."""
+    """What JSON made of a value of that type, as it was. TypeError or ValueError when it cannot be one."""
     kind = get_origin(hint) or hint
     if issubclass(kind, Enum):
         return kind(value)

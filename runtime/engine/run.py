@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from runtime.engine.containers import Container
-from runtime.engine.options import RunOptions
-from runtime.engine.paths import Paths
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.request import CreateRequest
+from runtime.engine.installation import Installation
 from runtime.engine.start import Shim
-from runtime.engine.storage import Storage
 from runtime.errors import ShimLost, step
+from runtime.events import Listener
 
 
 @contextmanager
 def running(
-    paths: Paths, storage: Storage, options: RunOptions, window: tuple[int, int], *, debug: bool
+    installation: Installation, request: CreateRequest, window: tuple[int, int], tell: Listener, *, debug: bool
 ) -> Iterator[tuple[Container, Shim]]:
     """The container and the line to its shim; leaving the block hangs up, which does not end the container.
 
@@ -28,10 +28,12 @@ def running(
     started = False
     try:
         from runtime.engine.attach import held
-        from runtime.engine.create import create
-        from runtime.engine.recover import recovered
+        from runtime.engine.containers.create import create
+        from runtime.engine.containers.recovery import recover
 
-        container, lock, mounts = create(recovered(paths), storage, options)
+        recover(installation)
+        container, lock, mounts = create(installation, request, tell)
+        installation.close()  # the container may run for long, and the shim has its own
         with held():
             try:
                 shim.order(container, lock, mounts, window)
@@ -40,7 +42,7 @@ def running(
                 yield container, shim
             except ShimLost:  # before the signals that may come of it
                 shim.wait()
-                recovered(paths)
+                recover(installation)
                 raise
     except BaseException:
         if not started:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from drivers.api import Mount
 from runtime import errors
 from runtime.engine import frames, waiting
-from runtime.engine.containers import Container
+from runtime.engine.containers.container import Container
 from runtime.engine.frames import Frame
 from runtime.oci import sealed
 
@@ -53,7 +53,7 @@ class Shim:
     def order(self, container: Container, lock: int, mounts: Sequence[Mount], window: tuple[int, int]) -> None:
         """Hand the container over, to be started. The lock is the shim's from here on; the descriptor is closed."""
         orders = {
-            "root": container.config.root, "state": container.config.state, "id": container.id,
+            "root": container.paths.root, "state": container.paths.state, "id": container.id,
             "mounts": [[mount.type, mount.source, list(mount.options)] for mount in mounts],
             "rows": window[0], "columns": window[1],
         }  # fmt: skip

@@ -4,8 +4,8 @@
             │           │          │           │           │
             └───────────┴──────────┴───────────┴───────────┴──▶ REMOVING
 
-Only an EXITED container is nobody's. The others belong to a process that holds the container's lock (containers.py):
-such a record with a free lock was left by a process that died, and recover.py brings it to EXITED or nothing. A DEAD
+Only an EXITED container is nobody's. The others belong to a process that holds the container's lock (store.py):
+such a record with a free lock was left by a process that died, and recovery.py brings it to EXITED or nothing. A DEAD
 one is never recorded: it is one whose record is damaged, and stays until somebody asks for its removal.
 
 Two records make a state. The one below --root says what must be known after the machine went down: nothing before the

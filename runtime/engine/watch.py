@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runtime.engine import frames
-from runtime.engine.containers import Container
+from runtime.engine.containers.container import Container
 
 
 @contextmanager

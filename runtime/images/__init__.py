@@ -5,7 +5,9 @@
     changes          --change CMD …, as data
     blobs  index     content by digest, and which of it are images with which names
     incoming         blobs that are being received, and can be gone on with
-    image  store     import, publish, get, list, tag, remove
+    image  store     publish, get, list, tag, remove
+    rootfs           an image of a root file system's archive
+    load  save       images from and to archives and layouts (dockerarchive, layout, members)
     layer            a layer's archive between a file, a blob and a tree
     unpack  admit    layers into a driver's snapshots, named by chain id
 

@@ -29,7 +29,7 @@ def digest_of(data: bytes) -> str:
 
 
 def hex_of(digest: str) -> str:
-    """ValueError when `digest` is none: what a document names is never used as a path unseen (CVE-2014-9358)."""
+    """ValueError when `digest` is not one: what a document names is never used as a path unseen (CVE-2014-9358)."""
     if not _DIGEST.fullmatch(digest):
         raise ValueError(f"{digest!r} is no sha256 digest")
     return digest.removeprefix("sha256:")

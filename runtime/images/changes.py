@@ -12,26 +12,26 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from runtime.errors import UsageError
+from runtime.errors import InvalidValue
 
 Config = dict[str, Any]
 
 
 def parse(instructions: Iterable[str], base: Mapping[str, Any] | None = None) -> Config:
-    """The configuration that `instructions` make of `base`, in their order. UsageError names the one that is wrong."""
+    """The configuration that `instructions` make of `base`, in their order. InvalidValue names the wrong one."""
     config: Config = dict(base or {})
     for instruction in instructions:
         verb, _, rest = instruction.strip().partition(" ")
         rest = rest.strip()
         apply = _INSTRUCTIONS.get(verb.upper())
         if apply is None:
-            raise UsageError(f"{instruction!r} is no change for an image; use one of {', '.join(_INSTRUCTIONS)}")
+            raise InvalidValue(f"{instruction!r} is no change for an image; use one of {', '.join(_INSTRUCTIONS)}")
         if not rest:
-            raise UsageError(f"{instruction!r} has no value")
+            raise InvalidValue(f"{instruction!r} has no value")
         try:
             apply(config, rest)
         except ValueError as error:
-            raise UsageError(f"{instruction!r}: {error}") from None
+            raise InvalidValue(f"{instruction!r}: {error}") from None
     return config
 
 

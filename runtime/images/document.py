@@ -92,12 +92,12 @@ class Configuration(NamedTuple):
 
 
 def encode(document: Any) -> bytes:
-    """Compact, the same bytes for the same document; ASCII, so surrogates (names that are no UTF-8) are escaped."""
+    """Compact, the same bytes for the same document; ASCII, so surrogates (names that are not UTF-8) are escaped."""
     return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
 
 
 def decode(data: bytes) -> dict[str, Any]:
-    """ValueError when `data` is no JSON object, or over the limit."""
+    """ValueError when `data` is not a JSON object, or over the limit."""
     document = decode_any(data)
     if not isinstance(document, dict):
         raise ValueError("is no JSON object")
@@ -135,7 +135,7 @@ def is_artifact(data: bytes) -> bool:
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """ValueError; also for what can be no image of this runtime: an artifact, layers of unknown types, too many."""
+    """ValueError; also for what cannot be an image of this runtime: an artifact, layers of unknown types, too many."""
     content = decode(data)
     config = _descriptor(content.get("config"), limit=MAX_DOCUMENT)
     if config.media_type not in _CONFIGS:
@@ -189,7 +189,7 @@ def parse_configuration(data: bytes) -> Configuration:
 
 
 def _is_text(value: Any) -> bool:
-    """What can be an argument of a program: names that are no UTF-8 come as surrogates, and others cannot be meant."""
+    """What can be an argument of a program: names that are not UTF-8 come as surrogates, and others cannot be meant."""
     try:
         return isinstance(value, str) and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:

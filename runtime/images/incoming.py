@@ -4,8 +4,8 @@
     finish():   verify, fsync, rename to HEX.whole
     publish():  HEX.whole becomes a blob of the store, under the store's lock; when the index has it, it goes from here
 
-Who receives a blob holds its flock; a second process that wants it waits, and finds it done. A killed one leaves HEX,
-and the next goes on from there. Between finish() and publish() nobody holds HEX.whole, so whoever has received
+Whoever receives a blob holds its flock; a second process that wants it waits, and finds it done. A killed one leaves
+HEX, and the next goes on from there. Between finish() and publish() nobody holds HEX.whole, so whoever has received
 anything holds a shared flock on the directory for as long as its store object lives: sweep(), which takes an exclusive
 one, removes nothing under a process that is at work.
 """

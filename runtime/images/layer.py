@@ -39,7 +39,7 @@ def check(blob_fd: int, diff_id: str, *, upper: bool, limits: Limits = DEFAULT) 
     """Judge the layer in the file `blob_fd`, compressed or not, from its first byte to its last; an `upper` one has
     others below it.
 
-    ArchiveError when it is none, or not the one of `diff_id`.
+    ArchiveError when it is not a layer, or not the one of `diff_id`.
     """
     digest = hashlib.sha256()
     os.lseek(blob_fd, 0, os.SEEK_SET)

@@ -65,7 +65,7 @@ def _chosen(archive: Members, index: Iterable[Listed]) -> Iterable[tuple[str, De
     groups: dict[str, list[Listed]] = {}
     for entry in index:
         if entry.platform and entry.platform.os == "unknown":
-            continue  # buildkit's attestations, which are no images
+            continue  # buildkit's attestations, which are not images
         groups.setdefault(_name(entry.annotations), []).append(entry)
     for name, entries in groups.items():
         if len(entries) > 1 and all(entry.platform for entry in entries):

@@ -56,7 +56,7 @@ def opened(path: str, scratch: str, limits: Limits = DEFAULT) -> Iterator[Member
     """The members of the directory or archive at `path`; `/dev/stdin` and other pipes are fine.
 
     What is compressed, or cannot be read twice, is first written to an unnamed file in the directory `scratch`.
-    ArchiveError for what is no archive, OSError.
+    ArchiveError for what is not an archive, OSError.
     """
     if os.path.isdir(path):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

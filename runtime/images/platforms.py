@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from runtime.errors import UsageError
+from runtime.errors import InvalidValue
 
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 _SYSTEMS = ("linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "dragonfly", "solaris", "illumos", "aix")
@@ -47,22 +47,22 @@ class Platform(NamedTuple):
 
 
 def parse_platform(text: str) -> Platform:
-    """OS[/ARCHITECTURE[/VARIANT]], or an architecture alone, as in linux/arm64/v8. UsageError."""
+    """OS[/ARCHITECTURE[/VARIANT]], or an architecture alone, as in linux/arm64/v8. InvalidValue."""
     parts = text.lower().split("/")
     if not all(map(_WORD.fullmatch, parts)) or len(parts) > 3:
-        raise UsageError(f"invalid platform {text!r}: write OS/ARCHITECTURE, as in linux/arm64")
+        raise InvalidValue(f"invalid platform {text!r}: write OS/ARCHITECTURE, as in linux/arm64")
     own = host()
     found = normalized(Platform(own.os, parts[0]))
     if len(parts) > 1:
         if found.architecture in _ARCHITECTURES:
-            raise UsageError(
+            raise InvalidValue(
                 f"invalid platform {text!r}: {parts[0]} is an architecture; write OS/ARCHITECTURE, as in linux/arm64"
             )
         return normalized(Platform(parts[0], parts[1], "".join(parts[2:])))
     if normalized(Platform(parts[0], "")).os in _SYSTEMS:
         return normalized(own._replace(os=parts[0]))
     if found.architecture not in _ARCHITECTURES:
-        raise UsageError(f"invalid platform {text!r}: it is no operating system and no architecture")
+        raise InvalidValue(f"invalid platform {text!r}: it is no operating system and no architecture")
     return found
 
 

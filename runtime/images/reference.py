@@ -52,6 +52,12 @@ class Reference(NamedTuple):
         return path if _is_host(host) else self.name
 
     @property
+    def full(self) -> str:
+        """Docker's whole form: "docker.io/library/busybox:latest"."""
+        rest = f"{self.tag and ':'}{self.tag}{self.digest and '@'}{self.digest}"
+        return f"{self.registry}/{self.repository}{rest}"
+
+    @property
     def key(self) -> str:
         """What the store keeps it under: `NAME:TAG`, or `NAME@DIGEST` when there is a digest."""
         return f"{self.name}@{self.digest}" if self.digest else f"{self.name}:{self.tag}"
@@ -89,6 +95,11 @@ def parse(text: str) -> Reference:
     if len(name) > _NAME_LENGTH:
         raise ImageError(f"an image's name has {len(name)} characters, {_NAME_LENGTH} are allowed")
     return Reference(name, tag or ("" if digest else "latest"), digest)
+
+
+def short(digest: str) -> str:
+    """What users see of a digest."""
+    return digest.removeprefix("sha256:")[:12]
 
 
 def _is_host(part: str) -> bool:

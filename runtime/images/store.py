@@ -21,19 +21,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from drivers.archive.errors import ArchiveError
-from drivers.archive.limits import DEFAULT, Limits
 from drivers.disk import locks, ownership, reserve
 from drivers.errors import TimedOut, Unavailable
 from runtime.errors import ImageError, ImageInUse, NoSuchImage
 from runtime.images import document, index
 from runtime.images.blobs import Blobs, Writer, digest_of
-from runtime.images.document import Configuration, Descriptor, Manifest
+from runtime.images.document import Configuration, Manifest
 from runtime.images.image import Image, Removed, described, names_to_go
 from runtime.images.incoming import Arrivals, Incoming
 from runtime.images.index import Index, Listed
@@ -55,8 +52,8 @@ class ImageStore:
             raise ImageError(str(error)) from error
         self._blobs = Blobs(self.root)
         self._arrivals = Arrivals(self.root, self._blobs)
-        # Who holds the lock leaves nothing, or else the next one to open the store collects. That the index is
-        # damaged is said to who needs it.
+        # Whoever holds the lock leaves nothing, or else the next one to open the store collects. That the index is
+        # damaged is said to whoever needs it.
         with contextlib.suppress(TimedOut, ImageError), self.locked("lock", patience=0):
             self._collect(self._index())
             reserve.take(self._reserve)
@@ -116,7 +113,7 @@ class ImageStore:
         """The blob `digest` of `size` bytes, to be written from `Incoming.position` on and finished; or `done` already.
 
         Whatever becomes of other images, it stays until publish() takes it, as long as this object lives. A second
-        process that receives the same blob waits here. Raises TimedOut, ValueError for what is no digest, OSError.
+        process that receives the same blob waits here. Raises TimedOut, ValueError for what is not a digest, OSError.
         """
         return self._arrivals.receive(digest, size)
 
@@ -139,9 +136,9 @@ class ImageStore:
     ) -> Image:
         """Make an image of a manifest whose blobs have been received, are in `fresh`, or belong to other images.
 
-        `names` are references with a tag or a digest; who had one loses it. With `index`, the digest of the index that
-        the manifest was chosen from, the image also gets `NAME@DIGEST` of the index, and its own.
-        ImageError: a document that is none, blobs that were not received, a full disk; nothing has changed then.
+        `names` are references with a tag or a digest; an image that had one loses it. With `index`, the digest of the
+        index that the manifest was chosen from, the image also gets `NAME@DIGEST` of the index, and its own.
+        ImageError: a document that cannot be read, blobs that were not received, a full disk; nothing has changed then.
         """
         wanted = [parse(name) for name in names]
         digest = digest_of(manifest)
@@ -160,43 +157,8 @@ class ImageStore:
                 raise ImageError(f"no space is left at {self.root}; free some (runtime system prune)") from error
             raise
 
-    def import_rootfs(
-        self, tar_path: str, reference: str, *, config: Mapping[str, Any] | None = None, limits: Limits = DEFAULT
-    ) -> Image:
-        """Make an image of one layer from the root file system archive at `tar_path`, and give it the `reference`.
-
-        The archive may be compressed. All of it is checked before it becomes an image; `config` is the image's part
-        for `run`, as `changes.parse` gives it. An image that had the reference keeps its other ones, or none.
-        ImageError names the archive and what is wrong with it.
-        """
-        from runtime.images.layer import take_in
-
-        name = parse(reference)
-        if name.digest:
-            raise ImageError(f"{reference!r} has a digest, which only a registry gives; use NAME[:TAG]")
-        now = time.time_ns() // 1000
-        created = time.strftime(f"%Y-%m-%dT%H:%M:%S.{now % 10**6:06}Z", time.gmtime(now // 10**6))
-        comment = f"imported from {os.path.basename(tar_path)}"
-        try:
-            with self._blobs.writer() as layer, self._blobs.writer() as configuration:
-                take_in(tar_path, layer.write, limits)
-                configuration.write(document.encode(
-                    document.configuration([layer.digest], config or {}, created=created, comment=comment)
-                ))  # fmt: skip
-                manifest = document.encode(document.manifest(
-                    Descriptor(document.CONFIG, configuration.digest, configuration.size),
-                    [Descriptor(document.LAYER, layer.digest, layer.size)],
-                ))  # fmt: skip
-                return self.publish(manifest, document.MANIFEST, [name.key], fresh=[layer, configuration])
-        except (ArchiveError, ImageError) as error:
-            raise ImageError(f"cannot import {tar_path}: {error}") from error
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ImageError(f"cannot import {tar_path}: no space is left at {self.root}; free some") from error
-            raise ImageError(f"cannot import {tar_path}: {error.strerror}") from error
-
     def tag(self, source: str, reference: str) -> Image:
-        """Give the image `source` the name `reference` too; who had it loses it. NoSuchImage, ImageError."""
+        """Give the image `source` the name `reference` too; an image that had it loses it. NoSuchImage, ImageError."""
         name = parse(reference)
         if name.digest:
             raise ImageError(f"{reference!r} has a digest, which is no tag; use NAME[:TAG]")
@@ -210,8 +172,9 @@ class ImageStore:
     def remove(self, reference: str, *, in_use: Callable[[], Collection[str]] = tuple) -> Removed:
         """Take a reference from its image; with the last tag, or by its id, remove the image and its blobs.
 
-        `in_use` gives the ids of images that containers are made of, asked for under the lock: who makes a container
-        records it, and then looks for its image once more (confirm). Snapshots are removed by `forget_snapshots`.
+        `in_use` gives the ids of images that containers are made of, asked for under the lock: whoever makes a
+        container records it, and then looks for its image once more (confirm). Snapshots are removed by
+        `forget_snapshots`.
         NoSuchImage; ImageInUse for one of those, and for an id whose image has several tags.
         """
         with self.locked("lock"):

@@ -61,7 +61,7 @@ def unpack(store: ImageStore, image: Image, snapshotter: Snapshotter) -> str:
 
 
 def forget_snapshots(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
-    """Remove what this driver holds of images that are no more in the store; the names of what was removed.
+    """Remove what this driver holds of images that are no longer in the store; the names of what was removed.
 
     A snapshot on which something else is built (a container's) stays until a later call. To be called after
     ImageStore.remove, for each driver that is in use; also repairs what an earlier call could not finish, and calls
@@ -81,7 +81,7 @@ def forget_snapshots(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
 
 
 def unwanted(store: ImageStore, snapshotter: Snapshotter) -> list[str]:
-    """The names of the layers that this driver has of images that are no more in the store, children first."""
+    """The names of the layers that this driver has of images that are no longer in the store, children first."""
     wanted = {chain for image in store.list() for chain in chain_ids(image.layers)}
     committed = (info.name for info in snapshotter.walk() if info.kind is Kind.COMMITTED)
     return [name for name in committed if name.startswith("sha256:") and name not in wanted][::-1]

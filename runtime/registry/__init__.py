@@ -10,7 +10,6 @@
     upload         a blob to a repository, in one piece or in chunks
     access         all of that, for one verb
     workers        several blobs at a time
-    progress       what the user sees meanwhile
     pull  push     images between a repository and the store
     login          checking credentials
 

@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from runtime.errors import RegistryError, UsageError
+from runtime.errors import InvalidValue, RegistryError
 
 HUB = "docker.io"
 _HUB_ENDPOINT = "registry-1.docker.io"
@@ -80,10 +80,10 @@ class Registries:
         return [*(self._mirror(text) for text in mirrors), Endpoint(registry, self.server(registry), mirror=False)]
 
     def server(self, registry: str, scheme: str = "") -> Host:
-        """The server that `registry` (HOST[:PORT], or Docker Hub's name) is; UsageError for what is no host."""
+        """The server that `registry` (HOST[:PORT], or Docker Hub's name) is; InvalidValue for what is not a host."""
         found = _HOST.fullmatch(_HUB_ENDPOINT if registry == HUB else registry)
         if not found or int(found["port"] or 0) > 65535:
-            raise UsageError(f"{registry!r} is no registry: write HOST or HOST:PORT")
+            raise InvalidValue(f"{registry!r} is no registry: write HOST or HOST:PORT")
         host = found["host"].strip("[]")
         table = self._tables.get(registry, {})
         if not scheme:
@@ -107,7 +107,7 @@ class Registries:
         for name, table in tables.items():
             try:
                 self.server(normal(name))
-            except UsageError as error:
+            except InvalidValue as error:
                 raise self._wrong(text, name, "", str(error)) from None
             for key, value in table.items():
                 if fault := self._fault(key, value):

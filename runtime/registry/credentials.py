@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from drivers.disk import durable, locks
-from runtime.errors import RegistryError, UsageError
+from runtime.errors import InvalidValue, RegistryError
 from runtime.registry.config import HUB, normal
 
 _HUB_KEY = "https://index.docker.io/v1/"  # docker's, so that the file can serve both
@@ -55,9 +55,9 @@ class Credentials:
         return None, ""
 
     def keep(self, registry: str, login: Login) -> None:
-        """Remember it, in place of what was there. UsageError for a user name that the file's form cannot hold."""
+        """Remember it, in place of what was there. InvalidValue for a user name that the file's form cannot hold."""
         if ":" in login.user:
-            raise UsageError(f"a user name cannot contain ':', as {login.user!r} does")
+            raise InvalidValue(f"a user name cannot contain ':', as {login.user!r} does")
         pair = f"{login.user}:{login.password}".encode("utf-8", "surrogateescape")
         key = _HUB_KEY if registry == HUB else registry
         with self._changed() as document:

@@ -11,7 +11,7 @@ from runtime.registry.transport import same_origin
 
 
 def check(access: Access, registry: str, login: Login) -> None:
-    """RegistryError when it refuses, or is no registry. One that asks nobody who they are takes every login."""
+    """RegistryError when it refuses, or is not a registry. One that asks nobody who they are takes every login."""
     endpoint = access.registries.endpoints(registry)[-1]
     url = f"{endpoint.server.url}/v2/"
     status = 0

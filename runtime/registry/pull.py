@@ -15,18 +15,18 @@ from typing import NamedTuple
 
 from drivers.api import Snapshotter
 from runtime.errors import ImageError, NoSuchImage, RegistryError
+from runtime.events import Listener, Message, Notice, Progress, unheard
 from runtime.images import document
 from runtime.images.admit import admit
 from runtime.images.document import Descriptor, Manifest
 from runtime.images.image import Image
 from runtime.images.incoming import Incoming
 from runtime.images.platforms import Platform, compatible, runs
-from runtime.images.reference import Reference
+from runtime.images.reference import Reference, short
 from runtime.images.store import ImageStore
 from runtime.registry.access import Access
 from runtime.registry.client import Client, Fetched
 from runtime.registry.failures import printable
-from runtime.registry.progress import Progress, short
 from runtime.registry.workers import together
 
 _NESTED = 2  # indexes in an index
@@ -41,10 +41,10 @@ class Pulled(NamedTuple):
 
 
 def pull(
-    store: ImageStore, access: Access, reference: Reference, driver: Snapshotter, progress: Progress, *,
+    store: ImageStore, access: Access, reference: Reference, driver: Snapshotter, tell: Listener, *,
     platform: Platform | None = None,
 ) -> Pulled:  # fmt: skip
-    """Make the store have what the registry has as `reference`, unpacked in `driver`.
+    """Make the store have what the registry has as `reference`, unpacked in `driver`. `tell` hears how it goes.
 
     Raises RegistryError, ImageError, DriverError, OSError; the store has what it had before then, and what has come is
     kept for another try.
@@ -55,36 +55,34 @@ def pull(
         top = client.manifest(reference.digest or reference.tag)
         if not seen:
             seen.append(top.digest)
-            progress.say(f"{reference.tag or reference.digest}: Pulling from {reference.repository}")
-        return _pull(store, client, reference, driver, progress, top, platform)
+            tell(Message(f"{reference.tag or reference.digest}: Pulling from {reference.repository}"))
+        return _pull(store, client, reference, driver, tell, top, platform)
 
     try:
-        pulled = access.pulling(reference, attempt, progress.say)
+        pulled = access.pulling(reference, attempt, lambda text: tell(Notice(text)))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ImageError(f"cannot pull {reference}: no space is left at {store.root}; free some") from error
         raise
-    finally:
-        progress.close()
-    progress.say(f"Digest: {pulled.digest}")
+    tell(Message(f"Digest: {pulled.digest}"))
     news = "Downloaded newer image for" if pulled.newer else "Image is up to date for"
-    progress.say(f"Status: {news} {reference}")
+    tell(Message(f"Status: {news} {reference}"))
     return pulled
 
 
 def pull_all(
-    store: ImageStore, access: Access, reference: Reference, driver: Snapshotter, progress: Progress, *,
+    store: ImageStore, access: Access, reference: Reference, driver: Snapshotter, tell: Listener, *,
     platform: Platform | None = None,
 ) -> list[Pulled]:  # fmt: skip
     """All tags of `reference`'s repository."""
-    tags = access.pulling(reference, lambda client: client.tags(), progress.say)
+    tags = access.pulling(reference, lambda client: client.tags(), lambda text: tell(Notice(text)))
     if not tags:
         raise RegistryError(f"{reference.name} has no tags")
     for tag in tags:
         if not _is_tag(tag):
             raise RegistryError(f"{reference.name} lists {printable(tag)!r} among its tags, which can be none")
     return [
-        pull(store, access, reference._replace(tag=tag, digest=""), driver, progress, platform=platform) for tag in tags
+        pull(store, access, reference._replace(tag=tag, digest=""), driver, tell, platform=platform) for tag in tags
     ]
 
 
@@ -94,7 +92,7 @@ def _is_tag(text: str) -> bool:
 
 
 def _pull(
-    store: ImageStore, client: Client, reference: Reference, driver: Snapshotter, progress: Progress, top: Fetched,
+    store: ImageStore, client: Client, reference: Reference, driver: Snapshotter, tell: Listener, top: Fetched,
     platform: Platform | None,
 ) -> Pulled:  # fmt: skip
     chosen = _choose(client, top, platform)
@@ -108,14 +106,14 @@ def _pull(
         if platform is not None and chosen is top:
             _check_platform(client, reference, parsed, platform)
         _check_foreign(store, client, reference, parsed)
-        _fetch(store, client, parsed, progress)
+        _fetch(store, client, parsed, tell)
     # Also for what is known: a killed pull may have come as far as here, and another driver may lack it.
     index = top.digest if top.digest != chosen.digest else ""
     admit(store, chosen.data, chosen.media_type, names, driver)
     image = store.publish(chosen.data, chosen.media_type, names, index=index)
     if newer:
         for layer in dict.fromkeys(parsed.layers):
-            progress.state(short(layer.digest), "Pull complete")
+            tell(Progress(short(layer.digest), "Pull complete"))
     return Pulled(image, top.digest, newer)
 
 
@@ -142,28 +140,29 @@ def _known(store: ImageStore, parsed: Manifest, chosen: Fetched, names: Sequence
     return named and all(store.has(blob.digest) for blob in (parsed.config, *parsed.layers))
 
 
-def _fetch(store: ImageStore, client: Client, parsed: Manifest, progress: Progress) -> None:
+def _fetch(store: ImageStore, client: Client, parsed: Manifest, tell: Listener) -> None:
     layers = list(dict.fromkeys(parsed.layers))
     for layer in layers:
-        progress.state(short(layer.digest), "Pulling fs layer")
+        tell(Progress(short(layer.digest), "Pulling fs layer"))
     # The configuration first: when it cannot be had, the rest need not come.
-    together([functools.partial(_receive, store, client, parsed.config, Progress())], client.abort)
-    together([functools.partial(_receive, store, client, layer, progress) for layer in layers], client.abort)
+    together([functools.partial(_receive, store, client, parsed.config, unheard)], client.abort)
+    together([functools.partial(_receive, store, client, layer, tell) for layer in layers], client.abort)
 
 
-def _receive(store: ImageStore, client: Client, wanted: Descriptor, progress: Progress) -> None:
+def _receive(store: ImageStore, client: Client, wanted: Descriptor, tell: Listener) -> None:
     name = short(wanted.digest)
     with store.receive(wanted.digest, wanted.size) as incoming:
         if incoming.done:
-            progress.state(name, "Already exists")
+            tell(Progress(name, "Already exists"))
             return
-        _download(client, wanted, incoming, progress)
-    progress.state(name, "Download complete")
+        _download(client, wanted, incoming, tell)
+    tell(Progress(name, "Download complete"))
 
 
-def _download(client: Client, wanted: Descriptor, incoming: Incoming, progress: Progress) -> None:
+def _download(client: Client, wanted: Descriptor, incoming: Incoming, tell: Listener) -> None:
     def arrived(position: int) -> None:
-        progress.moving(short(wanted.digest), "Downloading", position, wanted.size)
+        if wanted.size:
+            tell(Progress(short(wanted.digest), "Downloading", position, wanted.size))
 
     while True:
         resumed = incoming.position > 0

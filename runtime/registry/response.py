@@ -50,7 +50,7 @@ class Response:
         except TimeoutError:
             raise self._stalled() from None
         except (OSError, ssl.SSLError, http.client.HTTPException, ValueError):
-            raise self._broke() from None  # ValueError: the size of a chunk is no number
+            raise self._broke() from None  # ValueError: the size of a chunk is not a number
         if self._left is not None:
             if not data:
                 raise self._broke()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from runtime.errors import RegistryError, UsageError
+from runtime.errors import InvalidValue, RegistryError
 from runtime.registry.config import Host, Registries, is_loopback
 from runtime.registry.failures import Unreachable, printable
 from runtime.registry.proxies import Proxies, Proxy
@@ -103,7 +103,7 @@ class Transport:
             parts = urlsplit(url)
             host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
             return self.registries.server(host if parts.port is None else f"{host}:{parts.port}", parts.scheme)
-        except (ValueError, UsageError):
+        except (ValueError, InvalidValue):
             raise RegistryError(f"{printable(url)!r} is no web address") from None
 
     def _exchange(
@@ -208,7 +208,7 @@ class Transport:
 
 
 def web_address(text: str, base: str = "") -> str:
-    """The URL that a server means by `text`, relative to `base`; "" when that is none of http or https."""
+    """The URL that a server means by `text`, relative to `base`; "" when that is neither http nor https."""
     try:
         found = urljoin(base, text)
         parts = urlsplit(found)

@@ -89,7 +89,7 @@ class _Upload:
                 self._chunk = max(self._chunk, int(least[:12]))
 
     def _find_out(self) -> None:
-        """After a break: how far it came (end-13). An upload that is no more, or that says nothing, begins anew."""
+        """After a break: how far it came (end-13). An upload that is gone, or that says nothing, begins anew."""
         with self._client.request("GET", self._location) as response:
             self.position = _held(response) if response.status == 204 else -1
             if 0 <= self.position <= self._blob.size:

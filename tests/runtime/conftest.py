@@ -103,7 +103,7 @@ class Runtime:
 
     def pid(self, name: str) -> int:
         """The host's pid of a running container's init."""
-        from runtime.engine.containers import ContainerStore
+        from runtime.engine.containers.store import ContainerStore
         from runtime.engine.paths import Paths
 
         return ContainerStore(Paths.of(str(self.root), str(self.state))).get(name).state().pid

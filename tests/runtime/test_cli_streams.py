@@ -19,6 +19,7 @@ import pytest
 
 from runtime.engine.attach import Output
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, Terminal, kill, wait_until
+from tests.runtime.containers import LOOP, children, ended_by, start
 
 RUN = ("run", "--rm", "--network=none")
 
@@ -116,7 +117,7 @@ def test_ctrl_c_leaves_a_reader_that_never_reads(runtime: Runtime) -> None:
         wait_until(lambda: not os.listdir(runtime.state / "containers"), "it has ended")
         assert process.poll() is None
         # The first may still have gone to the shim, on its way out.
-        wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGINT), "it ends")
+        wait_until(lambda: ended_by(process, signal.SIGINT), "it ends")
         assert process.wait() == 130
 
 
@@ -216,7 +217,7 @@ def test_the_terminal_is_restored_when_the_shim_dies(runtime: Runtime, terminal:
 
 
 def shim_pid(runtime: Runtime, container: str) -> int:
-    from runtime.engine.containers import ContainerStore
+    from runtime.engine.containers.store import ContainerStore
     from runtime.engine.paths import Paths
 
     return ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get(container).state().shim_pid
@@ -307,3 +308,14 @@ def test_the_client_may_be_killed(runtime: Runtime) -> None:
     kill(process)
     assert runtime("exec", "orphan", "echo", "alive") == "alive\n"
     assert runtime("stop", "orphan") == "orphan\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_exec_whose_output_nobody_reads_can_be_ended(runtime: Runtime, number: signal.Signals) -> None:
+    start(runtime, "box", LOOP)
+    with runtime.popen("exec", "box", "sh", "-c", "head -c 90000 /dev/zero; exit 3") as client:
+        wait_until(lambda: children(client.pid), "its keeper is there")
+        wait_until(lambda: not children(client.pid), "its command has ended")
+        client.send_signal(number)
+        assert client.wait(PATIENCE) == 128 + number
+    runtime("rm", "-f", "box")

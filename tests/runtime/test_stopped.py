@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine import leaving, waiting
+from runtime.engine import waiting
+from runtime.engine.containers import leaving
 from runtime.errors import StateError
 from runtime.oci.cgroups import Cgroup
 from tests.runtime.conftest import PATIENCE, Runtime, wait_until
@@ -175,7 +176,7 @@ def test_a_container_whose_shim_is_stopped(runtime: Runtime) -> None:
         shim = int(Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(shim, signal.SIGSTOP)
         try:
-            command = [sys.executable, "-c", _WITH, "runtime.engine.stop", "_ANSWER,_GIVING_BACK", "0.2"]
+            command = [sys.executable, "-c", _WITH, "runtime.engine.containers.stop", "_ANSWER,_GIVING_BACK", "0.2"]
             done = subprocess.run(
                 [*command, *runtime.command(*words, "kept")[3:]], capture_output=True, text=True, timeout=2 * PATIENCE
             )

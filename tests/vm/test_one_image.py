@@ -13,9 +13,9 @@ import pytest
 from drivers.catalog import NAMES, probe
 from tests.drivers.zfs.pools import pool  # noqa: F401  (a fixture that is used by being there)
 from tests.runtime.conftest import IMAGE, Runtime, deadline, installation, rootfs, rootfs_tar  # noqa: F401
+from tests.runtime.containers import layers
 from tests.runtime.registry.conftest import Registry, docker_registry, registry  # noqa: F401
 from tests.runtime.registry.test_tools import skopeo
-from tests.runtime.test_cli_diff import layers
 from tests.vm.test_every_driver import OPTIONS
 
 pytestmark = pytest.mark.needs("root", "program:skopeo")

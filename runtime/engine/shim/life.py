@@ -6,7 +6,7 @@
             endpoint in the container's network namespace, and its address in /etc/hosts
             execve                                                  oci.Init.start
             ... streams until the first process ends ...            shim/streams.py
-    end     processes, cgroups, endpoint, root file system          engine/release.py
+    end     processes, cgroups, endpoint, root file system          engine/containers/release.py
             the record of how it ended, or none of it any more
 """
 
@@ -15,15 +15,18 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from drivers.api import Mount
 from drivers.errors import InUse
 from drivers.mounts.tree import Tree, open_tree
-from runtime.engine import accounts, records, release, trees
-from runtime.engine.containers import Container, ContainerStore
-from runtime.engine.etc import EtcFiles
-from runtime.engine.network import Endpoint, files, open_network
+from runtime.engine.containers import accounts, release, trees
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.etc import EtcFiles
+from runtime.engine.installation import Installation
+from runtime.engine.networks import files
+from runtime.engine.networks.network import Endpoint
 from runtime.engine.state import Status, keep, save
 from runtime.engine.stdio import Ends, pipes
 from runtime.errors import ConfigError, step
@@ -37,11 +40,11 @@ _PATIENCE = 5.0
 class Life:
     """The steps, and what they have made so far. `end` may follow any of them."""
 
-    def __init__(self, store: ContainerStore, container: Container) -> None:
-        self._store = store
+    def __init__(self, installation: Installation, container: Container) -> None:
+        self._installation = installation
         self._container = container
         self._config = container.config
-        self._network = open_network(self._config.network, f"{self._config.root}/network")
+        self._network = installation.network(self._config.network)
         self._tree: Tree | None = None
         self._etc: EtcFiles | None = None
         self._init: oci.Init | None = None
@@ -113,8 +116,8 @@ class Life:
             if mount["type"] == "bind":
                 _make_source(mount["source"])
         with step("record its specification"):
-            records.write(f"{self._container.run_directory}/spec.json", spec)
-        return spec
+            self._container.record_running_spec(spec)
+        return self._container.placed(spec)
 
     def _etc_texts(self, endpoint: Endpoint | None) -> dict[str, str]:
         hostname = self._config.spec["hostname"]
@@ -145,14 +148,16 @@ class Life:
                 Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code,
                 oom_killed=release.oom_killed(self._container),
             )  # fmt: skip
-        trouble = release.attempt([release.processes, self._reap, release.endpoint, self._close_tree], self._container)
+        leave = partial(release.endpoint, self._installation)
+        trouble = release.attempt([release.processes, self._reap, leave, self._close_tree], self._container)
 
         def settle(container: Container) -> None:
             if final.status is Status.EXITED and not self._config.remove:
                 with step("record how it ended"):
                     container.rest(final)
             else:
-                release.discard(self._store, container)
+                with self._installation:  # whoever hears of the end finds no driver open
+                    release.discard(self._installation, container)
 
         if not trouble and (trouble := release.attempt([settle], self._container)) and self._config.remove:
             trouble = f"{self._config.name} is not removed yet, which the next command tries again: {trouble}"

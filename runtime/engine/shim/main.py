@@ -11,8 +11,8 @@ from typing import Any
 from drivers.api import Mount
 from drivers.errors import DriverError
 from runtime.engine import frames
-from runtime.engine.containers import ContainerStore
-from runtime.engine.logs import Writer
+from runtime.engine.containers.logs import Writer
+from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
 from runtime.engine.shim.life import Life
 from runtime.engine.shim.streams import Caller, Streams
@@ -53,14 +53,14 @@ def _orders(caller: Caller) -> tuple[dict[str, Any], int] | None:
 
 def _keep(orders: dict[str, Any], lock: int, caller: Caller) -> bytes:
     """Have the container run from begin to end; the last frame for the caller."""
-    store = ContainerStore(Paths.of(orders["root"], orders["state"]))
-    container = store.load(orders["id"])
-    life = Life(store, container)
+    installation = Installation(Paths.of(orders["root"], orders["state"]))
+    container = installation.containers.load(orders["id"])
+    life = Life(installation, container)
     mounts = [Mount(kind, source, tuple(options)) for kind, source, options in orders["mounts"]]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with step("make its run directory"):
-            os.makedirs(container.run_directory, mode=0o700)  # from here on it is ours in the eyes of recovery
+            container.make_run_directory()  # from here on it is ours in the eyes of recovery
             life.record()
             _listen(listener, container.run_directory)
         with step("open its log"):

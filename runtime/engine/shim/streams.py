@@ -14,8 +14,8 @@ from collections.abc import Callable
 from functools import partial
 
 from runtime.engine import frames, terminal
+from runtime.engine.containers.logs import Writer
 from runtime.engine.frames import Frame, Splitter
-from runtime.engine.logs import Writer
 from runtime.engine.stdio import Ends
 
 

@@ -31,7 +31,7 @@ ROOTFS: Tree = {
     "tmp": Dir({}, mode=0o1777),
 }
 # The programs xz and bzip2 are not on every machine; the modules are.
-COMPRESSORS = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
 
 
 @pytest.fixture

@@ -206,10 +206,12 @@ def test_an_old_docker_archive(store: ImageStore, tmp_path: Path, pack: Any) -> 
     """The layers of most tools are plain; docker reads compressed ones too."""
     if pack == "zstd" and (reason := missing("program:zstd")):
         pytest.skip(reason)
-    packer = PACKERS["zstd"] if pack == "zstd" else pack
+    packer: Callable[[bytes], bytes] = PACKERS["zstd"] if pack == "zstd" else pack
     files = docker_of()
     for name in [name for name in files if name.endswith("layer.tar")]:
-        files[name] = packer(files[name])
+        plain = files[name]
+        assert isinstance(plain, bytes)
+        files[name] = packer(plain)
     path = tar_of(tmp_path / "a.tar", files)
     [(image_id, names)] = loaded(store, path)
     image = store.get("box:1")

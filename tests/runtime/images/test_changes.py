@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.errors import UsageError
+from runtime.errors import InvalidValue
 from runtime.images.changes import parse
 
 
@@ -36,5 +36,5 @@ def test_changes(instructions: list[str], config: dict[str, object]) -> None:
     ],
 )
 def test_wrong_changes(instruction: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(InvalidValue, match=says):
         parse([instruction])

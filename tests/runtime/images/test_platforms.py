@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.errors import UsageError
+from runtime.errors import InvalidValue
 from runtime.images import document, platforms
 from runtime.images.platforms import compatible, host, normalized, parse_platform, runs
 
@@ -33,7 +33,7 @@ def test_names_that_mean_the_same(written: str, means: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_platform(text: str) -> None:
-    with pytest.raises(UsageError, match="invalid platform"):
+    with pytest.raises(InvalidValue, match="invalid platform"):
         parse_platform(text)
 
 

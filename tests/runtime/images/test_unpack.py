@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 import subprocess
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from drivers.api import Kind, Snapshotter
+from drivers.archive.extract import extract
 from drivers.catalog import NAMES, open_driver, probe
 from runtime.errors import ImageError, NoSuchImage
 from runtime.images import layer as layers
 from runtime.images.document import LAYER, Descriptor
 from runtime.images.image import Image
+from runtime.images.rootfs import import_rootfs
 from runtime.images.store import ImageStore
 from runtime.images.unpack import chain_ids, forget_snapshots, unpack
 from tests.drivers import steps
@@ -55,7 +58,7 @@ def layered(store: ImageStore, archive: Archive) -> Image:
     middle: Tree = {"etc": {".wh.gone": "", "a": "new a"}, "opaque": {".wh..wh..opq": "", "new": "n"}}
     upper: Tree = {"etc": {"gone": {"y": "back"}}, ".wh.bin": ""}
     trees = {"lower": lower, "middle": middle, "upper": upper}
-    images = [store.import_rootfs(archive(tree, f"{name}.tar"), name) for name, tree in trees.items()]
+    images = [import_rootfs(store, archive(tree, f"{name}.tar"), name) for name, tree in trees.items()]
     return dataclasses.replace(
         images[-1],
         layers=tuple(image.layers[0] for image in images),
@@ -108,7 +111,7 @@ def test_chain_ids() -> None:
 def test_a_root_file_system(store: ImageStore, archive: Archive, driver: Snapshotter, tmp_path: Path) -> None:
     """The tree is what GNU tar makes of the archive."""
     path = archive()
-    image = store.import_rootfs(path, "a")
+    image = import_rootfs(store, path, "a")
     name = unpack(store, image, driver)
     assert name == image.layers[0]
     assert driver.stat(name).kind is Kind.COMMITTED
@@ -120,7 +123,7 @@ def test_a_root_file_system(store: ImageStore, archive: Archive, driver: Snapsho
 
 
 def test_unpacking_again_does_nothing(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
-    image = store.import_rootfs(archive(), "a")
+    image = import_rootfs(store, archive(), "a")
     name = unpack(store, image, driver)
     before = list(driver.walk())
     with store.locked("unpack.lock"):  # it does not even wait for who unpacks
@@ -181,7 +184,7 @@ def test_a_refused_layer_leaves_nothing(
     image = layered(store, archive)
     bad = tmp_path / "bad.tar"
     bad.write_bytes(tape.archive(tape.directory(b"d/"), tape.file(b"new"), tape.file(b"etc/a/below")))
-    top = store.import_rootfs(str(bad), "bad")
+    top = import_rootfs(store, str(bad), "bad")
     image = dataclasses.replace(top, layers=(*image.layers, *top.layers), blobs=(*image.blobs, *top.blobs))
     says = r"of image bad:latest: etc/a/below \(byte 1024\): a part of its name"
     with pytest.raises(ImageError, match=says) as caught:
@@ -193,7 +196,7 @@ def test_a_refused_layer_leaves_nothing(
 
 def test_a_damaged_blob_is_seen(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
     """Also where the archive is still an archive."""
-    image = store.import_rootfs(archive({"file": "right"}), "a")
+    image = import_rootfs(store, archive({"file": "right"}), "a")
     path = f"{store.root}/blobs/sha256/{image.layers[0][7:]}"
     Path(path).write_bytes(Path(path).read_bytes().replace(b"right", b"wrong"))
     with pytest.raises(ImageError, match="of image a:latest: its diff id is wrong: it is damaged on disk"):
@@ -205,14 +208,14 @@ def test_importing_the_same_archive_heals_a_damaged_blob(
     store: ImageStore, archive: Archive, driver: Snapshotter
 ) -> None:
     archived = archive({"file": "right"})
-    image = store.import_rootfs(archived, "a")
+    image = import_rootfs(store, archived, "a")
     Path(f"{store.root}/blobs/sha256/{image.layers[0][7:]}").write_bytes(b"")
-    store.import_rootfs(archived, "a")
+    import_rootfs(store, archived, "a")
     assert_content(driver, unpack(store, image, driver), {"file": "right"})
 
 
 def test_an_image_that_is_removed_meanwhile(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
-    image = store.import_rootfs(archive(), "a")
+    image = import_rootfs(store, archive(), "a")
     store.remove("a")
     with pytest.raises(NoSuchImage, match="was removed meanwhile; pull, load or import"):
         unpack(store, image, driver)
@@ -242,13 +245,12 @@ def killed_while_extracting(store: ImageStore, image: Image, driver_root: str, l
         own = reopen(driver_root)
         if layer:
             unpack(store, lowest(image, layer), own)
-        extract = layers.extract
 
-        def killed(stream: tape.io.BytesIO, fd: int) -> None:
+        def killed(stream: io.BytesIO, fd: int) -> None:
             extract(stream, fd)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        layers.extract = killed  # type: ignore[assignment]
+        layers.extract = killed  # type: ignore[assignment, attr-defined]
         unpack(store, image, own)
 
     assert in_child(work).wait() == -signal.SIGKILL
@@ -258,7 +260,7 @@ def killed_while_extracting(store: ImageStore, image: Image, driver_root: str, l
 def test_forgetting_takes_back_what_a_killed_process_left(
     store: ImageStore, archive: Archive, driver_root: str
 ) -> None:
-    image = store.import_rootfs(archive(), "a")
+    image = import_rootfs(store, archive(), "a")
     killed_while_extracting(store, image, driver_root, 0)
     driver = reopen(driver_root)
     assert len(names(driver)) == 1
@@ -291,10 +293,10 @@ def test_a_mount_namespace_that_is_made_meanwhile(
 ) -> None:
     """By anybody, at each layer; it is a copy of all mounts, and in use until the layers are committed and beyond."""
     image = layered(store, archive)
-    extract, mine = layers.extract, os.stat("/proc/self/ns/mnt").st_ino
+    mine = os.stat("/proc/self/ns/mnt").st_ino
     made = []
 
-    def look_on(stream: tape.io.BytesIO, fd: int) -> object:
+    def look_on(stream: io.BytesIO, fd: int) -> object:
         child = subprocess.Popen(["unshare", "-m", "cat"], stdin=subprocess.PIPE)
         made.append(child)
         wait_until(lambda: os.stat(f"/proc/{child.pid}/ns/mnt").st_ino != mine, "there is a namespace")
@@ -353,8 +355,8 @@ def test_killed_before_each_step(
 
 def test_forgetting(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
     """What an image had alone goes; what a container is built on stays until that is gone."""
-    kept = store.import_rootfs(archive(), "kept")
-    gone = store.import_rootfs(archive({"x": "y"}, "b.tar"), "gone")
+    kept = import_rootfs(store, archive(), "kept")
+    gone = import_rootfs(store, archive({"x": "y"}, "b.tar"), "gone")
     for image in (kept, gone):
         unpack(store, image, driver)
     driver.prepare("container", gone.layers[0])
@@ -380,14 +382,14 @@ def test_forgetting_leaves_what_is_not_an_images(store: ImageStore, driver: Snap
 
 def test_an_image_without_layers(store: ImageStore, archive: Archive, driver: Snapshotter) -> None:
     """FROM scratch and a configuration: what is built on it is built on nothing."""
-    image = dataclasses.replace(store.import_rootfs(archive(), "a"), layers=(), blobs=())
+    image = dataclasses.replace(import_rootfs(store, archive(), "a"), layers=(), blobs=())
     assert unpack(store, image, driver) == ""
     assert names(driver) == []
 
 
 def test_an_empty_archive_is_an_empty_tree(store: ImageStore, driver: Snapshotter, tmp_path: Path) -> None:
     (tmp_path / "scratch.tar").write_bytes(bytes(10240))
-    image = store.import_rootfs(str(tmp_path / "scratch.tar"), "scratch")
+    image = import_rootfs(store, str(tmp_path / "scratch.tar"), "scratch")
     assert_content(driver, unpack(store, image, driver), {})
 
 
@@ -395,7 +397,7 @@ def test_every_kind_of_entry_over_a_layer(
     store: ImageStore, archive: Archive, driver: Snapshotter, tmp_path: Path
 ) -> None:
     """Attributes, capabilities, devices, hard links into the layer below, what replaces: as on a plain directory."""
-    below = store.import_rootfs(archive({**ROOTFS, "x": {"deep": {"er": "e"}}, "keep": "k"}, "below.tar"), "below")
+    below = import_rootfs(store, archive({**ROOTFS, "x": {"deep": {"er": "e"}}, "keep": "k"}, "below.tar"), "below")
     capability = bytes.fromhex("0100000200200000000000000000000000000000")
     above = tape.archive(
         tape.directory(b"./", mode=0o711, mtime=5), tape.directory(b"etc/", mode=0o705, uid=3, mtime=77),
@@ -417,7 +419,7 @@ def test_every_kind_of_entry_over_a_layer(
     try:
         for diff_id in image.layers:
             with store.open_blob(diff_id) as stream:
-                layers.extract(stream, fd)
+                extract(stream, fd)
     finally:
         os.close(fd)
     name = unpack(store, image, driver)

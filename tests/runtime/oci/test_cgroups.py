@@ -93,6 +93,7 @@ def test_a_memory_limit_too_small_for_the_start_is_a_sentence(keeper: Keeper, co
 def test_the_cpu_quota_is_in_force(sh: Sh) -> None:
     hierarchy = _hierarchy("cpu")
     resources = {"cpu": {"quota": 5000, "period": 100000, "shares": 512}}
+    files: tuple[str, ...]
     if hierarchy.version == 1:
         files, expected = ("cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.shares"), ["5000", "100000", "512"]
     else:
@@ -213,7 +214,7 @@ def test_the_mark_of_a_group_above_is_there_from_the_first(cgroup: Cgroup, monke
             seen.append(path)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cgroups.os, "mkdir", mkdir)
+    monkeypatch.setattr("runtime.oci.cgroups.os.mkdir", mkdir)
     monkeypatch.setattr(Cgroup, "remove", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         cgroup.create(NONE)
@@ -230,7 +231,8 @@ def test_a_group_that_goes_while_it_is_filled(cgroup: Cgroup, monkeypatch: pytes
     if hierarchy.version == 2:
         pytest.skip("cgroup v2's cpusets need not be filled")
     above = os.path.dirname(hierarchy.mount_point + cgroup.path)
-    real, gone = os.open, []
+    real = os.open
+    gone: list[str] = []
 
     def then_it_goes(path: str, *arguments: int) -> int:
         fd = real(path, *arguments)
@@ -239,7 +241,7 @@ def test_a_group_that_goes_while_it_is_filled(cgroup: Cgroup, monkeypatch: pytes
             gone.append(path)
         return fd
 
-    monkeypatch.setattr(cgroups.os, "open", then_it_goes)
+    monkeypatch.setattr("runtime.oci.cgroups.os.open", then_it_goes)
     cgroup.create(NONE)
     assert gone
 

@@ -171,7 +171,6 @@ def test_a_command_that_is_not_there(keeper: Keeper, config: Make, rootfs: Path,
     with pytest.raises(CommandNotFound) as refusal:
         keeper.run(config(*args))
     assert str(refusal.value) == words
-    assert refusal.value.exit_code == 127
 
 
 @pytest.mark.parametrize(
@@ -194,7 +193,6 @@ def test_a_command_that_cannot_be_executed(
     with pytest.raises(CommandNotExecutable) as refusal:
         keeper.run(config(*args))
     assert str(refusal.value) == words
-    assert refusal.value.exit_code == 126
 
 
 def test_the_command_is_looked_up_with_its_own_path_and_root(keeper: Keeper, config: Make, rootfs: Path) -> None:

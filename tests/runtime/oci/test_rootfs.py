@@ -16,6 +16,7 @@ import pytest
 from runtime.errors import ConfigError, ContainerError
 from runtime.oci import defaults, inroot, options, spec
 from runtime.oci import rootfs as steps
+from runtime.oci.newroot import Work
 from tests.runtime.oci.conftest import Config
 from tests.runtime.oci.keeper import Keeper
 from unionfs.linux import consts
@@ -368,7 +369,7 @@ def test_a_mask_is_never_what_the_image_calls_dev_null(
 def test_a_mask_is_never_another_device(rootfs: Path) -> None:
     """CVE-2025-31133 once more, at the mask itself: what it was handed must be the null device."""
     (rootfs / "secret").write_text("")
-    work = steps.Work()
+    work = Work()
     work.root = inroot.Root(os.open(rootfs, os.O_PATH))
     work.null_fd = os.open("/dev/zero", os.O_PATH)
     with pytest.raises(OSError, match="not the null device"):

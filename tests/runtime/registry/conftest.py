@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from drivers.catalog import open_driver
+from runtime.cli.progress import Lines
 from runtime.errors import ImageError, RegistryError
 from runtime.images.platforms import Platform
 from runtime.images.reference import parse
 from runtime.images.store import ImageStore
 from runtime.registry.access import Access
-from runtime.registry.progress import Lines
 from runtime.registry.pull import Pulled, pull
 from runtime.registry.push import push
 from runtime.registry.retries import Patience

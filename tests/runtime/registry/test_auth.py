@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import RegistryError
+from runtime.registry import login
 from runtime.registry.auth import Authorizer, Challenge, challenges
 from runtime.registry.config import Endpoint, Host, Registries
 from runtime.registry.credentials import Credentials, Login
@@ -347,3 +348,62 @@ def test_a_password_is_seen_nowhere(fresh: Runtime, lying: Callable[..., Server]
     assert done.returncode != 0
     assert "hunter2" not in done.stderr + done.stdout
     assert base64.b64encode(b"me:hunter2").decode() not in done.stderr + done.stdout
+
+
+Lying = Callable[..., Server]
+
+
+class Thief(Honest):
+    """A store that a registry redirects to, and that asks who we are."""
+
+    def do_GET(self) -> None:
+        self.note()
+        if self.path.startswith("/token"):
+            return self.answer(200, b'{"token": "t"}')
+        challenge = f'Bearer realm="http://{self.server.host}/token",service="s"'
+        return self.error(401, "UNAUTHORIZED", "who are you?", WWW_Authenticate=challenge)
+
+
+class Redirects(Honest):
+    def blob(self, digest: str) -> None:
+        self.answer(307, b"", Location=f"{self.server.more['to']}/{digest}")
+
+
+class RedirectsAll(Honest):
+    def do_GET(self) -> None:
+        self.note()
+        self.answer(307, b"", Location=f"{self.server.more['to']}{self.path}")
+
+
+def test_a_password_is_the_registry_s_and_not_whom_it_redirects_to(
+    puller: Puller, lying: Lying, config: Path
+) -> None:
+    """CVE-2020-15157: a 401 of a store behind a redirect named the token server that the password went to."""
+    thief = lying(Thief)
+    registry, front = (lying(handler, to=f"http://{thief.host}") for handler in (Redirects, RedirectsAll))
+    mine = Login("me", "secret")
+    puller.access().credentials.keep(registry.host, mine)
+    puller.refused(f"{registry.host}/x")
+    with pytest.raises(RegistryError):
+        login.check(puller.access(), front.host, mine)
+    assert thief.asked, "they were redirected"
+    assert not [path for path in thief.paths() if path.startswith("/token")]
+    assert not [headers for _, _, headers in thief.asked if "Authorization" in headers]
+
+
+@pytest.mark.parametrize("life", ["1" + "0" * 400, "1e999", "NaN"])
+def test_a_token_that_says_it_lives_for_ever(puller: Puller, lying: Lying, life: str) -> None:
+    class Tokens(Honest):
+        def do_GET(self) -> None:
+            if self.path.startswith("/token"):
+                return self.answer(200, b'{"token": "t", "expires_in": %s}' % life.encode())
+            if "Authorization" not in self.headers:
+                realm = f'Bearer realm="http://{self.server.host}/token",service="s"'
+                return self.error(401, "UNAUTHORIZED", "no", WWW_Authenticate=realm)
+            return super().do_GET()
+
+    name = f"{lying(Tokens).host}/x"
+    if life.isdigit():
+        assert "answers with no token" in puller.refused(name)
+    else:
+        puller.pull(name)

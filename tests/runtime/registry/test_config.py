@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import socket
@@ -13,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import RegistryError
+from runtime.errors import InvalidValue, RegistryError
 from runtime.registry.config import Endpoint, Host, Registries, normal
 from runtime.registry.failures import Answered, Unreachable
 from runtime.registry.proxies import Proxies, Proxy
 from runtime.registry.retries import Patience, retried, retry_after
 from tests.runtime.conftest import Runtime
 from tests.runtime.registry.conftest import Puller, Registry
-from tests.runtime.registry.lying import Honest, Server, made
+from tests.runtime.registry.lying import Honest, Made, Server, digest_of, made
 
 
 def _registries(config: Path, text: str) -> Registries:
@@ -344,3 +345,31 @@ def mumbling() -> Iterator[Callable[[bytes], str]]:
 )  # fmt: skip
 def test_what_is_no_http(puller: Puller, mumbling: Callable[[bytes], str], data: bytes, why: str) -> None:
     assert why in puller.refused(f"{mumbling(data)}/x")
+
+
+Lying = Callable[..., Server]
+
+
+LONG = "a" * 64 + ".example"
+
+
+def test_a_host_that_can_be_none(puller: Puller) -> None:
+    with pytest.raises(InvalidValue, match="is no registry"):
+        puller.pull(f"{LONG}/x")
+
+
+def test_a_mirror_whose_image_is_refused(puller: Puller, lying: Lying, config: Path) -> None:
+    """Its layer is not the one of its diff id; the registry itself has a sound image."""
+    sound = made()
+    content, manifest = json.loads(sound.config), json.loads(sound.manifest)
+    content["rootfs"]["diff_ids"] = ["sha256:" + "0" * 64]
+    data = json.dumps(content).encode()
+    manifest["config"] |= {"digest": digest_of(data), "size": len(data)}
+    bad = Made(
+        json.dumps(manifest).encode(), sound.media_type, data, sound.layers, {**sound.blobs, digest_of(data): data}
+    )
+    mirror, own = lying(Honest, bad), lying(Honest, sound)
+    (config / "registries.toml").write_text(f'[registry."{own.host}"]\nmirrors = ["{mirror.host}"]\n')
+    assert puller.pull(f"{own.host}/x").digest == sound.digest
+    assert f"mirror {mirror.host}: cannot unpack layer" in puller.said.getvalue()
+    assert [image.manifest for image in puller.store.list()] == [sound.digest]

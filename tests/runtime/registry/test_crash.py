@@ -17,10 +17,10 @@ import pytest
 from drivers.api import Mount
 from drivers.catalog import open_driver
 from runtime.errors import ImageError
+from runtime.events import unheard
 from runtime.images.reference import parse
 from runtime.images.store import ImageStore
 from runtime.registry.access import Access
-from runtime.registry.progress import Progress
 from runtime.registry.pull import pull
 from tests.drivers.children import in_child
 from tests.mounting import mounted
@@ -76,7 +76,7 @@ def _pull(place: Path, name: str, dying: int = 0) -> None:
         _die_before(dying)
     driver = open_driver("vfs", str(place / "driver"))
     try:
-        pull(ImageStore(str(place / "images")), Access(os.environ), parse(name), driver, Progress())
+        pull(ImageStore(str(place / "images")), Access(os.environ), parse(name), driver, unheard)
     finally:
         driver.close()
 

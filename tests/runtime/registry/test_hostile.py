@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +15,10 @@ from typing import Any
 import pytest
 
 from runtime.errors import ImageError, RegistryError
+from runtime.events import unheard
 from runtime.images import document
 from runtime.images.reference import parse
 from runtime.registry.credentials import Login
-from runtime.registry.progress import Progress
 from runtime.registry.pull import pull_all
 from tests.runtime.registry.conftest import Puller
 from tests.runtime.registry.lying import CHUNK, Honest, Server, digest_of, made
@@ -395,7 +397,7 @@ def test_tags_come_in_pages(puller: Puller, lying: Lying) -> None:
 def test_tags_that_are_none(puller: Puller, lying: Lying, page: bytes, why: str) -> None:
     server = lying(Tags, pages=[page])
     with pytest.raises((RegistryError, ImageError), match=why):
-        pull_all(puller.store, puller.access(), parse(f"{server.host}/x"), puller.driver, Progress())
+        pull_all(puller.store, puller.access(), parse(f"{server.host}/x"), puller.driver, unheard)
     assert len(server.asked) == 1
 
 
@@ -517,3 +519,52 @@ def test_a_failure_ends_the_other_downloads_at_once(puller: Puller, lying: Lying
     assert "blob unknown" in puller.refused(f"{server.host}/x")
     assert time.monotonic() - began < 10, "the time-out is 30 s"
     assert sorted(puller.left().values())[-2:] == [CHUNK, CHUNK]
+
+
+LONG = "a" * 64 + ".example"
+
+
+class NoAddress(Honest):
+    """Names addresses that are none, by the header that the test asks for."""
+
+    def manifest(self, reference: str) -> None:
+        to = self.server.more["to"]
+        if self.server.more["by"] == "realm":
+            return self.error(401, "UNAUTHORIZED", "no", WWW_Authenticate=f'Bearer realm="{to}",service="s"')
+        return self.answer(307, b"", Location=to)
+
+
+@pytest.mark.parametrize("by", ["Location", "realm"])
+@pytest.mark.parametrize("to", ["http://[::1", "http://[bad]/x", "http://a..b/", f"http://{LONG}/", "http://:80/"])
+def test_an_address_that_is_none(puller: Puller, lying: Lying, by: str, to: str) -> None:
+    """urllib raises ValueError for some of them, and the codec "idna" UnicodeError: internal errors once."""
+    server = lying(NoAddress, by=by, to=to)
+    assert "no web address" in puller.refused(f"{server.host}/x")
+
+
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 100 Continue\r\n\r\n", b"x"], ids=["interim answers", "a header"])
+def test_a_head_without_an_end(puller: Puller, config: Path, piece: bytes) -> None:
+    """Something comes all the time, so no recv(2) ever waits for long."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        host = f"127.0.0.1:{listening.getsockname()[1]}"
+        (config / "registries.toml").write_text(f'[registry."{host}"]\ntimeout = 0.2\n')
+
+        def serve() -> None:
+            for _ in range(5):  # as often as it is tried
+                connection, _ = listening.accept()
+                with connection, pytest.raises(OSError):
+                    connection.recv(65536)
+                    connection.sendall(b"" if piece.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\nX: ")
+                    while not stop.wait(0.001):
+                        connection.sendall(piece)
+                    raise OSError
+
+        stop = threading.Event()
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            assert "does not answer within 0.2 seconds" in puller.refused(f"{host}/x")
+            assert len(puller.pauses) == 4
+        finally:
+            stop.set()
+            server.join()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.registry.progress import Screen, _bar
 from tests.runtime.conftest import Runtime, Terminal
 from tests.runtime.registry.conftest import Registry
 from tests.runtime.registry.lying import Honest, Server, made
@@ -139,22 +137,3 @@ def _screen(drawn: str) -> list[str]:
         if end:
             lines.append("")
     return [line for line in lines if line]
-
-
-def test_more_layers_than_rows() -> None:
-    """Only the last are drawn: what has scrolled away cannot be drawn anew."""
-    stream = io.StringIO()
-    screen = Screen(stream)
-    for number in range(100):
-        screen.state(f"{number}", "Pulling fs layer")
-    screen.say("Digest: x")
-    assert all(int(up) <= 23 for up in re.findall(r"\x1b\[(\d+)A", stream.getvalue()))
-    assert stream.getvalue().endswith("99: Pulling fs layer\n")
-
-
-def test_bars() -> None:
-    assert _bar(0, 0) == f"[{'=' * 50}]  0B/0B"
-    assert _bar(0, 1000) == f"[>{' ' * 49}]  0B/1kB"
-    assert _bar(500, 1000) == f"[{'=' * 25}>{' ' * 24}]  500B/1kB"
-    assert _bar(123456789, 123456789) == f"[{'=' * 50}]  123.5MB/123.5MB"
-    assert _bar(5 * 10**12, 10**13) == f"[{'=' * 25}>{' ' * 24}]  5TB/10TB"

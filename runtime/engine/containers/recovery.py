@@ -1,0 +1,83 @@
+"""What a killed process or a power cut left behind, taken back by whichever command comes next.
+
+A container in a status which some process must be working on, or with a run directory, while nobody holds its lock, was
+left by one that died. Taking its lock makes this process the one at work.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from functools import partial
+
+from drivers.errors import DriverError
+from runtime.engine.containers import release
+from runtime.engine.containers.container import Container
+from runtime.engine.installation import Installation
+from runtime.engine.state import State, Status
+from runtime.errors import NoSuchContainer, RuntimeFault, step
+
+# The exit codes of containers that nobody saw the end of: as killed, and docker's for "the machine went down".
+_KILLED = 137
+_WENT_DOWN = 255
+
+
+def recover(installation: Installation) -> None:
+    """Bring every container that was left behind to rest.
+
+    One that cannot be (a full disk, a snapshot that someone uses) is left as it is: a verb that is about it says why.
+    What is removed here was never to stay (it never ran, or runs with --rm), or was being removed by a process that was
+    killed. A removal that has failed and said so is not among it (release.discard), nor is what is damaged.
+    """
+    paths = installation.paths
+    with step(f"use the directories {paths.root} and {paths.state}"):
+        containers = installation.containers
+        containers.sweep()
+        if _settle_all(installation, containers.unsettled()):
+            release.leases(installation)
+
+
+def _settle_all(installation: Installation, unsettled: Iterable[Container]) -> bool:
+    """Whether there was anything to do."""
+    lost = False
+    for container in unsettled:
+        try:
+            lock = container.lock()
+        except NoSuchContainer:
+            continue  # removed between our look and now
+        if lock is None:
+            continue
+        try:
+            lost |= _settle(installation, container)
+        except (RuntimeFault, DriverError, OSError):
+            continue
+        finally:
+            os.close(lock)
+    return lost
+
+
+def _settle(installation: Installation, container: Container) -> bool:
+    """Whether there was anything to do."""
+    found = container.state()
+    up = os.path.exists(container.run_directory)
+    if found.status is Status.EXITED and not up:
+        return False  # its shim has ended between our look and now
+    killed = found.oom_killed or release.oom_killed(container)
+    trouble = release.attempt([release.processes, partial(release.endpoint, installation)], container)
+    if found.status is Status.DEAD:
+        container.tidy()
+    elif found.status in (Status.RUNNING, Status.EXITED) and not container.config.remove:
+        container.rest(_final(found, up, trouble)._replace(oom_killed=killed))
+    else:
+        release.discard(installation, container, after_crash=True)
+    return True
+
+
+def _final(found: State, up: bool, trouble: str) -> State:
+    """How a container ended whose shim did not live to record it; `up`: its run directory is still there."""
+    if found.status is Status.EXITED:
+        return found
+    code, cause = (_KILLED, "its shim was killed") if up else (_WENT_DOWN, "the machine went down")
+    error = "; ".join(filter(None, [cause, trouble]))
+    return found.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=code, error=error)

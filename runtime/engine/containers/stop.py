@@ -1,0 +1,56 @@
+"""Ending a running container: asked first, then killed."""
+
+from __future__ import annotations
+
+import signal
+
+from runtime.engine.containers.container import Container
+from runtime.engine.containers.recovery import recover
+from runtime.engine.installation import Installation
+from runtime.engine.processes import Process
+from runtime.engine.watch import connect
+from runtime.errors import ContainerError, StateError
+
+_ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its shim
+
+# After SIGKILL a container ends as soon as the kernel lets its processes go; whoever waits longer waits for a disk.
+_AFTER_KILL = 30.0
+_GIVING_BACK = 30.0  # and so long its shim may take then
+
+
+def stop(installation: Installation, container: Container, *, number: int, patience: float | None) -> None:
+    """Send `number`, and SIGKILL after `patience` seconds (None: never). Back when everything is given back.
+
+    A container that is not running is left as it is. Raises StateError when even SIGKILL does not end it, or its shim
+    does not answer: its processes are killed then all the same.
+    """
+    watch = connect(container)
+    if watch is None:
+        return
+    with watch:
+        watch.signal(number)
+        if not watch.ended(patience):
+            watch.signal(signal.SIGKILL)
+            if not watch.ended(_ANSWER):
+                name = container.config.name
+                if not _kill(container):
+                    raise StateError(f"the container {name} does not end: a process of it waits in the kernel")
+                if not watch.ended(_GIVING_BACK):
+                    raise StateError(f"the process that keeps {name} does not answer")
+    # A shim that was killed in the meantime ends the line as well, and leaves the work to us.
+    recover(installation)
+
+
+def _kill(container: Container) -> bool:
+    """Kill the first process ourselves, and the others with it; whether it has ended. Its shim may be stopped."""
+    from runtime.oci import container as oci
+
+    pid, spec = container.state().pid, container.running_spec()
+    if not pid or spec is None:
+        return True
+    try:
+        with Process(pid) as init:
+            oci.kill(pid, signal.SIGKILL, spec=spec)  # which looks whether it is the container's
+            return init.ended(_AFTER_KILL)
+    except (ProcessLookupError, ContainerError):
+        return True

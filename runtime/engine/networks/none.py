@@ -1,0 +1,35 @@
+"""The network `none`: a network namespace with only its loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from runtime.engine.networks import files
+from runtime.engine.networks.network import Endpoint
+from runtime.engine.networks.sandbox import Sandbox
+
+
+class NoneNetwork:
+    """Nothing but the loopback. It keeps nothing on disk."""
+
+    name = "none"
+
+    def __init__(self, root: str) -> None:
+        """Nothing is kept below `root`."""
+
+    def attach(self, pid: int, container_id: str) -> Endpoint | None:
+        with Sandbox(pid) as sandbox:
+            sandbox.loopback_up()
+        return None
+
+    def detach(self, container_id: str) -> None:
+        """Nothing is outside the namespace."""
+
+    def cleanup(self, live_ids: Collection[str]) -> None:
+        """Nothing is outside the namespaces."""
+
+    def resolv(self) -> str:
+        return files.resolv()
+
+    def hosts(self, hostname: str, endpoint: Endpoint | None) -> str:
+        return files.hosts(hostname)

@@ -1,0 +1,104 @@
+"""What the kernel refuses is told with what was tried: a path and an error's text alone help nobody."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.runtime import dying_shim
+from tests.runtime.conftest import PATIENCE, Runtime
+
+pytestmark = pytest.mark.needs("root")
+
+# The command line with one call refused by the kernel, in its own process, or another program for its shim.
+_REFUSED = """
+import sys
+from importlib import import_module
+from runtime.engine import start
+from tests.runtime import dying_shim
+where, what = sys.argv[1:3]
+if where == "shim":
+    start._PROGRAM = dying_shim.__file__
+else:
+    place, _, name = what.rpartition(".")
+    module, _, inside = place.partition(":")
+    owner = import_module(module)
+    owner = getattr(owner, inside) if inside else owner
+    assert hasattr(owner, name)
+    setattr(owner, name, dying_shim.refuse)
+from runtime.cli import command
+sys.exit(command(sys.argv[3:]))
+"""
+
+RUN = [
+    ("client", "runtime.oci.sealed.seal", "start a shim"),
+    ("client", "runtime.engine.paths:Paths.keep_private", "use the directories {root} and {state}"),
+    ("client", "drivers.catalog.open_driver", "open the storage driver vfs"),
+    ("client", "runtime.engine.containers.create.unpack", "unpack the image box"),
+    ("client", "runtime.engine.records.keep", "record the container"),
+    ("client", "drivers.graph.snapshotter:GraphSnapshotter.prepare", "prepare its root file system"),
+    ("shim", "runtime.engine.shim.main._listen", "make its run directory"),
+    ("shim", "runtime.engine.shim.main.Writer", "open its log"),
+    ("shim", "runtime.engine.shim.life.open_tree", "mount the root file system"),
+    ("shim", "runtime.engine.containers.accounts.lookup", "look its user up"),
+    ("shim", "runtime.engine.shim.life.EtcFiles", "make its files of /etc"),
+    ("shim", "runtime.engine.shim.life.pipes", "create the container"),
+    ("shim", "runtime.engine.networks.sandbox:Sandbox.loopback_up", "connect it to the network none"),
+    ("shim", "runtime.engine.shim.life.keep", "record that it runs"),
+]
+
+
+def refused(runtime: Runtime, where: str, call: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _REFUSED, where, call, *runtime.command(*words)[3:]]
+    return subprocess.run(
+        command, env={**os.environ, dying_shim.REFUSED: call}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=2 * PATIENCE,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def vfs(installation: Runtime, deadline: None) -> Iterator[Runtime]:
+    runtime = installation.on("vfs")
+    yield runtime
+    left = runtime.ids()
+    if left:
+        runtime("rm", "-f", *left)
+    assert not left
+
+
+@pytest.mark.parametrize(("where", "call", "step"), RUN, ids=[step for _, _, step in RUN])
+def test_a_step_of_run(vfs: Runtime, where: str, call: str, step: str) -> None:
+    done = refused(vfs, where, call, "run", "--network=none", "box", "true")
+    tried = step.format(root=vfs.root, state=vfs.state)
+    assert (done.returncode, done.stderr) == (125, f"runtime: cannot {tried}: /: Invalid argument\n")
+
+
+def test_what_fails_at_the_end(vfs: Runtime) -> None:
+    words = ("run", "--network=none", "--name=ends", "box", "sh", "-c", "exit 3")
+    for call, step in (
+        ("runtime.engine.containers.container:Container.rest", "record how it ended"),
+        ("runtime.oci.container.delete", "end its processes"),
+    ):
+        done = refused(vfs, "shim", call, *words)
+        assert (done.returncode, done.stderr) == (3, f"runtime: cannot {step}: /: Invalid argument\n")
+        vfs("rm", "ends")
+
+
+def test_other_verbs(vfs: Runtime) -> None:
+    name = vfs("run", "-d", "--network=none", "--name=runs", "box", "sleep", "600").strip()
+    try:
+        for call, words, code, says in (
+            ("runtime.oci.parent.spawn", ("exec", name, "true"), 125, "cannot start the command"),
+            ("drivers.diff.changes", ("diff", name), 1, "diff failed"),
+            ("runtime.engine.containers.release.discard", ("rm", "-f", "runs"), 1, "rm runs failed"),
+            ("runtime.engine.containers.store:ContainerStore._ids", ("ps",), 1, "cannot use the directories"),
+        ):
+            done = refused(vfs, "client", call, *words)
+            assert (done.returncode, done.stderr.count("\n")) == (code, 1), done
+            assert done.stderr.startswith(f"runtime: {says}") and done.stderr.endswith(": /: Invalid argument\n"), done
+    finally:
+        vfs("rm", "-f", name)
