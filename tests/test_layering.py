@@ -51,9 +51,10 @@ _RUNTIME = {
         *_BELOW, "drivers.archive", "drivers.diff", "runtime.images", "runtime.registry", "runtime.oci",
         "runtime.engine.network",
     },
+    "runtime.client": {*_BELOW, "runtime.engine"},
     "runtime.cli": {
         *_BELOW, "drivers.archive", "drivers.diff", "runtime.images", "runtime.registry", "runtime.oci",
-        "runtime.engine",
+        "runtime.engine", "runtime.client",
     },
     "runtime.__main__": {"runtime.cli"},
 }  # fmt: skip
@@ -66,7 +67,6 @@ CIRCLES = {
     ("unionfs.union.branch", "unionfs.union.directories", "unionfs.union.identity", "unionfs.union.nodes",
      "unionfs.union.whiteout"),
     ("unionfs.union.order", "unionfs.union.stack"),
-    ("runtime.engine.attach", "runtime.engine.start", "runtime.engine.waiting"),
 }  # fmt: skip
 SERVING = ("pyfuse3", "trio")
 THIRD_PARTY = {"pyfuse3", "trio"}

@@ -37,7 +37,7 @@ def main(given: Given, settings: Settings) -> int:
     conceal(given.values("env"))
     store = settings.store()
 
-    from runtime.engine.exec import ExecOptions, execute
+    from runtime.client.exec import ExecOptions, execute
 
     wish = ExecOptions(
         command=tuple(command),

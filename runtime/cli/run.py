@@ -42,17 +42,17 @@ def main(given: Given, settings: Settings) -> int:
     if wish.terminal and wish.stdin and not detach and not os.isatty(0):
         raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
 
-    from runtime.engine.run import running
-    from runtime.engine.terminal import window
+    from runtime.client.run import running
+    from runtime.client.terminal import window
 
     size = window(1) if wish.terminal else (0, 0)
     with running(settings.paths, settings.storage, wish, size, debug=settings.debug) as (container, shim):
         if detach:
             print(container.id)
             return 0
-        from runtime.engine import attach
+        from runtime.client.foreground import foreground
 
-        ended = attach.foreground(shim, stdin=wish.stdin, wants_terminal=wish.terminal)
+        ended = foreground(shim, stdin=wish.stdin, wants_terminal=wish.terminal)
         shim.wait()
         if ended.trouble:
             print(f"runtime: {ended.trouble}", file=sys.stderr)

@@ -39,7 +39,10 @@ Process = Callable[[], dict[str, Any]]
 class Kept:
     """A process in a container, seen from the client. `pidfd` becomes readable when it has ended."""
 
-    def __init__(self, channel: socket.socket, keeper: int, pidfd: int, console: int | None) -> None:
+    def __init__(
+        self, channel: socket.socket, keeper: int, pidfd: int, console: int | None, answered: waiting.Answered
+    ) -> None:
+        self._answered = answered
         self.pidfd, self.console = pidfd, console
         self._channel, self._keeper = channel, keeper
 
@@ -56,7 +59,7 @@ class Kept:
         """
         splitter = frames.Splitter()
         try:
-            while waiting.answered(self._channel.fileno(), _ANSWER):
+            while self._answered(self._channel.fileno(), _ANSWER):
                 received = frames.receive(self._channel, splitter)
                 if received is None:
                     return 128 + signal.SIGKILL
@@ -75,7 +78,9 @@ class Kept:
         os.close(self.pidfd)
 
 
-def keep(pid: int, process: Process, *, spec: dict[str, Any], theirs: Stdio | None, ours: Ends) -> Kept:
+def keep(
+    pid: int, process: Process, *, spec: dict[str, Any], theirs: Stdio | None, ours: Ends, answered: waiting.Answered
+) -> Kept:
     """Run what `process` gives in the container whose first process is `pid`, on the ends `theirs` of its streams.
 
     Raises what `process`, exec_process and its start raise, and ContainerError when that takes too long or a signal
@@ -89,7 +94,7 @@ def keep(pid: int, process: Process, *, spec: dict[str, Any], theirs: Stdio | No
         _keep(other, pid, process, spec, theirs)
     other.close()
     try:
-        if not waiting.answered(channel.fileno(), _PATIENCE):
+        if not answered(channel.fileno(), _PATIENCE):
             channel.close()
             waiting.collect(keeper, _END)
             raise errors.ContainerError(
@@ -106,7 +111,7 @@ def keep(pid: int, process: Process, *, spec: dict[str, Any], theirs: Stdio | No
     except BaseException:
         channel.close()
         raise
-    return Kept(channel, keeper, descriptors[0], descriptors[1] if len(descriptors) > 1 else None)
+    return Kept(channel, keeper, descriptors[0], descriptors[1] if len(descriptors) > 1 else None, answered)
 
 
 def _fault(frame: frames.Frame) -> errors.RuntimeFault:

@@ -28,7 +28,8 @@ class Shim:
     `received` holds frames that have come and nobody has looked at yet.
     """
 
-    def __init__(self, *, debug: bool = False) -> None:
+    def __init__(self, *, debug: bool = False, answered: waiting.Answered = waiting.answered) -> None:
+        self._answered = answered
         self.sock, theirs = socket.socketpair()
         self._splitter = frames.Splitter()
         self.received: list[Frame] = []
@@ -68,7 +69,7 @@ class Shim:
         """Return when the container's command runs. Raises the fault that it met instead; ShimLost also when that takes
         too long or a signal comes meanwhile, which then has its effect: the shim is killed."""
         while not self.received:
-            if not waiting.answered(self.sock.fileno(), _PATIENCE):
+            if not self._answered(self.sock.fileno(), _PATIENCE):
                 os.kill(self._pid, signal.SIGKILL)
                 raise errors.ShimLost(
                     f"the container has not been started within {_PATIENCE:g} seconds: its shim does not answer"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
+import termios
 
 from runtime.oci.container import Stdio
 from unionfs.linux import consts
@@ -42,6 +44,11 @@ class Ends:
         if self._peer >= 0:
             os.close(self._peer)
         self.console = self.stdin = self.stdout = self.stderr = self._peer = -1
+
+
+def resize(console: int, rows: int, columns: int) -> None:
+    """Set a terminal's size; the processes in front hear of it by SIGWINCH."""
+    fcntl.ioctl(console, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def pipes(*, stdin: bool) -> tuple[Stdio, Ends]:

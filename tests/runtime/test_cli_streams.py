@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shlex
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine.attach import Output
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, Terminal, kill, wait_until
 
 RUN = ("run", "--rm", "--network=none")
@@ -63,31 +61,6 @@ def test_a_slow_reader_slows_the_container(runtime: Runtime, tmp_path: Path) -> 
         process.stdout.read()
         assert process.wait() == 9
     assert not (tmp_path / "all").exists()
-
-
-def test_a_pipe_is_filled_at_once() -> None:
-    """As far as it goes, without waiting, and without a word to who else writes to it."""
-    reader, writer = os.pipe()
-    try:
-        room = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
-        output = Output(writer)
-        output.add(bytes(range(256)) * (2 * room // 256))
-        assert len(output.queue) == room
-        output.write()
-        assert len(output.queue) == room
-        assert os.read(reader, room) == bytes(range(256)) * (room // 256)
-        output.drain()
-        assert not output.queue
-        assert os.read(reader, room) == bytes(range(256)) * (room // 256)
-        assert os.get_blocking(writer)
-        output.close()
-        os.close(writer)
-        writer = -1
-        assert os.read(reader, 1) == b""
-    finally:
-        for fd in (reader, writer):
-            if fd >= 0:
-                os.close(fd)
 
 
 def test_what_a_container_logged_is_shown_much_at_a_time(runtime: Runtime) -> None:

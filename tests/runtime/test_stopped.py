@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runtime.engine import leaving, waiting
+from runtime.engine import leaving
 from runtime.errors import StateError
 from runtime.oci.cgroups import Cgroup
 from tests.runtime.conftest import PATIENCE, Runtime, wait_until
@@ -189,32 +188,6 @@ def test_a_container_whose_shim_is_stopped(runtime: Runtime) -> None:
 
 
 # -- The waits themselves --
-
-
-def test_an_answer_and_signals_that_come_before_it() -> None:
-    """They are kept for what they are for."""
-    heard = []
-    before = {number: signal.signal(number, lambda n, _: heard.append(n)) for number in (signal.SIGTERM, signal.SIGHUP)}
-    reader, writer = os.pipe()
-    try:
-        assert not waiting.answered(reader, 0.01) and heard == []
-        os.kill(os.getpid(), signal.SIGHUP)
-        heard.clear()
-        from runtime.engine.attach import held
-
-        with held():
-            os.kill(os.getpid(), signal.SIGTERM)
-            started = time.monotonic()
-            assert not waiting.answered(reader, 600.0)
-            assert time.monotonic() - started < 300 and heard == []
-            os.write(writer, b"x")
-            assert waiting.answered(reader, 600.0) and heard == []
-        assert heard == [signal.SIGTERM]
-    finally:
-        os.close(reader)
-        os.close(writer)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def test_what_does_not_answer_is_named() -> None:

@@ -13,10 +13,10 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
-from runtime.engine import frames, terminal
+from runtime.engine import frames
 from runtime.engine.frames import Frame, Splitter
 from runtime.engine.logs import Writer
-from runtime.engine.stdio import Ends
+from runtime.engine.stdio import Ends, resize
 
 
 class Caller:
@@ -247,4 +247,4 @@ class Streams:
 
     def _resize(self, rows: int, columns: int) -> None:
         if self._ends.console >= 0:
-            terminal.resize(self._ends.console, rows, columns)
+            resize(self._ends.console, rows, columns)

@@ -10,12 +10,15 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-from runtime.engine import accounts, frames, processes, records, spec, terminal
-from runtime.engine.attach import Output, held, signals
+from runtime.client import terminal
+from runtime.client.output import Output
+from runtime.client.signals import held, signals
+from runtime.client.waiting import answered
+from runtime.engine import accounts, frames, processes, records, spec
 from runtime.engine.containers import Container
 from runtime.engine.keeper import Kept, Process, keep
 from runtime.engine.state import Status
-from runtime.engine.stdio import Ends, pipes
+from runtime.engine.stdio import Ends, pipes, resize
 from runtime.errors import StateError
 
 
@@ -54,12 +57,12 @@ def execute(container: Container, options: ExecOptions) -> int:
 
 def _start(pid: int, process: Process, whole: dict[str, Any], options: ExecOptions) -> tuple[Kept, Ends]:
     if options.terminal:
-        kept = keep(pid, process, spec=whole, theirs=None, ours=Ends())
+        kept = keep(pid, process, spec=whole, theirs=None, ours=Ends(), answered=answered)
         assert kept.console is not None
         return kept, Ends(console=kept.console)
     theirs, ends = pipes(stdin=options.stdin)
     try:
-        return keep(pid, process, spec=whole, theirs=theirs, ours=ends), ends
+        return keep(pid, process, spec=whole, theirs=theirs, ours=ends, answered=answered), ends
     except BaseException:
         ends.close()
         raise
@@ -111,7 +114,7 @@ def _not_running(container: Container) -> StateError:
 
 
 def _relay(child: Kept, ends: Ends, caught: int, *, stdin: bool) -> tuple[int, tuple[Output, Output]]:
-    """Between our streams and the process's until it ends; as in attach.py nothing but poll waits.
+    """Between our streams and the process's until it ends; as in foreground.py nothing but poll waits.
 
     The exit code, and what is still to be written.
 
@@ -189,4 +192,4 @@ def _pass_on(numbers: bytes, child: Kept) -> None:
         if number != signal.SIGWINCH:
             child.kill(number)
         elif child.console is not None and (size := terminal.window(1)) != (0, 0):
-            terminal.resize(child.console, *size)
+            resize(child.console, *size)

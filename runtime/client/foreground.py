@@ -6,116 +6,18 @@ keep a signal from being passed on.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from typing import NamedTuple
 
-from runtime.engine import frames, terminal
+from runtime.client import terminal
+from runtime.client.output import Output
+from runtime.client.signals import PASSED_ON, signals
+from runtime.engine import frames
 from runtime.engine.start import Shim
 from runtime.errors import ShimLost
-from unionfs.linux import files
-
-# All that a process can catch, but what is about this process alone, and what stops and continues it: the shell's
-# job control acts on the client, as the container is not its job.
-NOT_PASSED_ON = frozenset({
-    signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH, signal.SIGTSTP,
-    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
-    signal.SIGTRAP, signal.SIGABRT, signal.SIGSYS, signal.SIGPROF, signal.SIGVTALRM, signal.SIGXCPU, signal.SIGXFSZ,
-})  # fmt: skip
-PASSED_ON = frozenset(signal.valid_signals() - NOT_PASSED_ON)
-
-
-@contextmanager
-def held() -> Iterator[None]:
-    """Signals that come within the block take effect after it, or in a block of `signals` within it.
-
-    For the time between giving a container its start and being able to pass signals on to it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def signals() -> Iterator[int]:
-    """A descriptor to read numbers of signals from, instead of their effect, within the block."""
-    receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    # What we were started to ignore, as by nohup, is not the container's either.
-    caught = {number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN} | {signal.SIGWINCH}
-    before = {number: signal.signal(number, lambda *_: None) for number in caught}
-    wakeup = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
-    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
-    try:
-        yield receiver
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        os.close(receiver)
-        os.close(sender)
-
-
-class Output:
-    """One of our output streams: a queue that is written as far as the stream takes it without waiting."""
-
-    # POSIX: a pipe that polls writable takes this many bytes at once.
-    PIPE_BUF = 4096
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.queue = bytearray()
-        self._closed = False
-        self._own, self._step = fd, self.PIPE_BUF
-        try:
-            kind, flags = os.fstat(fd).st_mode, fcntl.fcntl(fd, fcntl.F_GETFL)
-            if stat.S_ISREG(kind) or flags & os.O_NONBLOCK:
-                self._step = frames.CHUNK
-            elif stat.S_ISFIFO(kind) and flags & os.O_ACCMODE != os.O_RDONLY:
-                # Opened anew a pipe says itself how much it takes: whoever else has this one is not to be told EAGAIN.
-                with suppress(OSError):
-                    self._own, self._step = files.reopen(fd, os.O_WRONLY), frames.CHUNK
-        except OSError:
-            self._closed = True
-
-    def add(self, data: bytes) -> None:
-        """Queue it, and write what can be written without asking first."""
-        if not self._closed:
-            self.queue += data
-            if self._step == frames.CHUNK:
-                self.write()
-
-    def write(self) -> None:
-        try:
-            with memoryview(self.queue)[: self._step] as piece:
-                written = os.write(self._own, piece)
-            del self.queue[:written]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._closed = True  # nobody reads it (`| head`), or its disk is full: the container goes on
-            self.queue.clear()
-
-    def drain(self) -> None:
-        """Write all, waiting for the reader."""
-        while self.queue:
-            poll = select.poll()
-            poll.register(self.fd, select.POLLOUT)
-            poll.poll()
-            self.write()
-
-    def close(self) -> None:
-        """Let go of what is not the caller's."""
-        if self._own != self.fd:
-            os.close(self._own)
-            self._own = self.fd
 
 
 class Ended(NamedTuple):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from runtime.client.signals import held
+from runtime.client.waiting import answered
 from runtime.engine.containers import Container
 from runtime.engine.options import RunOptions
 from runtime.engine.paths import Paths
@@ -24,10 +26,9 @@ def running(
     there is no container then.
     """
     with step("start a shim"):
-        shim = Shim(debug=debug)  # it loads its modules while we load ours
+        shim = Shim(debug=debug, answered=answered)  # it loads its modules while we load ours
     started = False
     try:
-        from runtime.engine.attach import held
         from runtime.engine.create import create
         from runtime.engine.recover import recovered
 
