@@ -36,12 +36,12 @@ class ExecOptions(NamedTuple):
 def execute(container: Container, options: ExecOptions) -> int:
     """Run the command to its end; its exit code. Raises RuntimeFault or OSError."""
     with _init_of(container) as init:
-        whole = records.read(f"{container.run_directory}/spec.json")
+        whole = records.read(f"{container.run_directory}/config.json")
         if whole is None or init.ended(0):
             raise _not_running(container)
         process = partial(configure, container, whole["process"], options, f"/proc/{init.pid}/root")
         with held(), ExitStack() as opened:
-            child, ends = _start(init.pid, process, whole, options)
+            child, ends = _start(container.run_directory, process, options)
             opened.callback(child.close)
             opened.callback(ends.close)
             caught = opened.enter_context(signals())
@@ -55,14 +55,14 @@ def execute(container: Container, options: ExecOptions) -> int:
         return code
 
 
-def _start(pid: int, process: Process, whole: dict[str, Any], options: ExecOptions) -> tuple[Kept, Ends]:
+def _start(directory: str, process: Process, options: ExecOptions) -> tuple[Kept, Ends]:
     if options.terminal:
-        kept = keep(pid, process, spec=whole, theirs=None, ours=Ends(), answered=answered)
+        kept = keep(directory, process, theirs=None, ours=Ends(), answered=answered)
         assert kept.console is not None
         return kept, Ends(console=kept.console)
     theirs, ends = pipes(stdin=options.stdin)
     try:
-        return keep(pid, process, spec=whole, theirs=theirs, ours=ends, answered=answered), ends
+        return keep(directory, process, theirs=theirs, ours=ends, answered=answered), ends
     except BaseException:
         ends.close()
         raise

@@ -134,8 +134,8 @@ class Container(NamedTuple):
         except FileNotFoundError:
             return
         with suppress(OSError):  # busy: it stays, and with it the sign that there is something to give back
-            if "state.json" in names:
-                os.unlink(f"{self.run_directory}/state.json")  # first: it goes before the one in `directory`
+            if state.RUNNING_RECORD in names:  # first: it goes before the one in `directory`
+                os.unlink(f"{self.run_directory}/{state.RUNNING_RECORD}")
             if "rootfs" in names:
                 os.rmdir(self.rootfs)
             shutil.rmtree(self.run_directory)

@@ -19,6 +19,7 @@ asks it is done on the keeper's side, and the client waits for the keeper with a
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -27,7 +28,9 @@ from typing import Any, NoReturn
 from runtime import errors
 from runtime.engine import frames, waiting
 from runtime.engine.stdio import Ends
-from runtime.oci.container import Stdio, exec_process
+from runtime.oci import container as oci
+from runtime.oci.container import Stdio
+from runtime.oci.process import Init
 
 _PATIENCE = 60.0  # seconds for a command to be started
 _ANSWER = 60.0  # and, when it has ended, for the keeper to say how
@@ -79,11 +82,11 @@ class Kept:
 
 
 def keep(
-    pid: int, process: Process, *, spec: dict[str, Any], theirs: Stdio | None, ours: Ends, answered: waiting.Answered
+    directory: str, process: Process, *, theirs: Stdio | None, ours: Ends, answered: waiting.Answered
 ) -> Kept:
-    """Run what `process` gives in the container whose first process is `pid`, on the ends `theirs` of its streams.
+    """Run what `process` gives in the container of that run directory, on the ends `theirs` of its streams.
 
-    Raises what `process`, exec_process and its start raise, and ContainerError when that takes too long or a signal
+    Raises what `process` and oci raise, and ContainerError when that takes too long or a signal
     comes meanwhile, which then has its effect. The calling process must have one thread.
     """
     channel, other = socket.socketpair()
@@ -91,7 +94,7 @@ def keep(
     if keeper == 0:
         channel.close()
         ours.close()  # its end of the input would keep the input from ending
-        _keep(other, pid, process, spec, theirs)
+        _keep(other, directory, process, theirs)
     other.close()
     try:
         if not answered(channel.fileno(), _PATIENCE):
@@ -119,12 +122,11 @@ def _fault(frame: frames.Frame) -> errors.RuntimeFault:
     return errors.by_name(told["fault"], told["message"])
 
 
-def _keep(channel: socket.socket, pid: int, process: Process, spec: dict[str, Any], theirs: Stdio | None) -> NoReturn:
+def _keep(channel: socket.socket, directory: str, process: Process, theirs: Stdio | None) -> NoReturn:
     try:
         os.setsid()
         with errors.step("start the command"):
-            child = exec_process(pid, process(), spec=spec, stdio=theirs, hangup=channel.fileno())
-            child.start()
+            child = _started(directory, process(), theirs, channel.fileno())
         given = [child.pidfd] if child.console is None else [child.pidfd, child.console]
         socket.send_fds(channel, [frames.pack(frames.STARTED)], given)
         # Who reads what we hold open need not wait for us: the streams, the terminal and the client's own.
@@ -137,3 +139,30 @@ def _keep(channel: socket.socket, pid: int, process: Process, spec: dict[str, An
         channel.send(frames.pack_json(frames.FAULT, {"fault": type(fault).__name__, "message": str(fault)}))
     finally:
         os._exit(0)
+
+
+def _started(directory: str, process: dict[str, Any], theirs: Stdio | None, hangup: int) -> Init:
+    """The process, running; given up when `hangup` can be read before."""
+    birth = oci.join(directory, process, stdio=theirs)
+    child = None
+    try:
+        while child is None:
+            _hear(birth.fileno(), hangup)
+            child = birth.advance()
+        init = Init(child)
+        init.begin()
+        _hear(init.fileno(), hangup)
+        init.started()
+        return init
+    finally:
+        if child is None:
+            birth.give_up()
+        birth.reap()
+
+
+def _hear(fd: int, hangup: int) -> None:
+    poll = select.poll()
+    for one in (fd, hangup):
+        poll.register(one, select.POLLIN)
+    if fd not in {ready for ready, _ in poll.poll()}:
+        raise errors.ContainerError("the process is not wanted any more")

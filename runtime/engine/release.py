@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from drivers.errors import DriverError, NotFound
-from runtime.engine import records
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.paths import Paths
 from runtime.errors import RuntimeFault, sentence, step
@@ -25,12 +24,10 @@ if TYPE_CHECKING:
 
 def processes(container: Container) -> None:
     """Kill what is left in the container's cgroups, and remove them."""
-    spec = records.read(f"{container.run_directory}/spec.json")
-    if spec is not None:
-        from runtime.oci.container import delete
+    from runtime.oci.container import delete
 
-        with step("end its processes"):
-            delete(spec)
+    with step("end its processes"):
+        delete(container.run_directory)
 
 
 def oom_killed(container: Container) -> bool:

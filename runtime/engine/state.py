@@ -22,6 +22,9 @@ from typing import NamedTuple
 from runtime.engine import records
 from runtime.errors import DamagedRecord, StateError
 
+# The first lies beside oci's state.json.
+RUNNING_RECORD, RESTING_RECORD = "status.json", "state.json"
+
 
 class Status(enum.Enum):
     CREATING = "creating"
@@ -67,27 +70,36 @@ class State(NamedTuple):
 
 def save(directory: str, state: State) -> None:
     """Record it in a directory below --state."""
-    records.write(os.path.join(directory, "state.json"), _record(state))
+    records.write(os.path.join(directory, RUNNING_RECORD), _record(state))
 
 
 def keep(directory: str, state: State) -> None:
     """Record it in a directory below --root, durably."""
-    records.keep(os.path.join(directory, "state.json"), _record(state))
+    records.keep(os.path.join(directory, RESTING_RECORD), _record(state))
 
 
 def _record(state: State) -> dict[str, object]:
     return {**state._asdict(), "status": state.status.value}
 
 
-def load(*directories: str) -> State | None:
-    """The state recorded in the first of `directories` that has a whole one; None where there is none at all.
+def load(running: str, resting: str) -> State | None:
+    """The state recorded below --state, in `running`, or else below --root, in `resting`; None where there is none.
 
     Raises DamagedRecord where there are only damaged ones.
     """
+    return _first_whole(os.path.join(running, RUNNING_RECORD), os.path.join(resting, RESTING_RECORD))
+
+
+def rested(resting: str) -> State | None:
+    """The state recorded below --root; None where there is none. Raises DamagedRecord."""
+    return _first_whole(os.path.join(resting, RESTING_RECORD))
+
+
+def _first_whole(*paths: str) -> State | None:
     damaged: DamagedRecord | None = None
-    for directory in directories:
+    for path in paths:
         try:
-            found = records.fields(os.path.join(directory, "state.json"), State)
+            found = records.fields(path, State)
         except DamagedRecord as error:
             damaged = damaged or error
             continue

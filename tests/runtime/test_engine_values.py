@@ -182,7 +182,9 @@ def test_states_go_the_drawn_ways_only(tmp_path: Path) -> None:
         with pytest.raises(StateError):
             State(here).to(there)
     state.save(str(tmp_path), running)
-    assert state.load(str(tmp_path / "missing"), str(tmp_path)) == running
+    assert state.load(str(tmp_path), str(tmp_path / "missing")) == running
+    state.keep(str(tmp_path), created)
+    assert state.load(str(tmp_path / "missing"), str(tmp_path)) == state.rested(str(tmp_path)) == created
 
 
 @pytest.mark.parametrize("write", [records.write, records.keep])

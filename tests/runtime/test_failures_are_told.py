@@ -92,7 +92,7 @@ def test_other_verbs(vfs: Runtime) -> None:
     name = vfs("run", "-d", "--network=none", "--name=runs", "box", "sleep", "600").strip()
     try:
         for call, words, code, says in (
-            ("runtime.oci.parent.spawn", ("exec", name, "true"), 125, "cannot start the command"),
+            ("runtime.oci.parent.begin", ("exec", name, "true"), 125, "cannot start the command"),
             ("drivers.diff.changes", ("diff", name), 1, "diff failed"),
             ("runtime.engine.release.discard", ("rm", "-f", "runs"), 1, "rm runs failed"),
             ("runtime.engine.containers:ContainerStore._ids", ("ps",), 1, "cannot use the directories"),

@@ -35,11 +35,11 @@ BEGINNING = [
     "runtime.engine.shim.life.save",  # before anything
     "runtime.engine.shim.life.open_tree",  # before the root file system
     "runtime.engine.accounts.lookup",  # with it, and nobody in it
-    "runtime.oci.parent._listen",  # with a child that makes itself the container
+    "runtime.oci.parent:Birth.advance",  # with a child that makes itself the container
     "runtime.engine.shim.life.keep",  # which is done with that
 ]
 RECORDED = [
-    "runtime.oci.container:Init.start",  # the container has not begun
+    "runtime.oci.container.start",  # the container has not begun
 ]
 ENDING = [
     "runtime.engine.release.processes",  # its first process has ended

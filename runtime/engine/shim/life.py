@@ -4,7 +4,7 @@
             /etc files, and the specification as it is run
             namespaces, cgroups, everything but execve              oci.create
             endpoint in the container's network namespace, and its address in /etc/hosts
-            execve                                                  oci.Init.start
+            execve                                                  oci.start
             ... streams until the first process ends ...            shim/streams.py
     end     processes, cgroups, endpoint, root file system          engine/release.py
             the record of how it ended, or none of it any more
@@ -27,6 +27,7 @@ from runtime.engine.state import Status, keep, save
 from runtime.engine.stdio import Ends, pipes
 from runtime.errors import ConfigError, step
 from runtime.oci import container as oci
+from runtime.oci.process import Init
 
 # How long a container's end waits for that of its root file system, seconds. Who still looks into it may have it
 # for longer: that is no fault of the container's.
@@ -43,14 +44,14 @@ class Life:
         self._network = open_network(self._config.network, f"{self._config.root}/network")
         self._tree: Tree | None = None
         self._etc: EtcFiles | None = None
-        self._init: oci.Init | None = None
+        self._init: Init | None = None
         self.state = container.state().to(Status.CREATED)
 
     def record(self) -> None:
         """That somebody is at it, in its run directory."""
         save(self._container.run_directory, self.state)
 
-    def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[oci.Init, Ends]:
+    def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[Init, Ends]:
         """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call `end`."""
         with step("mount the root file system"):
             self._tree = open_tree(mounts)
@@ -71,32 +72,34 @@ class Life:
             if not self._config.remove:
                 keep(self._container.directory, running)
             save(self._container.run_directory, running)
-        self._init.start()
+        oci.start(self._container.run_directory)
         self.state = running
         return self._init, ends
 
-    def _led_elsewhere(self, init: oci.Init) -> tuple[str, ...]:
+    def _led_elsewhere(self, init: Init) -> tuple[str, ...]:
         assert init.root is not None
         mounts = self._config.spec["mounts"]
         own = [mount["destination"] for mount in mounts if mount["type"] in ("bind", "file")]
         return tuple(trees.led_elsewhere(init.root, own))
 
-    def _create(self, spec: dict[str, Any]) -> tuple[oci.Init, Ends]:
+    def _create(self, spec: dict[str, Any]) -> tuple[Init, Ends]:
         assert self._tree is not None and self._etc is not None
         root, etc = self._tree.fd, self._etc.fd
         if self._config.terminal:
-            init = oci.create(spec, root=root, files=etc)
+            init = oci.create(self._container.run_directory, spec, root=root, files=etc)
             assert init.console is not None
             return init, Ends(console=init.console)
         theirs, ends = pipes(stdin=self._config.stdin)
         try:
-            return oci.create(spec, stdio=theirs, root=root, files=etc), ends
+            directory = self._container.run_directory
+            return oci.create(directory, spec, stdio=theirs, root=root, files=etc), ends
         finally:
             for fd in theirs:
                 os.close(fd)
 
     def _write_spec(self, root: int, window: tuple[int, int]) -> dict[str, Any]:
-        """The configuration completed with what only the root file system tells, and recorded for `exec`."""
+        """The configuration completed with what only the root file system tells: with it the run directory is a
+        bundle."""
         spec = self._config.spec
         process = spec["process"]
         with step("look its user up"):
@@ -112,7 +115,7 @@ class Life:
             if mount["type"] == "bind":
                 _make_source(mount["source"])
         with step("record its specification"):
-            records.write(f"{self._container.run_directory}/spec.json", spec)
+            records.write(f"{self._container.run_directory}/config.json", spec)
         return spec
 
     def _etc_texts(self, endpoint: Endpoint | None) -> dict[str, str]:
