@@ -46,7 +46,7 @@ _RUNTIME = {
     "runtime.images": {*_BELOW, "drivers.archive", "drivers.diff"},
     "runtime.registry": {*_BELOW, "runtime.images"},
     "runtime.engine.network": _BELOW,
-    "runtime.engine.shim": {*_BELOW, "runtime.engine", "runtime.engine.network", "runtime.oci"},
+    "runtime.engine.task": {*_BELOW, "runtime.engine", "runtime.engine.network", "runtime.oci"},
     "runtime.engine": {
         *_BELOW, "drivers.archive", "drivers.diff", "runtime.images", "runtime.registry", "runtime.oci",
         "runtime.engine.network",

@@ -15,11 +15,11 @@ from runtime.engine.containers import Container
 from runtime.engine.frames import Frame
 from runtime.oci import sealed
 
-# The descriptor that a shim finds its socket on; shim/main.py has the same number.
+# The descriptor that a shim finds its socket on; task/main.py has the same number.
 _SOCKET = 3
 _PATIENCE = 180.0  # seconds for a shim to start a container: longer than it waits for a lock (drivers.locks)
 _END = 10.0  # and for it to end that has no more to do
-_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "task")
 
 
 class Shim:

@@ -1,7 +1,7 @@
 """A shim that dies by SIGKILL, or has the kernel's refusal, when it comes to the call that the environment names:
 `MODULE[:CLASS].NAME`.
 
-The program of runtime/engine/shim with that one call exchanged; started in its place, by its path.
+The program of runtime/engine/task with that one call exchanged; started in its place, by its path.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     owner = getattr(owner, inside) if inside else owner
     assert hasattr(owner, name)
     setattr(owner, name, die if CALL in os.environ else refuse)
-    import_module("runtime.engine.shim.main").main()
+    import_module("runtime.engine.task.main").main()
 
 
 def die(*_: object, **__: object) -> None:

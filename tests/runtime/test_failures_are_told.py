@@ -41,14 +41,14 @@ RUN = [
     ("client", "runtime.engine.create.unpack", "unpack the image box"),
     ("client", "runtime.engine.records.keep", "record the container"),
     ("client", "drivers.graph:GraphSnapshotter.prepare", "prepare its root file system"),
-    ("shim", "runtime.engine.shim.main._listen", "make its run directory"),
-    ("shim", "runtime.engine.shim.main.Writer", "open its log"),
-    ("shim", "runtime.engine.shim.life.open_tree", "mount the root file system"),
+    ("shim", "runtime.engine.task.main._listen", "make its run directory"),
+    ("shim", "runtime.engine.task.main.Writer", "open its log"),
+    ("shim", "runtime.engine.task.life.open_tree", "mount the root file system"),
     ("shim", "runtime.engine.accounts.lookup", "look its user up"),
-    ("shim", "runtime.engine.shim.life.EtcFiles", "make its files of /etc"),
-    ("shim", "runtime.engine.shim.life.pipes", "create the container"),
+    ("shim", "runtime.engine.task.life.EtcFiles", "make its files of /etc"),
+    ("shim", "runtime.engine.task.life.pipes", "create the container"),
     ("shim", "runtime.engine.network.sandbox:Sandbox.loopback_up", "connect it to the network none"),
-    ("shim", "runtime.engine.shim.life.keep", "record that it runs"),
+    ("shim", "runtime.engine.task.life.keep", "record that it runs"),
 ]
 
 

@@ -32,11 +32,11 @@ sys.exit(command(sys.argv[2:]))
 """
 
 BEGINNING = [
-    "runtime.engine.shim.life.save",  # before anything
-    "runtime.engine.shim.life.open_tree",  # before the root file system
+    "runtime.engine.task.life.save",  # before anything
+    "runtime.engine.task.life.open_tree",  # before the root file system
     "runtime.engine.accounts.lookup",  # with it, and nobody in it
     "runtime.oci.parent:Birth.advance",  # with a child that makes itself the container
-    "runtime.engine.shim.life.keep",  # which is done with that
+    "runtime.engine.task.life.keep",  # which is done with that
 ]
 RECORDED = [
     "runtime.oci.container.start",  # the container has not begun

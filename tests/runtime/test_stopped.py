@@ -163,7 +163,7 @@ def test_run_whose_shim_is_stopped(runtime: Runtime, words: tuple[str, ...]) -> 
 
 
 def shims(client: int) -> list[int]:
-    return [pid for pid in children(client) if b"engine/shim" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in children(client) if b"engine/task" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_a_container_whose_shim_is_stopped(runtime: Runtime) -> None:

@@ -14,8 +14,8 @@ from runtime.engine import frames
 from runtime.engine.containers import ContainerStore
 from runtime.engine.logs import Writer
 from runtime.engine.paths import Paths
-from runtime.engine.shim.life import Life
-from runtime.engine.shim.streams import Caller, Streams
+from runtime.engine.task.life import Life
+from runtime.engine.task.streams import Caller, Streams
 from runtime.engine.watch import short_path
 from runtime.errors import RuntimeFault, sentence, step
 from unionfs.linux import processes
