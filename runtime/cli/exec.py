@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from runtime.cli.options import Given, Option, conceal
 from runtime.cli.settings import Settings
 from runtime.engine import options
 from runtime.errors import UsageError
-from runtime.oci import sealed
 
 SUMMARY = "run another command in a running container"
 USAGE = "[OPTIONS] CONTAINER COMMAND [ARG...]"
@@ -31,13 +29,12 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
     workdir = given.value("workdir")
     env = tuple(options.variable(text, os.environ) for text in given.values("env"))
-    if not sealed.is_sealed():
-        # The command's process is this interpreter until its execve: it must not be able to overwrite it.
-        sealed.execve_python(sys.orig_argv[1:], os.environ)
     conceal(given.values("env"))
     store = settings.store()
 
-    from runtime.client.exec import ExecOptions, execute
+    from runtime.client.exec import execute
+    from runtime.client.terminal import window
+    from runtime.engine.exec import ExecOptions
 
     wish = ExecOptions(
         command=tuple(command),
@@ -46,5 +43,6 @@ def main(given: Given, settings: Settings) -> int:
         user=given.value("user"),
         terminal=given.flag("tty"),
         stdin=given.flag("interactive"),
+        window=window(1) if given.flag("tty") else (0, 0),
     )
     return execute(store.get(reference), wish)

@@ -52,7 +52,7 @@ def main(given: Given, settings: Settings) -> int:
             return 0
         from runtime.client.foreground import foreground
 
-        ended = foreground(shim, stdin=wish.stdin, wants_terminal=wish.terminal)
+        ended = foreground(shim.line, 0, stdin=wish.stdin, wants_terminal=wish.terminal)
         shim.wait()
         if ended.trouble:
             print(f"runtime: {ended.trouble}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Starting a shim and having it start a container: the caller's end of the drawing in frames.py."""
+"""Starting a task and having it start a container: the caller's end of the drawing in frames.py."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ from drivers.mounts import Mount
 from runtime import errors
 from runtime.engine import frames, waiting
 from runtime.engine.containers import Container
-from runtime.engine.frames import Frame
+from runtime.engine.line import Line
 from runtime.oci import sealed
 
-# The descriptor that a shim finds its socket on; task/main.py has the same number.
+# The descriptor that a task finds its socket on; task/main.py has the same number.
 _SOCKET = 3
-_PATIENCE = 180.0  # seconds for a shim to start a container: longer than it waits for a lock (drivers.locks)
+_PATIENCE = 180.0  # seconds for a task to start a container: longer than it waits for a lock (drivers.locks)
 _END = 10.0  # and for it to end that has no more to do
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "task")
 
 
 class Shim:
-    """A process that waits for its orders. Started early, it loads its modules while the container is prepared.
-
-    `received` holds frames that have come and nobody has looked at yet.
-    """
+    """A task's process, which waits for its orders. Started early, it loads its modules while the container is
+    prepared. Once it has `started` a container, `line` has the streams of the container's first process."""
 
     def __init__(self, *, debug: bool = False, answered: waiting.Answered = waiting.answered) -> None:
         self._answered = answered
-        self.sock, theirs = socket.socketpair()
-        self._splitter = frames.Splitter()
-        self.received: list[Frame] = []
+        ours, theirs = socket.socketpair()
+        self.line = Line(ours)
         # posix_spawn and not subprocess: importing that takes longer than the spawn.
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -59,7 +56,7 @@ class Shim:
             "rows": window[0], "columns": window[1],
         }  # fmt: skip
         try:
-            socket.send_fds(self.sock, [frames.pack_json(frames.ORDERS, orders)], [lock])
+            socket.send_fds(self.line.sock, [frames.pack_json(frames.ORDERS, orders)], [lock])
         except OSError:
             raise errors.ShimLost("the shim could not be started") from None
         finally:
@@ -68,28 +65,22 @@ class Shim:
     def started(self) -> None:
         """Return when the container's command runs. Raises the fault that it met instead; ShimLost also when that takes
         too long or a signal comes meanwhile, which then has its effect: the shim is killed."""
-        while not self.received:
-            if not self._answered(self.sock.fileno(), _PATIENCE):
+        while not self.line.received:
+            if not self._answered(self.line.fileno(), _PATIENCE):
                 os.kill(self._pid, signal.SIGKILL)
                 raise errors.ShimLost(
                     f"the container has not been started within {_PATIENCE:g} seconds: its shim does not answer"
                 )
-            if not self.receive():
+            if not self.line.receive():
                 raise errors.ShimLost("the process that was to keep the container ended before it had started it")
-        first = self.received.pop(0)
+        first = self.line.received.pop(0)
         if first.kind == frames.FAULT:
             fault = first.json()
             raise errors.by_name(fault["fault"], fault["message"])
 
-    def receive(self) -> bool:
-        """Add what one read gives to `received`; False at the shim's end."""
-        found = frames.receive(self.sock, self._splitter)
-        self.received += found or []
-        return found is not None
-
     def close(self) -> None:
         """Hang up. A shim without a container ends then, one with a container goes on."""
-        self.sock.close()
+        self.line.close()
 
     def wait(self) -> None:
         """Hang up and wait for the shim's end. It must have no container, have sent EXIT or FAULT, or be lost.

@@ -256,8 +256,8 @@ from runtime.engine.start import Shim
 original = Shim.started
 def started(shim):
     original(shim)
-    while not any(b"ready" in frame.payload for frame in shim.received):
-        shim.receive()
+    while not any(b"ready" in frame.payload for frame in shim.line.received):
+        shim.line.receive()
     os.kill(os.getpid(), signal.SIGINT)
 Shim.started = started
 raise SystemExit(command(sys.argv[1:]))

@@ -88,11 +88,19 @@ def test_what_fails_at_the_end(vfs: Runtime) -> None:
         vfs("rm", "ends")
 
 
+def test_a_step_of_exec(vfs: Runtime) -> None:
+    words = ("run", "-d", "--network=none", "box", "sleep", "60")
+    done = refused(vfs, "shim", "runtime.engine.task.joining.pipes", *words)
+    name = done.stdout.strip()
+    said = vfs.refused("exec", name, "true", code=125)
+    assert said == "runtime: cannot start the command: /: Invalid argument\n"
+    vfs("rm", "-f", name)
+
+
 def test_other_verbs(vfs: Runtime) -> None:
     name = vfs("run", "-d", "--network=none", "--name=runs", "box", "sleep", "600").strip()
     try:
         for call, words, code, says in (
-            ("runtime.oci.parent.begin", ("exec", name, "true"), 125, "cannot start the command"),
             ("drivers.diff.changes", ("diff", name), 1, "diff failed"),
             ("runtime.engine.release.discard", ("rm", "-f", "runs"), 1, "rm runs failed"),
             ("runtime.engine.containers:ContainerStore._ids", ("ps",), 1, "cannot use the directories"),

@@ -5,7 +5,7 @@
             namespaces, cgroups, everything but execve              oci.create
             endpoint in the container's network namespace, and its address in /etc/hosts
             execve                                                  oci.start
-            ... streams until the first process ends ...            task/streams.py
+            ... streams until the first process ends ...            task/loop.py
     end     processes, cgroups, endpoint, root file system          engine/release.py
             the record of how it ended, or none of it any more
 """
