@@ -10,7 +10,7 @@ from runtime.client.waiting import answered
 from runtime.engine.containers import Container
 from runtime.engine.options import RunOptions
 from runtime.engine.paths import Paths
-from runtime.engine.start import Shim
+from runtime.engine.shim import Shim
 from runtime.engine.storage import Storage
 from runtime.errors import ShimLost, step
 

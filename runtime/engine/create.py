@@ -14,6 +14,7 @@ from runtime.engine.containers import Config, Container, ContainerStore
 from runtime.engine.network import open_network
 from runtime.engine.options import RunOptions
 from runtime.engine.paths import Paths
+from runtime.engine.state import State, Status
 from runtime.engine.storage import Storage
 from runtime.errors import NoSuchImage, step
 from runtime.images.image import Image
@@ -29,6 +30,13 @@ class Created(NamedTuple):
     container: Container
     lock: int  # held; to be handed to a shim or closed
     mounts: list[Mount]
+
+    def leave(self) -> None:
+        """Put it at rest, durably, for another process to start. OSError."""
+        try:
+            self.container.rest(State(Status.CREATED))
+        finally:
+            os.close(self.lock)
 
 
 def create(store: ContainerStore, storage: Storage, options: RunOptions) -> Created:

@@ -9,7 +9,7 @@ from drivers.errors import DriverError
 from drivers.registry import open_driver
 from runtime.engine import leftovers, rmi, stores
 from runtime.engine.containers import ContainerStore
-from runtime.engine.state import Status
+from runtime.engine.state import AT_REST
 from runtime.engine.stop import remove
 from runtime.engine.stores import Away
 from runtime.errors import ImageInUse, NoSuchContainer, NoSuchImage, RuntimeFault, StateError
@@ -28,11 +28,11 @@ class Pruned(NamedTuple):
 
 
 def containers(store: ContainerStore) -> Pruned:
-    """Remove the containers that have ended. One that somebody else works on stays, and one that is damaged."""
+    """Remove the containers that have ended, or never ran; none that somebody else works on, or that is damaged."""
     pruned = Pruned([], 0, [], [])
     for container in store:
         try:
-            if container.state().status is not Status.EXITED:
+            if container.state().status not in AT_REST:
                 continue
             size = _written(store, container.config.driver, container.id)
             remove(store, container, force=False, tell=pruned.away.append)

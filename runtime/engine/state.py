@@ -1,16 +1,21 @@
 """What a container is doing: its status, the legal ways from one to the next, and the record of it.
 
+                                   ┌───────────┐
+                                   ▼           │
         CREATING ──▶ CREATED ──▶ RUNNING ──▶ EXITED      DEAD
             │           │          │           │           │
             └───────────┴──────────┴───────────┴───────────┴──▶ REMOVING
 
-Only an EXITED container is nobody's. The others belong to a process that holds the container's lock (containers.py):
-such a record with a free lock was left by a process that died, and recover.py brings it to EXITED or nothing. A DEAD
-one is never recorded: it is one whose record is damaged, and stays until somebody asks for its removal.
+CREATED and EXITED are where a container rests, and is nobody's: whoever starts it takes it from there. A CREATED one
+has never run; one that could not be started stays what it was, with why in `error`. The other states belong to a
+process that holds the container's lock (containers.py): such a record with a free lock was left by a process that died,
+and recover.py brings it to rest or to nothing. A DEAD one is never recorded: it is one whose record is damaged, and
+stays until somebody asks for its removal.
 
 Two records make a state. The one below --root says what must be known after the machine went down: nothing before the
-container's first instruction, RUNNING from there on, EXITED at rest; of a container that removes itself, nothing. The
-one below --state says the rest, and wins as long as it is there. REMOVING is a file of its own beside the former.
+container rests or has its first instruction, RUNNING from there on, CREATED or EXITED at rest; of a container that
+removes itself, nothing once it runs. The one below --state says the rest, and wins as long as it is there. REMOVING is
+a file of its own beside the former.
 """
 
 from __future__ import annotations
@@ -39,10 +44,13 @@ _NEXT = {
     Status.CREATING: {Status.CREATED, Status.REMOVING},
     Status.CREATED: {Status.RUNNING, Status.REMOVING},
     Status.RUNNING: {Status.EXITED, Status.REMOVING},
-    Status.EXITED: {Status.REMOVING},
+    Status.EXITED: {Status.RUNNING, Status.REMOVING},
     Status.REMOVING: {Status.REMOVING},
     Status.DEAD: {Status.REMOVING},
 }
+
+
+AT_REST = frozenset({Status.CREATED, Status.EXITED})
 
 
 class State(NamedTuple):
@@ -53,8 +61,8 @@ class State(NamedTuple):
     shim_pid: int = 0
     started: float = 0.0
     finished: float = 0.0
-    exit_code: int = 0
-    error: str = ""  # how its shim was lost, or what could not be given back
+    exit_code: int = 0  # of one that could not be started 126, 127 or 128, as docker has it
+    error: str = ""  # why it could not be started, how its shim was lost, or what could not be given back
     address: str = ""  # on its network, ADDRESS/PREFIX
     gateway: str = ""
     mac: str = ""

@@ -252,7 +252,7 @@ _INTERRUPTED = """
 import os, signal
 from runtime.cli import command
 from runtime.engine import frames
-from runtime.engine.start import Shim
+from runtime.engine.shim import Shim
 original = Shim.started
 def started(shim):
     original(shim)

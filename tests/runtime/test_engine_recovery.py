@@ -94,7 +94,7 @@ CREATING = [
     "drivers.durable.sync_directory",  # the record under another name
     "drivers.graph:GraphSnapshotter.prepare",  # before the snapshot
     "drivers.layout:Staging.publish",  # in the middle of it
-    "runtime.engine.start:Shim.order",  # before a shim has its orders
+    "runtime.engine.shim:Shim.order",  # before a shim has its orders
 ]
 
 

@@ -117,7 +117,7 @@ def test_nothing_is_forgotten_that_is_still_mounted(runtime: Runtime) -> None:
 
 
 def test_creator_killed_before_its_shim_takes_over(runtime: Runtime) -> None:
-    die_at(runtime, "runtime.engine.start:Shim.order", "run", "--rm", "--name=half", IMAGE, "true")
+    die_at(runtime, "runtime.engine.shim:Shim.order", "run", "--rm", "--name=half", IMAGE, "true")
     assert runtime.ids() == []
     assert _snapshots(runtime) == []
 

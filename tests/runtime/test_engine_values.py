@@ -176,8 +176,10 @@ def test_states_go_the_drawn_ways_only(tmp_path: Path) -> None:
     created = State(Status.CREATING).to(Status.CREATED)
     running = created.to(Status.RUNNING, pid=7)
     assert running.to(Status.EXITED, exit_code=3).exit_code == 3
+    assert State(Status.EXITED).to(Status.RUNNING).status is Status.RUNNING
     for here, there in (
-        (Status.EXITED, Status.CREATED), (Status.EXITED, Status.CREATING), (Status.CREATING, Status.RUNNING),
+        (Status.EXITED, Status.CREATED), (Status.CREATED, Status.EXITED), (Status.RUNNING, Status.CREATED),
+        (Status.EXITED, Status.CREATING), (Status.CREATING, Status.RUNNING),
     ):  # fmt: skip
         with pytest.raises(StateError):
             State(here).to(there)

@@ -18,11 +18,11 @@ pytestmark = pytest.mark.needs("root")
 _REFUSED = """
 import sys
 from importlib import import_module
-from runtime.engine import start
+from runtime.engine import shim
 from tests.runtime import dying_shim
 where, what = sys.argv[1:3]
 if where == "shim":
-    start._PROGRAM = dying_shim.__file__
+    shim._PROGRAM = dying_shim.__file__
 else:
     place, _, name = what.rpartition(".")
     module, _, inside = place.partition(":")
@@ -74,7 +74,14 @@ def vfs(installation: Runtime, deadline: None) -> Iterator[Runtime]:
 def test_a_step_of_run(vfs: Runtime, where: str, call: str, step: str) -> None:
     done = refused(vfs, where, call, "run", "--network=none", "box", "true")
     tried = step.format(root=vfs.root, state=vfs.state)
-    assert (done.returncode, done.stderr) == (125, f"runtime: cannot {tried}: /: Invalid argument\n")
+    said = f"cannot {tried}: /: Invalid argument"
+    assert (done.returncode, done.stderr) == (125, f"runtime: {said}\n")
+    # Once it is a container it stays one, and its record has the reason too.
+    for name in vfs.ids():
+        assert where == "shim"
+        shown = vfs("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}", name)
+        assert shown == f"created 128 {said}\n"
+        vfs("rm", name)
 
 
 def test_what_fails_at_the_end(vfs: Runtime) -> None:

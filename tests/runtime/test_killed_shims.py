@@ -25,8 +25,8 @@ _OPTIONS = {"btrfs": ("--storage-opt", "btrfs.loopsize=512M")}
 # A command with another program for its shim.
 _RUN = """
 import sys
-from runtime.engine import start
-start._PROGRAM = sys.argv[1]
+from runtime.engine import shim
+shim._PROGRAM = sys.argv[1]
 from runtime.cli import command
 sys.exit(command(sys.argv[2:]))
 """

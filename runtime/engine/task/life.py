@@ -23,19 +23,20 @@ from runtime.engine import accounts, records, release, trees
 from runtime.engine.containers import Container, ContainerStore
 from runtime.engine.etc import EtcFiles
 from runtime.engine.network import Endpoint, files, open_network
-from runtime.engine.state import Status, keep, save
+from runtime.engine.state import AT_REST, State, Status, keep, save
 from runtime.engine.stdio import Ends, pipes
-from runtime.errors import ConfigError, step
+from runtime.errors import CommandNotExecutable, CommandNotFound, ConfigError, sentence, step
 from runtime.oci import container as oci
 from runtime.oci.process import Init
 
 # How long a container's end waits for that of its root file system, seconds. Who still looks into it may have it
 # for longer: that is no fault of the container's.
 _PATIENCE = 5.0
+_NOT_STARTED = 128  # docker's exit code for what is neither a missing command nor one that cannot be executed
 
 
 class Life:
-    """The steps, and what they have made so far. `end` may follow any of them."""
+    """The steps, and what they have made so far. `fail` may follow any of them, `end` what has begun."""
 
     def __init__(self, store: ContainerStore, container: Container) -> None:
         self._store = store
@@ -45,14 +46,16 @@ class Life:
         self._tree: Tree | None = None
         self._etc: EtcFiles | None = None
         self._init: Init | None = None
-        self.state = container.state().to(Status.CREATED)
+        found = container.state()
+        self.state = found if found.status in AT_REST else found.to(Status.CREATED)
 
     def record(self) -> None:
         """That somebody is at it, in its run directory."""
         save(self._container.run_directory, self.state)
 
     def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[Init, Ends]:
-        """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call `end`."""
+        """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call
+        `fail`."""
         with step("mount the root file system"):
             self._tree = open_tree(mounts)
             os.mkdir(self._container.rootfs, 0o700)  # where it is attached for a moment, before it is pivoted into
@@ -136,32 +139,35 @@ class Life:
         return endpoint
 
     def end(self, exit_code: int) -> str:
-        """Give back everything, then record how it ended, or remove the container. What went wrong, "" if nothing.
+        """Give back everything, then record how it ended, or remove the container. What went wrong, "" if nothing."""
+        return self._rest(self.state.to(
+            Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code,
+            oom_killed=release.oom_killed(self._container),
+        ))  # fmt: skip
 
-        One that has never run is removed in any case. Docker keeps it as Created; with nothing to look at in it, it
-        would only keep its name and its snapshot.
-        """
-        final = self.state
-        if final.status is Status.RUNNING:
-            final = final.to(
-                Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code,
-                oom_killed=release.oom_killed(self._container),
-            )  # fmt: skip
+    def fail(self, error: Exception) -> str:
+        """Give back everything, and leave the container as it was, with why it could not be started; one that removes
+        itself does so. What went wrong besides, "" if nothing."""
+        code = error.exit_code if isinstance(error, CommandNotFound | CommandNotExecutable) else _NOT_STARTED
+        return self._rest(self.state._replace(exit_code=code, error=sentence(error)))
+
+    def _rest(self, final: State) -> str:
         trouble = release.attempt([release.processes, self._reap, release.endpoint, self._close_tree], self._container)
 
         def settle(container: Container) -> None:
-            if final.status is Status.EXITED and not self._config.remove:
+            if self._config.remove:
+                release.discard(self._store, container)
+            else:
                 with step("record how it ended"):
                     container.rest(final)
-            else:
-                release.discard(self._store, container)
 
         if not trouble and (trouble := release.attempt([settle], self._container)) and self._config.remove:
             trouble = f"{self._config.name} is not removed yet, which the next command tries again: {trouble}"
         if trouble:
             # The next command finds by the run directory what is still held, and releases it again.
+            told = "; ".join(filter(None, [final.error, trouble]))
             with suppress(OSError):
-                save(self._container.run_directory, final._replace(error=trouble))
+                save(self._container.run_directory, final._replace(error=told))
         return trouble
 
     def _reap(self, container: Container) -> None:

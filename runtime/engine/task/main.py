@@ -53,8 +53,8 @@ def _keep(orders: dict[str, Any], lock: int, caller: Connection) -> None:
         with step("open its log"):
             log = Writer(container.log)  # before anyone can come to follow it
         init, ends = life.begin(mounts, (orders["rows"], orders["columns"]))
-    except Exception as error:  # whatever it is, the caller hears of it and nothing is left
-        trouble = life.end(0)
+    except Exception as error:  # whatever it is, the caller hears of it and nothing is held
+        trouble = life.fail(error)
         listener.close()
         os.close(lock)
         finish([caller], fault(error, tried="start the container", besides=trouble))

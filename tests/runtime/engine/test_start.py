@@ -1,0 +1,130 @@
+"""A container that is at rest, and another process that starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from runtime.engine import frames, state
+from runtime.engine.containers import Container, ContainerStore
+from runtime.engine.paths import Paths
+from runtime.engine.recover import recover
+from runtime.engine.shim import Shim
+from runtime.engine.start import start
+from runtime.engine.state import State, Status
+from runtime.errors import CommandNotFound, StateError
+from tests.runtime.conftest import IMAGE, Runtime
+
+pytestmark = pytest.mark.needs("root")
+
+_CREATE = """
+import sys
+from runtime.engine.containers import ContainerStore
+from runtime.engine.create import create
+from runtime.engine.options import RunOptions
+from runtime.engine.paths import Paths
+from runtime.engine.storage import Storage
+root, state, driver, remove, *command = sys.argv[1:]
+options = RunOptions(image="box", command=tuple(command), name="made", network="none", remove=bool(remove))
+create(ContainerStore(Paths.of(root, state)), Storage(driver, {}), options).leave()
+"""
+
+
+def created(runtime: Runtime, *command: str, remove: bool = False) -> Container:
+    """A container that a process has created which has ended."""
+    place = [str(runtime.root), str(runtime.state), runtime.driver, "x" if remove else ""]
+    subprocess.run([sys.executable, "-c", _CREATE, *place, *command], check=True)
+    return store(runtime).get("made")
+
+
+def store(runtime: Runtime) -> ContainerStore:
+    return ContainerStore(Paths.of(str(runtime.root), str(runtime.state)))
+
+
+def outcome(shim: Shim) -> tuple[bytes, int]:
+    """All that the container writes, and its exit code."""
+    out, code = b"", None
+    while code is None:
+        for frame in shim.line.received:
+            if frame.kind == frames.OUT:
+                out += frame.payload
+            elif frame.kind == frames.EXIT:
+                code = int(frame.json()["code"])
+        shim.line.received.clear()
+        if code is None:
+            assert shim.line.receive(), "its task is gone"
+    shim.wait()
+    return out, code
+
+
+def test_created_by_one_process_and_started_by_another_again_and_again(each_driver: Runtime) -> None:
+    runtime = each_driver
+    container = created(runtime, "sh", "-c", "echo x >>/kept; cat /kept; exit 3")
+    assert container.state() == State(Status.CREATED)
+    assert runtime.status("made") == "Created"
+    assert os.listdir(runtime.state / "containers") == []
+    for times in (1, 2, 3):
+        assert outcome(start(container)) == (b"x\n" * times, 3)
+        assert runtime.status("made").startswith("Exited (3)")
+    assert runtime("logs", "made") == "x\n" * 6
+    assert runtime("rm", "made") == "made\n"
+
+
+def test_one_that_runs_is_not_started(runtime: Runtime) -> None:
+    container = created(runtime, "sleep", "600")
+    shim = start(container)
+    with pytest.raises(StateError, match="the container made is running"):
+        start(container)
+    shim.close()
+    runtime("rm", "-f", "made")
+    shim.wait()
+
+
+def test_one_that_cannot_be_started_rests_as_it_was(runtime: Runtime) -> None:
+    container = created(runtime, "nope")
+    for _ in range(2):
+        with pytest.raises(CommandNotFound, match=r"^cannot run 'nope': not found in \$PATH$"):
+            start(container)
+        found = container.state()
+        assert (found.status, found.exit_code) == (Status.CREATED, 127)
+        assert found.error == "cannot run 'nope': not found in $PATH"
+    runtime("rm", "made")
+
+
+def test_one_that_removes_itself_is_gone_when_it_cannot_be_started(runtime: Runtime) -> None:
+    container = created(runtime, "nope", remove=True)
+    assert runtime.status("made") == "Created"
+    with pytest.raises(CommandNotFound):
+        start(container)
+    assert runtime.ids() == []
+
+
+@pytest.mark.parametrize("at_rest", [Status.CREATED, Status.EXITED])
+def test_recovery_brings_back_what_was_at_rest(runtime: Runtime, at_rest: Status) -> None:
+    """Its shim died before it had it running."""
+    container = created(runtime, "true")
+    before = State(at_rest, exit_code=4, finished=1.0)
+    state.keep(container.directory, before)
+    os.mkdir(container.run_directory, 0o700)
+    state.save(container.run_directory, before)
+    recover(store(runtime))
+    assert container.state() == before
+    assert not os.path.exists(container.run_directory)
+    assert outcome(start(container)) == (b"", 0)
+    runtime("rm", "made")
+
+
+def test_a_record_of_a_version_before_is_no_reason_to_crash(runtime: Runtime) -> None:
+    """What it had in the run directory is not understood: it has ended, as after a crash, and can be removed."""
+    runtime("run", "--name=made", "--network=none", IMAGE, "true")
+    container = store(runtime).get("made")
+    state.keep(container.directory, State(Status.RUNNING, pid=os.getpid()))
+    os.mkdir(container.run_directory, 0o700)
+    for name in ("spec.json", "state.json"):
+        with open(f"{container.run_directory}/{name}", "w") as file:
+            file.write('{"status": "running"}')
+    assert runtime.status("made").startswith("Exited (137)")
+    assert runtime("rm", "made") == "made\n"
