@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Collection
 from typing import NamedTuple, NoReturn
 
 from runtime.errors import CommandNotExecutable, CommandNotFound, ContainerError
@@ -157,6 +158,23 @@ def _collect(pid: int, pidfd: int) -> int:
     """The exit code, or minus the signal, of a process that has ended or is about to."""
     os.close(pidfd)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def collect_strays(known: Collection[int]) -> bool:
+    """Collect those children in inner pid namespaces that have ended and are not `known`; whether one is left alive.
+
+    Who joins a container may be killed, for the memory limit say, between cloning its sibling and saying BORN. The
+    sibling ends when its channel is closed, is a child of this process, and would keep its container from ending.
+    """
+    alive = False
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as children:
+        strays = {int(pid) for pid in children.read().split()}.difference(known)
+    for pid in strays:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        if len(fields["NSpid"].split()) > 1:
+            alive |= os.waitpid(pid, os.WNOHANG) == (0, 0)
+    return alive
 
 
 def refuse(fields: tuple[str, ...]) -> NoReturn:

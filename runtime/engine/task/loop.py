@@ -22,7 +22,10 @@ from runtime.engine.task.faults import fault
 from runtime.engine.task.joining import Joining
 from runtime.engine.task.process import Interests, Process
 from runtime.errors import StateError
+from runtime.oci import parent
 from runtime.oci.process import Init
+
+_STRAYS = 100  # milliseconds between two looks for them: nothing tells of their end
 
 
 class Loop:
@@ -42,6 +45,7 @@ class Loop:
         self._joining: list[Joining] = []
         self._unreaped: dict[int, int] = {}  # pids by pidfd, of processes that nobody asks for
         self._unwanted: list[Init] = []  # the same, of those that had come further
+        self._has_strays = False  # whether there may be children that none of these is (collect_strays)
 
     def run(self) -> None:
         """Return when the first process has ended, and all of its output is passed on and logged."""
@@ -51,11 +55,13 @@ class Loop:
             poll = select.poll()
             for fd, (events, _) in interests.items():
                 poll.register(fd, events)
-            for fd, _ in poll.poll():
+            for fd, _ in poll.poll(_STRAYS if self._has_strays else None):
                 if fd == self._first.init.pidfd:
                     over = True
                 else:
                     interests[fd][1]()
+            if self._has_strays:
+                self._has_strays = parent.collect_strays(self._known())
         self._first.finish()  # nobody is left to write: what the pipes hold is all there will ever be
         self._log.close()
         for joining in list(self._joining):
@@ -181,6 +187,13 @@ class Loop:
         if pid is not None:
             os.waitpid(pid, 0)
             os.close(pidfd)
+            self._has_strays = True
+
+    def _known(self) -> set[int]:
+        inits = [*(process.init for process in self._processes.values()), *self._unwanted]
+        inits += [joining.init for joining in self._joining if joining.init is not None]
+        births = [pid for joining in self._joining for pid in joining.unreaped]
+        return {*(init.pid for init in inits), *self._unreaped.values(), *births}
 
     def _collect(self, init: Init) -> None:
         init.collect()

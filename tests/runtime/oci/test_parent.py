@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -109,3 +110,38 @@ def test_a_fault_is_a_sentence_of_its_kind(meaning: str, kind: type[ContainerErr
     with pytest.raises(kind, match=r"^cannot do it: because$") as refusal:
         parent.refuse((meaning, "do it", "because"))
     assert type(refusal.value) is kind
+
+
+_STRAYS = """
+import os
+from runtime.oci.parent import collect_strays
+from unionfs.linux import consts, processes
+def child(flags):
+    reader, writer = os.pipe()
+    pid, pidfd = processes.clone3(flags)
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(reader)
+    return pid, pidfd, writer
+def end(one):
+    os.close(one[2])
+    os.waitid(os.P_PIDFD, one[1], os.WEXITED | os.WNOWAIT)
+ours, known, stray = child(0), child(consts.CLONE_NEWPID), child(consts.CLONE_NEWPID)
+assert collect_strays({known[0]})
+for one in (ours, known, stray):
+    end(one)
+assert not collect_strays({known[0]})
+os.waitpid(ours[0], 0), os.waitpid(known[0], 0)
+try:
+    os.waitpid(stray[0], 0)
+except ChildProcessError:
+    print("collected")
+"""
+
+
+@pytest.mark.needs("root")
+def test_who_was_never_told_of_is_collected_and_nobody_else() -> None:
+    done = subprocess.run([sys.executable, "-c", _STRAYS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "collected\n"), done.stderr
