@@ -2,7 +2,7 @@
 
 `create` leaves a process that has everything but its command: namespaces, root, cgroups, user. Between it and `start`
 the caller may add what belongs to the outside, such as a network in /proc/PID/ns/net. Whoever has the directory, as
-root, can start it; who has created it may have ended before (Init.leave). A process that calls `create` or `join` is
+root, can start it; whoever created it may have ended before (Init.leave). A process that calls `create` or `join` is
 the parent that waits: it must have one thread, and must not ignore SIGCHLD.
 """
 
@@ -48,10 +48,10 @@ def create(
 
     `root` is its root file system as a descriptor of a mount that is in no namespace (fsmount(2), open_tree(2)), and
     is moved into the container's; root.path is then an empty directory, where it is attached for a moment. The caller
-    closes the descriptor, when it likes.
+    may close the descriptor at any time.
 
     `files` is another such mount. A mount of type "file", which is ours and not OCI's, binds the file of the name
-    `source` at its top; who has the descriptor can still write to them.
+    `source` at its top; whoever has the descriptor can still write to them.
 
     ConfigError: the configuration cannot be run. ContainerError: a step failed; the sentence names it. Nothing is
     left behind in either case.

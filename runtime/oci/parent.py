@@ -163,8 +163,9 @@ def _collect(pid: int, pidfd: int) -> int:
 def collect_strays(known: Collection[int]) -> bool:
     """Collect those children in inner pid namespaces that have ended and are not `known`; whether one is left alive.
 
-    Who joins a container may be killed, for the memory limit say, between cloning its sibling and saying BORN. The
-    sibling ends when its channel is closed, is a child of this process, and would keep its container from ending.
+    A process that joins a container may be killed, for the memory limit say, between cloning its sibling and saying
+    BORN. The sibling ends when its channel is closed, is a child of this process, and would keep its container from
+    ending.
     """
     alive = False
     with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as children:

@@ -35,8 +35,8 @@ class Init:
         return self._channel.fileno()
 
     def leave(self) -> None:
-        """Of a first process: let it wait for its start also when this process has ended. Whose child it is then,
-        and who hears of its end, is the system's business."""
+        """Of a first process: let it wait for its start even when this process has ended. Whose child it is then,
+        and who hears of its end, is up to the system."""
         self._channel.send(sync.LEAVE)
         self._channel.close()
 

@@ -24,7 +24,7 @@ VERSION = "1.2.0"  # of the runtime-spec
 CREATING, CREATED, RUNNING, STOPPED = "creating", "created", "running", "stopped"
 
 _RECORD = "state.json"
-# Who connects to it and says START has the process go on (sync.py). It is in no mount namespace but the host's, so
+# Whoever connects to it and says START lets the process go on (sync.py). It is in no mount namespace but the host's, so
 # nothing in the container reaches it by name, and no process but the one that waits has it open.
 _START = "start.sock"
 
@@ -36,7 +36,7 @@ class State(NamedTuple):
     status: str
     bundle: str
     annotations: dict[str, str] = {}
-    pid: int = 0  # of its first process, in the pid namespace of who created it; 0 while it is creating
+    pid: int = 0  # of its first process, in the pid namespace of whoever created it; 0 while it is being made
     start_time: int = 0  # of that process, in clock ticks since the machine started (proc(5), /proc/PID/stat)
     cgroups_path: str | None = None
     namespaces: tuple[str, ...] = ()  # the kinds that a process has to join to be in it
@@ -95,7 +95,7 @@ def load(directory: str) -> State:
 
 
 def observe(directory: str) -> State:
-    """As it is now: `stopped` when its process has ended, `running` also when who started it did not live to say so."""
+    """As it is now: `stopped` when its process has ended, `running` even if its starter did not live to say so."""
     found = load(directory)
     if found.status == CREATING:
         return found
@@ -105,7 +105,7 @@ def observe(directory: str) -> State:
         return found._replace(status=STOPPED)
     if found.status == CREATED:
         try:
-            connect(directory).close()  # who only looks says nothing, and the process waits on
+            connect(directory).close()  # a mere look says nothing, and the process waits on
         except ConnectionError:
             return found._replace(status=RUNNING)
     return found

@@ -29,8 +29,8 @@ from runtime.errors import CommandNotExecutable, CommandNotFound, ConfigError, s
 from runtime.oci import container as oci
 from runtime.oci.process import Init
 
-# How long a container's end waits for that of its root file system, seconds. Who still looks into it may have it
-# for longer: that is no fault of the container's.
+# How long a container's end waits for that of its root file system, seconds. Whoever still looks into it may have
+# it for longer, which is not the container's fault.
 _PATIENCE = 5.0
 _NOT_STARTED = 128  # docker's exit code for what is neither a missing command nor one that cannot be executed
 

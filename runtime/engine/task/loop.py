@@ -68,8 +68,8 @@ class Loop:
             self._give_up(joining)
 
     def close(self, code: int, trouble: str) -> None:
-        """Everything is given back. Tell those that want to know; the others, and who was not accepted yet, have the
-        end of file."""
+        """Everything is given back. Tell those that want to know; the others, and those not accepted yet, get
+        the end of file."""
         for pidfd in list(self._unreaped):
             self._reap(pidfd)
         for init in self._unwanted:

@@ -102,7 +102,7 @@ class Process:
     # -- Streams --
 
     def _copy(self, fd: int) -> int:
-        """Pass on what can be read of one source; how many bytes. At its end it is none any more."""
+        """Pass on what can be read of one source; how many bytes. At its end it is one no longer."""
         if fd not in self._sources:
             return 0  # closed since it was polled
         try:
