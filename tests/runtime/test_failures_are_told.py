@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.runtime import dying_shim
 from tests.runtime.conftest import PATIENCE, Runtime
+from tests.runtime.engine.task import dying_shim
 
 pytestmark = pytest.mark.needs("root")
 
@@ -19,7 +19,7 @@ _REFUSED = """
 import sys
 from importlib import import_module
 from runtime.engine import shim
-from tests.runtime import dying_shim
+from tests.runtime.engine.task import dying_shim
 where, what = sys.argv[1:3]
 if where == "shim":
     shim._PROGRAM = dying_shim.__file__

@@ -11,13 +11,14 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 
 CALL = "FUSE_AUFS_TEST_DIES_AT"
 REFUSED = "FUSE_AUFS_TEST_REFUSED_AT"
 
 
 def main() -> None:
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    root = str(Path(__file__).parents[4])
     sys.path[:] = [root, *filter(None, sys.argv[1].split(os.pathsep))]
     place, _, name = os.environ[CALL if CALL in os.environ else REFUSED].rpartition(".")
     module, _, inside = place.partition(":")

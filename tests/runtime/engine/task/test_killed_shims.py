@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.capabilities import missing
-from tests.runtime import dying_shim
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, wait_until
+from tests.runtime.engine.task import dying_shim
 from tests.runtime.test_cli_lifecycle import LOOP, start
 from tests.runtime.test_engine_recovery import found, kill_and_wait
 from unionfs.linux.mounts import mountinfo
