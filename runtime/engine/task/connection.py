@@ -108,12 +108,12 @@ class Connection:
             self.outbox.clear()
 
 
-def finish(connections: Iterable[Connection], frame: bytes) -> None:
-    """Send each everything and a last frame, waiting for those that read slowly, and hang up."""
-    left = [connection for connection in connections if connection.sock is not None]
+def finish(connections: Iterable[Connection]) -> None:
+    """Send each what waits for it, waiting for those that read slowly, and hang up."""
+    left = list(connections)
     for connection in left:
-        connection.send(frame)
-    while left := [connection for connection in left if connection.sock is not None and connection.is_waiting]:
+        connection.end()
+    while left := [connection for connection in left if connection.sock is not None]:
         poll = select.poll()
         by_fd = {connection.sock.fileno(): connection for connection in left if connection.sock is not None}
         for fd in by_fd:

@@ -74,12 +74,14 @@ class Loop:
             self._reap(pidfd)
         for init in self._unwanted:
             init.wait()
-        waiting = self._first.clients()
-        for connection in self._connections:
-            if connection not in waiting:
-                connection.hang_up()
+        told = self._first.clients()
+        for client in told:
+            client.send(self._first.exited(code, trouble))
         self._listener.close()
-        finish(waiting, self._first.exited(code, trouble))
+        for client in self._connections:
+            if client not in told and not client.ending:  # who is ending has the last of another process still to read
+                client.hang_up()
+        finish(self._connections)
 
     def _interests(self) -> Interests:
         for connection in [one for one in self._connections if one.sock is None]:

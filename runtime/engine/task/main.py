@@ -57,7 +57,8 @@ def _keep(orders: dict[str, Any], lock: int, caller: Connection) -> None:
         trouble = life.fail(error)
         listener.close()
         os.close(lock)
-        finish([caller], fault(error, tried="start the container", besides=trouble))
+        caller.send(fault(error, tried="start the container", besides=trouble))
+        finish([caller])
         return
     # A system going down sends it to every process: the container's own stop, and then ours.
     signal.signal(signal.SIGTERM, lambda number, _: init.kill(number))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
+import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -70,6 +73,18 @@ def added(container: Container, *args: str, stdin: bool = False, terminal: bool 
     return line, heard(line, frames.STARTED).process
 
 
+def is_full(line: Line) -> bool:
+    """Whether a socket that nobody reads has come to hold what it holds at most: it grows no more."""
+    held = waiting(line)
+    time.sleep(0.05)
+    return 0 < held == waiting(line)
+
+
+def waiting(line: Line) -> int:
+    """The bytes that wait in it to be read (unix(7), SIOCINQ)."""
+    return int.from_bytes(fcntl.ioctl(line.sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def until(line: Line, text: bytes) -> bytes:
     out = b""
     while text not in out:
@@ -124,6 +139,16 @@ def test_the_last_output_and_the_code_both_arrive(box: Container) -> None:
         assert heard(line, frames.EXIT) == Frame(frames.EXIT, b'{"code":7,"trouble":""}', number)
         assert not line.receive()
         line.close()
+
+
+def test_the_last_of_an_added_process_outlasts_its_container(box: Container, vfs: Runtime) -> None:
+    """Its client reads nothing until everything is given back, which does not wait for that."""
+    line, _ = added(box, "sh", "-c", "yes")
+    with line:
+        wait_until(lambda: is_full(line), "nothing more goes into its socket")
+        vfs("stop", "-t", "0", "box")
+        assert vfs.status("box").startswith("Exited (")
+        assert heard(line, frames.EXIT).json()["code"] == 137
 
 
 def test_an_attached_client_that_reads_nothing_is_hung_up_on_and_slows_nobody(vfs: Runtime) -> None:
