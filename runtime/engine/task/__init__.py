@@ -3,9 +3,8 @@
     main.py         from orders to end                   life.py     the container from its mounts to its last trace
     loop.py         clients, processes, one poll         process.py  one process, its streams, and who has them
     joining.py      a process on its way in              connection.py  one client
-    faults.py       an error as a frame
 
-Arrows (A <- B: B may import A): connection <- {process, joining} <- loop <- main; faults <- {loop, main}; life <- main.
+Arrows (A <- B: B may import A): connection <- {process, joining} <- loop <- main; life <- main.
 
 It is the parent of the container's first process and of all that `exec` adds, and their only keeper: it holds the
 container's lock from before the first mount until the last trace is gone, so a free lock means that nobody looks after

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import select
 import socket
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 
+from drivers.errors import DriverError
 from runtime.engine import frames
 from runtime.engine.frames import Frame, Splitter
+from runtime.errors import RuntimeFault, sentence
 
 # Bytes that may wait for a client whose reading nothing waits for: an attached one that is slower gets no more.
 BOUND = 1 << 20
@@ -41,6 +44,12 @@ class Connection:
         """The same for a notice: one that has others to read needs no more of them."""
         if not self.outbox:
             self.send(frame)
+
+    def refuse(self, error: Exception, *, tried: str, besides: str = "") -> None:
+        """Tell it of an error, whose cause is in what was `tried`, and what went wrong `besides`."""
+        name, message = _named(error, tried)
+        told = f"{message}; {besides}" if besides else message
+        self.send(frames.pack_json(frames.FAULT, {"fault": name, "message": told}))
 
     def hand(self, fd: int) -> None:
         """Give a LOOK with a descriptor, which stays open here, as soon as nothing else waits."""
@@ -106,6 +115,18 @@ class Connection:
             self.sock.close()
             self.sock = None
             self.outbox.clear()
+
+
+def _named(error: Exception, tried: str) -> tuple[str, str]:
+    """The class name and the line to report an error with."""
+    if isinstance(error, RuntimeFault):
+        return type(error).__name__, sentence(error)
+    if isinstance(error, DriverError):
+        return RuntimeFault.__name__, sentence(error)
+    if isinstance(error, OSError):
+        return RuntimeFault.__name__, f"cannot {tried}: {sentence(error)}"
+    sys.excepthook(type(error), error, error.__traceback__)  # seen with --debug only: standard error is /dev/null
+    return RuntimeFault.__name__, f"internal error: {type(error).__name__}: {sentence(error)}"
 
 
 def finish(connections: Iterable[Connection]) -> None:

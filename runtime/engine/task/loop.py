@@ -18,7 +18,6 @@ from runtime.engine.frames import Frame
 from runtime.engine.logs import Writer
 from runtime.engine.stdio import Ends
 from runtime.engine.task.connection import Connection, finish
-from runtime.engine.task.faults import fault
 from runtime.engine.task.joining import Joining
 from runtime.engine.task.process import Interests, Process
 from runtime.errors import StateError
@@ -79,7 +78,7 @@ class Loop:
             client.send(self._first.exited(code, trouble))
         self._listener.close()
         for client in self._connections:
-            if client not in told and not client.ending:  # who is ending has the last of another process still to read
+            if client not in told and not client.ending:  # one that is has the last of another process still to read
                 client.hang_up()
         finish(self._connections)
 
@@ -117,7 +116,7 @@ class Loop:
             try:
                 self._take(client, frame)
             except Exception as error:  # whatever it is, it is this client's, and the container goes on
-                client.send(fault(error, tried="do what was asked for"))
+                client.refuse(error, tried="do what was asked for")
 
     def _take(self, client: Connection, frame: Frame) -> None:
         if frame.kind == frames.EXEC:
@@ -164,7 +163,7 @@ class Loop:
             running = joining.advance()
         except Exception as error:
             self._give_up(joining)
-            joining.client.send(fault(error, tried="start the command"))
+            joining.client.refuse(error, tried="start the command")
             return
         if running is not None:
             self._joining.remove(joining)

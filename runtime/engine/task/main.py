@@ -14,7 +14,6 @@ from runtime.engine.line import short_path
 from runtime.engine.logs import Writer
 from runtime.engine.paths import Paths
 from runtime.engine.task.connection import Connection, finish
-from runtime.engine.task.faults import fault
 from runtime.engine.task.life import Life
 from runtime.engine.task.loop import Loop
 from runtime.engine.watch import SOCKET as LISTENER
@@ -57,7 +56,7 @@ def _keep(orders: dict[str, Any], lock: int, caller: Connection) -> None:
         trouble = life.fail(error)
         listener.close()
         os.close(lock)
-        caller.send(fault(error, tried="start the container", besides=trouble))
+        caller.refuse(error, tried="start the container", besides=trouble)
         finish([caller])
         return
     # A system going down sends it to every process: the container's own stop, and then ours.
