@@ -168,8 +168,11 @@ def collect_strays(known: Collection[int]) -> bool:
     ending.
     """
     alive = False
-    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as children:
-        strays = {int(pid) for pid in children.read().split()}.difference(known)
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as children:
+            strays = {int(pid) for pid in children.read().split()}.difference(known)
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN: nobody knows of them
+        return False
     for pid in strays:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as lines:
             fields = dict(line.split(":", 1) for line in lines)

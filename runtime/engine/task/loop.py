@@ -83,8 +83,9 @@ class Loop:
         finish(self._connections)
 
     def _interests(self) -> Interests:
-        for connection in [one for one in self._connections if one.sock is None]:
-            self._gone(connection)
+        while gone := [one for one in self._connections if one.sock is None]:
+            for connection in gone:  # of which others may hear, and turn out to have gone as well
+                self._gone(connection)
         wanted: Interests = {self._listener.fileno(): (select.POLLIN, self._accept)}
         for connection in self._connections:
             assert connection.sock is not None

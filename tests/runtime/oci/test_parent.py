@@ -130,7 +130,7 @@ def end(one):
     os.waitid(os.P_PIDFD, one[1], os.WEXITED | os.WNOWAIT)
 ours, known, stray = child(0), child(consts.CLONE_NEWPID), child(consts.CLONE_NEWPID)
 assert collect_strays({known[0]})
-for one in (ours, known, stray):
+for one in (stray, known, ours):  # each has the pipes of those before it
     end(one)
 assert not collect_strays({known[0]})
 os.waitpid(ours[0], 0), os.waitpid(known[0], 0)

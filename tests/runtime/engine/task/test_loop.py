@@ -257,7 +257,23 @@ def test_a_terminal_of_an_added_process(box: Container) -> None:
         assert heard(line, frames.EXIT).json()["code"] == 3
 
 
-def test_nonsense_hangs_up_on_who_sends_it_alone(box: Container, vfs: Runtime) -> None:
+def test_clients_that_go_at_once(box: Container, vfs: Runtime) -> None:
+    """Whoever hears of one that has gone may have gone itself: here those whose input waits with its."""
+    line, number = added(box, "sh", "-c", "sleep 600", stdin=True)
+    others = [line_to(box, frames.pack(frames.ATTACH, process=number)) for _ in range(3)]
+    for one in others:
+        heard(one, frames.STARTED)
+    for one in (line, *others):
+        one.send(frames.pack(frames.IN, b"x" * frames.CHUNK, process=number))
+    task = box.state().shim_pid
+    os.kill(task, signal.SIGSTOP)
+    for one in (line, *others):
+        one.close()
+    os.kill(task, signal.SIGCONT)
+    assert vfs("exec", "box", "echo", "on") == "on\n"
+
+
+def test_nonsense_is_its_senders_affair_alone(box: Container, vfs: Runtime) -> None:
     for nonsense in (b"\xff" * 64, frames.pack(frames.SIGNAL, b"x"), frames.pack(frames.RESIZE), frames.pack(99)):
         with line_to(box, nonsense) as line:
             line.sock.shutdown(socket.SHUT_WR)
