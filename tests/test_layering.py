@@ -54,7 +54,7 @@ _ARCHIVES = {"drivers.archive", "drivers.diff"}
 _RECORDS = {"runtime.engine.paths", "runtime.engine.records", "runtime.engine.state"}
 _CONTAINERS = {
     f"runtime.engine.containers.{module}"
-    for module in ("accounts", "container", "etc", "logs", "names", "request", "spec", "store")
+    for module in ("accounts", "container", "etc", "leaving", "logs", "names", "request", "spec", "store")
 }
 _OWNED = {
     *_RECORDS, *_CONTAINERS, "runtime.engine.installation", "runtime.engine.storage.drivers", "runtime.engine.networks",
@@ -69,13 +69,12 @@ _ENGINE = {
     "runtime.engine.installation": {*_BELOW, *_OWNED, "runtime.images"},
     "runtime.engine": {*_BELOW, *_OWNED, "runtime.oci"},
     "runtime.engine.containers.release": {*_BELOW, *_OWNED, "runtime.oci"},
-    "runtime.engine.shim": {*_BELOW, *_LINE, "runtime.engine.containers", "runtime.oci"},
+    "runtime.engine.task": {*_BELOW, *_LINE, "runtime.engine.containers", "runtime.oci"},
     "runtime.engine.containers": {
         *_BELOW, *_LINE, *_ARCHIVES, "runtime.engine.storage", "runtime.images", "runtime.registry", "runtime.oci",
     },
     "runtime.engine.storage": {*_BELOW, *_OWNED, "runtime.engine.containers.release", "runtime.images"},
     "runtime.engine.images": {*_BELOW, *_OWNED, "runtime.engine.storage", "runtime.images", "runtime.registry"},
-    "runtime.engine.run": {*_BELOW, *_VERBS},
     "runtime.engine.facts": {*_BELOW, *_OWNED, "runtime.oci"},
 }  # fmt: skip
 _RUNTIME = {
@@ -86,12 +85,12 @@ _RUNTIME = {
     "runtime.images": {*_BELOW, *_ARCHIVES},
     "runtime.registry": {*_BELOW, "runtime.images"},
     **_ENGINE,
+    "runtime.client": {*_BELOW, *_ENGINE},
     "runtime.cli": {
-        *_BELOW, *_ENGINE,
+        *_BELOW, *_ENGINE, "runtime.client",
         "drivers.archive",  # its errors, to be told as others are
         "runtime.images",  # what is about the image store alone: import, load, save, history, platforms
         "runtime.registry",  # login and logout
-        "runtime.oci",  # exec starts itself again from a sealed interpreter
     },
     "runtime.__main__": {"runtime.cli"},
 }
@@ -104,7 +103,6 @@ CIRCLES = {
     ("unionfs.union.branch", "unionfs.union.directories", "unionfs.union.identity", "unionfs.union.nodes",
      "unionfs.union.whiteout"),
     ("unionfs.union.order", "unionfs.union.stack"),
-    ("runtime.engine.attach", "runtime.engine.start", "runtime.engine.waiting"),
 }  # fmt: skip
 SERVING = ("pyfuse3", "trio")
 THIRD_PARTY = {"pyfuse3", "trio"}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from runtime.cli import values
 from runtime.cli.arguments import Given, Option, conceal
 from runtime.cli.settings import Settings
 from runtime.cli.usage import UsageError
-from runtime.oci import sealed
 
 SUMMARY = "run another command in a running container"
 USAGE = "[OPTIONS] CONTAINER COMMAND [ARG...]"
@@ -31,12 +29,11 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
     workdir = given.value("workdir")
     env = tuple(values.variable(text, os.environ) for text in given.values("env"))
-    if not sealed.is_sealed():
-        # The command's process is this interpreter until its execve: it must not be able to overwrite it.
-        sealed.execve_python(sys.orig_argv[1:], os.environ)
     conceal(given.values("env"))
 
-    from runtime.engine.exec import ExecOptions, execute
+    from runtime.client.exec import execute
+    from runtime.client.terminal import window
+    from runtime.engine.exec import ExecOptions
 
     wanted = ExecOptions(
         command=tuple(command),
@@ -45,6 +42,7 @@ def main(given: Given, settings: Settings) -> int:
         user=given.value("user"),
         terminal=given.flag("tty"),
         stdin=given.flag("interactive"),
+        window=window(1) if given.flag("tty") else (0, 0),
     )
     with settings.recovered() as installation:
         return execute(installation.containers.get(reference), wanted)

@@ -35,7 +35,7 @@ def main(given: Given, settings: Settings) -> int:
     with settings.recovered() as installation:
         container = installation.containers.get(given.arguments[0])
     # The line comes before the first look at the log: nothing that is written in between goes unnoticed.
-    watch = connect(container) if given.flag("follow") else None
+    watch = connect(container, follow=True) if given.flag("follow") else None
     with watch or nullcontext(), Reader(container.log, tell=lambda line: tell([line])) as log:
         show(log.entries() if tail is None else _last(log.entries(), tail))
         while watch is not None and watch.news():

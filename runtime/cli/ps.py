@@ -26,7 +26,7 @@ OPTIONS = (
 _TITLES = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES")
 _COMMAND = 20
 _UNKNOWN = "<none>"
-_RECORD = re.compile(r"(config|state)\.json .*")
+_RECORD = re.compile(r"(config|state|status)\.json .*")
 
 
 def main(given: Given, settings: Settings) -> int:

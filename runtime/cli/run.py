@@ -44,8 +44,8 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
 
     from runtime.cli.progress import progress
-    from runtime.engine.run import running
-    from runtime.engine.terminal import window
+    from runtime.client.run import running
+    from runtime.client.terminal import window
 
     size = window(1) if wanted.terminal else (0, 0)
     with (
@@ -56,9 +56,9 @@ def main(given: Given, settings: Settings) -> int:
         if detach:
             print(container.id)
             return 0
-        from runtime.engine import attach
+        from runtime.client.foreground import foreground
 
-        ended = attach.foreground(shim, stdin=wanted.stdin, wants_terminal=wanted.terminal)
+        ended = foreground(shim.line, 0, stdin=wanted.stdin, wants_terminal=wanted.terminal)
         shim.wait()
         if ended.trouble:
             print(f"runtime: {ended.trouble}", file=sys.stderr)

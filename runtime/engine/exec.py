@@ -1,23 +1,21 @@
-"""`exec`: another process in a running container. The container's shim has no part in it."""
+"""`exec`: another process in a running container. Its task starts it, and keeps it."""
 
 from __future__ import annotations
 
 import os
-import select
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-from runtime.engine import frames, processes, terminal
-from runtime.engine.attach import Output, held, signals
-from runtime.engine.containers import accounts, spec
+from runtime.engine import frames, waiting
+from runtime.engine.containers import accounts, leaving, spec
 from runtime.engine.containers.container import Container
-from runtime.engine.keeper import Kept, Process, keep
+from runtime.engine.line import Line
 from runtime.engine.state import Status
-from runtime.engine.stdio import Ends, pipes
-from runtime.errors import StateError
+from runtime.engine.watch import connect
+from runtime.errors import ContainerError, StateError, by_name
+from runtime.oci import state as oci
+
+_PATIENCE = 60.0  # seconds for a command to be started
 
 
 class ExecOptions(NamedTuple):
@@ -29,60 +27,29 @@ class ExecOptions(NamedTuple):
     user: str = ""
     terminal: bool = False
     stdin: bool = False
+    window: tuple[int, int] = (0, 0)  # rows and columns of its terminal
 
 
-def execute(container: Container, options: ExecOptions) -> int:
-    """Run the command to its end; its exit code. Raises RuntimeFault or OSError."""
-    with _init_of(container) as init:
-        whole = container.running_spec()
-        if whole is None or init.ended(0):
-            raise _not_running(container)
-        process = partial(configure, container, whole["process"], options, f"/proc/{init.pid}/root")
-        with held(), ExitStack() as opened:
-            child, ends = _start(init.pid, process, whole, options)
-            opened.callback(child.close)
-            opened.callback(ends.close)
-            caught = opened.enter_context(signals())
-            if options.terminal and options.stdin and os.isatty(0):
-                opened.enter_context(terminal.raw(0))
-            code, outputs = _relay(child, ends, caught, stdin=options.stdin)
-        # Signals are ours again: ctrl-C leaves a reader that never reads on.
-        for output in outputs:
-            output.drain()
-            output.close()
-        return code
-
-
-def _start(pid: int, process: Process, whole: dict[str, Any], options: ExecOptions) -> tuple[Kept, Ends]:
-    if options.terminal:
-        kept = keep(pid, process, spec=whole, theirs=None, ours=Ends())
-        assert kept.console is not None
-        return kept, Ends(console=kept.console)
-    theirs, ends = pipes(stdin=options.stdin)
-    try:
-        return keep(pid, process, spec=whole, theirs=theirs, ours=ends), ends
-    except BaseException:
-        ends.close()
-        raise
-    finally:
-        for fd in theirs:
-            os.close(fd)
-
-
-def configure(container: Container, process: dict[str, Any], options: ExecOptions, root: str) -> dict[str, Any]:
-    """The OCI process of the command; `root` is where the container's root is to be seen."""
-    changed = dict(process)
+def configure(container: Container, options: ExecOptions) -> dict[str, Any]:
+    """The OCI process of the command. StateError when the container does not run, or its file system, in which a user
+    is looked up, does not answer. A process in the kernel hears no signal, so one that is to end us ends us there."""
+    if container.state().status is not Status.RUNNING:
+        raise _not_running(container)
+    whole = container.running_spec()
+    if whole is None:
+        raise _not_running(container)
+    changed = dict(whole["process"])
     changed["args"] = list(options.command)
     changed["terminal"] = options.terminal
     changed.pop("consoleSize", None)
-    if options.terminal:
-        rows, columns = terminal.window(1)
-        if rows:
-            changed["consoleSize"] = {"height": rows, "width": columns}
-    changed["cwd"] = options.workdir or process["cwd"]
-    env = process["env"]
+    rows, columns = options.window
+    if options.terminal and rows:
+        changed["consoleSize"] = {"height": rows, "width": columns}
+    changed["cwd"] = options.workdir or changed["cwd"]
+    env = changed["env"]
     if options.user:
-        account = accounts.lookup(options.user, root)
+        with leaving.certainly():
+            account = _account(container, options.user)
         changed["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
         env = [entry for entry in env if not entry.startswith("HOME=")] + [f"HOME={account.home}"]
     hostname = container.config.spec["hostname"]
@@ -90,104 +57,46 @@ def configure(container: Container, process: dict[str, Any], options: ExecOption
     return changed
 
 
-@contextmanager
-def _init_of(container: Container) -> Iterator[processes.Process]:
-    """The container's first process, certainly: its pid cannot be reused while its shim, which holds the lock, has not
-    waited for it; so the record is read again after the descriptor was opened."""
-    found = container.state()
+def _account(container: Container, user: str) -> accounts.Account:
+    known = oci.load(container.run_directory)
+    init = known.open()  # while it is open, the pid is the container's
     try:
-        process = processes.Process(found.pid) if found.status is Status.RUNNING and found.pid else None
-    except ProcessLookupError:
-        process = None
-    if process is None:
+        lookup = partial(accounts.lookup, user, f"/proc/{known.pid}/root")
+        return leaving.within(_PATIENCE, f"the file system of {container.config.name}", lookup)
+    finally:
+        os.close(init)
+
+
+def begin(
+    container: Container, process: dict[str, Any], *, stdin: bool, answered: waiting.Answered = waiting.answered
+) -> tuple[Line, int]:
+    """Have the container's task start a process. A line that has its streams, and its number there.
+
+    Raises what it met; StateError if the container has ended, ContainerError when that takes too long or, as
+    `answered` may have it, a signal comes meanwhile; there is no process then.
+    """
+    line = connect(container)
+    if line is None:
         raise _not_running(container)
-    with process:
-        if container.state() != found:
-            raise _not_running(container)
-        yield process
+    try:
+        line.send(frames.pack_json(frames.EXEC, {"process": process, "stdin": stdin}))
+        while not line.received:
+            if not answered(line.fileno(), _PATIENCE):
+                raise ContainerError(
+                    f"the command has not been started within {_PATIENCE:g} seconds: the container's file system does "
+                    "not answer"
+                )
+            if not line.receive():
+                raise _not_running(container)
+        first = line.received.pop(0)
+        if first.kind == frames.FAULT:
+            told = first.json()
+            raise by_name(told["fault"], told["message"])
+    except BaseException:
+        line.close()
+        raise
+    return line, first.process
 
 
 def _not_running(container: Container) -> StateError:
     return StateError(f"the container {container.config.name} is not running")
-
-
-def _relay(child: Kept, ends: Ends, caught: int, *, stdin: bool) -> tuple[int, tuple[Output, Output]]:
-    """Between our streams and the process's until it ends; as in attach.py nothing but poll waits.
-
-    The exit code, and what is still to be written.
-
-    Never our own descriptors: through one the process could open its file anew, or leave by its directory
-    (CVE-2024-21626), and one that it leaves behind would keep our reader waiting.
-    """
-    entry = Output(ends.input)
-    out, err = Output(1), Output(2)
-    sources = {ends.console: out, ends.stdout: out, ends.stderr: err}
-    sources.pop(-1)
-    reading, ended = stdin, False
-    while not ended:
-        wanted = {caught: select.POLLIN, child.pidfd: select.POLLIN}
-        for output in (out, err):
-            if output.queue:
-                wanted[output.fd] = select.POLLOUT
-        for fd, output in sources.items():
-            if not output.queue:
-                wanted[fd] = select.POLLIN
-        if entry.queue:
-            wanted[entry.fd] = wanted.get(entry.fd, 0) | select.POLLOUT
-        elif reading:
-            wanted[0] = select.POLLIN
-        poll = select.poll()
-        for fd, events in wanted.items():
-            poll.register(fd, events)
-        ready = {fd for fd, _ in poll.poll()}
-        ended = child.pidfd in ready
-        if caught in ready:
-            _pass_on(os.read(caught, 512), child)
-        for output in (out, err):
-            if output.queue and output.fd in ready:
-                output.write()
-        for fd in sources.keys() & ready:
-            _copy(fd, sources)
-        if 0 in ready:
-            data = _read(0)
-            entry.add(data or b"")
-            reading = data != b""
-        if entry.queue:
-            entry.write()  # ours, so it does not block
-        elif not reading:
-            ends.end_input()
-    code = child.wait()
-    # What it has left running in the container may write on and on: no more is taken than can be its own.
-    for fd in list(sources):
-        taken = 0
-        while fd in sources and taken < frames.CHUNK and (count := _copy(fd, sources)):
-            taken += count
-    return code, (out, err)
-
-
-def _copy(fd: int, sources: dict[int, Output]) -> int:
-    """Queue what can be read of a source now; how many bytes. At its end it is no source any more."""
-    data = _read(fd)
-    if data:
-        sources[fd].add(data)
-    elif data is not None:
-        del sources[fd]
-    return len(data or b"")
-
-
-def _read(fd: int) -> bytes | None:
-    """What is there now: b"" at the end, None if there is nothing yet."""
-    try:
-        return os.read(fd, frames.CHUNK)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return b""  # EIO: the terminal is gone, or is another job's
-
-
-def _pass_on(numbers: bytes, child: Kept) -> None:
-    for number in numbers:
-        if number != signal.SIGWINCH:
-            child.kill(number)
-        elif child.console is not None and (size := terminal.window(1)) != (0, 0):
-            terminal.resize(child.console, *size)

@@ -1,25 +1,40 @@
-"""The talk between a shim and the process that started it, and between a shim and any later command.
+"""The talk between a task, the process that keeps one container (engine/task), and its clients.
 
-Both sides send frames: a kind, the length of the payload, the payload. Over the socket pair made at start:
+Both sides send frames: a kind, the number of a process of the container, the length of the payload, the payload.
+Process 0 is the container's first one; the others have the number that STARTED tells. The client that has the container
+started has one end of a socket pair:
 
-    caller                                          shim
+    client                                          task
       │  ORDERS {id, mounts, window …}                │   with the container's lock as a descriptor
       │ ────────────────────────────────────────────▶ │   mounts, makes and starts the container
       │  STARTED        or  FAULT {fault, message}    │   after a FAULT: everything taken down again, then the end
       │ ◀──────────────────────────────────────────── │
-      │  OUT, ERR bytes                               │   a slow reader slows the container, as a pipe would
+
+Any other connects to <state>/containers/ID/task.sock, and begins with one of these, if with any:
+
+      │  EXEC {process, stdin}                        │   one more process, by its OCI process object
+      │  ATTACH                                       │   to the streams of a process that is there
+      │ ────────────────────────────────────────────▶ │   STARTED or FAULT, as above
+      │  WAIT                                         │   for the EXIT of a process, and for none of its streams
+
+From there on they are alike:
+
+      │  OUT, ERR bytes                               │   of the processes that it has started or is attached to
       │ ◀──────────────────────────────────────────── │
       │  IN bytes                               IN_OK │   one IN at a time: SIGNAL and RESIZE never queue behind it
       │ ────────────────────────────────────────────▶ │
       │  IN_END, SIGNAL number, RESIZE rows columns   │
       │ ────────────────────────────────────────────▶ │
-      │  EXIT {code, trouble}                         │   sent when all is taken down
+      │  FOLLOW                                  GREW │   when the log has, and once at first
+      │  LOOK                                    LOOK │   with a descriptor of the container's root (oci/newroot, look)
+      │ ────────────────────────────────────────────▶ │
+      │  EXIT {code, trouble}                         │   of process 0 when all is taken down
       │ ◀──────────────────────────────────────────── │
 
-The caller may hang up at any time; the container goes on. Whoever connects to <state>/containers/ID/shim.sock is a
-watcher: it may send SIGNAL, receives GREW when the log has (what the socket does not take is left out: there are
-notices enough in it), and the end of file when all is taken down. To LOOK it gets a LOOK, and with it a descriptor of
-the container's root (oci/newroot.py, look).
+A client may hang up at any time: its processes go on, without their input, and an added one without its output too;
+one that has not been STARTED yet is given up. The EXIT of what was its EXEC is
+the last that a client hears. Whoever had a process started slows it, if it reads its output slowly, as
+a pipe would. Whoever is only attached and does not keep up is hung up on. The end of file comes when all is taken down.
 """
 
 from __future__ import annotations
@@ -30,20 +45,23 @@ import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-_header = struct.Struct(">BI")
+_header = struct.Struct(">BII")
 _number = struct.Struct(">I")
 _window = struct.Struct(">HH")
 
-ORDERS, STARTED, FAULT, OUT, ERR, IN, IN_OK, IN_END, SIGNAL, RESIZE, GREW, EXIT, LOOK = range(13)
+(
+    ORDERS, STARTED, FAULT, OUT, ERR, IN, IN_OK, IN_END, SIGNAL, RESIZE, GREW, EXIT, LOOK, EXEC, ATTACH, WAIT, FOLLOW,
+) = range(17)  # fmt: skip
 
-# The most bytes of a stream in one frame; also the longest payload of any frame but ORDERS and FAULT.
+# The most bytes of a stream in one frame; also the longest payload of any frame but ORDERS, EXEC and FAULT.
 CHUNK = 1 << 16
-LONGEST = 1 << 20
+LONGEST = 1 << 23
 
 
 class Frame(NamedTuple):
     kind: int
     payload: bytes
+    process: int = 0
 
     def json(self) -> Any:
         return json.loads(self.payload)
@@ -57,20 +75,20 @@ class Frame(NamedTuple):
         return rows, columns
 
 
-def pack(kind: int, payload: bytes = b"") -> bytes:
-    return _header.pack(kind, len(payload)) + payload
+def pack(kind: int, payload: bytes = b"", *, process: int = 0) -> bytes:
+    return _header.pack(kind, process, len(payload)) + payload
 
 
-def pack_json(kind: int, value: Any) -> bytes:
-    return pack(kind, json.dumps(value, separators=(",", ":")).encode())
+def pack_json(kind: int, value: Any, *, process: int = 0) -> bytes:
+    return pack(kind, json.dumps(value, separators=(",", ":")).encode(), process=process)
 
 
-def pack_number(kind: int, value: int) -> bytes:
-    return pack(kind, _number.pack(value))
+def pack_number(kind: int, value: int, *, process: int = 0) -> bytes:
+    return pack(kind, _number.pack(value), process=process)
 
 
-def pack_window(rows: int, columns: int) -> bytes:
-    return pack(RESIZE, _window.pack(rows & 0xFFFF, columns & 0xFFFF))
+def pack_window(rows: int, columns: int, *, process: int = 0) -> bytes:
+    return pack(RESIZE, _window.pack(rows & 0xFFFF, columns & 0xFFFF), process=process)
 
 
 class Splitter:
@@ -82,7 +100,7 @@ class Splitter:
     def feed(self, data: bytes) -> Iterator[Frame]:
         self._rest += data
         while len(self._rest) >= _header.size:
-            kind, length = _header.unpack_from(self._rest)
+            kind, process, length = _header.unpack_from(self._rest)
             if length > LONGEST:
                 raise ValueError(f"a frame of {length} bytes")
             end = _header.size + length
@@ -90,7 +108,7 @@ class Splitter:
                 return
             payload = bytes(self._rest[_header.size : end])
             del self._rest[:end]
-            yield Frame(kind, payload)
+            yield Frame(kind, payload, process)
 
 
 def receive(sock: socket.socket, splitter: Splitter) -> list[Frame] | None:

@@ -5,7 +5,8 @@
     <root>/network/                  leases
     <root>/containers/ID/            config.json, state.json, lock, log.json
     <root>/containers/names/NAME     symbolic link to an ID
-    <state>/containers/ID/           rootfs/ (empty), spec.json, state.json, shim.sock
+    <state>/containers/ID/           an OCI bundle: config.json, rootfs/ (empty); state.json and start.sock
+                                     (runtime/oci/state.py); status.json, task.sock
 
 A directory <state>/containers/ID exists exactly as long as a shim has the container up, or died having it up.
 """

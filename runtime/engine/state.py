@@ -1,16 +1,21 @@
 """What a container is doing: its status, the legal ways from one to the next, and the record of it.
 
+                                   ┌───────────┐
+                                   ▼           │
         CREATING ──▶ CREATED ──▶ RUNNING ──▶ EXITED      DEAD
             │           │          │           │           │
             └───────────┴──────────┴───────────┴───────────┴──▶ REMOVING
 
-Only an EXITED container is nobody's. The others belong to a process that holds the container's lock (store.py):
-such a record with a free lock was left by a process that died, and recovery.py brings it to EXITED or nothing. A DEAD
-one is never recorded: it is one whose record is damaged, and stays until somebody asks for its removal.
+CREATED and EXITED are where a container rests, and is nobody's: whoever starts it takes it from there. A CREATED one
+has never run; one that could not be started stays what it was, with why in `error`. The other states belong to a
+process that holds the container's lock (containers/store.py): such a record with a free lock was left by a process
+that died, and containers/recovery.py brings it to rest or to nothing. A DEAD one is never recorded: it is one whose
+record is damaged, and stays until somebody asks for its removal.
 
 Two records make a state. The one below --root says what must be known after the machine went down: nothing before the
-container's first instruction, RUNNING from there on, EXITED at rest; of a container that removes itself, nothing. The
-one below --state says the rest, and wins as long as it is there. REMOVING is a file of its own beside the former.
+container rests or has its first instruction, RUNNING from there on, CREATED or EXITED at rest; of a container that
+removes itself, nothing once it runs. The one below --state says the rest, and wins as long as it is there. REMOVING is
+a file of its own beside the former.
 """
 
 from __future__ import annotations
@@ -21,6 +26,9 @@ from typing import NamedTuple
 
 from runtime.engine import records
 from runtime.errors import DamagedRecord, StateError
+
+# The first lies beside oci's state.json.
+RUNNING_RECORD, RESTING_RECORD = "status.json", "state.json"
 
 
 class Status(enum.Enum):
@@ -36,10 +44,13 @@ _NEXT = {
     Status.CREATING: {Status.CREATED, Status.REMOVING},
     Status.CREATED: {Status.RUNNING, Status.REMOVING},
     Status.RUNNING: {Status.EXITED, Status.REMOVING},
-    Status.EXITED: {Status.REMOVING},
+    Status.EXITED: {Status.RUNNING, Status.REMOVING},
     Status.REMOVING: {Status.REMOVING},
     Status.DEAD: {Status.REMOVING},
 }
+
+
+AT_REST = frozenset({Status.CREATED, Status.EXITED})
 
 
 class State(NamedTuple):
@@ -50,8 +61,8 @@ class State(NamedTuple):
     shim_pid: int = 0
     started: float = 0.0
     finished: float = 0.0
-    exit_code: int = 0
-    error: str = ""  # how its shim was lost, or what could not be given back
+    exit_code: int = 0  # of one that could not be started 126, 127 or 128, as docker has it
+    error: str = ""  # why it could not be started, how its shim was lost, or what could not be given back
     address: str = ""  # on its network, ADDRESS/PREFIX
     gateway: str = ""
     mac: str = ""
@@ -67,27 +78,36 @@ class State(NamedTuple):
 
 def save(directory: str, state: State) -> None:
     """Record it in a directory below --state."""
-    records.write(os.path.join(directory, "state.json"), _record(state))
+    records.write(os.path.join(directory, RUNNING_RECORD), _record(state))
 
 
 def keep(directory: str, state: State) -> None:
     """Record it in a directory below --root, durably."""
-    records.keep(os.path.join(directory, "state.json"), _record(state))
+    records.keep(os.path.join(directory, RESTING_RECORD), _record(state))
 
 
 def _record(state: State) -> dict[str, object]:
     return {**state._asdict(), "status": state.status.value}
 
 
-def load(*directories: str) -> State | None:
-    """The state recorded in the first of `directories` that has a whole one; None where there is none at all.
+def load(running: str, resting: str) -> State | None:
+    """The state recorded below --state, in `running`, or else below --root, in `resting`; None where there is none.
 
     Raises DamagedRecord where there are only damaged ones.
     """
+    return _first_whole(os.path.join(running, RUNNING_RECORD), os.path.join(resting, RESTING_RECORD))
+
+
+def rested(resting: str) -> State | None:
+    """The state recorded below --root; None where there is none. Raises DamagedRecord."""
+    return _first_whole(os.path.join(resting, RESTING_RECORD))
+
+
+def _first_whole(*paths: str) -> State | None:
     damaged: DamagedRecord | None = None
-    for directory in directories:
+    for path in paths:
         try:
-            found = records.fields(os.path.join(directory, "state.json"), State)
+            found = records.fields(path, State)
         except DamagedRecord as error:
             damaged = damaged or error
             continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
+import termios
 
 from runtime.oci.container import Stdio
 from unionfs.linux import consts
@@ -30,8 +32,13 @@ class Ends:
     def _open(self) -> list[int]:
         return [fd for fd in (self.console, self.stdin, self.stdout, self.stderr) if fd >= 0]
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the terminal's size, if there is one; the processes in front hear of it by SIGWINCH."""
+        if self.console >= 0:
+            fcntl.ioctl(self.console, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
     def end_input(self) -> None:
-        """The end of file for who reads a pipe. A terminal's end is a character that its user types."""
+        """The end of file for whoever reads a pipe. A terminal's end is a character that its user types."""
         if self.stdin >= 0:
             os.close(self.stdin)
             self.stdin = -1

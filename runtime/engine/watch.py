@@ -1,26 +1,16 @@
-"""A later command's line to the shim of a running container: send a signal, look at its root, wait for its end."""
+"""A later command's line to the task of a running container: send a signal, look at its root, wait for its end."""
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from runtime.engine import frames
 from runtime.engine.containers.container import Container
+from runtime.engine.line import Line, short_path
 
-
-@contextmanager
-def short_path(directory: str) -> Iterator[str]:
-    """A short name for `directory`: sun_path (unix(7)) holds 107 bytes, and --state may be of any length."""
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
+SOCKET = "task.sock"  # in the run directory
 
 
 def _milliseconds(deadline: float | None) -> float | None:
@@ -28,50 +18,39 @@ def _milliseconds(deadline: float | None) -> float | None:
     return None if deadline is None else min(max(deadline - time.monotonic(), 0.0), 86400.0) * 1000
 
 
-class Watch:
-    """One connection. `close` it, or use it as a context manager."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._splitter = frames.Splitter()
+class Watch(Line):
+    """One connection that has begun with nothing, or with FOLLOW."""
 
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._sock.close()
-
     def signal(self, number: int) -> None:
-        try:
-            self._sock.sendall(frames.pack_number(frames.SIGNAL, number))
-        except OSError:
-            pass  # it is ending
+        self.send(frames.pack_number(frames.SIGNAL, number))  # whether it hears: one that does not is ending
 
     def news(self, deadline: float | None = None) -> bool:
         """Wait until the log has grown (True) or everything has ended (False). TimeoutError at `deadline`
         (time.monotonic)."""
         poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
+        poll.register(self.sock, select.POLLIN)
         while not poll.poll(_milliseconds(deadline)):
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError
-        return frames.receive(self._sock, self._splitter) is not None
+        heard = self.receive()
+        self.received.clear()
+        return heard
 
     def look(self, timeout: float) -> int | None:
         """A descriptor of the container's root, to be closed (oci/newroot.py, look); None when everything has ended.
 
-        TimeoutError: the shim does not answer. The log's growth that it tells meanwhile is dropped.
+        TimeoutError: the task does not answer. The log's growth that it tells meanwhile is dropped.
         """
         deadline = time.monotonic() + timeout
         poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
+        poll.register(self.sock, select.POLLIN)
         try:
-            self._sock.sendall(frames.pack(frames.LOOK))
+            self.sock.sendall(frames.pack(frames.LOOK))
             while poll.poll(_milliseconds(deadline)):
-                data, descriptors = frames.receive_with_descriptors(self._sock, 1)
+                data, descriptors = frames.receive_with_descriptors(self.sock, 1)
                 if not data:
                     return None
                 if descriptors:
@@ -81,7 +60,7 @@ class Watch:
         raise TimeoutError
 
     def ended(self, timeout: float | None = None) -> bool:
-        """Wait until the shim has given everything back, at most `timeout` seconds; whether it has."""
+        """Wait until the task has given everything back, at most `timeout` seconds; whether it has."""
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             while self.news(deadline):
@@ -91,13 +70,17 @@ class Watch:
         return True
 
 
-def connect(container: Container) -> Watch | None:
-    """A line to the container's shim; None when there is no shim."""
+def connect(container: Container, *, follow: bool = False) -> Watch | None:
+    """A line to the container's task, one that hears when the log grows if it is to `follow`; None when there is no
+    task."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with short_path(container.run_directory) as path:
-            sock.connect(f"{path}/shim.sock")
+            sock.connect(f"{path}/{SOCKET}")
     except (FileNotFoundError, NotADirectoryError, ConnectionError):
         sock.close()
         return None
-    return Watch(sock)
+    watch = Watch(sock)
+    if follow:
+        watch.send(frames.pack(frames.FOLLOW))
+    return watch

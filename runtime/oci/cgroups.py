@@ -241,7 +241,7 @@ def _make_below(hierarchy: Hierarchy, above: str, name: str, mode: int) -> str:
     with _gone_is_missing(directory), suppress(FileExistsError):
         os.mkdir(directory, mode)
     if hierarchy.version == 1 and "cpuset" in hierarchy.controllers:
-        # Empty in a new v1 cgroup: nobody could enter it. Who has made it may not have come to fill it yet, or never.
+        # Empty in a new v1 cgroup, which nobody could enter. Whoever made it may not have filled it yet, or never will.
         for file in ("cpuset.cpus", "cpuset.mems"):
             if not _read(directory, file).strip():
                 _write(directory, file, _read(above, file).strip())

@@ -10,12 +10,14 @@ import fcntl
 import gc
 import os
 import resource
+import select
 import signal
 import socket
 import stat
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from runtime.oci import caps, command, newroot, seccomp, spec, sync, terminal
@@ -24,15 +26,16 @@ from runtime.oci.inroot import Root
 from unionfs.linux import consts, processes
 
 _CHANNEL_FD = 3
+_LISTENER_FD = 4
 
 Step = tuple[str, Callable[[], None]]
 
 
-class Birth(NamedTuple):
+class Plan(NamedTuple):
     """What the parent decided before the fork; the child only carries it out."""
 
     process: spec.Process
-    config: spec.Spec
+    config: spec.Spec | None  # None: a process that is added to a container
     cgroup: Cgroup | None
     root_steps: tuple[newroot.RootfsStep, ...] | None  # None: the root of the joined container
     root: int | None  # descriptor of the root file system, where the steps want it as one
@@ -41,19 +44,23 @@ class Birth(NamedTuple):
     new_cgroup: bool
     joins: tuple[tuple[int, int], ...]  # (descriptor of a namespace or pidfd, clone flags) for setns
     stdio: tuple[int, int, int] | None  # None: /dev/null
+    listener: int | None = None  # the socket on which a new container's first process waits for its start
+
+    @property
+    def memory_limit(self) -> int | None:
+        return self.config.resources.memory_limit if self.config else None
 
 
-def run(birth: Birth, channel: sync.Channel) -> NoReturn:
-    """From birth to execve; `channel` is the child's end of the socketpair."""
+def run(plan: Plan, channel: sync.Channel) -> NoReturn:
+    """From its birth to execve; `channel` is the child's end of the socketpair."""
     step = "prepare the process"
     try:
-        joins, work, channel = _keep_only(birth, channel)
-        for step, action in _steps(birth, joins, work, channel):  # noqa: B007  a fault names the step it was in
+        joins, work, channel = _keep_only(plan, channel)
+        for step, action in _steps(plan, joins, work, channel):  # noqa: B007  a fault names the step it was in
             action()
         channel.send(sync.READY)
-        if channel.receive().kind != sync.START:
-            os._exit(0)  # the parent ended, or does not want the container any more
-        command.execute(birth.process.args, command.environment(birth.process.env))
+        channel = _await_start(channel, None if plan.listener is None else _LISTENER_FD)
+        command.execute(plan.process.args, command.environment(plan.process.env))
     except command.CommandFault as error:
         _report(channel, error.fault)
     except OSError as error:
@@ -72,45 +79,77 @@ def _report(channel: sync.Channel, fault: sync.Fault) -> None:
         pass  # nobody is left to be told
 
 
-def _keep_only(birth: Birth, channel: sync.Channel) -> tuple[list[tuple[int, int]], newroot.Work, sync.Channel]:
-    """Standard input, output and error as asked, the channel as 3, the namespaces to join, the root and the files that
-    are given, and nothing else open.
+def _await_start(channel: sync.Channel, listener: int | None) -> sync.Channel:
+    """The channel to whoever has said START, to be told of a command that cannot be executed.
+
+    With a listener that is anybody who connects to it: our parent may have said that it leaves (LEAVE). If it ends
+    without a word, or says another, nobody wants this process any more.
+    """
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    if listener is None:
+        if channel.receive().kind != sync.START:
+            os._exit(0)
+        return channel
+    poll.register(listener, select.POLLIN)
+    starts = socket.socket(fileno=listener)
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if channel.fileno() in ready:
+            poll.unregister(channel.fileno())
+            if channel.receive().kind != sync.LEAVE:
+                os._exit(0)
+        if listener in ready:
+            caller = sync.Channel(starts.accept()[0])
+            if caller.receive().kind == sync.START:
+                with suppress(OSError):  # whoever said it may not live to hear that it was heard
+                    caller.send(sync.STARTING)
+                return caller
+            caller.close()  # it has only looked whether anybody waits here
+
+
+def _keep_only(plan: Plan, channel: sync.Channel) -> tuple[list[tuple[int, int]], newroot.Work, sync.Channel]:
+    """Standard input, output and error as asked, the channel as 3, the listener as 4 if there is one, the namespaces to
+    join, the root and the files that are given, and nothing else open.
 
     It comes before anything is shared with a container: a descriptor of the host's that is still open then is a way
     to the host (CVE-2016-9962, CVE-2024-21626).
     """
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    wanted = [*(birth.stdio or (null, null, null)), channel.detach(), *(fd for fd, _ in birth.joins)]
-    given = [fd for fd in (birth.root, birth.files) if fd is not None]
+    wanted = [*(plan.stdio or (null, null, null)), channel.detach()]
+    wanted += [] if plan.listener is None else [plan.listener]
+    first_join = len(wanted)
+    wanted += [fd for fd, _ in plan.joins]
+    given = [fd for fd in (plan.root, plan.files) if fd is not None]
     wanted += given
     # First out of the way of the numbers they shall have: the caller's may be any, in any order.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in wanted]
     for number, fd in enumerate(high):
         os.dup2(fd, number, inheritable=number < _CHANNEL_FD)
     processes.close_range(len(wanted))
-    joins = [(number, flags) for number, (_, flags) in enumerate(birth.joins, _CHANNEL_FD + 1)]
+    joins = [(number, flags) for number, (_, flags) in enumerate(plan.joins, first_join)]
     numbers = dict(zip(given, range(len(wanted) - len(given), len(wanted)), strict=True))
-    work = newroot.Work(*(-1 if fd is None else numbers[fd] for fd in (birth.root, birth.files)))
+    work = newroot.Work(*(-1 if fd is None else numbers[fd] for fd in (plan.root, plan.files)))
     return joins, work, sync.Channel.adopt(_CHANNEL_FD)
 
 
 def _steps(
-    birth: Birth, joins: list[tuple[int, int]], work: newroot.Work, channel: sync.Channel
+    plan: Plan, joins: list[tuple[int, int]], work: newroot.Work, channel: sync.Channel
 ) -> list[Step]:  # fmt: skip
-    process, console = birth.process, _Console()
+    process, console = plan.process, _Console()
     steps: list[Step] = [("prepare the process", _forget_the_parent)]
-    if birth.cgroup is not None:
-        steps.append(("enter the cgroups", birth.cgroup.enter))
+    if plan.cgroup is not None:
+        steps.append(("enter the cgroups", plan.cgroup.enter))
     if process.oom_score_adj is not None:
         steps.append(("set oom_score_adj", _writer("/proc/self/oom_score_adj", str(process.oom_score_adj))))
     if joins:
         steps.append(("join the namespaces", lambda: _join(joins)))
-        steps.append(("make a process in the namespaces", lambda: _clone_sibling(birth.new, channel)))
-    if birth.new_cgroup:  # after the cgroups were entered: they become the namespace's root
+        steps.append(("make a process in the namespaces", lambda: _clone_sibling(plan.new, channel)))
+    if plan.new_cgroup:  # after the cgroups were entered: they become the namespace's root
         steps.append(("make a cgroup namespace", lambda: processes.unshare(consts.CLONE_NEWCGROUP)))
     steps.append(("start a session", os.setsid))
-    if birth.root_steps is not None:
-        steps += _creation(birth.config, birth.root_steps, work, console, channel)
+    if plan.root_steps is not None and plan.config is not None:
+        steps += _creation(plan.config, plan.root_steps, work, console, channel)
     elif process.terminal:
         steps.append(("open a terminal", lambda: console.open(Root(os.open("/", os.O_PATH)), process, bind=False)))
     if process.terminal:

@@ -9,7 +9,11 @@
              ◀────────────────────────── CONSOLE     with a terminal: carries the pty's master as SCM_RIGHTS
              ◀────────────────────────── READY       everything is done but execve: create returns
       the caller attaches a network …
-      start: START ────────────────────────────────▶ execve
+      LEAVE ───────────────────────────────────────▶ the parent may end: the child waits on without it
+
+    starter (any process, over start.sock)           child
+      START ───────────────────────────────────────▶ execve; a process that joined a container hears it from its
+             ◀────────────────────────── STARTING    parent instead, and has no need to say that it was the one heard
              ◀────────────────────────── (end of file) the socket is close-on-exec: the command runs
              ◀────────────────────────── FAULT       at any time instead: step, errno and text, and the child ends
 
@@ -24,7 +28,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-BORN, ROOT, CONSOLE, READY, START, FAULT = b"B", b"L", b"C", b"R", b"S", b"F"
+BORN, ROOT, CONSOLE, READY, LEAVE, START, STARTING, FAULT = b"B", b"L", b"C", b"R", b"D", b"S", b"E", b"F"
 
 # What a fault means to the user; the values travel.
 FAILED, NOT_FOUND, NOT_EXECUTABLE = "failed", "not-found", "not-executable"

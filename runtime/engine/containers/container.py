@@ -107,11 +107,12 @@ class Container(NamedTuple):
 
     def running_spec(self) -> dict[str, Any] | None:
         """The OCI configuration as it is run; None when the container is not up. Raises DamagedRecord."""
-        spec = records.read(f"{self.run_directory}/spec.json")
-        return None if spec is None else self.placed(spec)
+        spec: dict[str, Any] | None = records.read(f"{self.run_directory}/config.json")
+        return spec
 
     def record_running_spec(self, spec: Mapping[str, Any]) -> None:
-        records.write(f"{self.run_directory}/spec.json", spec)
+        """With it the run directory is a bundle."""
+        records.write(f"{self.run_directory}/config.json", spec)
 
     def exists(self) -> bool:
         return os.path.exists(f"{self.directory}/config.json") or (bool(self.damage) and os.path.exists(self.directory))
@@ -172,8 +173,8 @@ class Container(NamedTuple):
         with suppress(OSError):  # busy: it stays, and with it the sign that there is something to give back
             names = os.listdir(place) if os.path.exists(place) else None
             if names is not None:
-                if "state.json" in names:
-                    os.unlink(f"{place}/state.json")  # first: it goes before the one in `directory`
+                if state.RUNNING_RECORD in names:  # first: it goes before the one in `directory`
+                    os.unlink(f"{place}/{state.RUNNING_RECORD}")
                 if "rootfs" in names:
                     os.rmdir(f"{place}/rootfs")
                 shutil.rmtree(place)

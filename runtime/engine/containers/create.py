@@ -13,6 +13,7 @@ from runtime.engine.containers import names, release, spec
 from runtime.engine.containers.container import Config, Container
 from runtime.engine.containers.request import CreateRequest
 from runtime.engine.installation import Installation
+from runtime.engine.state import State, Status
 from runtime.errors import NoSuchImage, step
 from runtime.events import Listener, unheard
 from runtime.images.image import Image
@@ -27,6 +28,13 @@ class Created(NamedTuple):
     container: Container
     lock: int  # held; to be handed to a shim or closed
     mounts: list[Mount]
+
+    def leave(self) -> None:
+        """Put it at rest, durably, for another process to start. OSError."""
+        try:
+            self.container.rest(State(Status.CREATED))
+        finally:
+            os.close(self.lock)
 
 
 def create(installation: Installation, request: CreateRequest, tell: Listener = unheard) -> Created:

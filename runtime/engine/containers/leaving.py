@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from runtime.errors import StateError
+from runtime.errors import RuntimeFault, StateError
 
 _GRACE = 5.0  # seconds for the main thread to undo what it has begun
 _FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -66,12 +66,12 @@ def _watch(receiver: int, main: int, over: threading.Event) -> None:
 def within(patience: float, what: str, ask: Callable[[], Found]) -> Found:
     """What `ask` gives. StateError, that `what` does not answer, when it takes more than `patience` seconds; then it
     waits on, in a thread that ends with the process."""
-    answers: list[Found | OSError] = []
+    answers: list[Found | OSError | RuntimeFault] = []
 
     def work() -> None:
         try:
             answers.append(ask())
-        except OSError as error:
+        except (OSError, RuntimeFault) as error:
             answers.append(error)
 
     thread = threading.Thread(target=work, daemon=True)
@@ -79,6 +79,6 @@ def within(patience: float, what: str, ask: Callable[[], Found]) -> Found:
     thread.join(patience)
     if not answers:
         raise StateError(f"{what} does not answer")
-    if isinstance(answers[0], OSError):
+    if isinstance(answers[0], OSError | RuntimeFault):
         raise answers[0]
     return answers[0]

@@ -1,11 +1,11 @@
-"""Removing the containers that have ended."""
+"""Removing the containers that are at rest: that have ended, or never ran."""
 
 from __future__ import annotations
 
 from drivers.errors import DriverError
 from runtime.engine.containers.remove import remove
 from runtime.engine.installation import Installation
-from runtime.engine.state import Status
+from runtime.engine.state import AT_REST
 from runtime.engine.storage.pruned import Pruned
 from runtime.errors import NoSuchContainer, RuntimeFault, StateError
 
@@ -15,7 +15,7 @@ def prune(installation: Installation) -> Pruned[str]:
     pruned = Pruned[str]([], 0, [], [])
     for container in installation.containers:
         try:
-            if container.state().status is not Status.EXITED:
+            if container.state().status not in AT_REST:
                 continue
             size = installation.drivers.written(container.config.driver, container.id)
             remove(installation, container, force=False, tell=pruned.away.append)

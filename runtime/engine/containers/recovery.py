@@ -15,7 +15,7 @@ from drivers.errors import DriverError
 from runtime.engine.containers import release
 from runtime.engine.containers.container import Container
 from runtime.engine.installation import Installation
-from runtime.engine.state import State, Status
+from runtime.engine.state import AT_REST, State, Status, rested
 from runtime.errors import NoSuchContainer, RuntimeFault, step
 
 # The exit codes of containers that nobody saw the end of: as killed, and docker's for "the machine went down".
@@ -27,8 +27,8 @@ def recover(installation: Installation) -> None:
     """Bring every container that was left behind to rest.
 
     One that cannot be (a full disk, a snapshot that someone uses) is left as it is: a verb that is about it says why.
-    What is removed here was never to stay (it never ran, or runs with --rm), or was being removed by a process that was
-    killed. A removal that has failed and said so is not among it (release.discard), nor is what is damaged.
+    What is removed here was never to stay (it was still being made, or runs with --rm), or was being removed by a
+    process that was killed; not what somebody failed to remove, who said so (release.discard), nor what is damaged.
     """
     paths = installation.paths
     with step(f"use the directories {paths.root} and {paths.state}"):
@@ -61,22 +61,31 @@ def _settle(installation: Installation, container: Container) -> bool:
     """Whether there was anything to do."""
     found = container.state()
     up = os.path.exists(container.run_directory)
-    if found.status is Status.EXITED and not up:
+    if found.status in AT_REST and not up:
         return False  # its shim has ended between our look and now
     killed = found.oom_killed or release.oom_killed(container)
     trouble = release.attempt([release.processes, partial(release.endpoint, installation)], container)
     if found.status is Status.DEAD:
         container.tidy()
-    elif found.status in (Status.RUNNING, Status.EXITED) and not container.config.remove:
+    elif _stays(container, found):
         container.rest(_final(found, up, trouble)._replace(oom_killed=killed))
     else:
         release.discard(installation, container, after_crash=True)
     return True
 
 
+def _stays(container: Container, found: State) -> bool:
+    """Whether somebody counts on it: it was put at rest, or has run, or why it could not be started has been told."""
+    if container.config.remove:
+        return False
+    if found.status is Status.CREATED:
+        return bool(found.error) or rested(container.directory) is not None
+    return found.status in (Status.RUNNING, Status.EXITED)
+
+
 def _final(found: State, up: bool, trouble: str) -> State:
-    """How a container ended whose shim did not live to record it; `up`: its run directory is still there."""
-    if found.status is Status.EXITED:
+    """How a container rests whose shim did not live to record it; `up`: its run directory is still there."""
+    if found.status in AT_REST:
         return found
     code, cause = (_KILLED, "its shim was killed") if up else (_WENT_DOWN, "the machine went down")
     error = "; ".join(filter(None, [cause, trouble]))

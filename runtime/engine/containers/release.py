@@ -1,6 +1,6 @@
 """Taking back what a running container holds: processes, cgroups, its endpoint, and last its record.
 
-Its root file system is not among it: that ends with its processes and its shim (engine/shim).
+Its root file system is not among it: that ends with its processes and its shim (engine/task).
 
 Every step is idempotent and bears that the steps before it never happened, so the shim at the end of a container and
 recovery after a killed shim take the same path. A step that fails does not stop the others.
@@ -24,12 +24,10 @@ if TYPE_CHECKING:
 
 def processes(container: Container) -> None:
     """Kill what is left in the container's cgroups, and remove them."""
-    spec = container.running_spec()
-    if spec is not None:
-        from runtime.oci.container import delete
+    from runtime.oci.container import delete
 
-        with step("end its processes"):
-            delete(spec)
+    with step("end its processes"):
+        delete(container.run_directory)
 
 
 def oom_killed(container: Container) -> bool:

@@ -45,12 +45,12 @@ def _kill(container: Container) -> bool:
     """Kill the first process ourselves, and the others with it; whether it has ended. Its shim may be stopped."""
     from runtime.oci import container as oci
 
-    pid, spec = container.state().pid, container.running_spec()
-    if not pid or spec is None:
+    pid = container.state().pid
+    if not pid:
         return True
     try:
         with Process(pid) as init:
-            oci.kill(pid, signal.SIGKILL, spec=spec)  # which looks whether it is the container's
+            oci.kill(container.run_directory, signal.SIGKILL)  # which looks whether it is the container's
             return init.ended(_AFTER_KILL)
     except (ProcessLookupError, ContainerError):
         return True

@@ -263,8 +263,8 @@ class ContainerStore:
             marks = (f"{self.paths.running}/{container_id}", removing(directory))
             with suppress(NoSuchContainer, DamagedRecord):
                 if not any(map(os.path.exists, marks)):
-                    found = state.load(directory)
+                    found = state.rested(directory)
                     # REMOVING: as an earlier version recorded it, whose removal may have failed, and been told to have.
-                    if found is not None and found.status in (Status.EXITED, Status.REMOVING):
+                    if found is not None and found.status in (*state.AT_REST, Status.REMOVING):
                         continue
                 yield self.load(container_id)

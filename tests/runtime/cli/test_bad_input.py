@@ -37,7 +37,7 @@ REFUSED = [
     ("run -e =x box true", 125, "'=x'"),
     ("run -w here box true", 125, "'here'"),
     ("run --network=lan box true", 125, "lan"),
-    ("run --network=none -u nobody box true", 125, "nobody"),
+    ("run --rm --network=none -u nobody box true", 125, "nobody"),
     ("run --pull=never nosuchimage true", 125, "nosuchimage"),
     ("run Not/A//Name true", 125, "Not/A//Name"),
     ("--storage-driver=nope run box true", 125, "'nope'"),
@@ -81,7 +81,7 @@ def test_without_root_it_says_so(tmp_path: Path, verb: str) -> None:
 def test_nothing_of_a_refused_container_is_left(runtime: Runtime) -> None:
     """Refused late, with the root file system mounted and the network not yet there, and refused at the very last."""
     for words in (["-u", "nobody"], ["-v", "/etc/passwd/x:/data"], ["--name=late", "-w", "/etc/motd"]):
-        runtime.refused("run", *words, IMAGE, "true")
+        runtime.refused("run", "--rm", *words, IMAGE, "true")
     assert runtime.ids() == []
     assert os.listdir(runtime.root / "containers/names") == []
     assert links() == ["lo"]

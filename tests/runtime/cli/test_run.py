@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -41,11 +42,29 @@ def test_the_images_command_is_the_default(runtime: Runtime) -> None:
     ],
 )  # fmt: skip
 def test_a_command_that_cannot_be_started(runtime: Runtime, command: str, code: int, said: str) -> None:
-    """The container is gone, also without --rm; its name is free."""
+    """With --rm the container is gone, and its name is free; else it is there as it was created, with the reason."""
     for _ in range(2):
-        assert said in runtime.refused("run", "--name=unstarted", IMAGE, command, code=code)
+        assert said in runtime.refused("run", "--rm", "--name=unstarted", IMAGE, command, code=code)
     assert runtime.ids() == []
+    told = runtime.refused("run", "--name=unstarted", IMAGE, command, code=code)
+    assert runtime.status("unstarted") == "Created"
+    assert runtime("ps", "-q") == ""
+    shown = json.loads(runtime("inspect", "unstarted"))[0]["State"]
+    assert (shown["Status"], shown["Running"], shown["ExitCode"], shown["Pid"]) == ("created", False, code, 0)
+    assert f"runtime: {shown['Error']}\n" == told
+    assert shown["StartedAt"] == shown["FinishedAt"] == "0001-01-01T00:00:00Z"
+    assert "not running" in runtime.refused("exec", "unstarted", "true", code=1)
+    assert runtime("stop", "unstarted") == "unstarted\n"
+    assert "already in use" in runtime.refused("run", "--name=unstarted", IMAGE, "true", code=125)
+    assert runtime("rm", "unstarted") == "unstarted\n"
     assert links() == ["lo"]
+
+
+def test_pruned_with_those_that_have_ended(runtime: Runtime) -> None:
+    runtime.refused("run", "--name=unstarted", "--network=none", IMAGE, "nothing-like-this", code=127)
+    (unstarted,) = runtime.ids()
+    assert unstarted in runtime("container", "prune", "-f")
+    assert runtime.ids() == []
 
 
 def test_options_end_at_the_image(runtime: Runtime) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.runtime import dying_shim
 from tests.runtime.conftest import PATIENCE, Runtime
+from tests.runtime.engine.task import dying_shim
 
 pytestmark = pytest.mark.needs("root")
 
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.needs("root")
 _REFUSED = """
 import sys
 from importlib import import_module
-from runtime.engine import start
-from tests.runtime import dying_shim
+from runtime.engine import shim
+from tests.runtime.engine.task import dying_shim
 where, what = sys.argv[1:3]
 if where == "shim":
-    start._PROGRAM = dying_shim.__file__
+    shim._PROGRAM = dying_shim.__file__
 else:
     place, _, name = what.rpartition(".")
     module, _, inside = place.partition(":")
@@ -41,14 +41,14 @@ RUN = [
     ("client", "runtime.engine.containers.create.unpack", "unpack the image box"),
     ("client", "runtime.engine.records.keep", "record the container"),
     ("client", "drivers.graph.snapshotter:GraphSnapshotter.prepare", "prepare its root file system"),
-    ("shim", "runtime.engine.shim.main._listen", "make its run directory"),
-    ("shim", "runtime.engine.shim.main.Writer", "open its log"),
-    ("shim", "runtime.engine.shim.life.open_tree", "mount the root file system"),
+    ("shim", "runtime.engine.task.main._listen", "make its run directory"),
+    ("shim", "runtime.engine.task.main.Writer", "open its log"),
+    ("shim", "runtime.engine.task.life.open_tree", "mount the root file system"),
     ("shim", "runtime.engine.containers.accounts.lookup", "look its user up"),
-    ("shim", "runtime.engine.shim.life.EtcFiles", "make its files of /etc"),
-    ("shim", "runtime.engine.shim.life.pipes", "create the container"),
+    ("shim", "runtime.engine.task.life.EtcFiles", "make its files of /etc"),
+    ("shim", "runtime.engine.task.life.pipes", "create the container"),
     ("shim", "runtime.engine.networks.sandbox:Sandbox.loopback_up", "connect it to the network none"),
-    ("shim", "runtime.engine.shim.life.keep", "record that it runs"),
+    ("shim", "runtime.engine.task.life.keep", "record that it runs"),
 ]
 
 
@@ -74,7 +74,14 @@ def vfs(installation: Runtime, deadline: None) -> Iterator[Runtime]:
 def test_a_step_of_run(vfs: Runtime, where: str, call: str, step: str) -> None:
     done = refused(vfs, where, call, "run", "--network=none", "box", "true")
     tried = step.format(root=vfs.root, state=vfs.state)
-    assert (done.returncode, done.stderr) == (125, f"runtime: cannot {tried}: /: Invalid argument\n")
+    said = f"cannot {tried}: /: Invalid argument"
+    assert (done.returncode, done.stderr) == (125, f"runtime: {said}\n")
+    # Once it is a container it stays one, and its record has the reason too.
+    for name in vfs.ids():
+        assert where == "shim"
+        shown = vfs("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}", name)
+        assert shown == f"created 128 {said}\n"
+        vfs("rm", name)
 
 
 def test_what_fails_at_the_end(vfs: Runtime) -> None:
@@ -88,11 +95,19 @@ def test_what_fails_at_the_end(vfs: Runtime) -> None:
         vfs("rm", "ends")
 
 
+def test_a_step_of_exec(vfs: Runtime) -> None:
+    words = ("run", "-d", "--network=none", "box", "sleep", "60")
+    done = refused(vfs, "shim", "runtime.engine.task.joining.pipes", *words)
+    name = done.stdout.strip()
+    said = vfs.refused("exec", name, "true", code=125)
+    assert said == "runtime: cannot start the command: /: Invalid argument\n"
+    vfs("rm", "-f", name)
+
+
 def test_other_verbs(vfs: Runtime) -> None:
     name = vfs("run", "-d", "--network=none", "--name=runs", "box", "sleep", "600").strip()
     try:
         for call, words, code, says in (
-            ("runtime.oci.parent.spawn", ("exec", name, "true"), 125, "cannot start the command"),
             ("drivers.diff.changes", ("diff", name), 1, "diff failed"),
             ("runtime.engine.containers.release.discard", ("rm", "-f", "runs"), 1, "rm runs failed"),
             ("runtime.engine.containers.store:ContainerStore._ids", ("ps",), 1, "cannot use the directories"),

@@ -204,7 +204,7 @@ def test_the_runtimes_own_program_cannot_be_overwritten(
         if how == "run":
             ended = call("run", "--rm", "--network=none", *options, IMAGE, *command)
         else:
-            start(runtime, "box", LOOP, *options)
+            call("run", "-d", "--network=none", "--name=box", *options, IMAGE, "sleep", "600")
             ended = call("exec", "box", *command)
             runtime("rm", "-f", "box")
         assert ended.returncode == 0, ended.stderr

@@ -75,14 +75,14 @@ def test_the_specification_is_one_that_the_low_level_accepts() -> None:
 
 def test_frames_survive_any_cut() -> None:
     sent = [
-        frames.pack(frames.OUT, b"x" * 1000), frames.pack_json(frames.EXIT, {"code": 3}), frames.pack_window(24, 80),
-        frames.pack_number(frames.SIGNAL, 15), frames.pack(frames.IN_END),
+        frames.pack(frames.OUT, b"x" * 1000, process=7), frames.pack_json(frames.EXIT, {"code": 3}),
+        frames.pack_window(24, 80), frames.pack_number(frames.SIGNAL, 15), frames.pack(frames.IN_END),
     ]  # fmt: skip
     whole = b"".join(sent)
     for step in (1, 2, 5, 7, 999, len(whole)):
         splitter = frames.Splitter()
         got = [frame for at in range(0, len(whole), step) for frame in splitter.feed(whole[at : at + step])]
-        assert [frames.pack(*frame) for frame in got] == sent
+        assert [frames.pack(frame.kind, frame.payload, process=frame.process) for frame in got] == sent
     assert got[1].json() == {"code": 3}
     assert got[2].window() == (24, 80)
     assert got[3].number() == 15
@@ -90,20 +90,24 @@ def test_frames_survive_any_cut() -> None:
 
 def test_a_frame_of_a_mad_length_is_refused() -> None:
     with pytest.raises(ValueError, match="4294967295"):
-        list(frames.Splitter().feed(b"\x03\xff\xff\xff\xff"))
+        list(frames.Splitter().feed(b"\x03\0\0\0\0\xff\xff\xff\xff"))
 
 
 def test_states_go_the_drawn_ways_only(tmp_path: Path) -> None:
     created = State(Status.CREATING).to(Status.CREATED)
     running = created.to(Status.RUNNING, pid=7)
     assert running.to(Status.EXITED, exit_code=3).exit_code == 3
+    assert State(Status.EXITED).to(Status.RUNNING).status is Status.RUNNING
     for here, there in (
-        (Status.EXITED, Status.CREATED), (Status.EXITED, Status.CREATING), (Status.CREATING, Status.RUNNING),
+        (Status.EXITED, Status.CREATED), (Status.CREATED, Status.EXITED), (Status.RUNNING, Status.CREATED),
+        (Status.EXITED, Status.CREATING), (Status.CREATING, Status.RUNNING),
     ):  # fmt: skip
         with pytest.raises(StateError):
             State(here).to(there)
     state.save(str(tmp_path), running)
-    assert state.load(str(tmp_path / "missing"), str(tmp_path)) == running
+    assert state.load(str(tmp_path), str(tmp_path / "missing")) == running
+    state.keep(str(tmp_path), created)
+    assert state.load(str(tmp_path / "missing"), str(tmp_path)) == state.rested(str(tmp_path)) == created
 
 
 @pytest.mark.parametrize("write", [records.write, records.keep])

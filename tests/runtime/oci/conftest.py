@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from runtime.oci import container, defaults
+from runtime.oci import defaults
+from runtime.oci.cgroups import Cgroup
 from tests.runtime.oci.keeper import Keeper
 
 _APPLETS = (
@@ -77,7 +78,9 @@ def config(rootfs: Path) -> Iterator[Callable[..., Config]]:
     left = [directory for directory, _, _ in os.walk("/sys/fs/cgroup") if name in directory]
     if left:  # a failed test must not keep the next one's processes company
         for spec in made:
-            container.delete(spec)
+            group = Cgroup(spec["linux"]["cgroupsPath"])
+            group.kill()
+            group.remove()
     assert not left, f"cgroups left behind: {left}"
 
 

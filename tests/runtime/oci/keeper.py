@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 from runtime import errors
 from runtime.oci import cgroups, container
+from runtime.oci.process import Init
 from unionfs.linux import consts, mounts, processes
 
 _DEADLINE = 20  # seconds for what an output or a console is to show
@@ -54,6 +56,10 @@ class Keeper:
             raise errors.by_name(*answer["fault"])
         return answer["result"]
 
+    def directory(self) -> str:
+        """A new one for a container's state."""
+        return tempfile.mkdtemp(prefix="state", dir=self._directory)
+
     def output(self) -> str:
         """A new file for a container's standard output and error."""
         self._outputs += 1
@@ -62,14 +68,15 @@ class Keeper:
     def run(self, spec: dict[str, Any]) -> Result:
         """Create, start, wait, delete."""
         path = self.output()
-        code = self.call("run", spec=spec, output=path)
+        code = self.call("run", directory=self.directory(), spec=spec, output=path)
         return Result(code, _contents(path))
 
     def create(self, spec: dict[str, Any], root: str = "") -> Box:
         """With `root`, its root is a copy of the mount there, given as a descriptor."""
         path = self.output()
-        pid = self.call("create", spec=spec, output=path, root=root)
-        return Box(self, spec, pid, path)
+        directory = self.directory()
+        pid = self.call("create", directory=directory, spec=spec, output=path, root=root)
+        return Box(self, directory, spec, pid, path)
 
     def kill(self) -> None:
         self._process.kill()
@@ -90,8 +97,8 @@ class Keeper:
 class Box:
     """A created container, or an added process of one."""
 
-    def __init__(self, keeper: Keeper, spec: dict[str, Any], pid: int, path: str) -> None:
-        self._keeper, self.spec, self.pid, self._path = keeper, spec, pid, path
+    def __init__(self, keeper: Keeper, directory: str, spec: dict[str, Any], pid: int, path: str) -> None:
+        self._keeper, self.directory, self.spec, self.pid, self._path = keeper, directory, spec, pid, path
 
     def start(self) -> Box:
         self._keeper.call("start", pid=self.pid)
@@ -113,11 +120,11 @@ class Box:
 
     def exec(self, process: dict[str, Any]) -> Box:
         path = self._keeper.output()
-        pid = self._keeper.call("exec", pid=self.pid, process=process, spec=self.spec, output=path)
-        return Box(self._keeper, self.spec, pid, path)
+        pid = self._keeper.call("exec", directory=self.directory, process=process, output=path)
+        return Box(self._keeper, self.directory, self.spec, pid, path)
 
     def delete(self) -> None:
-        self._keeper.call("delete", spec=self.spec)
+        self._keeper.call("delete", directory=self.directory)
 
     def end(self) -> Result:
         self.signal(signal.SIGKILL)
@@ -150,25 +157,30 @@ class _Side:
     """The keeper process's operations, by their names in the requests."""
 
     def __init__(self) -> None:
-        self.inits: dict[int, container.Init] = {}
+        self.inits: dict[int, Init] = {}
+        self.directories: dict[int, str] = {}  # of those that are first processes
 
     def _stdio(self, output: str) -> container.Stdio:
         fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         return container.Stdio(os.open("/dev/null", os.O_RDONLY), fd, fd)
 
-    def _keep(self, init: container.Init, stdio: container.Stdio) -> int:
+    def _keep(self, init: Init, stdio: container.Stdio) -> int:
         for fd in {*stdio}:
             os.close(fd)
         self.inits[init.pid] = init
         return init.pid
 
-    def create(self, spec: dict[str, Any], output: str, root: str = "") -> int:
-        stdio = self._stdio(output)
+    def create(self, directory: str, spec: dict[str, Any], output: str, root: str = "") -> int:
+        pid = self._create(directory, spec, self._stdio(output), root)
+        self.directories[pid] = directory
+        return pid
+
+    def _create(self, directory: str, spec: dict[str, Any], stdio: container.Stdio, root: str) -> int:
         if not root:
-            return self._keep(container.create(spec, stdio=stdio), stdio)
+            return self._keep(container.create(directory, spec, stdio=stdio), stdio)
         fd = mounts.open_tree(consts.AT_FDCWD, root, consts.OPEN_TREE_CLONE)
         try:
-            return self._keep(container.create(spec, stdio=stdio, root=fd), stdio)
+            return self._keep(container.create(directory, spec, stdio=stdio, root=fd), stdio)
         finally:
             os.close(fd)
 
@@ -180,16 +192,22 @@ class _Side:
     def close_fd(self, fd: int) -> None:
         os.close(fd)
 
-    def run(self, spec: dict[str, Any], output: str) -> int:
-        pid = self.create(spec, output)
+    def run(self, directory: str, spec: dict[str, Any], output: str) -> int:
+        pid = self.create(directory, spec, output)
         try:
             self.start(pid)
             return self.wait(pid)
         finally:
-            self.delete(spec)
+            self.delete(directory)
 
     def start(self, pid: int) -> None:
-        self.inits[pid].start()
+        if pid in self.directories:
+            container.start(self.directories[pid])
+        else:
+            self.inits[pid].start()
+
+    def leave(self, pid: int) -> None:
+        self.inits[pid].leave()
 
     def wait(self, pid: int) -> int:
         init = self.inits.pop(pid)
@@ -200,12 +218,12 @@ class _Side:
     def signal(self, pid: int, number: int) -> None:
         self.inits[pid].kill(number)
 
-    def exec(self, pid: int, process: dict[str, Any], spec: dict[str, Any], output: str) -> int:
+    def exec(self, directory: str, process: dict[str, Any], output: str) -> int:
         stdio = self._stdio(output)
-        return self._keep(container.exec_process(pid, process, spec=spec, stdio=stdio), stdio)
+        return self._keep(container.exec_process(directory, process, stdio=stdio), stdio)
 
-    def delete(self, spec: dict[str, Any]) -> None:
-        container.delete(spec)
+    def delete(self, directory: str) -> None:
+        container.delete(directory)
 
     def type(self, pid: int, text: str) -> None:
         console = self.inits[pid].console
@@ -250,12 +268,12 @@ class _Side:
         fcntl.fcntl(fd, fcntl.F_SETFD, 0)
         return fd
 
-    def create_with_a_thread(self, spec: dict[str, Any], output: str) -> int:
+    def create_with_a_thread(self, directory: str, spec: dict[str, Any], output: str) -> int:
         over = threading.Event()
         thread = threading.Thread(target=over.wait)
         thread.start()
         try:
-            return self.create(spec, output)
+            return self.create(directory, spec, output)
         finally:
             over.set()
             thread.join()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import CommandNotExecutable, CommandNotFound, ContainerError
-from runtime.oci import container, defaults
+from runtime.oci import container, defaults, state
 from tests.runtime.oci.conftest import Config, process
 from tests.runtime.oci.keeper import Keeper
 from unionfs.linux import consts, mounts
@@ -221,15 +221,16 @@ def test_user_groups_and_umask(sh: Sh) -> None:
     assert sh("id -G; umask").split() == ["0", "0022"]
 
 
-def test_the_users_own_pipes_can_be_opened_again(keeper: Keeper, config: Make) -> None:
+def test_the_users_own_pipes_can_be_opened_again(config: Make, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     script = (
         "import os, sys; from runtime.oci import container; import json\n"
-        "spec = json.load(sys.stdin); c = container.create(spec, stdio=container.Stdio(0, 1, 1)); c.start(); c.wait()\n"
-        "container.delete(spec)\n"
+        "c = container.create(sys.argv[1], json.load(sys.stdin), stdio=container.Stdio(0, 1, 1))\n"
+        "container.start(sys.argv[1]); c.wait(); container.delete(sys.argv[1])\n"
     )
     spec = config("sh", "-c", "echo again >/dev/stdout", process__user={"uid": 1000, "gid": 1000})
-    subprocess.run([sys.executable, "-c", script], input=json.dumps(spec).encode(), stdout=writer, check=True)
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    subprocess.run(command, input=json.dumps(spec).encode(), stdout=writer, check=True)
     os.close(writer)
     with open(reader, encoding="ascii") as out:
         assert out.read() == "again\n"
@@ -270,13 +271,14 @@ def test_only_standard_descriptors_are_open(sh: Sh) -> None:
     assert sh("ls /proc/1/fd; true").split() == ["0", "1", "2"]
 
 
-def test_without_stdio_it_reads_and_writes_null(keeper: Keeper, config: Make, rootfs: Path) -> None:
+def test_without_stdio_it_reads_and_writes_null(config: Make, rootfs: Path, tmp_path: Path) -> None:
     script = (
         "import json, sys; from runtime.oci import container\n"
-        "spec = json.load(sys.stdin); c = container.create(spec); c.start(); c.wait(); container.delete(spec)\n"
+        "c = container.create(sys.argv[1], json.load(sys.stdin)); container.start(sys.argv[1])\n"
+        "c.wait(); container.delete(sys.argv[1])\n"
     )
     spec = config("sh", "-c", "for n in 0 1 2; do s=$(stat -Lc %t:%T /proc/1/fd/$n); echo $s >>/seen; done")
-    subprocess.run([sys.executable, "-c", script], input=json.dumps(spec).encode(), check=True)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], input=json.dumps(spec).encode(), check=True)
     assert (rootfs / "seen").read_text() == "1:3\n" * 3
 
 
@@ -292,8 +294,9 @@ def test_between_create_and_start_nothing_of_the_command_runs(keeper: Keeper, co
 def test_killed_before_start(keeper: Keeper, config: Make) -> None:
     box = keeper.create(config("true"))
     box.signal(signal.SIGKILL)
-    box.start()
     assert box.wait().code == 137
+    with pytest.raises(ContainerError, match="cannot be started"):
+        box.start()
     box.delete()
 
 
@@ -304,7 +307,7 @@ def test_the_process_ends_when_its_parent_ends_before_start(tmp_path: Path, conf
     keeper.kill()
     with open(pidfd, "rb"):
         assert select.select([pidfd], [], [], 10)[0], "it is still there"
-    container.delete(box.spec)
+    container.delete(box.directory)
 
 
 def test_delete_kills_what_is_left_and_can_be_repeated(keeper: Keeper, config: Make) -> None:
@@ -315,18 +318,32 @@ def test_delete_kills_what_is_left_and_can_be_repeated(keeper: Keeper, config: M
         box.delete()
         assert select.select([other], [], [], 0)[0], "it outlived delete"
     box.delete()
-    container.delete(box.spec)
+    container.delete(box.directory)
 
 
 def test_kill_by_another_process_signals_only_the_container(keeper: Keeper, config: Make) -> None:
     box = keeper.create(config("sleep", "1000")).start()
-    container.kill(box.pid, signal.SIGKILL, spec=box.spec)
+    container.kill(box.directory, signal.SIGKILL)
     assert box.wait().code == 137
     with pytest.raises(ContainerError, match="has ended"):
-        container.kill(box.pid, signal.SIGKILL, spec=box.spec)
-    with pytest.raises(ContainerError, match="has ended"):
-        container.kill(os.getpid(), signal.SIGKILL, spec=box.spec)
+        container.kill(box.directory, signal.SIGKILL)
     box.delete()
+
+
+def test_a_process_that_has_the_pid_again_is_not_taken_for_it(keeper: Keeper, config: Make) -> None:
+    """Neither one outside the cgroup, nor one in it that started at another time."""
+    box = keeper.create(config("sleep", "1000")).start()
+    known = state.load(box.directory)
+    for changed in (known._replace(pid=os.getpid()), known._replace(start_time=known.start_time + 1)):
+        state.save(box.directory, changed)
+        with pytest.raises(ContainerError, match=r"^the container's process \d+ has ended$"):
+            container.kill(box.directory, signal.SIGKILL)
+        assert state.observe(box.directory).status == state.STOPPED
+    state.save(box.directory, known._replace(pid=os.getpid(), start_time=state.start_time(os.getpid())))
+    with pytest.raises(ContainerError, match="has ended"):
+        container.kill(box.directory, signal.SIGKILL)
+    state.save(box.directory, known)
+    assert box.end().code == 137
 
 
 def test_a_cgroup_in_use_is_not_shared(keeper: Keeper, config: Make) -> None:
@@ -366,7 +383,8 @@ def test_a_step_that_fails_is_a_sentence(keeper: Keeper, config: Make, changes: 
 
 def test_a_caller_with_threads_is_refused(keeper: Keeper, config: Make, tmp_path: Path) -> None:
     with pytest.raises(ContainerError, match="several threads"):
-        keeper.call("create_with_a_thread", spec=config("true"), output=str(tmp_path / "out"))
+        arguments = {"directory": keeper.directory(), "spec": config("true"), "output": str(tmp_path / "out")}
+        keeper.call("create_with_a_thread", **arguments)
 
 
 @pytest.mark.needs("overlay")

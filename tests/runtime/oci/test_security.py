@@ -132,7 +132,7 @@ def test_a_working_directory_outside_the_root_is_refused(tmp_path: Path) -> None
     ) == "refused\n"  # fmt: skip
 
 
-def test_a_key_of_the_callers_session_is_out_of_reach(config: Make) -> None:
+def test_a_key_of_the_callers_session_is_out_of_reach(config: Make, tmp_path: Path) -> None:
     """Keyrings are in no namespace. The key is one that only its possessors see."""
     spec = config("cat", "/proc/keys", linux__maskedPaths=[])
     out = _alone(
@@ -144,8 +144,10 @@ def test_a_key_of_the_callers_session_is_out_of_reach(config: Make) -> None:
         "assert libc.syscall(number, 5, key, 0x3f000000) == 0  # KEYCTL_SETPERM\n"
         "print(open('/proc/keys').read().count('oci-test-key'), flush=True)\n"
         "spec = json.loads(sys.argv[1])\n"
-        "c = container.create(spec, stdio=container.Stdio(0, 1, 2)); c.start(); c.wait(); container.delete(spec)",
+        "c = container.create(sys.argv[2], spec, stdio=container.Stdio(0, 1, 2))\n"
+        "container.start(sys.argv[2]); c.wait(); container.delete(sys.argv[2])",
         json.dumps(spec),
+        str(tmp_path),
     )
     assert out.startswith("1\n") and "oci-test-key" not in out
 

@@ -64,7 +64,8 @@ def test_a_kernel_directory_that_is_a_link(
 ) -> None:
     """CVE-2019-19921, CVE-2023-27561: whatever it leads to, nothing is run with it."""
     before = [point.target for point in mounts.mountinfo()]
-    said = runtime.refused("run", "--network=none", image({name: target.format(outside=outside)}), "sh", code=125)
+    made = image({name: target.format(outside=outside)})
+    said = runtime.refused("run", "--rm", "--network=none", made, "sh", code=125)
     assert f"on /{name}: it is, or leads through, a symbolic link" in said
     check_untouched(runtime, outside, before)
 
@@ -95,7 +96,8 @@ def test_an_etc_that_leads_elsewhere(
     else:
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (125, "", 1), done
     if any("{outside}" in target for target in ETC[how].values()):
-        assert "unable to find user app" in runtime.refused("run", "--network=none", "-u", "app", name, "sh", code=125)
+        words = ("run", "--rm", "--network=none", "-u", "app", name, "sh")
+        assert "unable to find user app" in runtime.refused(*words, code=125)
     check_untouched(runtime, outside, before)
 
 

@@ -60,7 +60,9 @@ def test_no_record_has_the_place(own: Runtime, tmp_path: Path) -> None:
     own("run", "--name=ended", "--network=none", IMAGE, "true")
     try:
         records = [path for place in (own.root / "containers", own.state) for path in place.rglob("*.json")]
-        assert {path.name for path in records} == {"config.json", "state.json", "spec.json", "log.json"}
+        assert {path.name for path in records} == {"config.json", "state.json", "status.json", "log.json"}
+        # But for what oci/ says of a running container, whose bundle's path is part of it.
+        records = [path for path in records if path.name != "state.json" or not path.is_relative_to(own.state)]
         assert [path for path in records if str(tmp_path) in path.read_text()] == []
     finally:
         own("rm", "-f", "runs", "ended")

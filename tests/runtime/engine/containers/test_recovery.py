@@ -73,7 +73,7 @@ CREATING = [
     "drivers.disk.durable.sync_directory",  # the record under another name
     "drivers.graph.snapshotter:GraphSnapshotter.prepare",  # before the snapshot
     "drivers.graph.layout:Staging.publish",  # in the middle of it
-    "runtime.engine.start:Shim.order",  # before a shim has its orders
+    "runtime.engine.shim:Shim.order",  # before a shim has its orders
 ]
 
 
@@ -189,7 +189,7 @@ def test_nothing_is_forgotten_that_is_still_mounted(runtime: Runtime) -> None:
 
 
 def test_creator_killed_before_its_shim_takes_over(runtime: Runtime) -> None:
-    die_at(runtime, "runtime.engine.start:Shim.order", "run", "--rm", "--name=half", IMAGE, "true")
+    die_at(runtime, "runtime.engine.shim:Shim.order", "run", "--rm", "--name=half", IMAGE, "true")
     assert runtime.ids() == []
     assert _snapshots(runtime) == []
 

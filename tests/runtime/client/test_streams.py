@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine.attach import Output
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, Terminal, kill, wait_until
-from tests.runtime.containers import LOOP, children, ended_by, start
+from tests.runtime.containers import LOOP, children, ended_by, found, start
 
 RUN = ("run", "--rm", "--network=none")
 
@@ -64,31 +63,6 @@ def test_a_slow_reader_slows_the_container(runtime: Runtime, tmp_path: Path) -> 
         process.stdout.read()
         assert process.wait() == 9
     assert not (tmp_path / "all").exists()
-
-
-def test_a_pipe_is_filled_at_once() -> None:
-    """As far as it goes, without waiting, and without a word to who else writes to it."""
-    reader, writer = os.pipe()
-    try:
-        room = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
-        output = Output(writer)
-        output.add(bytes(range(256)) * (2 * room // 256))
-        assert len(output.queue) == room
-        output.write()
-        assert len(output.queue) == room
-        assert os.read(reader, room) == bytes(range(256)) * (room // 256)
-        output.drain()
-        assert not output.queue
-        assert os.read(reader, room) == bytes(range(256)) * (room // 256)
-        assert os.get_blocking(writer)
-        output.close()
-        os.close(writer)
-        writer = -1
-        assert os.read(reader, 1) == b""
-    finally:
-        for fd in (reader, writer):
-            if fd >= 0:
-                os.close(fd)
 
 
 def test_what_a_container_logged_is_shown_much_at_a_time(runtime: Runtime) -> None:
@@ -280,12 +254,12 @@ _INTERRUPTED = """
 import os, signal
 from runtime.cli import command
 from runtime.engine import frames
-from runtime.engine.start import Shim
+from runtime.engine.shim import Shim
 original = Shim.started
 def started(shim):
     original(shim)
-    while not any(b"ready" in frame.payload for frame in shim.received):
-        shim.receive()
+    while not any(b"ready" in frame.payload for frame in shim.line.received):
+        shim.line.receive()
     os.kill(os.getpid(), signal.SIGINT)
 Shim.started = started
 raise SystemExit(command(sys.argv[1:]))
@@ -314,8 +288,20 @@ def test_the_client_may_be_killed(runtime: Runtime) -> None:
 def test_exec_whose_output_nobody_reads_can_be_ended(runtime: Runtime, number: signal.Signals) -> None:
     start(runtime, "box", LOOP)
     with runtime.popen("exec", "box", "sh", "-c", "head -c 90000 /dev/zero; exit 3") as client:
-        wait_until(lambda: children(client.pid), "its keeper is there")
-        wait_until(lambda: not children(client.pid), "its command has ended")
+        assert client.stdout is not None and select.select([client.stdout], [], [], PATIENCE)[0]
+        wait_until(lambda: not _runs(runtime, "box", b"90000"), "its command has ended")
+        runtime("exec", "box", "true")  # the task has seen that before: a signal until then was the command's
         client.send_signal(number)
         assert client.wait(PATIENCE) == 128 + number
     runtime("rm", "-f", "box")
+
+
+def _runs(runtime: Runtime, name: str, word: bytes) -> bool:
+    """Whether a child of the container's task has this in its command line."""
+    for child in children(found(runtime, name).state().shim_pid):
+        try:
+            if word in Path(f"/proc/{child}/cmdline").read_bytes():
+                return True
+        except OSError:
+            continue  # it has ended, and was collected
+    return False

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runtime.engine import waiting
 from runtime.engine.containers import leaving
 from runtime.errors import StateError
 from runtime.oci.cgroups import Cgroup
@@ -102,7 +101,7 @@ sys.exit(command(sys.argv[4:]))
 
 def test_what_does_not_answer_is_told_and_the_container_ends(runtime: Runtime, stopped: str) -> None:
     slow = "the command has not been started within 0.5 seconds: the container's file system does not answer"
-    for module, verb, code, says in (("keeper", "exec", 125, slow), ("trees", "export", 1, "does not answer")):
+    for module, verb, code, says in (("exec", "exec", 125, slow), ("trees", "export", 1, "does not answer")):
         words = runtime.command(verb, stopped, *(["/bin/nothing-of-that-name"] if verb == "exec" else []))[3:]
         command = [sys.executable, "-c", _WITH, f"runtime.engine.{module}", "_PATIENCE", "0.5", *words]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
@@ -114,31 +113,39 @@ def test_what_does_not_answer_is_told_and_the_container_ends(runtime: Runtime, s
 @pytest.mark.parametrize(
     ("number", "code", "says"),
     [
-        (signal.SIGSTOP, 125, "how is not known: the process that kept it does not answer\n"),
-        (signal.SIGKILL, 137, ""),
         (signal.SIGCONT, 3, ""),
+        (signal.SIGKILL, 137, "runtime: the process that kept the container is gone, and the container with it\n"),
     ],
 )
-def test_a_command_whose_keeper_is_late(runtime: Runtime, number: int, code: int, says: str) -> None:
+def test_a_command_whose_task_is_late(runtime: Runtime, number: int, code: int, says: str) -> None:
     """It is stopped when the command ends; then it gets `number`. What is not known is not said to be known."""
     name = runtime("run", "-d", "--network=none", "box", "sleep", "600").strip()
-    bound = ("_ANSWER", "0.1") if number == signal.SIGSTOP else ("_END", "0.001")
-    words = runtime.command("exec", "-i", name, "sh", "-c", "echo here; read line; exit 3")[3:]
-    command = [sys.executable, "-c", _WITH, "runtime.engine.keeper", *bound, *words]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+    with runtime.popen("exec", "-i", name, "sh", "-c", "echo here; read line; exit 3") as client:
         assert client.stdout is not None and client.stdout.readline() == b"here\n"
-        [keeper] = children(client.pid)
-        [process] = children(keeper)
-        os.kill(keeper, signal.SIGSTOP)
+        task = parent(runtime.pid(name))
+        [command] = [pid for pid in children(task) if b"read line" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert client.stdin is not None
+        os.kill(command, signal.SIGSTOP)
         client.stdin.write(b"\n")
         client.stdin.flush()
-        wait_until(lambda: has_ended(process), "the command has ended")
-        os.kill(keeper, number)
+        wait_until(lambda: waits_in_its_input(command), "the line has come to it")
+        os.kill(task, signal.SIGSTOP)
+        os.kill(command, signal.SIGCONT)
+        wait_until(lambda: has_ended(command), "the command has ended")
+        os.kill(task, number)
         _, err = client.communicate(timeout=PATIENCE)
-    assert (client.returncode, err.decode()[-len(says) :] if says else err.decode()) == (code, says)
-    assert not os.path.exists(f"/proc/{keeper}")
+    assert (client.returncode, err.decode()) == (code, says)
     runtime("rm", "-f", name)
+
+
+def waits_in_its_input(pid: int) -> bool:
+    """Whether there is something to be read from its standard input, a pipe."""
+    with open(f"/proc/{pid}/fd/0", "rb") as pipe:
+        return bool(select.select([pipe], [], [], 0)[0])
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def has_ended(pid: int) -> bool:
@@ -165,7 +172,7 @@ def test_run_whose_shim_is_stopped(runtime: Runtime, words: tuple[str, ...]) -> 
 
 
 def shims(client: int) -> list[int]:
-    return [pid for pid in children(client) if b"engine/shim" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in children(client) if b"engine/task" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_a_container_whose_shim_is_stopped(runtime: Runtime) -> None:
@@ -173,7 +180,7 @@ def test_a_container_whose_shim_is_stopped(runtime: Runtime) -> None:
     for words in (("stop", "-t", "0"), ("rm", "-f")):
         name = runtime("run", "-d", "--network=none", "--name=kept", "box", "sleep", "600").strip()
         init = runtime.pid(name)
-        shim = int(Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[1])
+        shim = parent(init)
         os.kill(shim, signal.SIGSTOP)
         try:
             command = [sys.executable, "-c", _WITH, "runtime.engine.containers.stop", "_ANSWER,_GIVING_BACK", "0.2"]
@@ -190,32 +197,6 @@ def test_a_container_whose_shim_is_stopped(runtime: Runtime) -> None:
 
 
 # -- The waits themselves --
-
-
-def test_an_answer_and_signals_that_come_before_it() -> None:
-    """They are kept for what they are for."""
-    heard = []
-    before = {number: signal.signal(number, lambda n, _: heard.append(n)) for number in (signal.SIGTERM, signal.SIGHUP)}
-    reader, writer = os.pipe()
-    try:
-        assert not waiting.answered(reader, 0.01) and heard == []
-        os.kill(os.getpid(), signal.SIGHUP)
-        heard.clear()
-        from runtime.engine.attach import held
-
-        with held():
-            os.kill(os.getpid(), signal.SIGTERM)
-            started = time.monotonic()
-            assert not waiting.answered(reader, 600.0)
-            assert time.monotonic() - started < 300 and heard == []
-            os.write(writer, b"x")
-            assert waiting.answered(reader, 600.0) and heard == []
-        assert heard == [signal.SIGTERM]
-    finally:
-        os.close(reader)
-        os.close(writer)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def test_what_does_not_answer_is_named() -> None:

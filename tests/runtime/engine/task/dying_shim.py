@@ -1,7 +1,7 @@
 """A shim that dies by SIGKILL, or has the kernel's refusal, when it comes to the call that the environment names:
 `MODULE[:CLASS].NAME`.
 
-The program of runtime/engine/shim with that one call exchanged; started in its place, by its path.
+The program of runtime/engine/task with that one call exchanged; started in its place, by its path.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 
 CALL = "FUSE_AUFS_TEST_DIES_AT"
 REFUSED = "FUSE_AUFS_TEST_REFUSED_AT"
 
 
 def main() -> None:
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    root = str(Path(__file__).parents[4])
     sys.path[:] = [root, *filter(None, sys.argv[1].split(os.pathsep))]
     place, _, name = os.environ[CALL if CALL in os.environ else REFUSED].rpartition(".")
     module, _, inside = place.partition(":")
@@ -25,7 +26,7 @@ def main() -> None:
     owner = getattr(owner, inside) if inside else owner
     assert hasattr(owner, name)
     setattr(owner, name, die if CALL in os.environ else refuse)
-    import_module("runtime.engine.shim.main").main()
+    import_module("runtime.engine.task.main").main()
 
 
 def die(*_: object, **__: object) -> None:

@@ -4,8 +4,8 @@
             /etc files, and the specification as it is run
             namespaces, cgroups, everything but execve              oci.create
             endpoint in the container's network namespace, and its address in /etc/hosts
-            execve                                                  oci.Init.start
-            ... streams until the first process ends ...            shim/streams.py
+            execve                                                  oci.start
+            ... streams until the first process ends ...            task/loop.py
     end     processes, cgroups, endpoint, root file system          engine/containers/release.py
             the record of how it ended, or none of it any more
 """
@@ -27,18 +27,21 @@ from runtime.engine.containers.etc import EtcFiles
 from runtime.engine.installation import Installation
 from runtime.engine.networks import files
 from runtime.engine.networks.network import Endpoint
-from runtime.engine.state import Status, keep, save
+from runtime.engine.state import AT_REST, State, Status, keep, save
 from runtime.engine.stdio import Ends, pipes
-from runtime.errors import ConfigError, step
+from runtime.errors import CommandNotExecutable, CommandNotFound, ConfigError, sentence, step
 from runtime.oci import container as oci
+from runtime.oci.process import Init
 
-# How long a container's end waits for that of its root file system, seconds. Who still looks into it may have it
-# for longer: that is no fault of the container's.
+# How long a container's end waits for that of its root file system, seconds. Whoever still looks into it may have
+# it for longer, which is not the container's fault.
 _PATIENCE = 5.0
+# The exit code of a container that could not be started, docker's.
+_NOT_FOUND, _NOT_EXECUTABLE, _NOT_STARTED = 127, 126, 128
 
 
 class Life:
-    """The steps, and what they have made so far. `end` may follow any of them."""
+    """The steps, and what they have made so far. `fail` may follow any of them, `end` what has begun."""
 
     def __init__(self, installation: Installation, container: Container) -> None:
         self._installation = installation
@@ -47,15 +50,17 @@ class Life:
         self._network = installation.network(self._config.network)
         self._tree: Tree | None = None
         self._etc: EtcFiles | None = None
-        self._init: oci.Init | None = None
-        self.state = container.state().to(Status.CREATED)
+        self._init: Init | None = None
+        found = container.state()
+        self.state = found if found.status in AT_REST else found.to(Status.CREATED)
 
     def record(self) -> None:
         """That somebody is at it, in its run directory."""
         save(self._container.run_directory, self.state)
 
-    def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[oci.Init, Ends]:
-        """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call `end`."""
+    def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[Init, Ends]:
+        """Up to the execve of the container's command. Raises RuntimeFault, DriverError or OSError; then call
+        `fail`."""
         with step("mount the root file system"):
             self._tree = open_tree(mounts)
             os.mkdir(self._container.rootfs, 0o700)  # where it is attached for a moment, before it is pivoted into
@@ -75,32 +80,34 @@ class Life:
             if not self._config.remove:
                 keep(self._container.directory, running)
             save(self._container.run_directory, running)
-        self._init.start()
+        oci.start(self._container.run_directory)
         self.state = running
         return self._init, ends
 
-    def _led_elsewhere(self, init: oci.Init) -> tuple[str, ...]:
+    def _led_elsewhere(self, init: Init) -> tuple[str, ...]:
         assert init.root is not None
         mounts = self._config.spec["mounts"]
         own = [mount["destination"] for mount in mounts if mount["type"] in ("bind", "file")]
         return tuple(trees.led_elsewhere(init.root, own))
 
-    def _create(self, spec: dict[str, Any]) -> tuple[oci.Init, Ends]:
+    def _create(self, spec: dict[str, Any]) -> tuple[Init, Ends]:
         assert self._tree is not None and self._etc is not None
         root, etc = self._tree.fd, self._etc.fd
         if self._config.terminal:
-            init = oci.create(spec, root=root, files=etc)
+            init = oci.create(self._container.run_directory, spec, root=root, files=etc)
             assert init.console is not None
             return init, Ends(console=init.console)
         theirs, ends = pipes(stdin=self._config.stdin)
         try:
-            return oci.create(spec, stdio=theirs, root=root, files=etc), ends
+            directory = self._container.run_directory
+            return oci.create(directory, spec, stdio=theirs, root=root, files=etc), ends
         finally:
             for fd in theirs:
                 os.close(fd)
 
     def _write_spec(self, root: int, window: tuple[int, int]) -> dict[str, Any]:
-        """The configuration completed with what only the root file system tells, and recorded for `exec`."""
+        """The configuration completed with what only the root file system tells: with it the run directory is a
+        bundle."""
         spec = self._config.spec
         process = spec["process"]
         with step("look its user up"):
@@ -137,34 +144,41 @@ class Life:
         return endpoint
 
     def end(self, exit_code: int) -> str:
-        """Give back everything, then record how it ended, or remove the container. What went wrong, "" if nothing.
+        """Give back everything, then record how it ended, or remove the container. What went wrong, "" if nothing."""
+        return self._rest(self.state.to(
+            Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code,
+            oom_killed=release.oom_killed(self._container),
+        ))  # fmt: skip
 
-        One that has never run is removed in any case. Docker keeps it as Created; with nothing to look at in it, it
-        would only keep its name and its snapshot.
-        """
-        final = self.state
-        if final.status is Status.RUNNING:
-            final = final.to(
-                Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code,
-                oom_killed=release.oom_killed(self._container),
-            )  # fmt: skip
+    def fail(self, error: Exception) -> str:
+        """Give back everything, and leave the container as it was, with why it could not be started; one that removes
+        itself does so. What went wrong besides, "" if nothing."""
+        code = _NOT_STARTED
+        if isinstance(error, CommandNotFound):
+            code = _NOT_FOUND
+        elif isinstance(error, CommandNotExecutable):
+            code = _NOT_EXECUTABLE
+        return self._rest(self.state._replace(exit_code=code, error=sentence(error)))
+
+    def _rest(self, final: State) -> str:
         leave = partial(release.endpoint, self._installation)
         trouble = release.attempt([release.processes, self._reap, leave, self._close_tree], self._container)
 
         def settle(container: Container) -> None:
-            if final.status is Status.EXITED and not self._config.remove:
-                with step("record how it ended"):
-                    container.rest(final)
-            else:
+            if self._config.remove:
                 with self._installation:  # whoever hears of the end finds no driver open
                     release.discard(self._installation, container)
+            else:
+                with step("record how it ended"):
+                    container.rest(final)
 
         if not trouble and (trouble := release.attempt([settle], self._container)) and self._config.remove:
             trouble = f"{self._config.name} is not removed yet, which the next command tries again: {trouble}"
         if trouble:
             # The next command finds by the run directory what is still held, and releases it again.
+            told = "; ".join(filter(None, [final.error, trouble]))
             with suppress(OSError):
-                save(self._container.run_directory, final._replace(error=trouble))
+                save(self._container.run_directory, final._replace(error=told))
         return trouble
 
     def _reap(self, container: Container) -> None:

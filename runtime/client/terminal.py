@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 import termios
 import tty
 from collections.abc import Iterator
@@ -22,11 +20,6 @@ def raw(fd: int) -> Iterator[None]:
     finally:
         with suppress(termios.error):  # hung up: it has no mode any more
             termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-
-def resize(fd: int, rows: int, columns: int) -> None:
-    """Set the size; the processes in front hear of it by SIGWINCH."""
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def window(fd: int) -> tuple[int, int]:

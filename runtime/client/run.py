@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from runtime.client.signals import held
+from runtime.client.waiting import answered
 from runtime.engine.containers.container import Container
 from runtime.engine.containers.request import CreateRequest
 from runtime.engine.installation import Installation
-from runtime.engine.start import Shim
+from runtime.engine.shim import Shim
 from runtime.errors import ShimLost, step
 from runtime.events import Listener
 
@@ -24,10 +26,9 @@ def running(
     there is no container then.
     """
     with step("start a shim"):
-        shim = Shim(debug=debug)  # it loads its modules while we load ours
+        shim = Shim(debug=debug, answered=answered)  # it loads its modules while we load ours
     started = False
     try:
-        from runtime.engine.attach import held
         from runtime.engine.containers.create import create
         from runtime.engine.containers.recovery import recover
 

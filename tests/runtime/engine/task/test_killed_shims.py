@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.capabilities import missing
-from tests.runtime import dying_shim
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, wait_until
 from tests.runtime.containers import LOOP, found, kill_and_wait, start
+from tests.runtime.engine.task import dying_shim
 from unionfs.linux.mounts import mountinfo
 
 pytestmark = pytest.mark.needs("root")
@@ -24,21 +24,21 @@ _OPTIONS = {"btrfs": ("--storage-opt", "btrfs.loopsize=512M")}
 # A command with another program for its shim.
 _RUN = """
 import sys
-from runtime.engine import start
-start._PROGRAM = sys.argv[1]
+from runtime.engine import shim
+shim._PROGRAM = sys.argv[1]
 from runtime.cli import command
 sys.exit(command(sys.argv[2:]))
 """
 
 BEGINNING = [
-    "runtime.engine.shim.life.save",  # before anything
-    "runtime.engine.shim.life.open_tree",  # before the root file system
+    "runtime.engine.task.life.save",  # before anything
+    "runtime.engine.task.life.open_tree",  # before the root file system
     "runtime.engine.containers.accounts.lookup",  # with it, and nobody in it
-    "runtime.oci.parent._listen",  # with a child that makes itself the container
-    "runtime.engine.shim.life.keep",  # which is done with that
+    "runtime.oci.parent:Birth.advance",  # with a child that makes itself the container
+    "runtime.engine.task.life.keep",  # which is done with that
 ]
 RECORDED = [
-    "runtime.oci.container:Init.start",  # the container has not begun
+    "runtime.oci.container.start",  # the container has not begun
 ]
 ENDING = [
     "runtime.engine.containers.release.processes",  # its first process has ended
