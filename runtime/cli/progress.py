@@ -96,9 +96,9 @@ class Screen(Silent):
         self._drawn, self._last = len(lines), time.monotonic()
 
 
-def progress(stream: TextIO, *, quiet: bool = False) -> Silent:
-    """What fits the stream."""
-    if quiet:
+def progress(stream: TextIO | None, *, quiet: bool = False) -> Silent:
+    """What fits the stream; it is None where the process was started without one."""
+    if quiet or stream is None:
         return Silent()
     return Screen(stream) if stream.isatty() else Lines(stream)
 

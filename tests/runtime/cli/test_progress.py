@@ -100,3 +100,8 @@ def test_bars(current: int, total: int, bar: str) -> None:
     stream = io.StringIO()
     Screen(stream)(Progress("a", "Pushing", current, total))
     assert stream.getvalue().endswith(f"a: Pushing  {bar}"[:79] + "\n")
+
+
+def test_a_process_without_standard_streams_says_nothing() -> None:
+    with progress(None) as shown:
+        shown(Message("latest: Pulling from x"))

@@ -87,6 +87,7 @@ def tasks(pid: int) -> list[int]:
         return []
 
 
+NO_ANSWER = "does not answer"
 # The command line with some of the engine's numbers another.
 _WITH = """
 import sys
