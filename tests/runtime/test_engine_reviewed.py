@@ -186,7 +186,13 @@ def test_exec_whose_output_nobody_reads_can_be_ended(runtime: Runtime, number: s
 def _runs(runtime: Runtime, name: str, word: bytes) -> bool:
     """Whether a child of the container's task has this in its command line."""
     task = found(runtime, name).state().shim_pid
-    return any(word in Path(f"/proc/{child}/cmdline").read_bytes() for child in _children(task))
+    for child in _children(task):
+        try:
+            if word in Path(f"/proc/{child}/cmdline").read_bytes():
+                return True
+        except OSError:
+            continue  # it has ended, and was collected
+    return False
 
 
 @pytest.fixture
