@@ -19,7 +19,9 @@ _UNIONFS = {
     "unionfs.linux": set[str](),
     "unionfs.fuse": set[str](),
     "unionfs.options": set[str](),
-    "unionfs.union": {"unionfs.linux"},
+    "unionfs.union.form": set[str](),  # the vocabulary of branches on disk, for whoever reads or writes one
+    "unionfs.union.opaque": {"unionfs.linux", "unionfs.union.form"},
+    "unionfs.union": {"unionfs.linux", "unionfs.union.form", "unionfs.union.opaque"},
     "unionfs.serve": {"unionfs.linux", "unionfs.union", "unionfs.fuse"},
     "unionfs.transport": {"unionfs.linux", "unionfs.union", "unionfs.fuse", "unionfs.serve", "unionfs.options"},
     "unionfs.cli": {"unionfs", "unionfs.linux", "unionfs.union", "unionfs.transport", "unionfs.options"},
@@ -28,16 +30,19 @@ _UNIONFS = {
 }
 _SHARED = {"unionfs.linux", "drivers"}  # what every driver stands on
 _DRIVERS = {
-    "drivers": {"unionfs.linux", "unionfs.options", "unionfs.transport", "unionfs.union"},
-    "drivers.archive": {*_SHARED, "unionfs.union"},
-    "drivers.diff": {*_SHARED, "unionfs.union", "drivers.archive"},
-    "drivers.fuse_aufs": {*_SHARED, "unionfs.union"},
+    "drivers": {
+        "unionfs.linux", "unionfs.options", "unionfs.transport", "unionfs.union.form",
+        "unionfs.union.opaque",  # marks
+    },
+    "drivers.archive": {*_SHARED, "unionfs.union.form"},
+    "drivers.diff": {*_SHARED, "unionfs.union.form", "drivers.archive"},
+    "drivers.fuse_aufs": {*_SHARED, "unionfs.union.form", "unionfs.transport"},  # transport: what `probe` asks
     "drivers.overlay2": _SHARED,
     "drivers.vfs": _SHARED,
     "drivers.btrfs": _SHARED,
     "drivers.zfs": _SHARED,
     "drivers.devicemapper": _SHARED,
-}
+}  # fmt: skip
 _BELOW = {"runtime.errors", "unionfs.linux", "drivers"}  # what all of the runtime but oci stands on
 _RUNTIME = {
     "runtime": set[str](),
@@ -63,8 +68,6 @@ ARROWS: dict[str, set[str]] = {
 
 # Circles of modules that there still are; each is somebody's next change.
 CIRCLES = {
-    ("unionfs.union.branch", "unionfs.union.directories", "unionfs.union.identity", "unionfs.union.nodes",
-     "unionfs.union.whiteout"),
     ("unionfs.union.order", "unionfs.union.stack"),
     ("runtime.engine.attach", "runtime.engine.start", "runtime.engine.waiting"),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
     PLAIN                a tree as it is mounted: what is not listed is not there
     "aufs"               a directory of differences of fuse-aufs: whatever its union takes as a whiteout or an opaque
-                         directory (unionfs.union.whiteout), and lets nobody make through the mount
+                         directory (unionfs.union.form), and lets nobody make through the mount
     "overlay"            one of overlay2: character devices 0:0 and trusted.overlay.opaque
     "overlay-userxattr"  the same with user.overlay.opaque, in a user namespace
 
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from drivers import marks
 from drivers.trees import entries
-from unionfs.union import whiteout
+from unionfs.union.form import PREFIX, is_reserved
 
 PLAIN = ""
 
@@ -43,9 +43,9 @@ def read(fd: int, form: str) -> Listing:
     names, sockets, hidden = set(), set(), set()
     for entry in entries(fd):
         name = entry.name
-        if whiteout.is_reserved(name):
+        if is_reserved(name):
             if form == marks.AUFS:
-                hidden.add(name.removeprefix(whiteout.PREFIX))  # of the union's own names this leaves .wh. ones
+                hidden.add(name.removeprefix(PREFIX))  # of the union's own names this leaves .wh. ones
             continue
         kind, device = _special(entry)
         if (kind, device) == (stat.S_IFCHR, 0):

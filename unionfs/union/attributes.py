@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from unionfs.linux import consts
-from unionfs.union import copyup, place, privileges, protection, whiteout
+from unionfs.union import copyup, form, place, privileges, protection, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.privileges import ROOT, Caller
@@ -169,7 +169,7 @@ def kill_privileges(stack: Stack, node: Node, caller: Caller, *, unless_capable:
 
 
 def getxattr(stack: Stack, node: Node, name: bytes) -> bytes:
-    if whiteout.is_private_attribute(name):
+    if form.is_private_attribute(name):
         fail(errno.ENODATA, name)
     try:
         with place.held(place.of(stack, node)) as here:
@@ -211,11 +211,11 @@ def removexattr(stack: Stack, node: Node, name: bytes) -> None:
 def listxattr(stack: Stack, node: Node) -> list[bytes]:
     with place.held(place.of(stack, node)) as here:
         names = map(os.fsencode, here.listxattr())
-    return [name for name in names if not whiteout.is_private_attribute(name)]
+    return [name for name in names if not form.is_private_attribute(name)]
 
 
 def _refuse_private(name: bytes) -> None:
-    if whiteout.is_private_attribute(name):
+    if form.is_private_attribute(name):
         fail(errno.EPERM, name, "the attribute is reserved for the union")
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 from unionfs.linux import files
-from unionfs.union import copydata, merge, order, place, protection, whiteout
+from unionfs.union import copydata, form, merge, order, place, protection, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
 from unionfs.union.identity import record
@@ -262,7 +262,7 @@ def complete(stack: Stack, node: Node) -> bool:
     for directory in opaque:
         with stack.unseen(directory) as fd:
             whiteout.mark_opaque(stack.branches[0], fd)
-        stack.upper(directory).add(whiteout.OPAQUE)
+        stack.upper(directory).add(form.OPAQUE)
         stack.directories.trim()
     order.everything_first(stack)
     for directory in opaque:
@@ -343,7 +343,7 @@ def _attributes_to_copy(source: int | bytes) -> list[tuple[str, bytes]]:
     # ACLs last: they take the owner's permissions too.
     names.sort(key=lambda name: name.startswith("system."))
     return [
-        (name, os.getxattr(source, name)) for name in names if not whiteout.is_private_attribute(os.fsencode(name))
+        (name, os.getxattr(source, name)) for name in names if not form.is_private_attribute(os.fsencode(name))
     ]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, order, place, protection, whiteout
+from unionfs.union import copyup, form, order, place, protection, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
@@ -30,14 +30,14 @@ _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
 
 def check_reserved(name: bytes) -> None:
     """EPERM for the union's own names."""
-    if whiteout.is_reserved(name):
+    if form.is_reserved(name):
         fail(errno.EPERM, name, "the name is reserved for the union")
 
 
 def check_name(name: bytes) -> None:
     """Of a new name: EPERM for the union's own, ENAMETOOLONG for those that could never be whited out."""
     check_reserved(name)
-    if len(name) > whiteout.NAME_MAX:
+    if len(name) > form.NAME_MAX:
         fail(errno.ENAMETOOLONG, name)
 
 
@@ -60,7 +60,7 @@ def free_name(stack: Stack, parent: Node, name: bytes) -> BranchDirectory:
     directory = stack.upper(parent)
     if name in directory:
         entry = directory.stat(name)
-        if entry is not None and not whiteout.is_overlay_whiteout(entry):
+        if entry is not None and not form.is_overlay_whiteout(entry):
             fail(errno.EEXIST, name)  # somebody has made it behind our back
         whiteout.create(stack.branches[0], directory, name)
         order.whiteout_first(stack, directory, name)

@@ -15,15 +15,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from unionfs.linux import consts, files
-from unionfs.union import whiteout
+from unionfs.union import form
+from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
-
-if TYPE_CHECKING:
-    from unionfs.union.branch import Branch
-    from unionfs.union.nodes import Node
+from unionfs.union.nodes import Node
 
 _RESOLVE = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_MAGICLINKS
 
@@ -76,12 +73,12 @@ class BranchDirectory:
         """Whether there is a whiteout of `name`."""
         if self._names is not None and not self._whiteouts:
             return False
-        return whiteout.of(name) in self
+        return form.whiteout_of(name) in self
 
     def lacks(self, name: bytes) -> bool:
         """Whether it is known, without asking anybody, that there is neither `name` nor a whiteout of it."""
         names = self._names
-        return names is not None and name not in names and not (self._whiteouts and whiteout.of(name) in names)
+        return names is not None and name not in names and not (self._whiteouts and form.whiteout_of(name) in names)
 
     def _miss(self) -> None:
         """Make the set when it is time: after 4 names missed, 8, 16 and so on, as long as it was too large before.
@@ -98,7 +95,7 @@ class BranchDirectory:
 
     def _keep(self, names: set[bytes]) -> None:
         self._names = names
-        self._whiteouts = any(map(whiteout.is_reserved, names))
+        self._whiteouts = any(map(form.is_reserved, names))
         self._kept.names += len(names)
 
     def drop_names(self) -> None:
@@ -124,13 +121,13 @@ class BranchDirectory:
 
     def is_bare(self) -> bool:
         """Whether there is nothing but the union's own names in it."""
-        return all(map(whiteout.is_reserved, self.scan()))
+        return all(map(form.is_reserved, self.scan()))
 
     def add(self, name: bytes) -> None:
         if self._names is not None and name not in self._names:
             self._names.add(name)
             self._kept.names += 1
-            self._whiteouts = self._whiteouts or whiteout.is_reserved(name)
+            self._whiteouts = self._whiteouts or form.is_reserved(name)
             if len(self._names) > _LARGEST_SET:
                 self.drop_names()
                 self._missed = _LARGEST_SET

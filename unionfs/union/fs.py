@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from unionfs.linux import consts, files
-from unionfs.union import attributes, copyup, create, extents, inode_flags, place, protection, remove, rename, whiteout
+from unionfs.union import attributes, copyup, create, extents, form, inode_flags, place, protection, remove, rename
 from unionfs.union.attributes import Attr
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
@@ -253,7 +253,7 @@ class UnionFs:
     def statfs(self) -> os.statvfs_result:
         """Of the writable branch, or of the top one; with the longest name that the union takes."""
         fields = list(os.statvfs(self._stack.branches[0].fd))
-        fields[-1] = min(fields[-1], whiteout.NAME_MAX)
+        fields[-1] = min(fields[-1], form.NAME_MAX)
         return os.statvfs_result(fields)
 
     # Open files.

@@ -24,7 +24,7 @@ from itertools import islice
 from operator import attrgetter
 
 from unionfs.linux import files
-from unionfs.union import attributes, whiteout
+from unionfs.union import attributes, form
 from unionfs.union.attributes import Attr
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
@@ -193,7 +193,7 @@ class Listings:
                         stack.give_name(file, node, name)
                     entries.append((name, attributes.of_entry(stack, file, entry), _cookie(name)))
                     continue
-                if kind == stat.S_IFCHR and whiteout.is_overlay_whiteout(entry):
+                if kind == stat.S_IFCHR and form.is_overlay_whiteout(entry):
                     continue
                 found = Found(index, entry, branches if kind == stat.S_IFDIR else ())
             if found is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from unionfs.union import whiteout
+from unionfs.union import form
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
@@ -16,7 +16,7 @@ from unionfs.union.stack import Stack
 BEFORE = -(1 << 63) - 1
 LAST = (1 << 63) - 1
 
-_PREFIX = len(whiteout.PREFIX)
+_PREFIX = len(form.PREFIX)
 
 
 class Merge:
@@ -47,7 +47,7 @@ class Merge:
     def add(self, names: Iterable[bytes]) -> None:
         after, last, where, hidden, alone = self.after, self.last, self.where, self._hidden, self._alone
         for name in names:
-            if name.startswith(whiteout.PREFIX):
+            if name.startswith(form.PREFIX):
                 hides = name[_PREFIX:]
                 if self._hides and after < hash(hides) <= last:
                     self._whiteouts.append(hides)
@@ -86,8 +86,8 @@ def is_empty(stack: Stack, node: Node) -> bool:
     for index in node.layers:
         hides = []
         for name in stack.directories.get(node, index).scan():
-            if name.startswith(whiteout.PREFIX):
-                hides.append(name.removeprefix(whiteout.PREFIX))
+            if name.startswith(form.PREFIX):
+                hides.append(name.removeprefix(form.PREFIX))
             elif name not in hidden:
                 if stack.resolve(node, name, among=(index,)) is not None:
                     return False

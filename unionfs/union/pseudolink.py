@@ -17,7 +17,7 @@ import contextlib
 import os
 
 from unionfs.linux import files
-from unionfs.union import whiteout
+from unionfs.union import form
 from unionfs.union.branch import Branch
 from unionfs.union.identity import Origin
 
@@ -38,7 +38,7 @@ class PseudoLinks:
                 continue  # none there, or something else under the reserved name
 
     def _open(self, index: int) -> None:
-        fd = os.open(whiteout.PSEUDO_LINKS, _DIRECTORY, dir_fd=self._branches[index].fd)
+        fd = os.open(form.PSEUDO_LINKS, _DIRECTORY, dir_fd=self._branches[index].fd)
         try:
             self._keys[index] = set(os.listdir(files.fd_path(fd)))
         except BaseException:
@@ -76,7 +76,7 @@ class PseudoLinks:
         if 0 not in self._fds:
             branch = self._branches[0]
             with branch.unseen(), contextlib.suppress(FileExistsError):
-                os.mkdir(whiteout.PSEUDO_LINKS, 0o700, dir_fd=branch.fd)
+                os.mkdir(form.PSEUDO_LINKS, 0o700, dir_fd=branch.fd)
             self._open(0)
         key = origin.encode()
         files.link_fd(unnamed_fd, self._fds[0], key)

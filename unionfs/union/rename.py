@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, create, merge, order, place, protection, remove, whiteout
+from unionfs.union import copyup, create, form, merge, order, place, protection, remove, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
@@ -167,7 +167,7 @@ def _emptied(stack: Stack, target: Node) -> Iterator[None]:
         if target.layers == (0,):
             with contextlib.suppress(OSError), stack.unseen(target) as fd:
                 whiteout.mark_opaque(stack.branches[0], fd)
-                stack.upper(target).add(whiteout.OPAQUE)
+                stack.upper(target).add(form.OPAQUE)
         raise
 
 
@@ -194,5 +194,5 @@ def _hide_below(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
         if below is not None and stat.S_ISDIR(below.st_mode):
             with stack.unseen(node) as fd:
                 whiteout.mark_opaque(stack.branches[0], fd)
-            stack.upper(node).add(whiteout.OPAQUE)
+            stack.upper(node).add(form.OPAQUE)
 

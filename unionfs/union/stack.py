@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from unionfs.linux import files
-from unionfs.union import identity, times, whiteout
+from unionfs.union import form, identity, opaque, times
 from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory, DirectoryCache
 from unionfs.union.errors import fail
@@ -123,7 +123,7 @@ class Stack:
         layers = []
         for index, branch in enumerate(self.branches):
             layers.append(index)
-            if whiteout.is_opaque(branch.fd, b"."):
+            if opaque.is_opaque(branch.fd, b"."):
                 break
         root.layers = tuple(layers)
         return root
@@ -224,13 +224,13 @@ class Stack:
 
     def _top(self, parent: Node, name: bytes, layers: Sequence[int]) -> tuple[int, os.stat_result] | None:
         """The first of the branches that has `name`, and its status there; None if there is none, or it is hidden."""
-        if name.startswith(whiteout.PREFIX):
+        if name.startswith(form.PREFIX):
             return None
         for index in layers:
             directory = self.directories.get(parent, index)
             entry = directory.stat(name)
             if entry is not None:
-                if entry.st_mode & _FORMAT == stat.S_IFCHR and whiteout.is_overlay_whiteout(entry):
+                if entry.st_mode & _FORMAT == stat.S_IFCHR and form.is_overlay_whiteout(entry):
                     return None
                 return index, entry
             if index != layers[-1] and directory.hides(name):
@@ -259,7 +259,7 @@ class Stack:
             if lower is not None:
                 if not stat.S_ISDIR(lower.st_mode):
                     break
-                if whiteout.is_opaque(self.directories.get(parent, merged[-1]).fd, name):
+                if opaque.is_opaque(self.directories.get(parent, merged[-1]).fd, name):
                     break
                 merged.append(index)
         return tuple(merged)
