@@ -18,8 +18,10 @@ whole of it for the layers above; the other modules are functions over one `stac
     copydata    the bytes of one file into another
     copyup      making a node's bytes live in the writable branch
     order       what has to be on the disk before what follows, where the file system does not see to it (btrfs)
+    outlived    whiteouts that go later for it
     privileges  set-ID bits: who takes them, who may keep them
     create, remove, rename, attributes, inode_flags, handles, listing    the operations
+    operation   the lock for one of them, and what follows at its end
     extents     ranges of open files: allocation, holes, copies
     again       which failed operations are tried again
     spare       descriptors for them

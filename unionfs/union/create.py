@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, form, order, place, protection, whiteout
+from unionfs.union import copyup, form, order, outlived, place, protection, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
@@ -285,7 +285,7 @@ def appeared(stack: Stack, parent: Node, name: bytes) -> None:
     directory.add(name)
     try:
         if directory.hides(name):
-            stack.outlived.drop(parent, name)
+            outlived.drop(stack, parent, name)
     except OSError:
         pass  # the entry hides it: a stale whiteout does no harm, and a failing disk must not undo the creation
 

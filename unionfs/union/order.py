@@ -15,27 +15,20 @@ was synced under a name: not as an unnamed one (btrfs_log_inode_parent()).
 
 So on btrfs whiteouts and copies are synced before the step that rests on them; what makes a directory opaque is an
 attribute of its own, and the marker comes second; whole trees wait for the transaction; and a whiteout whose name is
-taken again goes later, with many others, when the new entry is in a transaction. `volatile` leaves it all out.
+taken again goes later, with many others, when the new entry is in a transaction (`outlived`). `volatile` leaves it all
+out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING
 
 from unionfs.linux import files
 from unionfs.union import whiteout
-
-if TYPE_CHECKING:
-    from unionfs.union.directories import BranchDirectory
-    from unionfs.union.nodes import Node
-    from unionfs.union.stack import Stack
-
-# A commit takes as long as some tens of syncs.
-_MANY_OUTLIVED = 1024
+from unionfs.union.directories import BranchDirectory
+from unionfs.union.stack import Stack
 
 
 def is_kept(stack: Stack) -> bool:
@@ -72,51 +65,3 @@ def everything_first(stack: Stack) -> None:
     if not is_kept(stack):
         stack.waiting.begins()
         files.btrfs_commit(stack.branches[0].fd)
-
-
-class OutlivedWhiteouts:
-    """Whiteouts beside entries that were made since, and hide them: dropped when the entries are on the disk. A layer
-    at rest has none, but after a crash. Guarded by Stack.lock."""
-
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-        self._names: list[tuple[Node, bytes]] = []
-
-    def drop(self, parent: Node, name: bytes) -> None:
-        """The whiteout of `name`, now or later."""
-        stack = self._stack
-        if is_kept(stack):
-            whiteout.drop(stack.upper(parent), name)
-            return
-        parent.lookups += 1
-        self._names.append((parent, name))
-
-    @property
-    def are_many(self) -> bool:
-        return len(self._names) >= _MANY_OUTLIVED
-
-    def drop_all(self) -> None:
-        """At the end of an operation: the lock is let go of. Where the disk fails they stay, and do no harm."""
-        stack = self._stack
-        names, self._names = self._names, []
-        try:
-            if names:
-                with stack.unlocked():
-                    everything_first(stack)
-        except OSError:
-            again = set(names)
-        else:
-            again = set(self._names)  # removed and made again meanwhile
-        for parent, name in names:
-            if parent.layers and (parent, name) not in again:
-                with contextlib.suppress(OSError):  # of this one: the others are no worse for it
-                    self._drop(parent, name)
-                    stack.directories.trim()
-        for parent, _ in names:
-            stack.unreference(parent, 1)
-
-    def _drop(self, parent: Node, name: bytes) -> None:
-        directory = self._stack.upper(parent)
-        if name in directory:
-            with self._stack.unseen(parent):
-                whiteout.drop(directory, name)

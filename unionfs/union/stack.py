@@ -21,7 +21,6 @@ from unionfs.union.directories import BranchDirectory, DirectoryCache
 from unionfs.union.errors import fail
 from unionfs.union.identity import Identity, Origin, Source
 from unionfs.union.nodes import Directory, Node, NodeTable
-from unionfs.union.order import OutlivedWhiteouts
 from unionfs.union.pseudolink import PseudoLinks
 from unionfs.union.spare import Spare
 from unionfs.union.waiting import Waiting
@@ -44,7 +43,7 @@ class Found(NamedTuple):
         return bool(self.layers)
 
 
-def _tell_nobody(number: int) -> None:
+def tell_nobody(number: int) -> None:
     pass
 
 
@@ -54,30 +53,6 @@ class _Held(threading.local):
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.changed: dict[int, None] = {}
-
-
-class _Operation:
-    __slots__ = ("_stack",)
-
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-
-    def __enter__(self) -> None:
-        self._stack.lock.acquire()
-        self._stack._held.nodes = []
-
-    def __exit__(self, *error: object) -> None:
-        stack = self._stack
-        try:
-            if stack._held.nodes:
-                stack.release_held()
-            if stack.outlived.are_many:
-                stack.outlived.drop_all()
-            stack.directories.trim()
-        finally:
-            stack.lock.release()
-        if stack._held.changed:
-            stack.tell_changes()
 
 
 class Stack:
@@ -95,14 +70,13 @@ class Stack:
         self.writable = self.branches[0].writable
         self.volatile = volatile
         self.waiting = waiting
-        self._tell: Callable[[int], None] = _tell_nobody
+        self._tell: Callable[[int], None] = tell_nobody
         self.lock = threading.Lock()
-        self._held = _Held()
-        self._operation = _Operation(self)
+        self.held = _Held()
         self.settled = threading.Condition(self.lock)  # a copy-up finished or failed
         self.identity = Identity(self.branches)
         self.pseudo_links = PseudoLinks(self.branches)
-        self.outlived = OutlivedWhiteouts(self)
+        self.outlived: list[tuple[Node, bytes]] = []  # see `outlived`
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = max(16, min(4096, descriptors // 3))
         self.directories = DirectoryCache(self.branches, most_directories=most, most_names=_MOST_NAMES)
@@ -128,10 +102,6 @@ class Stack:
         root.layers = tuple(layers)
         return root
 
-    def operation(self) -> _Operation:
-        """The lock, for one operation: the nodes it adopts stay in the table until its end, whatever way it ends."""
-        return self._operation
-
     @contextlib.contextmanager
     def unlocked(self) -> Iterator[None]:
         """Let go of the lock for slow work; what was looked up before must be looked up again."""
@@ -149,13 +119,13 @@ class Stack:
     def changed(self, node: Node) -> None:
         """Attributes of `node` have changed of which whoever keeps them cannot know by what he asked for: a copy has
         its own ctime and size, and its directory another. He is told when the operation ends, before his answer."""
-        self._held.changed[node.ino] = None
-        self._held.changed[node.number] = None
+        self.held.changed[node.ino] = None
+        self.held.changed[node.number] = None
 
     def tell_changes(self) -> None:
         """Without the lock: the kernel may wait for an inode that it is about to drop (fuse_ilookup() of
         fs/fuse/inode.c), and that for pages which we have been asked to read."""
-        changed, self._held.changed = self._held.changed, {}
+        changed, self.held.changed = self.held.changed, {}
         for number in changed:
             self._tell(number)
 
@@ -364,7 +334,7 @@ class Stack:
         """An operation's hold counts as a lookup. Operations of other threads run while this one copies, and must
         neither drop its nodes nor make second ones for the same files."""
         node.lookups += 1
-        self._held.nodes.append(node)
+        self.held.nodes.append(node)
 
     def node_of(self, parent: Node, name: bytes) -> Node:
         """The node of a name that must exist; ENOENT."""
@@ -400,17 +370,17 @@ class Stack:
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """Let go of the nodes adopted within at its end: for a step among many of one operation."""
-        outer = self._held.nodes
-        self._held.nodes = []
+        outer = self.held.nodes
+        self.held.nodes = []
         try:
             yield
         finally:
             self.release_held()
-            self._held.nodes = outer
+            self.held.nodes = outer
             self.directories.trim()
 
     def release_held(self) -> None:
-        for node in self._held.nodes:
+        for node in self.held.nodes:
             self.unreference(node, 1)
 
     def unreference(self, node: Node, count: int) -> None:
@@ -446,8 +416,6 @@ class Stack:
 
     def close(self) -> None:
         """Let go of the branches, before anything that takes longer: somebody may want to unmount them."""
-        self._tell = _tell_nobody  # there is no connection any more
-        self.outlived.drop_all()
         self.directories.clear()
         for node in self.nodes:
             if node.seldom is not None:
