@@ -33,7 +33,9 @@ _NO_PRIVILEGES = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOU
 
 
 class Branch:
-    """All fields are immutable after `open`, but for the work area's descriptor and counter (guarded by Stack.lock).
+    """One object for the life of the branch: nodes, caches and handles name a branch by it, whatever its position is.
+
+    All fields are immutable after `open`, but for the work area's descriptor and counter (guarded by Stack.lock).
     `root_changed` is set by the Stack, and called when the root directory has other attributes than before."""
 
     def __init__(
@@ -42,6 +44,7 @@ class Branch:
         root = os.fstat(fd)
         self.path = path
         self.permission: Permission = permission
+        self.writable = permission == "rw"
         self.private = private  # on a mount of its own, on which the kernel refuses to open devices
         self.fd = fd
         self.device = root.st_dev
@@ -84,10 +87,6 @@ class Branch:
         if private is not None and lock_fd < 0:
             os.close(seen)
         return branch
-
-    @property
-    def writable(self) -> bool:
-        return self.permission == "rw"
 
     @property
     def guarded(self) -> bool:

@@ -42,9 +42,10 @@ class _Kept:
 class BranchDirectory:
     """One directory of one branch. `fd` is O_RDONLY|O_DIRECTORY, or O_PATH where the server may not read it."""
 
-    __slots__ = ("_kept", "_missed", "_names", "_whiteouts", "fd")
+    __slots__ = ("_kept", "_missed", "_names", "_whiteouts", "branch", "fd")
 
-    def __init__(self, fd: int, kept: _Kept) -> None:
+    def __init__(self, branch: Branch, fd: int, kept: _Kept) -> None:
+        self.branch = branch
         self.fd = fd
         self._kept = kept
         self._names: set[bytes] | None = None
@@ -143,23 +144,22 @@ class BranchDirectory:
 
 
 class DirectoryCache:
-    """Branch directories by (directory node, branch index), least recently used first.
+    """Branch directories by (directory node, branch), least recently used first.
 
     A BranchDirectory is good until the operation ends, lets go of the lock, or trims the cache between its steps.
     """
 
     def __init__(self, branches: list[Branch], *, most_directories: int, most_names: int) -> None:
-        self._branches = branches
         self._kept = _Kept()
-        self._roots = [BranchDirectory(branch.fd, self._kept) for branch in branches]
-        self._cached: OrderedDict[tuple[int, int], BranchDirectory] = OrderedDict()
+        self._roots = {branch: BranchDirectory(branch, branch.fd, self._kept) for branch in branches}
+        self._cached: OrderedDict[tuple[int, Branch], BranchDirectory] = OrderedDict()
         self._most_directories = most_directories
         self._most_names = most_names
 
-    def root(self, branch: int) -> BranchDirectory:
+    def root(self, branch: Branch) -> BranchDirectory:
         return self._roots[branch]
 
-    def get(self, node: Node, branch: int) -> BranchDirectory:
+    def get(self, node: Node, branch: Branch) -> BranchDirectory:
         """The directory of `node` in `branch`. ESTALE if it has gone (someone changed the branch), ENOENT if `node` was
         removed."""
         if node.parent is None:
@@ -173,7 +173,7 @@ class DirectoryCache:
             return cached[key]
         return self._open(node, branch)
 
-    def _open(self, node: Node, branch: int) -> BranchDirectory:
+    def _open(self, node: Node, branch: Branch) -> BranchDirectory:
         # Up to the nearest cached ancestor in a loop: a path may be deeper than Python's stack.
         steps: list[Node] = []
         ancestor = node
@@ -202,7 +202,7 @@ class DirectoryCache:
         except BaseException:
             os.close(fd)
             raise
-        directory = BranchDirectory(fd, self._kept)
+        directory = BranchDirectory(branch, fd, self._kept)
         self._cached[(node.ino, branch)] = directory
         return directory
 
@@ -215,7 +215,7 @@ class DirectoryCache:
         """Close what is cached of a directory that leaves the node table or was removed."""
         if not node.is_directory:
             return
-        for branch in range(len(self._branches)):
+        for branch in self._roots:
             directory = self._cached.pop((node.ino, branch), None)
             if directory is not None:
                 directory.close()

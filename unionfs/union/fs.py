@@ -119,7 +119,7 @@ class UnionFs:
             for node in self._stack.nodes:
                 assert self._stack.nodes.find(node.ino) is self._stack.nodes.find(node.number) is node
                 assert node is self._stack.nodes.root or node.lookups > 0 or node.copying, node
-                assert node.is_directory or node.branch >= 0, node
+                assert not node.layers or node.branch is node.layers[0], node
                 assert not node.is_directory or len(node.names) <= 1, node
                 assert node.names or node.orphan_fd >= 0 or node is self._stack.nodes.root, node
                 for parent, name in node.names:
@@ -268,7 +268,7 @@ class UnionFs:
 
     def statfs(self) -> os.statvfs_result:
         """Of the writable branch, or of the top one; with the longest name that the union takes."""
-        fields = list(os.statvfs(self._stack.branches[0].fd))
+        fields = list(os.statvfs((self._stack.upper_branch or self._stack.branches[0]).fd))
         fields[-1] = min(fields[-1], form.NAME_MAX)
         return os.statvfs_result(fields)
 
@@ -279,19 +279,19 @@ class UnionFs:
         with self._operation:
             return self._handles.open(self._stack.nodes.get(ino), flags, lazily=lazily)
 
-    def branch_of(self, fh: int) -> int:
-        """The index of the branch that holds the file's bytes now."""
+    def branch_of(self, fh: int) -> Branch:
+        """The branch that holds the file's bytes now."""
         return self._handles.file(fh).node.branch
 
-    def descriptor(self, fh: int) -> tuple[int, int]:
-        """A descriptor on the file where it is now, good until `release`, and the index of that branch."""
+    def descriptor(self, fh: int) -> tuple[int, Branch]:
+        """A descriptor on the file where it is now, good until `release`, and that branch."""
         handle = self._handles.file(fh)
         with self._operation:
             self._handles.refresh(handle)
-            return handle.fd, handle.branch
+            return handle.fd, handle.source.branch
 
-    def open_again(self, fh: int, flags: int) -> tuple[int, int]:
-        """A new descriptor on the handle's file where it is now, and the index of that branch. The branch's file system
+    def open_again(self, fh: int, flags: int) -> tuple[int, Branch]:
+        """A new descriptor on the handle's file where it is now, and that branch. The branch's file system
         may refuse."""
         node = self._handles.file(fh).node
         with self._operation:
@@ -318,7 +318,7 @@ class UnionFs:
 
     def _current_fd(self, fh: int) -> int:
         handle = self._handles.file(fh)
-        if handle.fd < 0 or handle.branch != handle.node.branch:
+        if handle.fd < 0 or handle.source is not handle.node.source:
             with self._operation:
                 self._handles.refresh(handle)
         return handle.fd
@@ -367,7 +367,7 @@ class UnionFs:
         """fsync(2) of the directory's part in the writable branch; a directory without one has nothing to save."""
         with self._operation:
             node = self._stack.nodes.get(ino)
-            if not self._stack.writable or not node.layers or not copyup.is_upper(node):
+            if not self._stack.writable or not node.layers or not node.is_upper:
                 return
             fd = os.dup(self._stack.upper(node).fd)
         try:
@@ -390,8 +390,8 @@ class UnionFs:
             if found is None or not stack.writable:
                 return False
             if found.is_directory:
-                return found.layers != (0,)
-            return found.branch != 0
+                return not found.is_pure_upper
+            return not found.branch.writable
 
     # Extents and flags. What pyfuse3 has no requests for.
 
@@ -432,11 +432,12 @@ class UnionFs:
 
     def syncfs(self) -> None:
         """syncfs(2) of the writable branch; a union without one has nothing to save."""
-        if not self._stack.writable:
+        branch = self._stack.upper_branch
+        if branch is None:
             return
         with self._lock:
             self._stack.waiting.begins()
-            fd = os.dup(self._stack.branches[0].fd)
+            fd = os.dup(branch.fd)
         try:
             files.syncfs(fd)
         finally:

@@ -27,21 +27,22 @@ import os
 
 from unionfs.linux import files
 from unionfs.union import whiteout
+from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.stack import Stack
 
 
-def is_kept(stack: Stack) -> bool:
+def is_kept(stack: Stack, branch: Branch) -> bool:
     """Whether nothing here need be done: the file system keeps the order, or a power cut may take the branch."""
-    return stack.volatile or stack.branches[0].keeps_order
+    return stack.volatile or branch.keeps_order
 
 
-def first(stack: Stack, fd: int) -> None:
+def first(stack: Stack, branch: Branch, fd: int) -> None:
     """The file `fd`, its names and its attributes before what follows."""
-    if is_kept(stack):
+    if is_kept(stack, branch):
         return
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:  # a directory that the server may not read (EBADF)
-        everything_first(stack)
+        everything_first(stack, branch)
         return
     stack.waiting.begins()
     os.fsync(fd)
@@ -49,19 +50,19 @@ def first(stack: Stack, fd: int) -> None:
 
 def whiteout_first(stack: Stack, directory: BranchDirectory, name: bytes) -> None:
     """The whiteout of `name` before what follows: the entry beside it goes."""
-    if is_kept(stack):
+    if is_kept(stack, directory.branch):
         return
     try:
         with whiteout.opened(directory, name) as fd:
-            first(stack, fd)
+            first(stack, directory.branch, fd)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EINVAL, errno.EACCES):
             raise
-        everything_first(stack)  # somebody else's: a link, a socket, a fifo
+        everything_first(stack, directory.branch)  # somebody else's: a link, a socket, a fifo
 
 
-def everything_first(stack: Stack) -> None:
+def everything_first(stack: Stack, branch: Branch) -> None:
     """All that was done in the branch before what follows. Bytes of files are only those that were synced."""
-    if not is_kept(stack):
+    if not is_kept(stack, branch):
         stack.waiting.begins()
-        files.btrfs_commit(stack.branches[0].fd)
+        files.btrfs_commit(branch.fd)

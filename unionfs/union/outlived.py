@@ -16,8 +16,9 @@ _MANY = 1024
 
 def drop(stack: Stack, parent: Node, name: bytes) -> None:
     """The whiteout of `name`, now or later."""
-    if order.is_kept(stack):
-        whiteout.drop(stack.upper(parent), name)
+    directory = stack.upper(parent)
+    if order.is_kept(stack, directory.branch):
+        whiteout.drop(directory, name)
         return
     parent.lookups += 1
     stack.outlived.append((parent, name))
@@ -33,7 +34,9 @@ def drop_all(stack: Stack) -> None:
     try:
         if names:
             with stack.unlocked():
-                order.everything_first(stack)
+                for branch in stack.branches:
+                    if branch.writable:
+                        order.everything_first(stack, branch)
     except OSError:
         again = set(names)
     else:

@@ -15,8 +15,9 @@ from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
 
 
-def create(branch: Branch, directory: BranchDirectory, name: bytes) -> None:
+def create(directory: BranchDirectory, name: bytes) -> None:
     """Hide `name` of the branches below `directory`. Already hidden is fine. ENOSPC and friends pass."""
+    branch = directory.branch
     target = form.whiteout_of(name)
     if len(target) > 255:
         fail(errno.ENAMETOOLONG, name)
