@@ -41,15 +41,14 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from unionfs.fuse.abi import FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH
+from unionfs.serve.filesystem import Filesystem
 from unionfs.union.branch import Branch
-from unionfs.union.fs import UnionFs
 
 # Files that nobody has open and whose backing file is kept; each pins an inode of its branch.
 _MOST_IDLE = 4096
 
-# Seconds for which the kernel may keep attributes. The mount is the only writer of its branches (udba=none); a map that
-# outlives its descriptor is the only writer that nobody knows of.
-FOREVER = 1 << 30
+# Seconds for which the kernel may keep attributes at most: a map that outlives its descriptor is a writer that nobody
+# knows of.
 _PERHAPS_MAPPED = 1
 
 _WRITES = os.O_WRONLY | os.O_RDWR
@@ -108,7 +107,9 @@ class Passthrough:
     Invariant: `_idle` holds exactly the numbers whose use has no open file; each has a backing id.
     """
 
-    def __init__(self, fs: UnionFs, lender: Lender, *, strict: bool, forget_attributes: Callable[[int], None]) -> None:
+    def __init__(
+        self, fs: Filesystem, lender: Lender, *, strict: bool, forget_attributes: Callable[[int], None]
+    ) -> None:
         """`strict` is the option `posix`. `forget_attributes(number)` makes the kernel ask for them again."""
         self._fs = fs
         self._lender = lender
@@ -248,10 +249,10 @@ class Passthrough:
         that we do not see may change them."""
         use = self._uses.get(number)
         if use is None or not use.backing_id:
-            return FOREVER
+            return self._fs.keeps_for
         if use.opens and (use.mappable or mode & _SET_ID):
             return 0
-        return _PERHAPS_MAPPED if use.mappable else FOREVER
+        return _PERHAPS_MAPPED if use.mappable else self._fs.keeps_for
 
     @property
     def statistics(self) -> dict[str, int]:

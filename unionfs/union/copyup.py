@@ -362,12 +362,3 @@ def flush_directory(fd: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
-
-
-def is_slow(stack: Stack, node: Node) -> bool:
-    """Whether a change of the node copies data, waits for another copy-up, or walks a tree."""
-    if not stack.writable or node.is_upper:
-        return False
-    return node.kind == stat.S_IFREG
-
-

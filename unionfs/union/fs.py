@@ -39,6 +39,8 @@ from unionfs.union.stack import Stack, tell_nobody
 from unionfs.union.waiting import Waiting
 
 _DOTS = (b".", b"..")
+# Seconds.
+_FOREVER = 1 << 30
 # Of operations that wait for somebody to give a lease up, each in a thread.
 _MOST_PATIENT = 16
 
@@ -63,6 +65,12 @@ class UnionFs:
     @property
     def writable(self) -> bool:
         return self._stack.writable
+
+    @property
+    def keeps_for(self) -> int:
+        """For how many seconds the kernel may keep names, missing ones too, and attributes: for ever, because the mount
+        is the only writer of its branches (udba=none)."""
+        return _FOREVER
 
     def tell_changes_to(self, forget_attributes: Callable[[int], None]) -> None:
         """`forget_attributes(number)` is called, with the lock held, when attributes of a node change of which the
@@ -374,24 +382,6 @@ class UnionFs:
             copyup.flush_directory(fd)
         finally:
             os.close(fd)
-
-    # What the transport should not do while others wait.
-
-    def is_slow(self, ino: int) -> bool:
-        """Whether changing this file copies its data first, or waits for someone who does."""
-        with self._lock:
-            return copyup.is_slow(self._stack, self._stack.nodes.get(ino))
-
-    def is_slow_entry(self, parent: int, name: bytes) -> bool:
-        """Whether renaming or unlinking this name copies data or a tree, or waits for someone who does."""
-        with self._operation:
-            stack = self._stack
-            found = stack.resolve(stack.nodes.get(parent), name)
-            if found is None or not stack.writable:
-                return False
-            if found.is_directory:
-                return not found.is_pure_upper
-            return not found.branch.writable
 
     # Extents and flags. What pyfuse3 has no requests for.
 
