@@ -169,6 +169,7 @@ class Listings:
         """
         stack = self._stack
         upper = self._upper(node)
+        last: Branch | None = None
         for at in places:
             name = window.names[at]
             branches = window.branches(at)
@@ -176,7 +177,9 @@ class Listings:
             if len(branches) > 1 or not (upper is None or branch is upper.branch or upper.lacks(name)):
                 found = stack.resolve(node, name, among=_among(upper, branches))
             else:
-                directory = stack.directories.get(node, branch)
+                if branch is not last:
+                    last, directory = branch, stack.directories.get(node, branch)
+                    sources = stack.identity.sources[branch]
                 entry = directory.stat(name)
                 if entry is None:
                     continue
@@ -184,7 +187,7 @@ class Listings:
                 if (
                     kind == stat.S_IFREG
                     and entry.st_nlink == 1
-                    and (source := stack.identity.sources[branch].get(entry.st_dev)) is not None
+                    and (source := sources.get(entry.st_dev)) is not None
                     and (copies := source.copies) is not None
                     and entry.st_ino not in copies
                 ):
