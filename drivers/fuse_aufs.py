@@ -21,8 +21,8 @@ from drivers.graph.directories import DirectorySnapshotter, begin_layer, bind
 from drivers.graph.snapshotter import NewSnapshot
 from drivers.graph.transaction import Record
 from drivers.mounts.union import branches
-from unionfs.union import whiteout
-from unionfs.union.branch import Branch
+from unionfs.transport.branches import probe_writable
+from unionfs.union.form import PSEUDO_LINKS, WORK_AREA, is_private_attribute
 
 OPTIONS: dict[str, str] = {}
 
@@ -40,7 +40,7 @@ class Driver(DirectorySnapshotter):
 
     def _begin(self, directory: str, new: NewSnapshot, parents: Sequence[str]) -> None:
         layer = os.path.join(directory, "fs")
-        begin_layer(layer, parents if new.kind is Kind.ACTIVE else (), whiteout.is_private_attribute)
+        begin_layer(layer, parents if new.kind is Kind.ACTIVE else (), is_private_attribute)
         sync_directory(layer)
         if new.quota:
             limit_directories([layer], new.quota)
@@ -85,14 +85,14 @@ class Driver(DirectorySnapshotter):
     def _settle(self, record: Record) -> None:
         """Take away the work area, which a server that was killed leaves behind; each mount makes its own."""
         try:
-            trees.delete_path(os.path.join(self._layer(record), os.fsdecode(whiteout.WORK_AREA)))
+            trees.delete_path(os.path.join(self._layer(record), os.fsdecode(WORK_AREA)))
         except FileNotFoundError:
             pass
 
 
 def _has_pseudo_links(layer: str) -> bool:
     try:
-        return bool(os.listdir(os.path.join(layer, os.fsdecode(whiteout.PSEUDO_LINKS))))
+        return bool(os.listdir(os.path.join(layer, os.fsdecode(PSEUDO_LINKS))))
     except FileNotFoundError:
         return False
 
@@ -112,7 +112,7 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
     branch = os.path.join(directory, "branch")  # the directory itself is locked by whoever has made it
     os.mkdir(branch)
     try:
-        Branch.open(os.fsencode(branch), "rw").close()
+        probe_writable(branch)
     except OSError as error:
         return Probe(False, f"a branch cannot be here: {error.strerror}")
     return Probe(True, "AUFS layers over FUSE")

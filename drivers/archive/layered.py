@@ -28,7 +28,7 @@ from drivers.archive.policy import ACLS, Path
 from drivers.archive.walk import Link, Root, canonical, joined
 from drivers.disk.copytree import Copier, copy_attributes
 from unionfs.linux import files
-from unionfs.union import whiteout
+from unionfs.union.form import is_overlay_whiteout
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _PATH_MAX = 4095  # without its NUL
@@ -129,7 +129,7 @@ class LayeredRoot(Root):
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 except FileNotFoundError:
                     return _Own(length, None, hidden or (self._is_marked and marks.hides(fd, name, self._form)))
-                if whiteout.is_overlay_whiteout(status):
+                if is_overlay_whiteout(status):
                     return _Own(length, None, True)
                 if not stat.S_ISDIR(status.st_mode):
                     return _Own(length, status, True)

@@ -1,6 +1,6 @@
 """What a directory of differences says of a name that is not in it, or of all of them: read, and written.
 
-    "aufs"               as fuse-aufs' union has it (unionfs.union.whiteout): `.wh.NAME`, `.wh..wh..opq`
+    "aufs"               as fuse-aufs' union has it (unionfs.union.form): `.wh.NAME`, `.wh..wh..opq`
     "overlay"            overlayfs' character devices 0:0 and trusted.overlay.opaque
     "overlay-userxattr"  the same with user.overlay.opaque, in a user namespace
 
@@ -16,15 +16,16 @@ from contextlib import suppress
 
 from drivers.api import Form
 from unionfs.linux.files import fd_path
-from unionfs.union import whiteout
+from unionfs.union import opaque
+from unionfs.union.form import NAME_MAX, OPAQUE, OVERLAY_OPAQUE, is_overlay_whiteout, is_private_attribute, whiteout_of
 
-_OPAQUE: dict[str, str] = dict(zip(("overlay", "overlay-userxattr"), whiteout.OVERLAY_OPAQUE, strict=True))
+_OPAQUE: dict[str, str] = dict(zip(("overlay", "overlay-userxattr"), OVERLAY_OPAQUE, strict=True))
 
 
 def is_opaque(fd: int, form: Form) -> bool:
     """Whether the directory hides all that is below it."""
     if form == "aufs":
-        return whiteout.is_opaque(fd, b".")
+        return opaque.is_opaque(fd, b".")
     try:
         return os.getxattr(fd_path(fd), _OPAQUE[form]) == b"y"
     except OSError as error:
@@ -36,11 +37,11 @@ def is_opaque(fd: int, form: Form) -> bool:
 def hides(fd: int, name: bytes, form: Form) -> bool:
     """Whether the directory has a whiteout of `name`."""
     if form == "aufs":
-        return len(name) <= whiteout.NAME_MAX and os.access(
-            whiteout.of(name), os.F_OK, dir_fd=fd, follow_symlinks=False
+        return len(name) <= NAME_MAX and os.access(
+            whiteout_of(name), os.F_OK, dir_fd=fd, follow_symlinks=False
         )
     try:
-        return whiteout.is_overlay_whiteout(os.stat(name, dir_fd=fd, follow_symlinks=False))
+        return is_overlay_whiteout(os.stat(name, dir_fd=fd, follow_symlinks=False))
     except FileNotFoundError:
         return False
 
@@ -54,13 +55,13 @@ def hide(fd: int, name: bytes, form: Form) -> None:
     """Make the whiteout of `name`, of which the directory has neither. ENAMETOOLONG in AUFS form beyond 251 bytes, in
     words of its own: the file system allows such a name."""
     if form == "aufs":
-        if len(name) > whiteout.NAME_MAX:
+        if len(name) > NAME_MAX:
             raise OSError(
                 errno.ENAMETOOLONG,
-                f"a name of {len(name)} bytes is to go, and whiteouts in AUFS's form can hide {whiteout.NAME_MAX}; "
+                f"a name of {len(name)} bytes is to go, and whiteouts in AUFS's form can hide {NAME_MAX}; "
                 "choose another driver",
             )
-        _make_file(fd, whiteout.of(name))
+        _make_file(fd, whiteout_of(name))
     else:
         os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
 
@@ -68,14 +69,14 @@ def hide(fd: int, name: bytes, form: Form) -> None:
 def reveal(fd: int, name: bytes, form: Form) -> None:
     """Take the whiteout of `name` away that lies beside an entry of that name. In overlayfs' form there can be none."""
     if form == "aufs" and hides(fd, name, form):
-        os.unlink(whiteout.of(name), dir_fd=fd)
+        os.unlink(whiteout_of(name), dir_fd=fd)
 
 
 def make_opaque(fd: int, form: Form) -> None:
     """Have the directory hide all that is below it. It may be so already."""
     if form == "aufs":
         with suppress(FileExistsError):
-            _make_file(fd, whiteout.OPAQUE)
+            _make_file(fd, OPAQUE)
     else:
         os.setxattr(fd_path(fd), _OPAQUE[form], b"y")
 
@@ -83,7 +84,7 @@ def make_opaque(fd: int, form: Form) -> None:
 def is_mark(name: bytes, form: Form) -> bool:
     """Whether an extended attribute says something of the layer and not of the file."""
     if form == "aufs":
-        return whiteout.is_private_attribute(name)
+        return is_private_attribute(name)
     return name.startswith(_OPAQUE[form].encode().removesuffix(b"opaque"))
 
 

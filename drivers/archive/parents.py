@@ -20,7 +20,7 @@ from drivers.archive.policy import Path
 from drivers.archive.walk import joined
 from drivers.disk.trees import walk
 from unionfs.linux import consts, files
-from unionfs.union import whiteout
+from unionfs.union.form import is_overlay_whiteout, is_reserved
 
 _BENEATH = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_XDEV
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -75,7 +75,7 @@ class Parents:
             return Found(0, os.fstat(self._fds[0])) if self._fds else None
         for parent in self._merge(path[:-1]):
             if (status := self._status(parent, path)) is not None:
-                return None if whiteout.is_overlay_whiteout(status) else Found(parent, status)
+                return None if is_overlay_whiteout(status) else Found(parent, status)
             if self._hides(parent, path):
                 return None
         return None
@@ -143,7 +143,7 @@ class Parents:
         return linked
 
     def _is_reserved(self, name: bytes) -> bool:
-        return self._form == "aufs" and whiteout.is_reserved(name)
+        return self._form == "aufs" and is_reserved(name)
 
     def _merge(self, path: Path) -> list[int]:
         """The parents that a directory is merged of, nearest first; none if it is not a directory there."""

@@ -18,7 +18,7 @@ from drivers.archive.limits import Limits, Spent
 from drivers.archive.policy import Path
 from drivers.archive.tree import FILE, Directory, Node, Tree, entries
 from unionfs.linux import consts, files
-from unionfs.union import whiteout
+from unionfs.union.form import is_reserved
 
 _BENEATH = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_MAGICLINKS
 _LINKS = 40  # MAXSYMLINKS of the kernel
@@ -44,7 +44,7 @@ def canonical(path: Path, first_link: Callable[[Path], Link | None], spent: Spen
             del done[-1:]
         if part in _DOTS:
             continue
-        if whiteout.is_reserved(part):
+        if is_reserved(part):
             raise Refused("it goes through a '.wh.' name by a symbolic link")
         done.append(part)
         if len(done) > (depth := spent.limits.depth):

@@ -2,7 +2,7 @@
 
     None                 a tree as it is mounted: what is not listed is not there
     "aufs"               a directory of differences of fuse-aufs: whatever its union takes as a whiteout or an opaque
-                         directory (unionfs.union.whiteout), and lets nobody make through the mount
+                         directory (unionfs.union.form), and lets nobody make through the mount
     "overlay"            one of overlay2: character devices 0:0 and trusted.overlay.opaque
     "overlay-userxattr"  the same with user.overlay.opaque, in a user namespace
 
@@ -22,7 +22,7 @@ from typing import NamedTuple
 from drivers.api import Form
 from drivers.archive import marks
 from drivers.disk.trees import entries
-from unionfs.union import whiteout
+from unionfs.union.form import PREFIX, is_reserved
 
 
 class Listing(NamedTuple):
@@ -42,9 +42,9 @@ def read(fd: int, form: Form | None) -> Listing:
     names, sockets, hidden = set(), set(), set()
     for entry in entries(fd):
         name = entry.name
-        if whiteout.is_reserved(name):
+        if is_reserved(name):
             if form == "aufs":
-                hidden.add(name.removeprefix(whiteout.PREFIX))  # of the union's own names this leaves .wh. ones
+                hidden.add(name.removeprefix(PREFIX))  # of the union's own names this leaves .wh. ones
             continue
         kind, device = _special(entry)
         if (kind, device) == (stat.S_IFCHR, 0):

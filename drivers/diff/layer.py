@@ -27,7 +27,7 @@ from drivers.diff.change import Found, is_gone
 from drivers.diff.compare import link_target, xattrs
 from drivers.disk.trees import open_regular
 from unionfs.linux.files import fd_path
-from unionfs.union import whiteout
+from unionfs.union.form import is_overlay_whiteout, whiteout_of
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFIFO: Kind.FIFO,
@@ -54,7 +54,7 @@ def members(found: Iterable[Found]) -> Generator[tuple[Entry, Iterable[bytes]], 
     for one in found:
         if one.status is None:
             yield _whiteout(one.path), ()
-        elif stat.S_ISSOCK(one.status.st_mode) or whiteout.is_overlay_whiteout(one.status):
+        elif stat.S_ISSOCK(one.status.st_mode) or is_overlay_whiteout(one.status):
             if one.kind == "C":
                 yield _whiteout(one.path), ()
         elif stat.S_ISDIR(one.status.st_mode) or one.status.st_nlink == 1:
@@ -126,7 +126,7 @@ def _link(found: Found, target: bytes) -> Entry:
 
 def _whiteout(path: bytes) -> Entry:
     directory, slash, name = path.rpartition(b"/")
-    hidden = directory + slash + whiteout.of(name)
+    hidden = directory + slash + whiteout_of(name)
     return Entry(hidden, Kind.FILE, 0o444, 0, 0, 0, 0, b"", 0, 0, {}, 0)
 
 

@@ -341,7 +341,7 @@ def test_types_are_of_the_directory_that_is_listed(tmp_path: Path, monkeypatch: 
         })  # fmt: skip
         with union(tmp_path) as fs:
             directory = walk(fs, "files")
-            number = fs._stack.directories.get(fs._stack.nodes.get(directory), 1).fd
+            number = fs._stack.directories.get(fs._stack.nodes.get(directory), fs._stack.branches[1]).fd
             other = os.open(tmp_path / "low" / "links", os.O_RDONLY)
             unlocked = fs._stack.unlocked
 

@@ -16,7 +16,7 @@ from tests.trees import Dir, HardLink, Symlink, Tree, build
 from tests.unionfs.inprocess import ROOT, create, listing, union, walk
 from unionfs.linux import files
 from unionfs.linux.consts import RENAME_EXCHANGE
-from unionfs.union import order
+from unionfs.union import outlived
 from unionfs.union.fs import UnionFs
 
 pytestmark = pytest.mark.needs("loop", "user-xattr", "trusted-xattr")
@@ -136,7 +136,7 @@ def test_whiteouts_that_entries_outlived_go_many_at_once(
     tmp_path: Path, syncs: Callable[[], Syncs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And of those only the ones whose names still have an entry, and are whited out no more."""
-    monkeypatch.setattr(order, "_MANY_OUTLIVED", 6)
+    monkeypatch.setattr(outlived, "_MANY", 6)
     names = [b"%d" % number for number in range(8)]
     with Disk(tmp_path, "btrfs").mounted() as path:
         build(str(path / "low"), {**{name.decode(): "low" for name in names}, "d": {"in": "low"}})

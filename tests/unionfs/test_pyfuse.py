@@ -17,7 +17,7 @@ import pytest
 pyfuse3 = pytest.importorskip("pyfuse3")
 
 from tests.mounting import Union  # noqa: E402
-from unionfs.serve.pyfuse import FOREVER, UnionOperations  # noqa: E402
+from unionfs.serve.pyfuse import UnionOperations  # noqa: E402
 from unionfs.union.branch import Branch  # noqa: E402
 from unionfs.union.fs import UnionFs  # noqa: E402
 
@@ -85,7 +85,7 @@ def operations(fs: Failing) -> UnionOperations:
 def test_an_entry_is_kept_for_ever(operations: UnionOperations, tmp_path: Path) -> None:
     entry = answer(operations.lookup(1, b"file", CALLER))
     real = (tmp_path / "low" / "file").stat()
-    assert (entry.entry_timeout, entry.attr_timeout) == (FOREVER, FOREVER)
+    assert (entry.entry_timeout, entry.attr_timeout) == (1 << 30, 1 << 30)
     assert (entry.st_mode, entry.st_size, entry.st_nlink) == (real.st_mode, 7, 1)
     assert (entry.st_mtime_ns, entry.st_blocks) == (real.st_mtime_ns, real.st_blocks)
     assert answer(operations.getattr(entry.st_ino, CALLER)).st_ino == entry.st_ino
@@ -93,7 +93,7 @@ def test_an_entry_is_kept_for_ever(operations: UnionOperations, tmp_path: Path) 
 
 def test_a_missing_name_is_kept_for_ever(operations: UnionOperations) -> None:
     entry = answer(operations.lookup(1, b"absent", CALLER))
-    assert (entry.st_ino, entry.entry_timeout) == (0, FOREVER)
+    assert (entry.st_ino, entry.entry_timeout) == (0, 1 << 30)
 
 
 @pytest.mark.parametrize(

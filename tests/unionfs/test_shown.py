@@ -47,7 +47,7 @@ def test_roots(mount_union: Callable[..., Union], tmp_path: Path, source: str) -
     assert {"default_permissions", "allow_other", "user_id=0"} <= set(point.super_options.split(","))
     assert [b["permission"] for b in info.ask(union.path)["branches"]] == ["rw", "ro"]
     with contextlib.closing(Branch.open(os.fsencode(union.path), "ro")) as branch:
-        assert [source.lasting for source in Identity([branch]).sources[0].values()] == [True]
+        assert [source.lasting for source in Identity([branch]).sources[branch].values()] == [True]
     (tmp_path / "up2").mkdir()
     again = subprocess.run([*UNIONFS, "mount", f"{tmp_path}/up2", union.path], capture_output=True, text=True)
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)

@@ -25,7 +25,7 @@ from tests.drivers.children import Child, in_child
 from tests.mounting import Union, server_of
 from tests.unionfs.test_session import ended, wait_until, wait_until_unmounted
 from unionfs.linux import consts, mounts
-from unionfs.serve.pyfuse import _SLOW_AT_ONCE
+from unionfs.serve.pyfuse import _SYNCS_AT_ONCE
 from unionfs.transport import info
 
 pytestmark = pytest.mark.needs("fuse")
@@ -222,7 +222,7 @@ def test_forty_slow_requests_hold_up_nobody(syncing: Gated, transport: str) -> N
     """Over pyfuse3 they are not begun all at once."""
     server = info.ask(syncing.path)["pid"]
     children = [syncer(syncing, f"file{number}") for number in range(40)]
-    wait_until(lambda: syncing.gate.waiting == (40 if transport == "direct" else _SLOW_AT_ONCE))
+    wait_until(lambda: syncing.gate.waiting == (40 if transport == "direct" else _SYNCS_AT_ONCE))
     others_are_served(syncing)
     assert threads(server) < 60
     syncing.gate.open()

@@ -41,14 +41,14 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from unionfs.fuse.abi import FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH
-from unionfs.union.fs import UnionFs
+from unionfs.serve.filesystem import Filesystem
+from unionfs.union.branch import Branch
 
 # Files that nobody has open and whose backing file is kept; each pins an inode of its branch.
 _MOST_IDLE = 4096
 
-# Seconds for which the kernel may keep attributes. The mount is the only writer of its branches (udba=none); a map that
-# outlives its descriptor is the only writer that nobody knows of.
-FOREVER = 1 << 30
+# Seconds for which the kernel may keep attributes at most: a map that outlives its descriptor is a writer that nobody
+# knows of.
 _PERHAPS_MAPPED = 1
 
 _WRITES = os.O_WRONLY | os.O_RDWR
@@ -92,7 +92,7 @@ class _Use:
 
     __slots__ = ("backing_id", "branch", "mappable", "opens", "set_id")
 
-    def __init__(self, backing_id: int, branch: int) -> None:
+    def __init__(self, backing_id: int, branch: Branch) -> None:
         self.backing_id = backing_id
         self.branch = branch
         self.mappable = False
@@ -107,7 +107,9 @@ class Passthrough:
     Invariant: `_idle` holds exactly the numbers whose use has no open file; each has a backing id.
     """
 
-    def __init__(self, fs: UnionFs, lender: Lender, *, strict: bool, forget_attributes: Callable[[int], None]) -> None:
+    def __init__(
+        self, fs: Filesystem, lender: Lender, *, strict: bool, forget_attributes: Callable[[int], None]
+    ) -> None:
         """`strict` is the option `posix`. `forget_attributes(number)` makes the kernel ask for them again."""
         self._fs = fs
         self._lender = lender
@@ -124,7 +126,7 @@ class Passthrough:
         made. Raises Outdated, and OSError where the branch's file system refuses to open it (chattr +a, +i)."""
         with self._lock:
             use = self._uses.get(number)
-            if use is not None and use.backing_id and use.branch != self._fs.branch_of(fh):
+            if use is not None and use.backing_id and use.branch is not self._fs.branch_of(fh):
                 if use.opens:
                     return self._open_moved(number, fh, use, flags, pid)
                 self._forget(number)
@@ -145,7 +147,7 @@ class Passthrough:
             if not use.backing_id:
                 if self._fs.has_two_numbers(number):
                     return _THROUGH_US_UNCACHED
-                return _THROUGH_US if use.opens > 1 or not self._upper(use.branch) else _THROUGH_US_AFRESH
+                return _THROUGH_US if use.opens > 1 or not use.branch.writable else _THROUGH_US_AFRESH
             if flags & os.O_RDWR or (flags & _WRITES and use.set_id):
                 use.mappable = use.mappable or bool(flags & os.O_RDWR)
                 if mode is None:
@@ -176,16 +178,13 @@ class Passthrough:
         self._numbers[fh] = number
         return Opened(FOPEN_PASSTHROUGH, use.backing_id)
 
-    def _upper(self, branch: int) -> bool:
-        return branch == 0 and self._fs.writable
-
     def _begin(self, number: int, fh: int, flags: int, mode: int | None) -> _Use:
         if mode is None:
             fd, branch = self._fs.open_again(fh, flags & _CHECKED)
         else:
             fd, branch = self._fs.descriptor(fh)
         try:
-            upper = self._upper(branch)
+            upper = branch.writable
             backing_id = 0
             if not ((os.fstat(fd).st_mode if mode is None else mode) & _SET_ID if upper else self._strict):
                 try:
@@ -221,7 +220,7 @@ class Passthrough:
         """Whether the kernel reads this open file elsewhere than where it is now."""
         with self._lock:
             use = self._uses.get(self._numbers.get(fh, 0))
-            return use is not None and use.backing_id != 0 and use.branch != self._fs.branch_of(fh)
+            return use is not None and use.backing_id != 0 and use.branch is not self._fs.branch_of(fh)
 
     def forget(self, number: int) -> None:
         """The kernel has dropped the inode: what is kept for the next open would only hold the file's space."""
@@ -250,10 +249,10 @@ class Passthrough:
         that we do not see may change them."""
         use = self._uses.get(number)
         if use is None or not use.backing_id:
-            return FOREVER
+            return self._fs.keeps_for
         if use.opens and (use.mappable or mode & _SET_ID):
             return 0
-        return _PERHAPS_MAPPED if use.mappable else FOREVER
+        return _PERHAPS_MAPPED if use.mappable else self._fs.keeps_for
 
     @property
     def statistics(self) -> dict[str, int]:

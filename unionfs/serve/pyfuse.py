@@ -1,8 +1,8 @@
-"""pyfuse3's Operations over one UnionFs: names and numbers are translated here, nothing is decided.
+"""pyfuse3's Operations over one Filesystem: names and numbers are translated here, nothing is decided.
 
 Every request is answered exactly once: OSError by its errno, anything unknown by EIO and a traceback in the log
-(pyfuse3 would let it end the session). Quick operations run in place, on trio's one thread; those that may copy a lot
-or wait for another copy-up run in a thread of their own, so that the others go on. Only transport imports this.
+(pyfuse3 would let it end the session). Quick operations run in place, on trio's one thread; changes of what may
+have to be copied up first run in a thread of their own, so that the others go on. Only transport imports this.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from unionfs.linux import consts
+from unionfs.serve.filesystem import Filesystem
 from unionfs.union.again import Again
 from unionfs.union.attributes import Attr
-from unionfs.union.fs import UnionFs
 from unionfs.union.privileges import Caller
 
 _log = logging.getLogger(__name__)
@@ -31,11 +31,11 @@ _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# The mount is the only writer of its branches (udba=none), so the kernel may keep what it was told. Seconds.
-FOREVER = 1e9
-
-# Threads for slow work. More would only queue on the same disk.
-_SLOW_AT_ONCE = 16
+# Threads that wait for the disk. More would only queue on it.
+_SYNCS_AT_ONCE = 16
+# Threads that change something. Which of them copies data, or waits for one that does, is known to the union alone, and
+# a quick change must not wait for slow ones.
+_CHANGES_AT_ONCE = 256
 
 # What fits into a page, the reply's size before Linux 6.16.
 _ENTRIES_AT_ONCE = 25
@@ -75,10 +75,10 @@ def _answer(
     return answer
 
 
-def _answer_slow(
+def _answer_in_thread(
     operation: Callable[Concatenate[UnionOperations, _P], Awaitable[_T]],
 ) -> Callable[..., Coroutine[Any, Any, _T]]:
-    """A request that may go to a thread."""
+    """A request that goes to a thread."""
 
     @functools.wraps(operation)
     async def answer(self: UnionOperations, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -115,7 +115,7 @@ async def in_thread(call: Callable[..., _T], *args: Any, limiter: trio.CapacityL
         raise NoThread(errno.EAGAIN, "no thread can be started: see 'ulimit -u', and pids.max of its cgroup") from None
 
 
-def _entry(attr: Attr) -> EntryAttributes:
+def _entry(attr: Attr, keeps_for: int) -> EntryAttributes:
     ino, nlink, st, _ = attr
     entry = EntryAttributes()
     entry.st_ino = ino  # the node id and st_ino are one number in pyfuse3
@@ -130,24 +130,22 @@ def _entry(attr: Attr) -> EntryAttributes:
     entry.st_atime_ns = st.st_atime_ns
     entry.st_mtime_ns = st.st_mtime_ns
     entry.st_ctime_ns = st.st_ctime_ns
-    entry.entry_timeout = FOREVER
-    entry.attr_timeout = FOREVER
+    entry.entry_timeout = keeps_for
+    entry.attr_timeout = keeps_for
     return entry
 
 
-def _no_entry() -> EntryAttributes:
+def _no_entry(keeps_for: int) -> EntryAttributes:
+    """Node id 0 with a timeout makes the kernel remember that there is no such name (fs/fuse/dir.c, fuse_lookup_name).
+    """
     entry = EntryAttributes()
     entry.st_ino = 0
-    entry.entry_timeout = FOREVER
+    entry.entry_timeout = keeps_for
     return entry
 
 
 def _caller(ctx: RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.pid)
-
-
-# Node id 0 with a timeout makes the kernel remember that there is no such name (fs/fuse/dir.c, fuse_lookup_name).
-_NO_ENTRY = _no_entry()
 
 
 def _forget_attributes(number: int) -> None:
@@ -163,21 +161,26 @@ class UnionOperations(pyfuse3.Operations):
     # Off: with it the kernel owns size and mtime, and a write(2) succeeds where the branch has no space left.
     enable_writeback_cache = False
 
-    def __init__(self, fs: UnionFs, waiting: AbstractContextManager[None]) -> None:
+    def __init__(self, fs: Filesystem, waiting: AbstractContextManager[None]) -> None:
         super().__init__()
         self._fs = fs
+        self._keeps_for = fs.keeps_for
+        self._no_entry = _no_entry(self._keeps_for)
         fs.tell_changes_to(_forget_attributes)
         self._waiting = waiting
-        self._limiter = trio.CapacityLimiter(_SLOW_AT_ONCE)
+        self._syncs = trio.CapacityLimiter(_SYNCS_AT_ONCE)
+        self._changes = trio.CapacityLimiter(_CHANGES_AT_ONCE)
 
-    async def _call(self, slow: bool, call: Callable[..., _T], *args: Any) -> _T:
-        if slow:
-            with self._waiting:
-                try:
-                    return await in_thread(call, *args, limiter=self._limiter)
-                except NoThread:
-                    _log.warning("no further thread can be started; others wait for the slow work of this one")
+    async def _call(self, limiter: trio.CapacityLimiter, call: Callable[..., _T], *args: Any) -> _T:
+        with self._waiting:
+            try:
+                return await in_thread(call, *args, limiter=limiter)
+            except NoThread:
+                _log.warning("no further thread can be started; others wait for the slow work of this one")
         return call(*args)
+
+    def _entry(self, attr: Attr) -> EntryAttributes:
+        return _entry(attr, self._keeps_for)
 
     async def _pause(self, seconds: float) -> None:
         with self._waiting:
@@ -188,7 +191,7 @@ class UnionOperations(pyfuse3.Operations):
     @_answer
     def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         attr = self._fs.lookup(parent, name)
-        return _NO_ENTRY if attr is None else _entry(attr)
+        return self._no_entry if attr is None else self._entry(attr)
 
     @_answer
     def forget(self, counts: Sequence[tuple[int, int]]) -> None:
@@ -207,38 +210,33 @@ class UnionOperations(pyfuse3.Operations):
 
     @_answer
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return _entry(self._fs.mknod(parent, name, self._mode(parent, mode, ctx), rdev, ctx.uid, ctx.gid))
+        return self._entry(self._fs.mknod(parent, name, self._mode(parent, mode, ctx), rdev, ctx.uid, ctx.gid))
 
     @_answer
     def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return _entry(self._fs.mkdir(parent, name, self._mode(parent, mode, ctx), ctx.uid, ctx.gid))
+        return self._entry(self._fs.mkdir(parent, name, self._mode(parent, mode, ctx), ctx.uid, ctx.gid))
 
     @_answer
     def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        return _entry(self._fs.symlink(parent, name, target, ctx.uid, ctx.gid))
+        return self._entry(self._fs.symlink(parent, name, target, ctx.uid, ctx.gid))
 
-    @_answer_slow
+    @_answer_in_thread
     async def link(self, ino: int, new_parent: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
-        fs = self._fs
-        return _entry(await self._call(fs.is_slow(ino), fs.link, ino, new_parent, new_name))
+        return self._entry(await self._call(self._changes, self._fs.link, ino, new_parent, new_name))
 
-    @_answer_slow
+    @_answer_in_thread
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        fs = self._fs
-        await self._call(fs.is_slow_entry(parent, name), fs.unlink, parent, name)
+        await self._call(self._changes, self._fs.unlink, parent, name)
 
-    @_answer_slow
+    @_answer_in_thread
     async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        fs = self._fs
-        await self._call(fs.is_slow_entry(parent, name), fs.rmdir, parent, name)
+        await self._call(self._changes, self._fs.rmdir, parent, name)
 
-    @_answer_slow
+    @_answer_in_thread
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
     ) -> None:
-        fs = self._fs
-        slow = fs.is_slow_entry(parent, name) or fs.is_slow_entry(new_parent, new_name)
-        await self._call(slow, fs.rename, parent, name, new_parent, new_name, flags)
+        await self._call(self._changes, self._fs.rename, parent, name, new_parent, new_name, flags)
 
     @_answer
     def readlink(self, ino: int, ctx: RequestContext) -> bytes:
@@ -248,9 +246,9 @@ class UnionOperations(pyfuse3.Operations):
 
     @_answer
     def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
-        return _entry(self._fs.getattr(ino))
+        return self._entry(self._fs.getattr(ino))
 
-    @_answer_slow
+    @_answer_in_thread
     async def setattr(
         self, ino: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
@@ -267,7 +265,7 @@ class UnionOperations(pyfuse3.Operations):
             kill_privileges=bool(fields.update_size) and not caller.has(consts.CAP_FSETID),
             kernel_takes=True,
         )
-        return _entry(await self._call(self._fs.is_slow(ino), change))
+        return self._entry(await self._call(self._changes, change))
 
     @_answer
     def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -290,9 +288,9 @@ class UnionOperations(pyfuse3.Operations):
 
     # pyfuse3 itself answers XATTR_CREATE and XATTR_REPLACE, by asking getxattr first.
 
-    @_answer_slow
+    @_answer_in_thread
     async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        await self._call(self._fs.is_slow(ino), self._fs.setxattr, ino, name, value)
+        await self._call(self._changes, self._fs.setxattr, ino, name, value)
 
     @_answer
     def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
@@ -304,17 +302,16 @@ class UnionOperations(pyfuse3.Operations):
         # As listxattr(2) of other file systems: trusted.* is shown to those who could read it.
         return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
-    @_answer_slow
+    @_answer_in_thread
     async def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
-        await self._call(self._fs.is_slow(ino), self._fs.removexattr, ino, name)
+        await self._call(self._changes, self._fs.removexattr, ino, name)
 
     # Open files. Their data survives a copy-up unchanged, so the page cache is kept across opens (FileInfo's default).
 
-    @_answer_slow
+    @_answer_in_thread
     async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         fs = self._fs
-        slow = bool(flags & _OPENS_FOR_CHANGE) and fs.is_slow(ino)
-        fh = await self._call(slow, fs.open, ino, flags)
+        fh = await self._call(self._changes, fs.open, ino, flags) if flags & _OPENS_FOR_CHANGE else fs.open(ino, flags)
         if flags & os.O_TRUNC and fs.kill_privileges(ino, _caller(ctx), unless_capable=True):
             _forget_attributes(ino)
         return FileInfo(fh=fh)
@@ -324,7 +321,7 @@ class UnionOperations(pyfuse3.Operations):
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         fh, attr = self._fs.create(parent, name, self._mode(parent, mode, ctx), ctx.uid, ctx.gid)
-        return FileInfo(fh=fh), _entry(attr)
+        return FileInfo(fh=fh), self._entry(attr)
 
     @_answer
     def read(self, fh: int, offset: int, size: int) -> bytes:
@@ -344,9 +341,9 @@ class UnionOperations(pyfuse3.Operations):
     def release(self, fh: int) -> None:
         self._fs.release(fh)
 
-    @_answer_slow
+    @_answer_in_thread
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._call(True, self._fs.fsync, fh, datasync)
+        await self._call(self._syncs, self._fs.fsync, fh, datasync)
 
     # Directories
 
@@ -370,7 +367,7 @@ class UnionOperations(pyfuse3.Operations):
             if not entries:
                 return
             for number, (name, attr, following) in enumerate(entries):
-                if not pyfuse3.readdir_reply(token, name, _entry(attr), following):
+                if not pyfuse3.readdir_reply(token, name, self._entry(attr), following):
                     # The kernel counts a lookup for each entry of READDIRPLUS but these two (fs/fuse/readdir.c).
                     self._fs.forget((attr.number, 1) for name, attr, _ in entries[number:] if name not in _DOTS)
                     return
@@ -381,6 +378,6 @@ class UnionOperations(pyfuse3.Operations):
     def releasedir(self, fh: int) -> None:
         pass
 
-    @_answer_slow
+    @_answer_in_thread
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self._call(True, self._fs.fsyncdir, fh, datasync)
+        await self._call(self._syncs, self._fs.fsyncdir, fh, datasync)

@@ -1,4 +1,4 @@
-"""Wire requests over one UnionFs: bytes in, bytes out. Names and numbers are translated here, nothing is decided.
+"""Wire requests over one Filesystem: bytes in, bytes out. Names and numbers are translated here, nothing is decided.
 
 `answer` gives each request exactly one reply, or none where the protocol has none: OSError becomes its errno, anything
 unknown EIO and a traceback in the log. It is called by many threads at once. What it does not implement is ENOSYS, and
@@ -22,11 +22,11 @@ from unionfs.fuse.init import Agreement
 from unionfs.fuse.request import Malformed, Request, parse
 from unionfs.fuse.table import ROWS
 from unionfs.linux import consts
-from unionfs.serve.passthrough import FOREVER, Opened, Outdated, Passthrough
+from unionfs.serve.filesystem import Filesystem
+from unionfs.serve.passthrough import Opened, Outdated, Passthrough
 from unionfs.union.again import CURABLE, Again
 from unionfs.union.attributes import Attr
 from unionfs.union.errors import fail
-from unionfs.union.fs import UnionFs
 from unionfs.union.privileges import Caller
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class WireOperations:
 
     def __init__(
         self,
-        fs: UnionFs,
+        fs: Filesystem,
         *,
         init: Callable[[tuple[Any, ...]], Agreement],
         passthrough: Callable[[Agreement], Passthrough | None] = lambda agreement: None,
@@ -67,6 +67,7 @@ class WireOperations:
         whether the kernel can. `interrupt` wakes the request with a number; False if there is none yet.
         `forget_attributes` makes the kernel ask for a node's attributes again."""
         self._fs = fs
+        self._keeps_for = fs.keeps_for
         self._init = init
         self._make_passthrough = passthrough
         self._interrupt = interrupt
@@ -145,7 +146,7 @@ class WireOperations:
 
     def _entry(self, r: Request, attr: Attr) -> bytes:
         ino, nlink, st, number = attr
-        return reply.entry(r.unique, number, ino, nlink, st, FOREVER, self._attr_valid(number, attr))
+        return reply.entry(r.unique, number, ino, nlink, st, self._keeps_for, self._attr_valid(number, attr))
 
     def _attr_valid(self, number: int, attr: Attr) -> int:
         """For how many seconds the kernel may keep the attributes. Not at all of a node with two numbers: they change
@@ -153,13 +154,13 @@ class WireOperations:
         if attr.number != attr.ino:
             return 0
         if self.passthrough is None:
-            return FOREVER
+            return self._keeps_for
         return self.passthrough.attributes_valid(number, attr.st.st_mode)
 
     def lookup(self, r: Request) -> Reply:
         attr = self._fs.lookup(r.nodeid, r.names[0])
         if attr is None:
-            return reply.no_entry(r.unique, FOREVER)
+            return reply.no_entry(r.unique, self._keeps_for)
         return self._entry(r, attr)
 
     def forget(self, r: Request) -> None:
@@ -349,7 +350,7 @@ class WireOperations:
             self._fs.forget([(number, 1)])
             raise
         valid = self._attr_valid(number, attr)
-        return reply.created(r.unique, number, ino, nlink, st, FOREVER, valid, fh, *opened)
+        return reply.created(r.unique, number, ino, nlink, st, self._keeps_for, valid, fh, *opened)
 
     def release(self, r: Request) -> Reply:
         fh = r.fields[0]
@@ -426,7 +427,7 @@ class WireOperations:
         for name, attr, following in self._fs.list_plus(r.nodeid, offset, max(1, size // _ENTRY_PLUS_BYTES)):
             ino, nlink, st, number = attr
             if unsent or not add_plus(
-                name, number, ino, nlink, st, following, FOREVER, self._attr_valid(number, attr)
+                name, number, ino, nlink, st, following, self._keeps_for, self._attr_valid(number, attr)
             ):
                 unsent.append((name, number))
         # The kernel counts a lookup for each entry that it gets but these two (fs/fuse/readdir.c).

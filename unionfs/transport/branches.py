@@ -57,6 +57,11 @@ def open_branches(plan: MountPlan) -> list[Branch]:
     return opened
 
 
+def probe_writable(path: str) -> None:
+    """Whether the directory `path` can be a writable branch here: the OSError of `Branch.open` if it cannot."""
+    Branch.open(os.fsencode(path), "rw").close()
+
+
 def mount_point(path: str) -> str:
     """The directory `path`, on which no union is mounted, absolute and free of symbolic links."""
     # Before any stat: that of a mount whose server was killed fails with ENOTCONN.

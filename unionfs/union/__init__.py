@@ -3,11 +3,13 @@
 It knows POSIX, not FUSE: nodes are numbers, names are bytes, every failure is an OSError. `fs.UnionFs` is the
 whole of it for the layers above; the other modules are functions over one `stack.Stack`, read in this order:
 
+    form        what "deleted" and "opaque" look like on disk; the only module that says so, and it imports nothing
+    opaque      whether a directory is
     branch      one directory of the stack: descriptor, permission, work area
-    whiteout    every on-disk form of "deleted" and "opaque"; the only module that knows them
-    directories descriptors and name sets of branch directories, cached
     identity    inode numbers that survive copy-up and remount
     nodes       the table of files the kernel knows
+    directories descriptors and name sets of branch directories, cached
+    whiteout    whiteouts and opaque marks, made and removed
     stack       the state of one union, and the merge of one name over the branches
     merge       the merge of all names in a directory
     opening     opening what a node is, and nothing that was put in its place
@@ -16,8 +18,10 @@ whole of it for the layers above; the other modules are functions over one `stac
     copydata    the bytes of one file into another
     copyup      making a node's bytes live in the writable branch
     order       what has to be on the disk before what follows, where the file system does not see to it (btrfs)
+    outlived    whiteouts that go later for it
     privileges  set-ID bits: who takes them, who may keep them
     create, remove, rename, attributes, inode_flags, handles, listing    the operations
+    operation   the lock for one of them, and what follows at its end
     extents     ranges of open files: allocation, holes, copies
     again       which failed operations are tried again
     spare       descriptors for them

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from unionfs.linux import consts
-from unionfs.union import copyup, place, privileges, protection, whiteout
+from unionfs.union import copyup, form, place, privileges, protection, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.privileges import ROOT, Caller
@@ -52,7 +52,7 @@ def _directory_links(stack: Stack, node: Node, entry: os.stat_result) -> int:
     if len(node.layers) != 1:
         return 1 if node.layers else 0
     if node is stack.nodes.root and entry.st_nlink > 1:
-        return entry.st_nlink - whiteout.count_directories(stack.branches[node.layers[0]].fd)
+        return entry.st_nlink - whiteout.count_directories(node.layers[0].fd)
     return entry.st_nlink
 
 
@@ -61,7 +61,7 @@ def counted(stack: Stack, parent: Node, name: bytes, found: Found) -> Attr:
     node = stack.node_at(parent, name, found)
     node.lookups += 1
     try:
-        if node.branch == found.branch or found.layers:
+        if node.branch is found.branch or found.layers:
             return of_entry(stack, node, found.entry)
         return getattr_(stack, node)
     except BaseException:
@@ -106,7 +106,7 @@ def setattr_(
                     mode = privileges.completed(there.stat(), mode, caller)
             _change(there, mode, uid, gid, size, atime_ns, mtime_ns, caller, kill=kill)
         if mode is not None and mode & stat.S_IRUSR and node.kind in (stat.S_IFREG, stat.S_IFDIR):
-            stack.identity.forget(node.inode)
+            stack.identity.forget(node.branch, node.inode)
         if mode is not None and node.is_directory:
             stack.reconsider(node)
     return of_entry(stack, node, here.stat())
@@ -169,7 +169,7 @@ def kill_privileges(stack: Stack, node: Node, caller: Caller, *, unless_capable:
 
 
 def getxattr(stack: Stack, node: Node, name: bytes) -> bytes:
-    if whiteout.is_private_attribute(name):
+    if form.is_private_attribute(name):
         fail(errno.ENODATA, name)
     try:
         with place.held(place.of(stack, node)) as here:
@@ -211,11 +211,11 @@ def removexattr(stack: Stack, node: Node, name: bytes) -> None:
 def listxattr(stack: Stack, node: Node) -> list[bytes]:
     with place.held(place.of(stack, node)) as here:
         names = map(os.fsencode, here.listxattr())
-    return [name for name in names if not whiteout.is_private_attribute(name)]
+    return [name for name in names if not form.is_private_attribute(name)]
 
 
 def _refuse_private(name: bytes) -> None:
-    if whiteout.is_private_attribute(name):
+    if form.is_private_attribute(name):
         fail(errno.EPERM, name, "the attribute is reserved for the union")
 
 

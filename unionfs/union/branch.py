@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from unionfs.linux import consts, files, mounts
-from unionfs.union import times, whiteout
+from unionfs.union import form, times
 from unionfs.union.errors import fail
 
 Permission = Literal["rw", "ro", "rr"]
@@ -33,7 +33,9 @@ _NO_PRIVILEGES = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOU
 
 
 class Branch:
-    """All fields are immutable after `open`, but for the work area's descriptor and counter (guarded by Stack.lock).
+    """One object for the life of the branch: nodes, caches and handles name a branch by it, whatever its position is.
+
+    All fields are immutable after `open`, but for the work area's descriptor and counter (guarded by Stack.lock).
     `root_changed` is set by the Stack, and called when the root directory has other attributes than before."""
 
     def __init__(
@@ -42,6 +44,7 @@ class Branch:
         root = os.fstat(fd)
         self.path = path
         self.permission: Permission = permission
+        self.writable = permission == "rw"
         self.private = private  # on a mount of its own, on which the kernel refuses to open devices
         self.fd = fd
         self.device = root.st_dev
@@ -84,10 +87,6 @@ class Branch:
         if private is not None and lock_fd < 0:
             os.close(seen)
         return branch
-
-    @property
-    def writable(self) -> bool:
-        return self.permission == "rw"
 
     @property
     def guarded(self) -> bool:
@@ -161,14 +160,14 @@ class Branch:
         if self._work_fd < 0:
             with self.unseen():
                 try:
-                    os.mkdir(whiteout.WORK_AREA, 0o700, dir_fd=self.fd)
+                    os.mkdir(form.WORK_AREA, 0o700, dir_fd=self.fd)
                 except FileExistsError:  # there was none when the union began: somebody else's
-                    remove_tree(self.fd, whiteout.WORK_AREA)
-                    os.mkdir(whiteout.WORK_AREA, 0o700, dir_fd=self.fd)
-            fd = os.open(whiteout.WORK_AREA, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd)
+                    remove_tree(self.fd, form.WORK_AREA)
+                    os.mkdir(form.WORK_AREA, 0o700, dir_fd=self.fd)
+            fd = os.open(form.WORK_AREA, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd)
             try:
                 if os.fstat(fd).st_uid != os.geteuid():
-                    fail(errno.ESTALE, whiteout.WORK_AREA, "somebody else put his directory in place of the work area")
+                    fail(errno.ESTALE, form.WORK_AREA, "somebody else put his directory in place of the work area")
                 _inherit_nothing(fd)
             except BaseException:
                 os.close(fd)
@@ -193,7 +192,7 @@ class Branch:
             os.close(self._work_fd)
             self._work_fd = -1
         with self.unseen(), contextlib.suppress(FileNotFoundError):
-            remove_tree(self.fd, whiteout.WORK_AREA)
+            remove_tree(self.fd, form.WORK_AREA)
 
     def close(self) -> None:
         if self.writable:

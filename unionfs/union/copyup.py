@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 from unionfs.linux import files
-from unionfs.union import copydata, merge, order, place, protection, whiteout
+from unionfs.union import copydata, form, merge, order, place, protection, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
 from unionfs.union.identity import record
@@ -28,11 +28,6 @@ _QUICK = 1 << 22
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
-def is_upper(node: Node) -> bool:
-    """Whether changes to the node go to the writable branch already (there is one: callers have checked)."""
-    return node.layers[:1] == (0,) if node.is_directory else node.branch == 0
-
-
 def copy_up(stack: Stack, node: Node, *, size: int | None = None) -> bool:
     """Make `node` live in the writable branch; of its data at most `size` bytes (a truncating open copies none), in
     which case the copy is the truncated file, modified now.
@@ -42,17 +37,17 @@ def copy_up(stack: Stack, node: Node, *, size: int | None = None) -> bool:
     """
     stack.require_writable()
     if node.is_directory:
-        if is_upper(node) or not node.layers:
+        if node.is_upper or not node.layers:
             return False
         copy_up_directory(stack, node)
         return True
-    if node.branch == 0:
+    if node.is_upper:
         return False
     while node.copying:
         stack.waiting.begins()
         stack.settled.wait(stack.waiting.patience())
         stack.waiting.check()
-    if node.branch != 0:
+    if not node.is_upper:
         node.copying = True
         try:
             if node.kind == stat.S_IFREG:
@@ -68,7 +63,7 @@ def copy_up(stack: Stack, node: Node, *, size: int | None = None) -> bool:
 def copy_up_directory(stack: Stack, node: Node) -> None:
     """Give a directory an (empty) part in the writable branch, and its ancestors before it. The lock is kept."""
     missing = []
-    while not is_upper(node):
+    while not node.is_upper:
         parent = node.parent
         if parent is None:
             break
@@ -79,7 +74,7 @@ def copy_up_directory(stack: Stack, node: Node) -> None:
 
 
 def _copy_up_one_directory(stack: Stack, node: Node) -> None:
-    branch = stack.branches[0]
+    branch = stack.upper_for(node.parent)
     source = place.of(stack, node).open(os.O_PATH)
     name = branch.work_name()
     kept = protection.of_file(source)
@@ -98,14 +93,14 @@ def _copy_up_one_directory(stack: Stack, node: Node) -> None:
         raise
     finally:
         os.close(source)
-    node.layers = (0, *node.layers)
+    node.layers = (branch, *node.layers)
     _protect(node, kept)
-    stack.copied(node, entry, entry.st_mode)
+    stack.copied(node, branch, entry, entry.st_mode)
 
 
 def _copy_up_special(stack: Stack, node: Node) -> None:
     """Symbolic links, fifos, sockets and devices: quick, so the lock is kept."""
-    branch = stack.branches[0]
+    branch = stack.upper_for(node.parent)
     source = place.of(stack, node).open(os.O_PATH)
     name = branch.work_name()
     try:
@@ -123,15 +118,14 @@ def _copy_up_special(stack: Stack, node: Node) -> None:
             _link_hard(stack, node, copy, place.links(stack, node, entry))
         else:
             _place(stack, node, copy.fd, name)
-        node.branch = 0
-        stack.copied(node, made, made.st_mode)
+        stack.copied(node, branch, made, made.st_mode)
     finally:
         os.close(source)
         branch.discard_work(name)
 
 
 def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
-    branch = stack.branches[0]
+    branch = stack.upper_for(node.parent)
     source = place.of(stack, node).open(os.O_RDONLY)
     copy = -1
     staged: bytes | None = None
@@ -145,7 +139,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
         made = os.fstat(copy)
         length = entry.st_size if size is None else min(size, entry.st_size)
         syncs = length > 0 and branch.durable and not stack.volatile
-        if syncs and not order.is_kept(stack):
+        if syncs and not order.is_kept(stack, branch):
             staged = branch.work_name()
         if syncs or length > _QUICK or (length and files.waits_for_disk(source, 0)):
             stack.waiting.begins()
@@ -176,9 +170,8 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
                     os.rename(staged, node.name, src_dir_fd=branch.work_fd, dst_dir_fd=directory.fd)
                     staged = None
             directory.add(node.name)
-        node.branch = 0
         _protect(node, kept)
-        stack.copied(node, made, entry.st_mode)
+        stack.copied(node, branch, made, entry.st_mode)
     finally:
         os.close(source)
         if copy >= 0:
@@ -203,16 +196,17 @@ def _link_hard(stack: Stack, node: Node, copy: Place, links: int) -> None:
     parent, name = _parent(node), node.name
     copy_up_directory(stack, parent)
     directory = stack.upper(parent)
+    branch = directory.branch
     fd = copy.open(os.O_PATH) if copy.name else os.dup(copy.fd)
     try:
-        with stack.branches[0].permitted(fd):
-            copy.setxattr(stack.branches[0].attribute("nlink"), b"=%d" % links)
-        key = stack.pseudo_links.add(node.origin, fd)
+        with branch.permitted(fd):
+            copy.setxattr(branch.attribute("nlink"), b"=%d" % links)
+        key = stack.pseudo_links.add(branch, node.origin, fd)
         try:
             with stack.unseen(parent):
-                stack.pseudo_links.link_into(key, directory.fd, name)
+                stack.pseudo_links.link_into(branch, key, directory.fd, name)
         except BaseException:
-            stack.pseudo_links.remove(key)
+            stack.pseudo_links.remove(branch, key)
             raise
     finally:
         os.close(fd)
@@ -226,9 +220,9 @@ def own_name(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
     directory = stack.upper(parent)
     if node.pseudo_link is None or name in directory:
         return
-    stack.pseudo_links.fix_count(node.pseudo_link)
+    stack.pseudo_links.fix_count(node.branch, node.pseudo_link)
     with stack.unseen(parent):
-        stack.pseudo_links.link_into(node.pseudo_link, directory.fd, name)
+        stack.pseudo_links.link_into(node.branch, node.pseudo_link, directory.fd, name)
     directory.add(name)
 
 
@@ -239,8 +233,9 @@ def complete(stack: Stack, node: Node) -> bool:
     until it is False. Then the directory is opaque and merges nothing.
     """
     stack.require_writable()
-    if node.layers == (0,):
+    if node.is_pure_upper:
         return False
+    branch = stack.upper_for(node)
     stack.waiting.begins()
     merged = [node]
     for directory in merged:  # it grows: the tree may be deeper than Python's stack
@@ -249,7 +244,7 @@ def complete(stack: Stack, node: Node) -> bool:
         for name, branches in merge.names(stack, directory).items():
             merges = len(directory.layers) > 1  # still, or the lower ones do not shine through any more
             found = stack.resolve(directory, name, among=branches if merges else None)
-            if found is None or found.layers == (0,):
+            if found is None or found.is_pure_upper:
                 continue
             if found.is_directory:
                 merged.append(stack.adopt(directory, name, found))
@@ -261,12 +256,12 @@ def complete(stack: Stack, node: Node) -> bool:
     opaque = [directory for directory in reversed(merged) if len(directory.layers) > 1]
     for directory in opaque:
         with stack.unseen(directory) as fd:
-            whiteout.mark_opaque(stack.branches[0], fd)
-        stack.upper(directory).add(whiteout.OPAQUE)
+            whiteout.mark_opaque(branch, fd)
+        stack.upper(directory).add(form.OPAQUE)
         stack.directories.trim()
-    order.everything_first(stack)
+    order.everything_first(stack, branch)
     for directory in opaque:
-        directory.layers = (0,)
+        directory.layers = (branch,)
     return True
 
 
@@ -343,7 +338,7 @@ def _attributes_to_copy(source: int | bytes) -> list[tuple[str, bytes]]:
     # ACLs last: they take the owner's permissions too.
     names.sort(key=lambda name: name.startswith("system."))
     return [
-        (name, os.getxattr(source, name)) for name in names if not whiteout.is_private_attribute(os.fsencode(name))
+        (name, os.getxattr(source, name)) for name in names if not form.is_private_attribute(os.fsencode(name))
     ]
 
 
@@ -367,12 +362,3 @@ def flush_directory(fd: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
-
-
-def is_slow(stack: Stack, node: Node) -> bool:
-    """Whether a change of the node copies data, waits for another copy-up, or walks a tree."""
-    if not stack.writable or is_upper(node):
-        return False
-    return node.kind == stat.S_IFREG
-
-

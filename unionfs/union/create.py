@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, order, place, protection, whiteout
+from unionfs.union import copyup, form, order, outlived, place, protection, whiteout
 from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
@@ -30,14 +30,14 @@ _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
 
 def check_reserved(name: bytes) -> None:
     """EPERM for the union's own names."""
-    if whiteout.is_reserved(name):
+    if form.is_reserved(name):
         fail(errno.EPERM, name, "the name is reserved for the union")
 
 
 def check_name(name: bytes) -> None:
     """Of a new name: EPERM for the union's own, ENAMETOOLONG for those that could never be whited out."""
     check_reserved(name)
-    if len(name) > whiteout.NAME_MAX:
+    if len(name) > form.NAME_MAX:
         fail(errno.ENAMETOOLONG, name)
 
 
@@ -60,9 +60,9 @@ def free_name(stack: Stack, parent: Node, name: bytes) -> BranchDirectory:
     directory = stack.upper(parent)
     if name in directory:
         entry = directory.stat(name)
-        if entry is not None and not whiteout.is_overlay_whiteout(entry):
+        if entry is not None and not form.is_overlay_whiteout(entry):
             fail(errno.EEXIST, name)  # somebody has made it behind our back
-        whiteout.create(stack.branches[0], directory, name)
+        whiteout.create(directory, name)
         order.whiteout_first(stack, directory, name)
         whiteout.drop_overlay(directory, name)
     return directory
@@ -136,7 +136,7 @@ def mkdir(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int
     mode = stat.S_IFDIR | bits
     if not directory.hides(name):
         return _made(stack, parent, directory, name, uid, gid, mode, lambda fd, new: os.mkdir(new, bits, dir_fd=fd))
-    branch = stack.branches[0]
+    branch = directory.branch
     return _made(
         stack, parent, directory, name, uid, gid, mode,
         lambda fd, new: _make_opaque(branch, fd, new, bits), staged=True,
@@ -164,7 +164,7 @@ def link(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
         if not copyup.copy_up(stack, node):
             break
     if node.pseudo_link is not None:
-        stack.pseudo_links.follow_links(node.pseudo_link)
+        stack.pseudo_links.follow_links(node.branch, node.pseudo_link)
     with place.held(place.of(stack, node)) as source:
         files.link_fd(source.fd, directory.fd, name)  # ENOENT when its last name is gone
     appeared(stack, parent, name)
@@ -193,7 +193,7 @@ def _made(
     if not staged and _is_callers(mode, uid, gid):
         make(directory.fd, name)
     else:
-        _make_staged(stack, directory, name, uid, gid, mode, make)
+        _make_staged(directory, name, uid, gid, mode, make)
     appeared(stack, parent, name)
     return _adopted(stack, parent, name, os.stat(name, dir_fd=directory.fd, follow_symlinks=False))
 
@@ -203,7 +203,6 @@ def _adopted(stack: Stack, parent: Node, name: bytes, entry: os.stat_result) -> 
 
 
 def _make_staged(
-    stack: Stack,
     directory: BranchDirectory,
     name: bytes,
     uid: int,
@@ -211,9 +210,9 @@ def _make_staged(
     mode: int,
     make: Callable[[int, bytes], None],
 ) -> None:
-    branch = stack.branches[0]
+    branch = directory.branch
     new = branch.work_name()
-    with _staging(stack, directory) as staging:
+    with _staging(directory) as staging:
         try:
             make(staging, new)
             _own(Place(staging, new), directory, uid, gid, mode)
@@ -239,10 +238,10 @@ def _movable(branch: Branch, dirfd: int, name: bytes, mode: int) -> Iterator[Non
 
 
 @contextlib.contextmanager
-def _staging(stack: Stack, directory: BranchDirectory) -> Iterator[int]:
+def _staging(directory: BranchDirectory) -> Iterator[int]:
     """A descriptor of the work area, or, for a parent with a default ACL, of a directory in it that has the same:
     what is made there inherits as it would in the parent."""
-    branch = stack.branches[0]
+    branch = directory.branch
     try:
         acl = os.getxattr(files.fd_path(directory.fd), _DEFAULT_ACL)
     except OSError:
@@ -285,7 +284,7 @@ def appeared(stack: Stack, parent: Node, name: bytes) -> None:
     directory.add(name)
     try:
         if directory.hides(name):
-            stack.outlived.drop(parent, name)
+            outlived.drop(stack, parent, name)
     except OSError:
         pass  # the entry hides it: a stale whiteout does no harm, and a failing disk must not undo the creation
 

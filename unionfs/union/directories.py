@@ -15,15 +15,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from unionfs.linux import consts, files
-from unionfs.union import whiteout
+from unionfs.union import form
+from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
-
-if TYPE_CHECKING:
-    from unionfs.union.branch import Branch
-    from unionfs.union.nodes import Node
+from unionfs.union.nodes import Node
 
 _RESOLVE = consts.RESOLVE_BENEATH | consts.RESOLVE_NO_SYMLINKS | consts.RESOLVE_NO_MAGICLINKS
 
@@ -45,9 +42,10 @@ class _Kept:
 class BranchDirectory:
     """One directory of one branch. `fd` is O_RDONLY|O_DIRECTORY, or O_PATH where the server may not read it."""
 
-    __slots__ = ("_kept", "_missed", "_names", "_whiteouts", "fd")
+    __slots__ = ("_kept", "_missed", "_names", "_whiteouts", "branch", "fd")
 
-    def __init__(self, fd: int, kept: _Kept) -> None:
+    def __init__(self, branch: Branch, fd: int, kept: _Kept) -> None:
+        self.branch = branch
         self.fd = fd
         self._kept = kept
         self._names: set[bytes] | None = None
@@ -76,12 +74,12 @@ class BranchDirectory:
         """Whether there is a whiteout of `name`."""
         if self._names is not None and not self._whiteouts:
             return False
-        return whiteout.of(name) in self
+        return form.whiteout_of(name) in self
 
     def lacks(self, name: bytes) -> bool:
         """Whether it is known, without asking anybody, that there is neither `name` nor a whiteout of it."""
         names = self._names
-        return names is not None and name not in names and not (self._whiteouts and whiteout.of(name) in names)
+        return names is not None and name not in names and not (self._whiteouts and form.whiteout_of(name) in names)
 
     def _miss(self) -> None:
         """Make the set when it is time: after 4 names missed, 8, 16 and so on, as long as it was too large before.
@@ -98,7 +96,7 @@ class BranchDirectory:
 
     def _keep(self, names: set[bytes]) -> None:
         self._names = names
-        self._whiteouts = any(map(whiteout.is_reserved, names))
+        self._whiteouts = any(map(form.is_reserved, names))
         self._kept.names += len(names)
 
     def drop_names(self) -> None:
@@ -124,13 +122,13 @@ class BranchDirectory:
 
     def is_bare(self) -> bool:
         """Whether there is nothing but the union's own names in it."""
-        return all(map(whiteout.is_reserved, self.scan()))
+        return all(map(form.is_reserved, self.scan()))
 
     def add(self, name: bytes) -> None:
         if self._names is not None and name not in self._names:
             self._names.add(name)
             self._kept.names += 1
-            self._whiteouts = self._whiteouts or whiteout.is_reserved(name)
+            self._whiteouts = self._whiteouts or form.is_reserved(name)
             if len(self._names) > _LARGEST_SET:
                 self.drop_names()
                 self._missed = _LARGEST_SET
@@ -146,23 +144,22 @@ class BranchDirectory:
 
 
 class DirectoryCache:
-    """Branch directories by (directory node, branch index), least recently used first.
+    """Branch directories by (directory node, branch), least recently used first.
 
     A BranchDirectory is good until the operation ends, lets go of the lock, or trims the cache between its steps.
     """
 
     def __init__(self, branches: list[Branch], *, most_directories: int, most_names: int) -> None:
-        self._branches = branches
         self._kept = _Kept()
-        self._roots = [BranchDirectory(branch.fd, self._kept) for branch in branches]
-        self._cached: OrderedDict[tuple[int, int], BranchDirectory] = OrderedDict()
+        self._roots = {branch: BranchDirectory(branch, branch.fd, self._kept) for branch in branches}
+        self._cached: OrderedDict[tuple[int, Branch], BranchDirectory] = OrderedDict()
         self._most_directories = most_directories
         self._most_names = most_names
 
-    def root(self, branch: int) -> BranchDirectory:
+    def root(self, branch: Branch) -> BranchDirectory:
         return self._roots[branch]
 
-    def get(self, node: Node, branch: int) -> BranchDirectory:
+    def get(self, node: Node, branch: Branch) -> BranchDirectory:
         """The directory of `node` in `branch`. ESTALE if it has gone (someone changed the branch), ENOENT if `node` was
         removed."""
         if node.parent is None:
@@ -176,7 +173,7 @@ class DirectoryCache:
             return cached[key]
         return self._open(node, branch)
 
-    def _open(self, node: Node, branch: int) -> BranchDirectory:
+    def _open(self, node: Node, branch: Branch) -> BranchDirectory:
         # Up to the nearest cached ancestor in a loop: a path may be deeper than Python's stack.
         steps: list[Node] = []
         ancestor = node
@@ -205,7 +202,7 @@ class DirectoryCache:
         except BaseException:
             os.close(fd)
             raise
-        directory = BranchDirectory(fd, self._kept)
+        directory = BranchDirectory(branch, fd, self._kept)
         self._cached[(node.ino, branch)] = directory
         return directory
 
@@ -218,7 +215,7 @@ class DirectoryCache:
         """Close what is cached of a directory that leaves the node table or was removed."""
         if not node.is_directory:
             return
-        for branch in range(len(self._branches)):
+        for branch in self._roots:
             directory = self._cached.pop((node.ino, branch), None)
             if directory is not None:
                 directory.close()

@@ -14,18 +14,33 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from unionfs.linux import consts, files
-from unionfs.union import attributes, copyup, create, extents, inode_flags, place, protection, remove, rename, whiteout
+from unionfs.union import (
+    attributes,
+    copyup,
+    create,
+    extents,
+    form,
+    inode_flags,
+    outlived,
+    place,
+    protection,
+    remove,
+    rename,
+)
 from unionfs.union.attributes import Attr
 from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
 from unionfs.union.handles import Handles
 from unionfs.union.listing import Entry, EntryPlus, Listings
 from unionfs.union.nodes import Node
+from unionfs.union.operation import Operation
 from unionfs.union.privileges import ROOT, Caller
-from unionfs.union.stack import Stack
+from unionfs.union.stack import Stack, tell_nobody
 from unionfs.union.waiting import Waiting
 
 _DOTS = (b".", b"..")
+# Seconds.
+_FOREVER = 1 << 30
 # Of operations that wait for somebody to give a lease up, each in a thread.
 _MOST_PATIENT = 16
 
@@ -41,6 +56,7 @@ class UnionFs:
         """
         self._stack = Stack(branches, volatile=volatile, waiting=waiting or Waiting())
         self._lock = self._stack.lock
+        self._operation = Operation(self._stack)
         self._handles = Handles(self._stack)
         self._listings = Listings(self._stack)
         self._patient = threading.BoundedSemaphore(_MOST_PATIENT)
@@ -49,6 +65,12 @@ class UnionFs:
     @property
     def writable(self) -> bool:
         return self._stack.writable
+
+    @property
+    def keeps_for(self) -> int:
+        """For how many seconds the kernel may keep names, missing ones too, and attributes: for ever, because the mount
+        is the only writer of its branches (udba=none)."""
+        return _FOREVER
 
     def tell_changes_to(self, forget_attributes: Callable[[int], None]) -> None:
         """`forget_attributes(number)` is called, with the lock held, when attributes of a node change of which the
@@ -68,6 +90,8 @@ class UnionFs:
             self._closed = True
             self._handles.close()
             self._listings.close()
+            self._stack.tell_changes_to(tell_nobody)  # there is no connection any more
+            outlived.drop_all(self._stack)
             self._stack.close()
 
     def wake(self) -> None:
@@ -99,11 +123,11 @@ class UnionFs:
 
     def check_invariants(self) -> None:
         """AssertionError if the state contradicts itself; for tests."""
-        with self._stack.operation():
+        with self._operation:
             for node in self._stack.nodes:
                 assert self._stack.nodes.find(node.ino) is self._stack.nodes.find(node.number) is node
                 assert node is self._stack.nodes.root or node.lookups > 0 or node.copying, node
-                assert node.is_directory or node.branch >= 0, node
+                assert not node.layers or node.branch is node.layers[0], node
                 assert not node.is_directory or len(node.names) <= 1, node
                 assert node.names or node.orphan_fd >= 0 or node is self._stack.nodes.root, node
                 for parent, name in node.names:
@@ -165,40 +189,40 @@ class UnionFs:
                     self._stack.unreference(node, node.forgettable(count))
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Attr:
-        with self._stack.operation():
+        with self._operation:
             return self._new(create.mknod(self._stack, self._stack.nodes.get(parent), name, mode, rdev, uid, gid))
 
     def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Attr:
-        with self._stack.operation():
+        with self._operation:
             return self._new(create.mkdir(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid))
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attr:
-        with self._stack.operation():
+        with self._operation:
             return self._new(create.symlink(self._stack, self._stack.nodes.get(parent), name, target, uid, gid))
 
     def link(self, ino: int, new_parent: int, new_name: bytes) -> Attr:
-        with self._stack.operation():
+        with self._operation:
             node = self._stack.nodes.get(ino)
             create.link(self._stack, node, self._stack.nodes.get(new_parent), new_name)
             return self._counted(node)
 
     def unlink(self, parent: int, name: bytes) -> None:
-        with self._stack.operation():
+        with self._operation:
             remove.unlink(self._stack, self._stack.nodes.get(parent), name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
-        with self._stack.operation():
+        with self._operation:
             remove.rmdir(self._stack, self._stack.nodes.get(parent), name)
 
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
         nodes = self._stack.nodes
-        with self._stack.operation():
+        with self._operation:
             rename.rename(self._stack, nodes.get(parent), name, nodes.get(new_parent), new_name, flags)
 
     # Attributes.
 
     def getattr(self, ino: int) -> Attr:
-        with self._stack.operation():
+        with self._operation:
             return attributes.getattr_(self._stack, self._stack.nodes.get(ino))
 
     def setattr(
@@ -218,7 +242,7 @@ class UnionFs:
         """Change what is not None; with nothing it is chown(2) of neither owner nor group. `mode` is at most 07777.
         `kill_privileges`: `caller` sets the size, and lacks CAP_FSETID. `kernel_takes`: there is no
         FUSE_HANDLE_KILLPRIV_V2, and for a write the kernel takes set-user-ID by a `mode`."""
-        with self._stack.operation():
+        with self._operation:
             return attributes.setattr_(
                 self._stack, self._stack.nodes.get(ino), mode=mode, uid=uid, gid=gid, size=size,
                 atime_ns=atime_ns, mtime_ns=mtime_ns, caller=caller, kill=kill_privileges,
@@ -226,59 +250,59 @@ class UnionFs:
             )  # fmt: skip
 
     def readlink(self, ino: int) -> bytes:
-        with self._stack.operation():
+        with self._operation:
             with place.held(place.of(self._stack, self._stack.nodes.get(ino))) as here:
                 return here.readlink()
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
-        with self._stack.operation():
+        with self._operation:
             return attributes.getxattr(self._stack, self._stack.nodes.get(ino), name)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        with self._stack.operation():
+        with self._operation:
             attributes.setxattr(self._stack, self._stack.nodes.get(ino), name, value, flags)
 
     def listxattr(self, ino: int) -> list[bytes]:
-        with self._stack.operation():
+        with self._operation:
             return attributes.listxattr(self._stack, self._stack.nodes.get(ino))
 
     def removexattr(self, ino: int, name: bytes) -> None:
-        with self._stack.operation():
+        with self._operation:
             attributes.removexattr(self._stack, self._stack.nodes.get(ino), name)
 
     def access(self, ino: int, mask: int, uid: int, gid: int) -> bool:
-        with self._stack.operation():
+        with self._operation:
             return attributes.access(self._stack, self._stack.nodes.get(ino), mask, uid, gid)
 
     def statfs(self) -> os.statvfs_result:
         """Of the writable branch, or of the top one; with the longest name that the union takes."""
-        fields = list(os.statvfs(self._stack.branches[0].fd))
-        fields[-1] = min(fields[-1], whiteout.NAME_MAX)
+        fields = list(os.statvfs((self._stack.upper_branch or self._stack.branches[0]).fd))
+        fields[-1] = min(fields[-1], form.NAME_MAX)
         return os.statvfs_result(fields)
 
     # Open files.
 
     def open(self, ino: int, flags: int, *, lazily: bool = False) -> int:
         """A handle. `lazily`: for a kernel that will do the I/O itself, no descriptor is opened before it is needed."""
-        with self._stack.operation():
+        with self._operation:
             return self._handles.open(self._stack.nodes.get(ino), flags, lazily=lazily)
 
-    def branch_of(self, fh: int) -> int:
-        """The index of the branch that holds the file's bytes now."""
+    def branch_of(self, fh: int) -> Branch:
+        """The branch that holds the file's bytes now."""
         return self._handles.file(fh).node.branch
 
-    def descriptor(self, fh: int) -> tuple[int, int]:
-        """A descriptor on the file where it is now, good until `release`, and the index of that branch."""
+    def descriptor(self, fh: int) -> tuple[int, Branch]:
+        """A descriptor on the file where it is now, good until `release`, and that branch."""
         handle = self._handles.file(fh)
-        with self._stack.operation():
+        with self._operation:
             self._handles.refresh(handle)
-            return handle.fd, handle.branch
+            return handle.fd, handle.source.branch
 
-    def open_again(self, fh: int, flags: int) -> tuple[int, int]:
-        """A new descriptor on the handle's file where it is now, and the index of that branch. The branch's file system
+    def open_again(self, fh: int, flags: int) -> tuple[int, Branch]:
+        """A new descriptor on the handle's file where it is now, and that branch. The branch's file system
         may refuse."""
         node = self._handles.file(fh).node
-        with self._stack.operation():
+        with self._operation:
             return place.of(self._stack, node).open(flags), node.branch
 
     def close_descriptor(self, fh: int) -> None:
@@ -288,7 +312,7 @@ class UnionFs:
 
     def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
         """A new file, open for reading and writing: (handle, attributes)."""
-        with self._stack.operation():
+        with self._operation:
             self._stack.spare.take()
             new, fd = create.create(self._stack, self._stack.nodes.get(parent), name, mode, uid, gid)
             return self._handles.add(new.node, fd, os.O_RDWR), self._new(new)
@@ -302,8 +326,8 @@ class UnionFs:
 
     def _current_fd(self, fh: int) -> int:
         handle = self._handles.file(fh)
-        if handle.fd < 0 or handle.branch != handle.node.branch:
-            with self._stack.operation():
+        if handle.fd < 0 or handle.source is not handle.node.source:
+            with self._operation:
                 self._handles.refresh(handle)
         return handle.fd
 
@@ -313,7 +337,7 @@ class UnionFs:
     def kill_privileges(self, ino: int, caller: Caller = ROOT, *, unless_capable: bool = False) -> bool:
         """Take the set-ID bits off a regular file that `caller` changes, who has no CAP_FSETID, or with
         `unless_capable` if he has none; False if that changed nothing."""
-        with self._stack.operation():
+        with self._operation:
             node = self._stack.nodes.get(ino)
             return attributes.kill_privileges(self._stack, node, caller, unless_capable=unless_capable)
 
@@ -349,9 +373,9 @@ class UnionFs:
 
     def fsyncdir(self, ino: int, datasync: bool) -> None:
         """fsync(2) of the directory's part in the writable branch; a directory without one has nothing to save."""
-        with self._stack.operation():
+        with self._operation:
             node = self._stack.nodes.get(ino)
-            if not self._stack.writable or not node.layers or not copyup.is_upper(node):
+            if not self._stack.writable or not node.layers or not node.is_upper:
                 return
             fd = os.dup(self._stack.upper(node).fd)
         try:
@@ -359,29 +383,11 @@ class UnionFs:
         finally:
             os.close(fd)
 
-    # What the transport should not do while others wait.
-
-    def is_slow(self, ino: int) -> bool:
-        """Whether changing this file copies its data first, or waits for someone who does."""
-        with self._lock:
-            return copyup.is_slow(self._stack, self._stack.nodes.get(ino))
-
-    def is_slow_entry(self, parent: int, name: bytes) -> bool:
-        """Whether renaming or unlinking this name copies data or a tree, or waits for someone who does."""
-        with self._stack.operation():
-            stack = self._stack
-            found = stack.resolve(stack.nodes.get(parent), name)
-            if found is None or not stack.writable:
-                return False
-            if found.is_directory:
-                return found.layers != (0,)
-            return found.branch != 0
-
     # Extents and flags. What pyfuse3 has no requests for.
 
     def tmpfile(self, parent: int, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
         """A new file without a name, open for reading and writing: (handle, attributes). `link` gives it one."""
-        with self._stack.operation():
+        with self._operation:
             self._stack.spare.take()
             node, fd = create.tmpfile(self._stack, self._stack.nodes.get(parent), mode, uid, gid)
             try:
@@ -416,11 +422,12 @@ class UnionFs:
 
     def syncfs(self) -> None:
         """syncfs(2) of the writable branch; a union without one has nothing to save."""
-        if not self._stack.writable:
+        branch = self._stack.upper_branch
+        if branch is None:
             return
         with self._lock:
             self._stack.waiting.begins()
-            fd = os.dup(self._stack.branches[0].fd)
+            fd = os.dup(branch.fd)
         try:
             files.syncfs(fd)
         finally:
@@ -428,7 +435,7 @@ class UnionFs:
 
     def statx(self, ino: int) -> tuple[Attr, files.Statx]:
         """The attributes, and what statx(2) adds to them: time of birth (a copy's is that of the copy) and flags."""
-        with self._stack.operation():
+        with self._operation:
             node = self._stack.nodes.get(ino)
             here = place.of(self._stack, node)
             attr = attributes.of_entry(self._stack, node, here.stat())
@@ -436,18 +443,18 @@ class UnionFs:
 
     def get_flags(self, ino: int) -> int:
         """FS_IOC_GETFLAGS: FS_*_FL; see `inode_flags`."""
-        with self._stack.operation():
+        with self._operation:
             return inode_flags.get(self._stack, self._stack.nodes.get(ino))
 
     def set_flags(self, ino: int, flags: int) -> None:
-        with self._stack.operation():
+        with self._operation:
             inode_flags.set_(self._stack, self._stack.nodes.get(ino), flags)
 
     def get_fsxattr(self, ino: int) -> bytes:
         """FS_IOC_FSGETXATTR: struct fsxattr, 28 bytes; see `inode_flags`."""
-        with self._stack.operation():
+        with self._operation:
             return inode_flags.get_extended(self._stack, self._stack.nodes.get(ino))
 
     def set_fsxattr(self, ino: int, attributes: bytes) -> None:
-        with self._stack.operation():
+        with self._operation:
             inode_flags.set_extended(self._stack, self._stack.nodes.get(ino), attributes)

@@ -22,16 +22,16 @@ _KEPT = os.O_ACCMODE | os.O_NOATIME
 
 
 class OpenFile:
-    """`fd`, `branch` and `outdated` are guarded by Stack.lock for writing; readers may see the old or the new fd,
-    both open until release. `fd` is -1 until somebody needs it, and `branch` is where it was opened."""
+    """`fd`, `source` and `outdated` are guarded by Stack.lock for writing; readers may see the old or the new fd,
+    both open until release. `fd` is -1 until somebody needs it, and `source` is where it was opened."""
 
-    __slots__ = ("branch", "fd", "flags", "node", "outdated")
+    __slots__ = ("fd", "flags", "node", "outdated", "source")
 
     def __init__(self, node: Node, fd: int, flags: int) -> None:
         self.node = node
         self.fd = fd
         self.flags = flags
-        self.branch = node.branch
+        self.source = node.source
         self.outdated: list[int] = []
 
 
@@ -87,12 +87,12 @@ class Handles:
     def refresh(self, handle: OpenFile) -> None:
         """Give a handle a descriptor on the file where it is now: it has none, or the file was copied up since, and the
         copy is to be seen, as on one file system."""
-        if handle.fd < 0 or handle.branch != handle.node.branch:
+        if handle.fd < 0 or handle.source is not handle.node.source:
             self._stack.spare.take()
             fd = self._opened(handle.node, handle.flags)
             if handle.fd >= 0:
                 handle.outdated.append(handle.fd)
-            handle.fd, handle.branch = fd, handle.node.branch
+            handle.fd, handle.source = fd, handle.node.source
 
     def close_descriptor(self, handle: OpenFile) -> None:
         if handle.fd >= 0:

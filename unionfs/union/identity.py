@@ -9,6 +9,7 @@ Documentation/filesystems/overlayfs.rst).
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from typing import NamedTuple
 
 from unionfs.linux import consts, files, mounts
@@ -21,6 +22,7 @@ _INDEX_SHIFT = 48
 _NUMBERED_ANEW = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "vboxsf", "overlay", "fuse", "fuseblk"})
 _HASHED = 1 << 63
 _SPARE = 1 << 62
+_NO_COPIES: frozenset[int] = frozenset()
 
 
 class Origin(NamedTuple):
@@ -65,21 +67,22 @@ def read_record(value: bytes) -> tuple[Origin | None, int]:
 class Source:
     """A file system as one branch shows it: what the identities of all its files have in common. Immutable, and one
     object for each (branch, device). `private` is the branch's (union/branch.py); `lasting`: a file keeps its inode
-    number for as long as it is there."""
+    number for as long as it is there; `copies`: the inodes that can be copies, and have to be asked for their origin,
+    or None if any can."""
 
-    __slots__ = ("_first", "branch", "device", "fsid", "lasting", "private", "root")
+    __slots__ = ("_first", "branch", "copies", "device", "fsid", "lasting", "private", "root")
 
     def __init__(
-        self, branch: int, device: int, fsid: int, root: int, index: int | None, *,
-        private: bool = False, lasting: bool = True,
-    ) -> None:  # fmt: skip
+        self, branch: Branch, device: int, fsid: int, index: int | None, *, lasting: bool, copies: Container[int] | None
+    ) -> None:
         self.branch = branch
         self.device = device
         self.fsid = fsid
-        self.root = root
-        self.private = private
+        self.root = branch.root_inode
+        self.private = branch.private
         self.lasting = lasting
-        self._first = index << _INDEX_SHIFT if index is not None and index < 1 << 14 else None
+        self.copies = copies
+        self._first = _first(index)
 
     def number(self, inode: int) -> int:
         """The number of the file `inode`, the same on every mount: of a branch's file system its place and the inode,
@@ -98,8 +101,8 @@ class Identity:
 
     `sources` has those of each branch, by device. It grows when a branch turns out to hold more file systems.
 
-    `_copies` has the inodes of the writable branch that can be copies, or is None if any can: the branch was not empty
-    when it was mounted. Nobody but the union makes files in it meanwhile.
+    `_copies` has, of each branch that copies are made in and of the top one, what `Source.copies` says: None, unless
+    the branch was empty when it was mounted. Nobody but the union makes files in it meanwhile.
     """
 
     def __init__(self, branches: list[Branch]) -> None:
@@ -107,43 +110,43 @@ class Identity:
         self._fsids: dict[int, int] = {}
         self._indexes: dict[int, int] = {}
         self._spare = 0
-        self._copies: set[int] | None = None
-        self._origins: dict[int, Origin] = {}
+        self._copies: dict[Branch, set[int] | None] = {
+            branch: None for branch in branches if branch.writable or branch is branches[0]
+        }
+        self._origins: dict[tuple[Branch, int], Origin] = {}
         for branch in reversed(branches):
             if branch.device not in self._fsids:
                 # Two that cannot be told apart are copies of one image.
                 fsid = branch.fsid ^ branch.device if branch.fsid in self._indexes else branch.fsid
                 self._fsids[branch.device] = fsid
                 self._indexes[fsid] = len(self._indexes)
-        self.sources: list[dict[int, Source]] = [{} for _ in branches]
-        for index, branch in enumerate(branches):
-            self._add_source(index, branch.device)
+        self.sources: dict[Branch, dict[int, Source]] = {branch: {} for branch in branches}
+        for branch in branches:
+            self._add_source(branch, branch.device)
 
-    def _add_source(self, branch: int, device: int) -> Source:
+    def _add_source(self, branch: Branch, device: int) -> Source:
         fsid = self._fsids[device]
-        source = Source(
-            branch, device, fsid, self._branches[branch].root_inode, self._indexes.get(fsid),
-            private=self._branches[branch].private, lasting=self._lasting(branch, device),
-        )  # fmt: skip
+        lasting, copies = self._lasting(branch, device), self._copies.get(branch, _NO_COPIES)
+        source = Source(branch, device, fsid, self._indexes.get(fsid), lasting=lasting, copies=copies)
         self.sources[branch][device] = source
         return source
 
-    def _lasting(self, branch: int, device: int) -> bool:
-        for of_branch in self.sources:
+    def _lasting(self, branch: Branch, device: int) -> bool:
+        for of_branch in self.sources.values():
             if device in of_branch:
                 return of_branch[device].lasting
         # An overlay has devices of its own for files, which no mount shows.
-        kind = mounts.file_system_of(device) or mounts.file_system_of(self._branches[branch].device) or ""
+        kind = mounts.file_system_of(device) or mounts.file_system_of(branch.device) or ""
         if kind.startswith("fuse."):
             point = mounts.mount_showing(device)
             return point is not None and mark.of(point) is not None
         return kind not in _NUMBERED_ANEW
 
-    def source(self, branch: int, dirfd: int, name: bytes, entry: os.stat_result) -> Source:
+    def source(self, branch: Branch, dirfd: int, name: bytes, entry: os.stat_result) -> Source:
         """Of the branch file `name` in `dirfd`, with the status `entry`."""
         return self.sources[branch].get(entry.st_dev) or self.new_source(branch, dirfd, name, entry)
 
-    def new_source(self, branch: int, dirfd: int, name: bytes, entry: os.stat_result) -> Source:
+    def new_source(self, branch: Branch, dirfd: int, name: bytes, entry: os.stat_result) -> Source:
         """The same for the first file of its device."""
         if entry.st_dev not in self._fsids:
             # A btrfs subvolume, or a file system mounted inside the branch.
@@ -154,18 +157,17 @@ class Identity:
                 os.close(fd)
         return self._add_source(branch, entry.st_dev)
 
-    def writable_source(self, device: int) -> Source:
-        """Of a file in the writable branch's work area."""
-        source = self.sources[0].get(device)
+    def work_source(self, branch: Branch, device: int) -> Source:
+        """Of a file in the work area of a writable branch."""
+        source = self.sources[branch].get(device)
         if source is None:
-            self._fsids.setdefault(device, self._branches[0].fsid)
-            source = self._add_source(0, device)
+            self._fsids.setdefault(device, branch.fsid)
+            source = self._add_source(branch, device)
         return source
 
     def number(self, origin: Origin) -> int:
         """Of a copy, from its recorded origin; what `Source.number` says of the original."""
-        index = self._indexes.get(origin.fsid)
-        return Source(0, 0, origin.fsid, origin.root, index).number(origin.inode)
+        return _number(_first(self._indexes.get(origin.fsid)), origin.fsid, origin.inode)
 
     def spare_number(self) -> int:
         """A number that no file has, and that was not given before: for a file whose own is taken (a copy of a layer
@@ -173,34 +175,48 @@ class Identity:
         self._spare += 1
         return _SPARE + self._spare
 
-    # Which files of the writable branch can be copies, so that they have to be asked for their origin.
+    # Which files of a branch can be copies, so that they have to be asked for their origin.
 
-    def know_copies(self) -> None:
+    def know_copies(self, branch: Branch) -> None:
         """The writable branch is empty, and all its copies will be told to `copied`."""
-        self._copies = set()
+        self._copies[branch] = copies = set[int]()
+        for source in self.sources[branch].values():
+            source.copies = copies
 
-    def copied(self, inode: int) -> None:
-        if self._copies is not None:
-            self._copies.add(inode)
+    def copied(self, branch: Branch, inode: int) -> None:
+        copies = self._copies[branch]
+        if copies is not None:
+            copies.add(inode)
 
-    # The origins of copies whose attribute may not be readable, by inode number.
+    def may_hold_copies(self, branch: Branch) -> bool:
+        return branch in self._copies
 
-    def remember(self, inode: int, origin: Origin) -> None:
-        self._origins[inode] = origin
+    def all_may_be_copies(self, branch: Branch) -> bool:
+        """Whether any file of a branch that may hold copies can be one."""
+        return self._copies[branch] is None
 
-    def remembered(self, branch: int, inode: int) -> Origin | None:
-        return self._origins.get(inode) if branch == 0 else None
+    # The origins of copies whose attribute may not be readable, by branch and inode number.
 
-    def forget(self, inode: int) -> None:
+    def remember(self, branch: Branch, inode: int, origin: Origin) -> None:
+        self._origins[branch, inode] = origin
+
+    def remembered(self, branch: Branch, inode: int) -> Origin | None:
+        return self._origins.get((branch, inode))
+
+    def forget(self, branch: Branch, inode: int) -> None:
         """The number is a new file's or nobody's, or the attribute can be read."""
-        self._origins.pop(inode, None)
+        if self._origins:
+            self._origins.pop((branch, inode), None)
 
-    @property
-    def all_may_be_copies(self) -> bool:
-        return self._copies is None
 
-    def may_be_copy(self, inode: int) -> bool:
-        return self._copies is None or inode in self._copies
+def _first(index: int | None) -> int | None:
+    """The first number of the file system at this place among those that branches are on; None if its numbers are
+    digests."""
+    return index << _INDEX_SHIFT if index is not None and index < 1 << 14 else None
+
+
+def _number(first: int | None, fsid: int, inode: int) -> int:
+    return first | inode if first is not None and inode < 1 << _INDEX_SHIFT else _digest(fsid, inode)
 
 
 def _digest(fsid: int, inode: int) -> int:

@@ -51,7 +51,7 @@ def set_(stack: Stack, node: Node, flags: int) -> None:
     with _opened(stack, node) as fd:
         if copied:
             flags = _for_copy(files.get_flags(fd), shown, flags, _PORTABLE)
-        with _protecting(stack, node, fd, flags & protection.ANY):
+        with _protecting(node, fd, flags & protection.ANY):
             files.set_flags(fd, flags & ~node.protection)
     stack.changed(node)  # its ctime
 
@@ -74,7 +74,7 @@ def set_extended(stack: Stack, node: Node, attributes: bytes) -> None:
         if copied:
             flags = _for_copy(_xflags(files.get_fsxattr(fd)), shown, flags, _PORTABLE_XFLAGS)
         wanted = sum(flag for flag in (protection.IMMUTABLE, protection.APPEND) if flags & _as_xflags(flag))
-        with _protecting(stack, node, fd, wanted):
+        with _protecting(node, fd, wanted):
             files.set_fsxattr(fd, _XFLAGS.pack(flags & ~_as_xflags(node.protection)) + attributes[_XFLAGS.size :])
     stack.changed(node)
 
@@ -87,22 +87,22 @@ def _for_copy(current: int, shown: int, wanted: int, portable: int) -> int:
 
 
 @contextlib.contextmanager
-def _protecting(stack: Stack, node: Node, fd: int, wanted: int) -> Iterator[None]:
+def _protecting(node: Node, fd: int, wanted: int) -> Iterator[None]:
     """Of what the copy `fd` keeps of its original's flags, no more than is `wanted`; as before, if what is done within
     fails. The rest of `wanted` is the copy's own."""
     before = node.protection
     if before & ~wanted:
-        _keep(stack, node, fd, before & wanted)
+        _keep(node, fd, before & wanted)
     try:
         yield
     except BaseException:
         if node.protection != before:
-            _keep(stack, node, fd, before)
+            _keep(node, fd, before)
         raise
 
 
-def _keep(stack: Stack, node: Node, fd: int, flags: int) -> None:
-    os.setxattr(fd, stack.branches[0].attribute("origin"), record(node.origin, flags))
+def _keep(node: Node, fd: int, flags: int) -> None:
+    os.setxattr(fd, node.branch.attribute("origin"), record(node.origin, flags))
     node.protection = flags
 
 

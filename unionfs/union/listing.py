@@ -24,8 +24,9 @@ from itertools import islice
 from operator import attrgetter
 
 from unionfs.linux import files
-from unionfs.union import attributes, whiteout
+from unionfs.union import attributes, form
 from unionfs.union.attributes import Attr
+from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
 from unionfs.union.identity import Source
@@ -71,24 +72,24 @@ class _Window:
 
     __slots__ = ("after", "hints", "last", "layers", "names", "sources", "where")
 
-    def __init__(self, merge: Merge, layers: tuple[int, ...], hints: dict[bytes, int]) -> None:
+    def __init__(self, merge: Merge, layers: tuple[Branch, ...], hints: dict[bytes, int]) -> None:
         self.after = merge.after
         self.last = merge.last
         self.layers = layers
         self.names = names = sorted(merge.where, key=hash)
-        self.where: list[tuple[int, ...]] | None = None
+        self.where: list[tuple[Branch, ...]] | None = None
         if len(layers) > 1:
-            same: dict[tuple[int, ...], tuple[int, ...]] = {}
+            same: dict[tuple[Branch, ...], tuple[Branch, ...]] = {}
             self.where = [same.setdefault(at, at) for at in (tuple(merge.where[name]) for name in names)]
         self.hints = array("Q", map(hints.__getitem__, names)) if hints else ()
-        self.sources: dict[int, Source | None] = {}
+        self.sources: dict[Branch, Source | None] = {}
 
     def following(self, after: int, most: int) -> range:
         """The places of at most `most` of those whose hashes are larger than `after`."""
         start = bisect.bisect_right(self.names, after, key=hash)
         return range(start, min(start + most, len(self.names)))
 
-    def branches(self, at: int) -> tuple[int, ...]:
+    def branches(self, at: int) -> tuple[Branch, ...]:
         return self.layers if self.where is None else self.where[at]
 
 
@@ -119,18 +120,19 @@ class Listings:
     def _add(self, node: Node, window: _Window, hints: Sequence[int], places: range, entries: list[Entry]) -> None:
         """Here a large directory spends its time: so what a hint tells goes through no other function."""
         stack = self._stack
-        find, may_be_copy = stack.nodes.find, stack.identity.may_be_copy
+        find = stack.nodes.find
         upper = self._upper(node)
-        sources: dict[int, Source | None] = {}
+        writable = upper and upper.branch
+        sources: dict[Branch, Source | None] = {}
         for at in places:
             name = window.names[at]
             branches = window.branches(at)
-            if hints and (hint := hints[at]) and (upper is None or not branches[0] or upper.lacks(name)):
+            if hints and (hint := hints[at]) and (upper is None or branches[0] is writable or upper.lacks(name)):
                 top, inode = branches[0], hint >> 4
                 if top not in sources:
                     sources[top] = self._source(node, window, top, name, inode)
                 source = sources[top]
-                if source is not None and (top or not may_be_copy(inode)):
+                if source is not None and (copies := source.copies) is not None and inode not in copies:
                     number = source.number(inode)
                     known = find(number)
                     if known is None or (known.inode == inode and known.source is source):
@@ -167,14 +169,17 @@ class Listings:
         """
         stack = self._stack
         upper = self._upper(node)
+        last: Branch | None = None
         for at in places:
             name = window.names[at]
             branches = window.branches(at)
-            index = branches[0]
-            if len(branches) > 1 or not (upper is None or not index or upper.lacks(name)):
+            branch = branches[0]
+            if len(branches) > 1 or not (upper is None or branch is upper.branch or upper.lacks(name)):
                 found = stack.resolve(node, name, among=_among(upper, branches))
             else:
-                directory = stack.directories.get(node, index)
+                if branch is not last:
+                    last, directory = branch, stack.directories.get(node, branch)
+                    sources = stack.identity.sources[branch]
                 entry = directory.stat(name)
                 if entry is None:
                     continue
@@ -182,27 +187,26 @@ class Listings:
                 if (
                     kind == stat.S_IFREG
                     and entry.st_nlink == 1
-                    and (source := stack.identity.sources[index].get(entry.st_dev)) is not None
-                    and (index or not stack.identity.may_be_copy(entry.st_ino))
+                    and (source := sources.get(entry.st_dev)) is not None
+                    and (copies := source.copies) is not None
+                    and entry.st_ino not in copies
                 ):
-                    file, new = stack.nodes.of_file(source.number(entry.st_ino), source, entry)
+                    file, _ = stack.nodes.of_file(source.number(entry.st_ino), source, entry)
                     file.lookups += 1
-                    if new:
-                        file.branch = index
                     if file.parent is not node or file.name != name:
                         stack.give_name(file, node, name)
                     entries.append((name, attributes.of_entry(stack, file, entry), _cookie(name)))
                     continue
-                if kind == stat.S_IFCHR and whiteout.is_overlay_whiteout(entry):
+                if kind == stat.S_IFCHR and form.is_overlay_whiteout(entry):
                     continue
-                found = Found(index, entry, branches if kind == stat.S_IFDIR else ())
+                found = Found(branch, entry, branches if kind == stat.S_IFDIR else ())
             if found is not None:
                 entries.append((name, attributes.counted(stack, node, name, found), _cookie(name)))
 
     def _upper(self, node: Node) -> BranchDirectory | None:
         """The writable branch's part of a directory, which may have changed since a window was read."""
         stack = self._stack
-        return stack.upper(node) if stack.changes(0) and node.layers[:1] == (0,) else None
+        return stack.upper(node) if node.is_upper else None
 
     def _dots(self, node: Node, cookie: int, most: int) -> list[tuple[bytes, Node, int]]:
         if not node.is_directory:
@@ -236,21 +240,23 @@ class Listings:
 
     # Numbers and types without a status.
 
-    def _source(self, node: Node, window: _Window, index: int, name: bytes, inode: int) -> Source | None:
+    def _source(self, node: Node, window: _Window, branch: Branch, name: bytes, inode: int) -> Source | None:
         """The source of all files that a directory has in a branch, if hints about them are true, as that for `name`
         is, and nothing can be a copy unknown to us. Some FUSE file systems say one thing in readdir(3) and another in
         stat(2)."""
         stack = self._stack
-        if stack.pseudo_links.any_in(index) if index else stack.identity.all_may_be_copies:
+        identity = stack.identity
+        holds = identity.may_hold_copies(branch)
+        if identity.all_may_be_copies(branch) if holds else stack.pseudo_links.any_in(branch):
             return None
-        if index not in window.sources:
-            directory = stack.directories.get(node, index)
+        if branch not in window.sources:
+            directory = stack.directories.get(node, branch)
             entry = directory.stat(name)
             if entry is None:
                 return None
             agree = entry.st_ino == inode
-            window.sources[index] = stack.identity.source(index, directory.fd, name, entry) if agree else None
-        return window.sources[index]
+            window.sources[branch] = identity.source(branch, directory.fd, name, entry) if agree else None
+        return window.sources[branch]
 
     # Windows.
 
@@ -272,11 +278,11 @@ class Listings:
         merge = Merge(after)
         hints: dict[bytes, int] = {}
         layers = node.layers
-        for index in layers:
+        for branch in layers:
             if node.layers != layers:
                 break
-            merge.enter(index, hides=not self._stack.changes(index))
-            for chunk in self._chunks(node, index):
+            merge.enter(branch)
+            for chunk in self._chunks(node, branch):
                 merge.add(map(_name_of, chunk))
                 while len(merge.where) > _MOST_NAMES:
                     merge.narrow((after + merge.last) // 2)
@@ -292,10 +298,10 @@ class Listings:
             return self._read(node, after)
         return _Window(merge, layers, hints if len(hints) == len(merge.where) else {})
 
-    def _chunks(self, node: Node, index: int) -> Iterator[list[os.DirEntry[bytes]]]:
+    def _chunks(self, node: Node, branch: Branch) -> Iterator[list[os.DirEntry[bytes]]]:
         stack = self._stack
         # Of its own: an entry without a type is looked at by this path, when the cache may have closed its directory.
-        fd = os.dup(stack.directories.get(node, index).fd)
+        fd = os.dup(stack.directories.get(node, branch).fd)
         try:
             with os.scandir(files.fd_path(fd)) as entries:
                 chunk = list(islice(entries, _CHUNK))
@@ -336,6 +342,6 @@ def _hint(entry: os.DirEntry[bytes]) -> int:
     return inode << 4 | kind if kind and not inode >> _LONGEST_INODE else 0
 
 
-def _among(upper: BranchDirectory | None, branches: tuple[int, ...]) -> tuple[int, ...]:
+def _among(upper: BranchDirectory | None, branches: tuple[Branch, ...]) -> tuple[Branch, ...]:
     """Where a name of a window is to be resolved: in the writable branch too, where it may have come since."""
-    return branches if upper is None or not branches[0] else (0, *branches)
+    return branches if upper is None or branches[0] is upper.branch else (upper.branch, *branches)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from unionfs.union import whiteout
+from unionfs.union import form
+from unionfs.union.branch import Branch
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
@@ -16,13 +17,13 @@ from unionfs.union.stack import Stack
 BEFORE = -(1 << 63) - 1
 LAST = (1 << 63) - 1
 
-_PREFIX = len(whiteout.PREFIX)
+_PREFIX = len(form.PREFIX)
 
 
 class Merge:
     """The names whose hashes are larger than `after` and not larger than `last`.
 
-    `where` has for each the indexes of the branches that have it, top first, down to one that hides the rest. What the
+    `where` has for each the branches that have it, top first, down to one that hides the rest. What the
     writable branch hides, and what overlayfs's whiteouts do, is for `Stack.resolve` to tell.
     """
 
@@ -31,23 +32,24 @@ class Merge:
     def __init__(self, after: int = BEFORE, last: int = LAST) -> None:
         self.after = after
         self.last = last
-        self.where: dict[bytes, tuple[int, ...] | list[int]] = {}
+        self.where: dict[bytes, tuple[Branch, ...] | list[Branch]] = {}
         self._hidden: set[bytes] = set()  # by the branches above the one that is read
         self._whiteouts: list[bytes] = []  # in that one
         self._hides = False
-        self._alone = (-1,)
+        self._alone: tuple[Branch, ...] = ()
 
-    def enter(self, branch: int, *, hides: bool) -> None:
-        """The names that follow are in this branch, whose whiteouts count if it `hides`."""
+    def enter(self, branch: Branch) -> None:
+        """The names that follow are in this branch, whose whiteouts count unless it is writable: what is in it then
+        may not be there later."""
         self._hidden.update(self._whiteouts)
         self._whiteouts.clear()
-        self._hides = hides
+        self._hides = not branch.writable
         self._alone = (branch,)
 
     def add(self, names: Iterable[bytes]) -> None:
         after, last, where, hidden, alone = self.after, self.last, self.where, self._hidden, self._alone
         for name in names:
-            if name.startswith(whiteout.PREFIX):
+            if name.startswith(form.PREFIX):
                 hides = name[_PREFIX:]
                 if self._hides and after < hash(hides) <= last:
                     self._whiteouts.append(hides)
@@ -68,28 +70,29 @@ class Merge:
         self._whiteouts = [name for name in self._whiteouts if hash(name) <= last]
 
 
-def names(stack: Stack, node: Node) -> dict[bytes, tuple[int, ...]]:
+def names(stack: Stack, node: Node) -> dict[bytes, tuple[Branch, ...]]:
     """The names in a directory, top branch first, each with the branches to resolve it `among`. Some may be whited
     out all the same: `Stack.resolve` tells."""
     merge = Merge()
-    for index in node.layers:
-        merge.enter(index, hides=not stack.changes(index))
-        merge.add(stack.directories.get(node, index).names)
-    upper = node.layers[:1] == (0,) and stack.changes(0)
+    for branch in node.layers:
+        merge.enter(branch)
+        merge.add(stack.directories.get(node, branch).names)
+    upper = node.layers[0] if node.is_upper else None
     return {
-        name: (0, *branches) if upper and branches[0] else tuple(branches) for name, branches in merge.where.items()
+        name: tuple(branches) if upper is None or branches[0] is upper else (upper, *branches)
+        for name, branches in merge.where.items()
     }
 
 
 def is_empty(stack: Stack, node: Node) -> bool:
     hidden: set[bytes] = set()
-    for index in node.layers:
+    for branch in node.layers:
         hides = []
-        for name in stack.directories.get(node, index).scan():
-            if name.startswith(whiteout.PREFIX):
-                hides.append(name.removeprefix(whiteout.PREFIX))
+        for name in stack.directories.get(node, branch).scan():
+            if name.startswith(form.PREFIX):
+                hides.append(name.removeprefix(form.PREFIX))
             elif name not in hidden:
-                if stack.resolve(node, name, among=(index,)) is not None:
+                if stack.resolve(node, name, among=(branch,)) is not None:
                     return False
                 hides.append(name)  # by overlayfs's whiteout
         hidden.update(hides)

@@ -18,13 +18,14 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar, overload
 
 from unionfs.union import identity
+from unionfs.union.branch import Branch
 from unionfs.union.errors import fail
 from unionfs.union.identity import Identity, Origin, Source
 
 T = TypeVar("T")
 
 Name = tuple["Node", bytes]
-Real = tuple[int, int, int]
+Real = tuple[Branch, int, int]
 
 # One object each.
 _KINDS = {
@@ -77,8 +78,7 @@ class Node:
     names    where the file is in the union, as (directory, name), the last resolved last: what is done to the file is
              done to that one, `name` in `parent`. A directory has at most one, the root none.
              Invariant: all names that were looked up and not removed since; with none left there is an orphan_fd.
-    layers   of a directory: indexes of the branches that it merges, top first. Empty once removed.
-    branch   of other files: index of the branch that holds the bytes now.
+    layers   of a directory: the branches that it merges, top first. Empty once removed.
     source, inode  of the file in that branch, or in a directory's top one: they tell a second file with the same number
              apart, and are where the origin is known from unless this is a copy.
     pseudo_link  key of the pseudo-link through which other names of a copied-up hard link find it, or None.
@@ -92,7 +92,7 @@ class Node:
 
     inside: int  # a slot of Directory
 
-    __slots__ = ("branch", "ino", "inode", "kind", "layers", "lookups", "name", "parent", "seldom", "source")
+    __slots__ = ("ino", "inode", "kind", "layers", "lookups", "name", "parent", "seldom", "source")
 
     def __init__(self, ino: int, source: Source, entry: os.stat_result) -> None:
         self.ino = ino
@@ -103,8 +103,7 @@ class Node:
         self.lookups = 0
         self.parent: Node | None = None
         self.name = b""
-        self.layers: tuple[int, ...] = ()
-        self.branch = -1
+        self.layers: tuple[Branch, ...] = ()
         self.seldom: dict[str, Any] | None = None
 
     origin_of_copy = _Seldom[Origin | None](None)
@@ -123,6 +122,23 @@ class Node:
     @property
     def is_directory(self) -> bool:
         return self.kind == stat.S_IFDIR
+
+    @property
+    def branch(self) -> Branch:
+        """Of what is not a directory: the branch that holds the bytes now."""
+        return self.source.branch
+
+    @property
+    def is_upper(self) -> bool:
+        """Whether changes to it go to a writable branch already."""
+        if self.kind == stat.S_IFDIR:
+            return bool(self.layers) and self.layers[0].writable
+        return self.source.branch.writable
+
+    @property
+    def is_pure_upper(self) -> bool:
+        """Whether a directory is in a writable branch alone (overlayfs's word)."""
+        return len(self.layers) == 1 and self.layers[0].writable
 
     def is_(self, entry: os.stat_result) -> bool:
         """Whether this is the file with the status `entry`, as far as its file system lets one tell."""
@@ -240,15 +256,15 @@ class NodeTable:
             self._renumbered += 1
         return node.fresh_number
 
-    def set_real(self, node: Node, entry: os.stat_result) -> None:
-        """The node's file is its copy in the writable branch, `entry`, from now on."""
+    def set_real(self, node: Node, branch: Branch, entry: os.stat_result) -> None:
+        """The node's file is its copy in the writable branch `branch`, `entry`, from now on."""
         node.origin_of_copy = node.origin
         collision = self._collided.pop(_real(node), None)
-        node.source = self._identity.writable_source(entry.st_dev)
+        node.source = self._identity.work_source(branch, entry.st_dev)
         node.inode = entry.st_ino
         if collision is not None:
             self._collided[_real(node)] = collision
-        self._identity.copied(entry.st_ino)
+        self._identity.copied(branch, entry.st_ino)
 
     def drop(self, node: Node) -> bool:
         """Take an unreferenced node out of the table; False if it is still referenced or already out."""

@@ -128,15 +128,17 @@ class held:
 def of(stack: Stack, node: Node) -> Place:
     """Where `node` is. ENOENT if it was removed under us."""
     parent = node.parent
-    if node.seldom is None and node.kind != stat.S_IFDIR and parent is not None and node.branch in parent.layers:
-        return _place((stack.directories.get(parent, node.branch).fd, node.name, node))  # as below, for one name
+    if node.seldom is None and node.kind != stat.S_IFDIR and parent is not None:
+        branch = node.source.branch
+        if branch in parent.layers:
+            return _place((stack.directories.get(parent, branch).fd, node.name, node))  # as below, for one name
     if node.orphan_fd >= 0:
         return Place(node.orphan_fd, b"", node)
     if node.is_directory:
         if not node.layers:
             fail(errno.ENOENT)
         if parent is None:
-            return Place(stack.branches[node.layers[0]].fd, b".", node)
+            return Place(node.layers[0].fd, b".", node)
         return Place(stack.directories.get(parent, node.layers[0]).fd, node.name, node)
     for parent, name in reversed(node.names):
         if node.branch in parent.layers:
@@ -150,7 +152,7 @@ def of(stack: Stack, node: Node) -> Place:
 
 def links(stack: Stack, node: Node, entry: os.stat_result) -> int:
     """How many names the union shows for a file whose status in its branch is `entry`."""
-    if node.orphan_fd >= 0 and not (node.branch == 0 and stack.writable):
+    if node.orphan_fd >= 0 and not node.branch.writable:
         return 0  # whited out; the lower file still has its name
     if node.pseudo_link is None:
         return entry.st_nlink
@@ -186,7 +188,7 @@ class outliving:
             return
         if kind is None:
             self._node.orphan_fd = self._fd
-            if self._stack.branches[0].confined and not os.fstat(self._fd).st_nlink:
-                self._stack.identity.forget(self._node.inode)
+            if self._node.branch.confined and not os.fstat(self._fd).st_nlink:
+                self._stack.identity.forget(self._node.branch, self._node.inode)
         else:
             os.close(self._fd)

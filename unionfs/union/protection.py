@@ -38,7 +38,7 @@ def shown(more: files.Statx, node: Node) -> files.Statx:
 
 def of(stack: Stack, node: Node) -> int:
     """What the union has to enforce for a node. The union must be writable."""
-    if node.source.branch == 0:
+    if node.source.branch.writable:
         return node.protection
     if node.kind not in (stat.S_IFREG, stat.S_IFDIR) or (node.is_directory and not node.layers):
         return 0

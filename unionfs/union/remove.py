@@ -30,7 +30,7 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> None:
     directory = stack.upper(parent)
     with losing_name(stack, node, parent, name):
         # Also where losing_name made it just now. Asked before the whiteout: no answer means that nothing has happened.
-        upper = found.branch == 0 or name in directory
+        upper = found.branch.writable or name in directory
         with hiding(stack, parent, name, directory) as hidden:
             if upper:
                 if hidden:
@@ -41,17 +41,17 @@ def unlink(stack: Stack, parent: Node, name: bytes) -> None:
 
 def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
     """Remove an empty directory. EROFS, EPERM, ENOENT, ENOTDIR, ENOTEMPTY, ENOSPC for the whiteout."""
-    branch = stack.require_writable()
+    branch = stack.upper_for(parent)
     create.check_reserved(name)
     node = stack.node_of(parent, name)
     if not node.is_directory:
         fail(errno.ENOTDIR, name)
     protection.refuse_removal(stack, parent, node)
-    if node.layers == (0,) and not must_hide(stack, parent, name) and _remove_bare(stack, node, parent, name):
+    if node.is_pure_upper and not must_hide(stack, parent, name) and _remove_bare(stack, node, parent, name):
         return
     if not merge.is_empty(stack, node):
         fail(errno.ENOTEMPTY, name)
-    was_upper = copyup.is_upper(node)
+    was_upper = node.is_upper
     # It may be in use as a working directory, and changed: that must not be the lower one.
     copyup.copy_up_directory(stack, node)
     directory = stack.upper(parent)
@@ -93,7 +93,7 @@ def _remove_bare(stack: Stack, node: Node, parent: Node, name: bytes) -> bool:
 def counts_its_names(stack: Stack, node: Node) -> bool:
     """Copy up a lower file that has several names before one of them goes: the copy is where the link count is kept
     (overlayfs does the same with index=on, ovl_nlink_start()). True if the lock may have been let go of."""
-    if node.branch == 0 or not place.has_several_names(node, place.of(stack, node).stat()):
+    if node.is_upper or not place.has_several_names(node, place.of(stack, node).stat()):
         return False
     return copyup.copy_up(stack, node)
 
@@ -118,7 +118,7 @@ class hiding:
     def __enter__(self) -> bool:
         hides = self._always or must_hide(self._stack, self._parent, self._name)
         if hides and not self._directory.hides(self._name):
-            whiteout.create(self._stack.branches[0], self._directory, self._name)
+            whiteout.create(self._directory, self._name)
             self._made = True
         return hides
 
@@ -130,7 +130,7 @@ class hiding:
 
 def must_hide(stack: Stack, parent: Node, name: bytes) -> bool:
     """Whether a lower branch would show `name`."""
-    return parent.layers != (0,) and stack.below(parent, name) is not None
+    return not parent.is_pure_upper and stack.below(parent, name) is not None
 
 
 class losing_name(place.outliving):
@@ -150,13 +150,13 @@ class losing_name(place.outliving):
 
     def __enter__(self) -> None:
         stack, node = self._stack, self._node
-        key = node.pseudo_link if node.branch == 0 else None
+        key = node.pseudo_link if node.branch.writable else None
         if key is not None:
             copyup.own_name(stack, node, self._parent, self._name)
-            stack.pseudo_links.follow_links(key)
+            stack.pseudo_links.follow_links(node.branch, key)
             _count_first(stack, node)
             # Unknown is not the last: other names may be served by the key alone.
-            if stack.pseudo_links.recorded(0, key, place.of(stack, node).stat().st_nlink) == 1:
+            if stack.pseudo_links.recorded(node.branch, key, place.of(stack, node).stat().st_nlink) == 1:
                 self._last_key = key
         super().__enter__()
 
@@ -168,26 +168,26 @@ class losing_name(place.outliving):
         if self._last_key is not None:
             self._node.pseudo_link = None
             with contextlib.suppress(OSError):  # the name is gone; the next mount sweeps a key that is left
-                self._stack.pseudo_links.remove(self._last_key)
+                self._stack.pseudo_links.remove(self._node.branch, self._last_key)
 
 
 def _count_first(stack: Stack, node: Node) -> None:
     """The link count kept in an attribute of the file before what follows: a name goes."""
-    if order.is_kept(stack):
+    if order.is_kept(stack, node.branch):
         return
     if node.kind != stat.S_IFREG:
-        order.everything_first(stack)  # nothing else can be synced by itself
+        order.everything_first(stack, node.branch)  # nothing else can be synced by itself
         return
     fd = place.of(stack, node).open(os.O_RDONLY)
     try:
-        order.first(stack, fd)
+        order.first(stack, node.branch, fd)
     finally:
         os.close(fd)
 
 
 def directory_is_gone(stack: Stack, node: Node) -> None:
     stack.directories.forget(node)
-    stack.identity.forget(node.inode)
+    stack.identity.forget(node.branch, node.inode)
     node.layers = ()
     for parent, name in list(node.names):
         stack.take_name(node, parent, name)

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator
 
 from unionfs.linux import consts, files
-from unionfs.union import copyup, create, merge, order, place, protection, remove, whiteout
+from unionfs.union import copyup, create, form, merge, order, place, protection, remove, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
@@ -112,7 +112,7 @@ def _exchange(
 ) -> None:
     for node, (parent, name) in ((source, target_name), (target, source_name)):
         _hide_below(stack, node, parent, name)
-    order.everything_first(stack)  # the log may have one of the two without the other
+    order.everything_first(stack, stack.upper_for(source_name[0]))  # the log may have one of the two without the other
     files.renameat2(
         stack.upper(source_name[0]).fd, source_name[1], stack.upper(target_name[0]).fd, target_name[1],
         consts.RENAME_EXCHANGE,
@@ -155,19 +155,20 @@ def _emptied(stack: Stack, target: Node) -> Iterator[None]:
     """A directory that the union shows empty is empty in the writable branch too while it is replaced. If that fails it
     is given a marker again: the attribute that then hides what is below it is read by nobody else.
     """
+    branch = stack.upper(target).branch
     if stack.upper(target).names:
         with stack.unseen(target) as fd:
-            whiteout.mark_opaque_unseen(stack.branches[0], fd)
-            order.first(stack, fd)
-            target.layers = (0,)
+            whiteout.mark_opaque_unseen(branch, fd)
+            order.first(stack, branch, fd)
+            target.layers = (branch,)
             whiteout.remove_all(stack.upper(target))
     try:
         yield
     except OSError:
-        if target.layers == (0,):
+        if target.is_pure_upper:
             with contextlib.suppress(OSError), stack.unseen(target) as fd:
-                whiteout.mark_opaque(stack.branches[0], fd)
-                stack.upper(target).add(whiteout.OPAQUE)
+                whiteout.mark_opaque(branch, fd)
+                stack.upper(target).add(form.OPAQUE)
         raise
 
 
@@ -181,7 +182,7 @@ def _move(
     with remove.hiding(stack, parent, name, directory, always=whiteout_always) as hidden:
         if hidden:
             # Not the whiteout alone: of a copy that is not yet on the disk under this name nothing would be left.
-            order.first(stack, directory.fd)
+            order.first(stack, directory.branch, directory.fd)
         os.rename(name, new_name, src_dir_fd=directory.fd, dst_dir_fd=into.fd)
     directory.discard(name)
     create.appeared(stack, new_parent, new_name)
@@ -193,6 +194,6 @@ def _hide_below(stack: Stack, node: Node, parent: Node, name: bytes) -> None:
         below = stack.below(parent, name)
         if below is not None and stat.S_ISDIR(below.st_mode):
             with stack.unseen(node) as fd:
-                whiteout.mark_opaque(stack.branches[0], fd)
-            stack.upper(node).add(whiteout.OPAQUE)
+                whiteout.mark_opaque(stack.upper(node).branch, fd)
+            stack.upper(node).add(form.OPAQUE)
 

@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from unionfs.linux import files
-from unionfs.union import identity, times, whiteout
+from unionfs.union import form, identity, opaque, times
 from unionfs.union.branch import Branch
 from unionfs.union.directories import BranchDirectory, DirectoryCache
 from unionfs.union.errors import fail
 from unionfs.union.identity import Identity, Origin, Source
 from unionfs.union.nodes import Directory, Node, NodeTable
-from unionfs.union.order import OutlivedWhiteouts
 from unionfs.union.pseudolink import PseudoLinks
 from unionfs.union.spare import Spare
 from unionfs.union.waiting import Waiting
@@ -35,16 +34,21 @@ _FORMAT = 0o170000  # S_IFMT
 class Found(NamedTuple):
     """What a name is: the top branch that has it, its status there, and the branches a directory merges."""
 
-    branch: int
+    branch: Branch
     entry: os.stat_result
-    layers: tuple[int, ...]
+    layers: tuple[Branch, ...]
+
+    @property
+    def is_pure_upper(self) -> bool:
+        """As of a Node."""
+        return len(self.layers) == 1 and self.layers[0].writable
 
     @property
     def is_directory(self) -> bool:
         return bool(self.layers)
 
 
-def _tell_nobody(number: int) -> None:
+def tell_nobody(number: int) -> None:
     pass
 
 
@@ -56,32 +60,8 @@ class _Held(threading.local):
         self.changed: dict[int, None] = {}
 
 
-class _Operation:
-    __slots__ = ("_stack",)
-
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-
-    def __enter__(self) -> None:
-        self._stack.lock.acquire()
-        self._stack._held.nodes = []
-
-    def __exit__(self, *error: object) -> None:
-        stack = self._stack
-        try:
-            if stack._held.nodes:
-                stack.release_held()
-            if stack.outlived.are_many:
-                stack.outlived.drop_all()
-            stack.directories.trim()
-        finally:
-            stack.lock.release()
-        if stack._held.changed:
-            stack.tell_changes()
-
-
 class Stack:
-    """Branches top first; branch 0 is the writable one, if any is."""
+    """Branches top first. `upper_branch` is the writable one, if any is: the top one."""
 
     def __init__(self, branches: Sequence[Branch], *, volatile: bool = False, waiting: Waiting) -> None:
         """Raises OSError: EINVAL for no branches or a writable branch that is not on top; whatever cleaning the work
@@ -92,45 +72,43 @@ class Stack:
             if branch.writable:
                 fail(errno.EINVAL, branch.path, "only the top branch can be writable")
         self.branches = list(branches)
-        self.writable = self.branches[0].writable
+        self.upper_branch = self.branches[0] if self.branches[0].writable else None
+        self.writable = self.upper_branch is not None
         self.volatile = volatile
         self.waiting = waiting
-        self._tell: Callable[[int], None] = _tell_nobody
+        self._tell: Callable[[int], None] = tell_nobody
         self.lock = threading.Lock()
-        self._held = _Held()
-        self._operation = _Operation(self)
+        self.held = _Held()
         self.settled = threading.Condition(self.lock)  # a copy-up finished or failed
         self.identity = Identity(self.branches)
         self.pseudo_links = PseudoLinks(self.branches)
-        self.outlived = OutlivedWhiteouts(self)
+        self.outlived: list[tuple[Node, bytes]] = []  # see `outlived`
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = max(16, min(4096, descriptors // 3))
         self.directories = DirectoryCache(self.branches, most_directories=most, most_names=_MOST_NAMES)
         self.spare = Spare(descriptors)
-        if self.writable:
-            self.branches[0].clean_work_area()
-            self.pseudo_links.sweep()
-            if not self.pseudo_links.any_in(0) and self.directories.root(0).is_bare():
-                self.identity.know_copies()
+        for branch in self.branches:
+            if branch.writable:
+                branch.clean_work_area()
+                self.pseudo_links.sweep(branch)
+                if not self.pseudo_links.any_in(branch) and self.directories.root(branch).is_bare():
+                    self.identity.know_copies(branch)
         self.nodes = NodeTable(self._root(), self.identity)
-        self.branches[0].root_changed = lambda: self.changed(self.nodes.root)
+        for branch in self.branches:
+            branch.root_changed = lambda: self.changed(self.nodes.root)
         self._missing: tuple[Node, bytes] | None = None
 
     def _root(self) -> Node:
-        fd = self.branches[0].fd
-        entry = os.fstat(fd)
-        root = Directory(identity.ROOT, self.identity.source(0, fd, b".", entry), entry)
+        top = self.branches[0]
+        entry = os.fstat(top.fd)
+        root = Directory(identity.ROOT, self.identity.source(top, top.fd, b".", entry), entry)
         layers = []
-        for index, branch in enumerate(self.branches):
-            layers.append(index)
-            if whiteout.is_opaque(branch.fd, b"."):
+        for branch in self.branches:
+            layers.append(branch)
+            if opaque.is_opaque(branch.fd, b"."):
                 break
         root.layers = tuple(layers)
         return root
-
-    def operation(self) -> _Operation:
-        """The lock, for one operation: the nodes it adopts stay in the table until its end, whatever way it ends."""
-        return self._operation
 
     @contextlib.contextmanager
     def unlocked(self) -> Iterator[None]:
@@ -149,34 +127,35 @@ class Stack:
     def changed(self, node: Node) -> None:
         """Attributes of `node` have changed of which whoever keeps them cannot know by what he asked for: a copy has
         its own ctime and size, and its directory another. He is told when the operation ends, before his answer."""
-        self._held.changed[node.ino] = None
-        self._held.changed[node.number] = None
+        self.held.changed[node.ino] = None
+        self.held.changed[node.number] = None
 
     def tell_changes(self) -> None:
         """Without the lock: the kernel may wait for an inode that it is about to drop (fuse_ilookup() of
         fs/fuse/inode.c), and that for pages which we have been asked to read."""
-        changed, self._held.changed = self._held.changed, {}
+        changed, self.held.changed = self.held.changed, {}
         for number in changed:
             self._tell(number)
 
     @contextlib.contextmanager
     def unseen(self, node: Node) -> Iterator[int]:
         """Around a change in the writable branch's part of a directory that the union does not show: its descriptor."""
-        fd = self.upper(node).fd
+        directory = self.upper(node)
+        branch, fd = directory.branch, directory.fd
         try:
             with times.kept(fd):
-                if self.branches[0].confined:
-                    with self.branches[0].permitted(fd):
+                if branch.confined:
+                    with branch.permitted(fd):
                         yield fd
                 else:
                     yield fd
         finally:
             self.changed(node)
 
-    def copied(self, node: Node, entry: os.stat_result, mode: int) -> None:
-        """The node's file is its copy in the writable branch, `entry`, from now on, with this `mode`."""
-        self.nodes.set_real(node, entry)
-        self.identity.forget(node.inode)
+    def copied(self, node: Node, branch: Branch, entry: os.stat_result, mode: int) -> None:
+        """The node's file is its copy in the writable branch `branch`, `entry`, from now on, with this `mode`."""
+        self.nodes.set_real(node, branch, entry)
+        self.identity.forget(branch, node.inode)
         self.remember_origin(node, mode)
         self.changed(node)
 
@@ -184,84 +163,90 @@ class Stack:
         """Where the file, of this `mode`, has no attribute that can be read: its owner may not, or it is none of the
         kinds that can have one (xattr(7))."""
         readable = mode & stat.S_IRUSR and node.kind in (stat.S_IFREG, stat.S_IFDIR)
-        if not readable and node.origin_of_copy is not None and self.branches[0].confined:
-            self.identity.remember(node.inode, node.origin_of_copy)
+        if not readable and node.origin_of_copy is not None and node.branch.confined:
+            self.identity.remember(node.branch, node.inode, node.origin_of_copy)
 
     def reconsider(self, node: Node) -> None:
         """A directory's mode has changed: what it merges may not have been for the server to see, nor what is in it."""
-        if self.branches[0].confined and node.parent is not None:
+        if node.branch.confined and node.parent is not None:
             self.directories.forget(node)
             self._missing = None
             found = self.resolve(node.parent, node.name)
             if found is not None:
                 node.layers = found.layers
 
-    def require_writable(self) -> Branch:
+    def require_writable(self) -> None:
         if not self.writable:
             fail(errno.EROFS)
-        return self.branches[0]
+
+    def upper_for(self, parent: Node | None) -> Branch:
+        """The writable branch for what is made in `parent`, or copied up in it (None: for what has no name). EROFS."""
+        if self.upper_branch is None:
+            fail(errno.EROFS)
+        return self.upper_branch
 
     # One name over the branches.
 
-    def resolve(self, parent: Node, name: bytes, *, among: Sequence[int] | None = None) -> Found | None:
+    def resolve(self, parent: Node, name: bytes, *, among: Sequence[Branch] | None = None) -> Found | None:
         """What `name` is in the directory `parent`, or None. `among` are the branches that have it or may hide it,
         where that is known."""
         layers = parent.layers if among is None else among
         top = self._top(parent, name, layers)
         if top is None:
             return None
-        index, entry = top
+        branch, entry = top
         if entry.st_mode & _FORMAT != stat.S_IFDIR:
-            return Found(index, entry, ())
-        if index == layers[-1]:
-            return Found(index, entry, (index,))
-        return Found(index, entry, self._known(parent, name, index, entry) or self._merged(parent, name, index, layers))
+            return Found(branch, entry, ())
+        if branch is layers[-1]:
+            return Found(branch, entry, (branch,))
+        merged = self._known(parent, name, branch, entry) or self._merged(parent, name, branch, layers)
+        return Found(branch, entry, merged)
 
     def below(self, parent: Node, name: bytes) -> os.stat_result | None:
         """The status of what `name` would be without the writable branch's entry and whiteout."""
-        top = self._top(parent, name, parent.layers[1:] if parent.layers[:1] == (0,) else parent.layers)
+        top = self._top(parent, name, parent.layers[1:] if parent.is_upper else parent.layers)
         return None if top is None else top[1]
 
-    def _top(self, parent: Node, name: bytes, layers: Sequence[int]) -> tuple[int, os.stat_result] | None:
+    def _top(self, parent: Node, name: bytes, layers: Sequence[Branch]) -> tuple[Branch, os.stat_result] | None:
         """The first of the branches that has `name`, and its status there; None if there is none, or it is hidden."""
-        if name.startswith(whiteout.PREFIX):
+        if name.startswith(form.PREFIX):
             return None
-        for index in layers:
-            directory = self.directories.get(parent, index)
+        for branch in layers:
+            directory = self.directories.get(parent, branch)
             entry = directory.stat(name)
             if entry is not None:
-                if entry.st_mode & _FORMAT == stat.S_IFCHR and whiteout.is_overlay_whiteout(entry):
+                if entry.st_mode & _FORMAT == stat.S_IFCHR and form.is_overlay_whiteout(entry):
                     return None
-                return index, entry
-            if index != layers[-1] and directory.hides(name):
+                return branch, entry
+            if branch is not layers[-1] and directory.hides(name):
                 return None
         return None
 
-    def _known(self, parent: Node, name: bytes, top: int, entry: os.stat_result) -> tuple[int, ...] | None:
+    def _known(self, parent: Node, name: bytes, top: Branch, entry: os.stat_result) -> tuple[Branch, ...] | None:
         """The branches that a directory merges, if it was resolved before; None if that is not to be seen at once."""
         source = self.identity.sources[top].get(entry.st_dev)
-        if source is None or (top == 0 and self.identity.may_be_copy(entry.st_ino)):
+        if source is None or source.copies is None or entry.st_ino in source.copies:
             return None
         node = self.nodes.find(source.number(entry.st_ino))
         if node is None or node.parent is not parent or node.name != name or node.layers[:1] != (top,):
             return None
         return node.layers if node.source is source and node.inode == entry.st_ino else None
 
-    def _merged(self, parent: Node, name: bytes, top: int, layers: Sequence[int]) -> tuple[int, ...]:
+    def _merged(self, parent: Node, name: bytes, top: Branch, layers: Sequence[Branch]) -> tuple[Branch, ...]:
         """The branches that the directory `name` merges, whose top one is `top`: with those that shine through."""
         merged = [top]
         directory = self.directories.get(parent, top)
-        for index in layers[layers.index(top) + 1 :]:
+        for branch in layers[layers.index(top) + 1 :]:
             if directory.hides(name):
                 break
-            directory = self.directories.get(parent, index)
+            directory = self.directories.get(parent, branch)
             lower = directory.stat(name)
             if lower is not None:
                 if not stat.S_ISDIR(lower.st_mode):
                     break
-                if whiteout.is_opaque(self.directories.get(parent, merged[-1]).fd, name):
+                if opaque.is_opaque(self.directories.get(parent, merged[-1]).fd, name):
                     break
-                merged.append(index)
+                merged.append(branch)
         return tuple(merged)
 
     def missing(self, parent: Node, name: bytes) -> None:
@@ -281,10 +266,6 @@ class Stack:
             fail(errno.ENOENT, name)
         return found
 
-    def changes(self, branch: int) -> bool:
-        """Whether what is in it today need not be there tomorrow."""
-        return self.writable and branch == 0
-
     # From a name to its node.
 
     def adopt(self, parent: Node, name: bytes, found: Found) -> Node:
@@ -295,17 +276,15 @@ class Stack:
 
     def node_at(self, parent: Node, name: bytes, found: Found) -> Node:
         """The node of a name just resolved, which the caller references at once."""
-        index, entry, layers = found
-        source = self.identity.sources[index].get(entry.st_dev)
+        branch, entry, layers = found
+        source = self.identity.sources[branch].get(entry.st_dev)
         if source is None:
-            source = self.identity.new_source(index, self.directories.get(parent, index).fd, name, entry)
+            source = self.identity.new_source(branch, self.directories.get(parent, branch).fd, name, entry)
         hard_linked = not layers and entry.st_nlink > 1
-        if (index == 0 and self.identity.may_be_copy(entry.st_ino)) or (hard_linked and self.pseudo_links):
+        if source.copies is None or entry.st_ino in source.copies or (hard_linked and self.pseudo_links):
             node = self._copy_at(parent, name, found, source)
         else:
-            node, new = self.nodes.of_file(source.number(entry.st_ino), source, entry)
-            if new and not layers:
-                node.branch = index
+            node, _ = self.nodes.of_file(source.number(entry.st_ino), source, entry)
         if layers:
             node.layers = parent.layers if layers == parent.layers else layers
         self.give_name(node, parent, name)
@@ -313,35 +292,34 @@ class Stack:
 
     def _copy_at(self, parent: Node, name: bytes, found: Found, source: Source) -> Node:
         """The node of what may be a copy, or a hard link whose file was copied up under another name."""
-        index, entry, layers = found
+        branch, entry, layers = found
         recorded: Origin | None = None
         protection = 0
         link: bytes | None = None
-        if index == 0 or self.pseudo_links.any_in(index):
-            path = files.fd_path(self.directories.get(parent, index).fd, name)
-            value = self.branches[index].read_attribute(path, "origin")
+        if self.identity.may_hold_copies(branch) or self.pseudo_links.any_in(branch):
+            path = files.fd_path(self.directories.get(parent, branch).fd, name)
+            value = branch.read_attribute(path, "origin")
             if value is None:
-                recorded = self.identity.remembered(index, entry.st_ino)
+                recorded = self.identity.remembered(branch, entry.st_ino)
             else:
                 recorded, protection = identity.read_record(value)
         if not layers and entry.st_nlink > 1 and self.pseudo_links:
             origin = recorded or source.origin(entry.st_ino)
-            link = self.pseudo_links.key_of(origin, index, entry)
-            copy = self.pseudo_links.find(origin, above=index)
+            link = self.pseudo_links.key_of(origin, branch, entry)
+            copy = self.pseudo_links.find(origin, above=branch)
             if copy is not None:
-                index, link, entry = copy
-                source = self.identity.source(index, self.pseudo_links.fd(index), link, entry)
+                branch, link, entry = copy
+                source = self.identity.source(branch, self.pseudo_links.fd(branch), link, entry)
                 recorded = origin
-                value = self.branches[index].read_attribute(files.fd_path(self.pseudo_links.fd(index), link), "origin")
+                value = branch.read_attribute(files.fd_path(self.pseudo_links.fd(branch), link), "origin")
                 protection = 0 if value is None else identity.read_record(value)[1]
         number = source.number(entry.st_ino) if recorded is None else self.identity.number(recorded)
         node, new = self.nodes.of_file(number, source, entry)
         if new:
             node.origin_of_copy = recorded
-            if protection and index == 0:
+            if protection and self.identity.may_hold_copies(branch):
                 node.protection = protection
             if not layers:
-                node.branch = index
                 node.pseudo_link = link
         return node
 
@@ -364,7 +342,7 @@ class Stack:
         """An operation's hold counts as a lookup. Operations of other threads run while this one copies, and must
         neither drop its nodes nor make second ones for the same files."""
         node.lookups += 1
-        self._held.nodes.append(node)
+        self.held.nodes.append(node)
 
     def node_of(self, parent: Node, name: bytes) -> Node:
         """The node of a name that must exist; ENOENT."""
@@ -372,15 +350,14 @@ class Stack:
 
     def adopt_new(self, parent: Node, name: bytes, entry: os.stat_result) -> Node:
         """The node of an entry just made in the writable branch: it is no copy and merges with nothing."""
-        self.identity.forget(entry.st_ino)
-        source = self.identity.sources[0].get(entry.st_dev)
+        branch = self.upper_for(parent)
+        self.identity.forget(branch, entry.st_ino)
+        source = self.identity.sources[branch].get(entry.st_dev)
         if source is None:
-            source = self.identity.new_source(0, self.upper(parent).fd, name, entry)
+            source = self.identity.new_source(branch, self.upper(parent).fd, name, entry)
         node, _ = self.nodes.of_file(source.number(entry.st_ino), source, entry)
         if stat.S_ISDIR(entry.st_mode):
-            node.layers = (0,)
-        else:
-            node.branch = 0
+            node.layers = (branch,)
         self.give_name(node, parent, name)
         self._hold(node)
         return node
@@ -388,11 +365,11 @@ class Stack:
     def adopt_unnamed(self, parent: Node, fd: int) -> Node:
         """The node of a file just made without a name in the writable branch's part of `parent`."""
         entry = os.fstat(fd)
-        self.identity.forget(entry.st_ino)
-        source = self.identity.source(0, self.upper(parent).fd, b".", entry)
+        directory = self.upper(parent)
+        self.identity.forget(directory.branch, entry.st_ino)
+        source = self.identity.source(directory.branch, directory.fd, b".", entry)
         held = os.dup(fd)
         node, _ = self.nodes.of_file(source.number(entry.st_ino), source, entry)
-        node.branch = 0
         node.orphan_fd = held
         self._hold(node)
         return node
@@ -400,17 +377,17 @@ class Stack:
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """Let go of the nodes adopted within at its end: for a step among many of one operation."""
-        outer = self._held.nodes
-        self._held.nodes = []
+        outer = self.held.nodes
+        self.held.nodes = []
         try:
             yield
         finally:
             self.release_held()
-            self._held.nodes = outer
+            self.held.nodes = outer
             self.directories.trim()
 
     def release_held(self) -> None:
-        for node in self._held.nodes:
+        for node in self.held.nodes:
             self.unreference(node, 1)
 
     def unreference(self, node: Node, count: int) -> None:
@@ -442,12 +419,10 @@ class Stack:
 
     def upper(self, node: Node) -> BranchDirectory:
         """The writable branch's directory of `node`, which must be in its layers."""
-        return self.directories.get(node, 0)
+        return self.directories.get(node, self.upper_for(node))
 
     def close(self) -> None:
         """Let go of the branches, before anything that takes longer: somebody may want to unmount them."""
-        self._tell = _tell_nobody  # there is no connection any more
-        self.outlived.drop_all()
         self.directories.clear()
         for node in self.nodes:
             if node.seldom is not None:
