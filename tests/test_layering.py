@@ -24,7 +24,7 @@ _UNIONFS = {
     "unionfs.union": {"unionfs.linux", "unionfs.union.form", "unionfs.union.opaque"},
     "unionfs.serve": {"unionfs.linux", "unionfs.union", "unionfs.fuse"},
     "unionfs.transport": {"unionfs.linux", "unionfs.union", "unionfs.fuse", "unionfs.serve", "unionfs.options"},
-    "unionfs.cli": {"unionfs", "unionfs.linux", "unionfs.union", "unionfs.transport", "unionfs.options"},
+    "unionfs.cli": {"unionfs.transport", "unionfs.options"},
     "unionfs.__main__": {"unionfs.cli"},
     "unionfs": set[str](),
 }
@@ -107,6 +107,11 @@ ARROWS: dict[str, set[str]] = {
 }  # fmt: skip
 SERVING = ("pyfuse3", "trio")
 THIRD_PARTY = {"pyfuse3", "trio"}
+# Commands, and how many modules each may import, with those that every interpreter has.
+IMPORTS = {
+    "runtime --help": 165, "runtime version": 160, "runtime ps -a": 132, "runtime images": 136, "runtime info": 232,
+    "runtime run": 82, "runtime exec": 82, "unionfs --help": 94, "unionfs info /nonexistent": 119,
+}  # fmt: skip
 
 
 def modules() -> Iterator[tuple[str, str]]:
@@ -229,6 +234,20 @@ def test_fuse_speaks_bytes_only() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who imports whom, part by part: `pytest -rP tests/test_layering.py -k picture` shows it."""
+    arrows: dict[str, set[str]] = {key: set() for key in ARROWS}
+    for module, path in MODULES.items():
+        arrows[part(module)] |= {part(target) for _, target in imported(module, path) if target in MODULES}
+    for package in PACKAGES:
+        print(f"\n{package}")
+        for key in (key for key in ARROWS if key.split(".")[0] == package):
+            print(f"    {key:40} -> {', '.join(sorted(arrows[key] - {key}))}")
+    picture = capsys.readouterr().out
+    assert picture.count(" -> ") == len(ARROWS)
+    print(picture)
+
+
 def test_a_wrong_arrow_is_seen(tmp_path: object) -> None:
     path = os.path.join(str(tmp_path), "wrong.py")
     with open(path, "w", encoding="utf-8") as out:
@@ -259,6 +278,18 @@ def test_importing_what_does_not_serve_imports_no_transport() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_what_commands_import(tmp_path: object) -> None:
+    """A table of them: `pytest -rP tests/test_layering.py -k import`. Each module costs every start of its command."""
+    environment = {**os.environ, "FUSE_AUFS_ROOT": f"{tmp_path}/root", "FUSE_AUFS_STATE": f"{tmp_path}/state"}
+    for words, most in IMPORTS.items():
+        command = [sys.executable, "-X", "importtime", "-m", *words.split()]
+        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        lines = [line for line in run.stderr.splitlines() if line.startswith("import time:")][1:]
+        took = sum(int(line.removeprefix("import time:").split("|")[0]) for line in lines)
+        print(f"{words:30} {len(lines):4} modules {took / 1000:7.1f} ms")
+        assert len(lines) <= most, words
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def main(given: Given, settings: Settings) -> int:
 
     from runtime.client.exec import execute
     from runtime.client.terminal import window
-    from runtime.engine.exec import ExecOptions
+    from runtime.engine.containers.exec import ExecOptions
 
     wanted = ExecOptions(
         command=tuple(command),

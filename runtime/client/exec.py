@@ -6,7 +6,7 @@ from runtime.client.foreground import foreground
 from runtime.client.signals import held
 from runtime.client.waiting import answered
 from runtime.engine.containers.container import Container
-from runtime.engine.exec import ExecOptions, begin, configure
+from runtime.engine.containers.exec import ExecOptions, begin, configure
 
 
 def execute(container: Container, options: ExecOptions) -> int:

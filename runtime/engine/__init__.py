@@ -5,6 +5,8 @@ in, values out, a RuntimeFault for what cannot be; events are told to a listener
     paths          where everything of an installation lies
     records        JSON on disk, replaced whole          state   what a container is doing, and the record of it
     facts          what this machine offers, for `info`
+    shim           the program of a task, started early; frames, line, watch and waiting are the talk with one
+    stdio          the ends of a process's standard streams
 
 The rooms, each with a map in its __init__:
 
@@ -12,7 +14,7 @@ The rooms, each with a map in its __init__:
     images/        the verbs on images that have to do with more than the image store
     networks/      networks by name, their drivers
     storage/       the drivers that are open, what takes how much room, what killed processes left
-    shim/          the process that keeps a running container; frames, start and watch are the line to it
+    task/          the process that keeps a running container, and what is run in it
 
 A verb is a module of one room and a module of cli/. A driver of networks is a module and a line of networks/table.py.
 """

@@ -1,6 +1,6 @@
 """Containers: what they are, and what can be done with them.
 
-What there is, which a shim needs too:
+What there is, which a task needs too:
 
     request        what one is asked to be: values, and their rules
     names          names and ids                        accounts   users and groups of its own /etc
@@ -12,7 +12,7 @@ What there is, which a shim needs too:
 
 The verbs, on top:
 
-    create  stop  remove  pause  commit  changes  prune  inspect
+    create  start  exec  stop  remove  pause  commit  changes  prune  inspect
     recovery       what a killed process left, brought to rest by whichever verb comes next
     trees          a look into its file system, also while it runs
     leaving        ending on time, though the kernel does not answer

@@ -102,9 +102,9 @@ sys.exit(command(sys.argv[4:]))
 
 def test_what_does_not_answer_is_told_and_the_container_ends(runtime: Runtime, stopped: str) -> None:
     slow = "the command has not been started within 0.5 seconds: the container's file system does not answer"
-    for module, verb, code, says in (("exec", "exec", 125, slow), ("containers.trees", "export", 1, NO_ANSWER)):
+    for module, verb, code, says in (("exec", "exec", 125, slow), ("trees", "export", 1, NO_ANSWER)):
         words = runtime.command(verb, stopped, *(["/bin/nothing-of-that-name"] if verb == "exec" else []))[3:]
-        command = [sys.executable, "-c", _WITH, f"runtime.engine.{module}", "_PATIENCE", "0.5", *words]
+        command = [sys.executable, "-c", _WITH, f"runtime.engine.containers.{module}", "_PATIENCE", "0.5", *words]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
         assert done.returncode == code and done.stderr.endswith(f"{says}\n") and done.stderr.count("\n") == 1, done
     runtime("stop", "-t", "0", stopped)

@@ -11,10 +11,10 @@ import pytest
 from runtime.engine import frames, state
 from runtime.engine.containers.container import Container
 from runtime.engine.containers.recovery import recover
+from runtime.engine.containers.start import start
 from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
 from runtime.engine.shim import Shim
-from runtime.engine.start import start
 from runtime.engine.state import State, Status
 from runtime.errors import CommandNotFound, StateError
 from tests.runtime.conftest import IMAGE, Runtime
