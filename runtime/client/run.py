@@ -22,8 +22,8 @@ def running(
     """The container and the line to its shim; leaving the block hangs up, which does not end the container.
 
     Signals wait for the block's end unless it catches them: there is a container now that they may be meant for.
-    `window` is the terminal's rows and columns, (0, 0) if there is none. Raises RuntimeFault, DriverError or OSError;
-    there is no container then.
+    `window` is the terminal's rows and columns, (0, 0) if there is none. Raises RuntimeFault, DriverError or OSError:
+    there is no container then, or one that rests as created.
     """
     with step("start a shim"):
         shim = Shim(debug=debug, answered=answered)  # it loads its modules while we load ours

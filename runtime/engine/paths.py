@@ -3,12 +3,14 @@
     <root>/images/                   the image store
     <root>/drivers/NAME/             a storage driver
     <root>/network/                  leases
-    <root>/containers/ID/            config.json, state.json, lock, log.json
+    <root>/containers/.lock          names and ids
+    <root>/containers/ID/            config.json, state.json, lock, log.json; removing, up (containers/container.py)
     <root>/containers/names/NAME     symbolic link to an ID
     <state>/containers/ID/           an OCI bundle: config.json, rootfs/ (empty); state.json and start.sock
                                      (runtime/oci/state.py); status.json, task.sock
 
-A directory <state>/containers/ID exists exactly as long as a shim has the container up, or died having it up.
+A container's run directory exists exactly as long as a shim has it up, or died having it up: below the --state with
+which it was started, which need not be the one that is given now.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
     reference        a name with its tag
     document         the JSON documents that an image consists of, OCI's and docker's
     changes          --change CMD …, as data
+    platforms        which of an index's manifests is for this machine
     blobs  index     content by digest, and which of it are images with which names
     incoming         blobs that are being received, and can be gone on with
     image  store     publish, get, list, tag, remove

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 from unionfs.linux import consts, mounts
 
@@ -28,13 +25,3 @@ def seal(path: str) -> int:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
     finally:
         os.close(fd)
-
-
-def is_sealed() -> bool:
-    """Whether this process's own executable is on a read-only mount."""
-    return bool(os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY)
-
-
-def execve_python(arguments: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-    """Become this same interpreter, sealed, with these arguments. Start the process that creates containers so."""
-    os.execve(seal(sys.executable), [sys.executable, *arguments], env)

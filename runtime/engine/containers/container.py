@@ -49,6 +49,8 @@ class Config(NamedTuple):
     declared: dict[str, Any] = {}  # what its image says of itself and nothing here acts upon: labels, ports, volumes
 
 
+_OWNER = "owner.json"  # in a run directory: device and inode of the lock of the container that has it up
+
 # What Config had besides, in 0.2.0 and before: where the installation was then.
 FORMER = ("root", "state")
 
@@ -73,22 +75,41 @@ class Container(NamedTuple):
 
     @property
     def run_directory(self) -> str:
-        """Of one that is up, where it was started, whatever --state whoever asks has given."""
+        """Of one that is up, where it was started, whatever --state whoever asks has given; of another one a path where
+        nothing is."""
+        usual = f"{self.paths.running}/{self.config.id}"
         try:
             started = os.readlink(self._up)
         except OSError:
-            started = ""
+            started = usual
         # After the machine went down, and where the installation was moved since, the link leads nowhere.
-        return started if started and os.path.isdir(started) else f"{self.paths.running}/{self.config.id}"
+        for place in (started, usual):
+            if self._is_own(place):
+                return place
+        return f"{self.directory}/down" if os.path.lexists(usual) else usual
+
+    def _is_own(self, place: str) -> bool:
+        """Whether that is this container's run directory. A copy of the installation, a backup for one, has containers
+        of the same ids, and links to what those of the original have up: the file of the lock is another."""
+        try:
+            said = records.read(f"{place}/{_OWNER}")
+            return os.path.isdir(place) and (said is None or said == self._identity())
+        except (DamagedRecord, OSError):
+            return False
+
+    def _identity(self) -> list[int]:
+        lock = os.stat(f"{self.directory}/lock")
+        return [lock.st_dev, lock.st_ino]
 
     @property
     def _up(self) -> str:
-        return f"{self.directory}/up"
+        return up(self.directory)
 
     def make_run_directory(self) -> None:
         """From here on it is up, in the eyes of all others. FileExistsError; the lock must be held."""
         place = f"{self.paths.running}/{self.config.id}"
         os.makedirs(place, mode=0o700)
+        records.write(f"{place}/{_OWNER}", self._identity())
         with suppress(FileNotFoundError):
             os.unlink(self._up)
         os.symlink(place, self._up)
@@ -216,3 +237,8 @@ def flock(path: str, how: int, flags: int = 0) -> int:
 def removing(directory: str) -> str:
     """A file in a container's directory that is there while the container is being removed."""
     return f"{directory}/removing"
+
+
+def up(directory: str) -> str:
+    """A link in a container's directory that leads to its run directory, while there is one."""
+    return f"{directory}/up"

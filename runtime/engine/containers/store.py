@@ -18,7 +18,7 @@ from drivers.disk import durable, locks
 from drivers.errors import DriverError
 from runtime.engine import records, state
 from runtime.engine.containers import names
-from runtime.engine.containers.container import FORMER, Config, Container, flock, removing
+from runtime.engine.containers.container import FORMER, Config, Container, flock, removing, up
 from runtime.engine.paths import Paths
 from runtime.engine.state import Status
 from runtime.errors import DamagedRecord, NameInUse, NoSuchContainer
@@ -260,9 +260,9 @@ class ContainerStore:
         """The containers that are in some process's hands, or were when it died. None that is damaged."""
         for container_id in self._ids():
             directory = f"{self.paths.containers}/{container_id}"
-            marks = (f"{self.paths.running}/{container_id}", removing(directory))
+            marks = (f"{self.paths.running}/{container_id}", removing(directory), up(directory))
             with suppress(NoSuchContainer, DamagedRecord):
-                if not any(map(os.path.exists, marks)):
+                if not any(map(os.path.lexists, marks)):
                     found = state.rested(directory)
                     # REMOVING: as an earlier version recorded it, whose removal may have failed, and been told to have.
                     if found is not None and found.status in (*state.AT_REST, Status.REMOVING):

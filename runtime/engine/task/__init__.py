@@ -8,7 +8,8 @@ Arrows (A <- B: B may import A): connection <- {process, joining} <- loop <- mai
 
 It is the parent of the container's first process and of all that `exec` adds, and their only keeper: it holds the
 container's lock from before the first mount until the last trace is gone, so a free lock means that nobody looks after
-the container any more (containers/recovery.py). No client is waited for, but for the pace of a process that it had started.
+the container any more (containers/recovery.py). No client is waited for, but for the pace of a process that it had
+started.
 
 The program itself is called the shim. Its interpreter's file is out of the container's reach (oci/sealed.py): what
 becomes a container's command is a fork of it until then.

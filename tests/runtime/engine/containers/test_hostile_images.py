@@ -105,7 +105,7 @@ def test_a_working_directory_of_the_images(
     runtime: Runtime, image: Callable[[dict[str, str]], str], outside: Path, tmp_path: Path
 ) -> None:
     """CVE-2024-21626 by the image's own configuration."""
-    image({})
+    runtime("rmi", image({}))
     fd = os.open(outside, os.O_RDONLY)
     try:
         for number in (3, fd):
@@ -115,9 +115,9 @@ def test_a_working_directory_of_the_images(
                 out, err = process.communicate(timeout=PATIENCE)
             assert (process.returncode, out) == (125, b"")
             assert b"the working directory /proc/self/fd/" in err
+            runtime("rmi", "hostile")
     finally:
         os.close(fd)
-    runtime("rmi", "hostile")
 
 
 def test_a_resolv_conf_of_systemds(runtime: Runtime, image: Callable[[dict[str, str]], str], outside: Path) -> None:

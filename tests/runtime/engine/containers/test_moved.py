@@ -55,12 +55,31 @@ def test_it_works_where_it_was_moved_to(own: Runtime, tmp_path: Path) -> None:
     assert not os.path.exists(own.root) and not os.path.exists(own.state)
 
 
+@pytest.mark.parametrize("same_state", [False, True])
+def test_a_copy_leaves_what_the_original_has_up_alone(own: Runtime, tmp_path: Path, *, same_state: bool) -> None:
+    """A backup that somebody looks into: its containers have the ids of those that run, and are others."""
+    own("run", "-d", "--name=runs", IMAGE, "sh", "-c", LOOP)
+    try:
+        shutil.copytree(own.root, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("work"))
+        copy = Runtime(tmp_path / "copy", own.state if same_state else tmp_path / "state", own.driver)
+        assert copy.status("runs").startswith("Exited (255)")
+        copy("ps", "-a")
+        assert own.status("runs").startswith("Up ")
+        assert own("exec", "runs", "echo", "lives") == "lives\n"
+        copy("rm", "runs")
+        assert own("exec", "runs", "echo", "lives") == "lives\n"
+    finally:
+        own("rm", "-f", "runs")
+
+
 def test_no_record_has_the_place(own: Runtime, tmp_path: Path) -> None:
     own("run", "-d", "--name=runs", IMAGE, "sh", "-c", LOOP)
     own("run", "--name=ended", "--network=none", IMAGE, "true")
     try:
         records = [path for place in (own.root / "containers", own.state) for path in place.rglob("*.json")]
-        assert {path.name for path in records} == {"config.json", "state.json", "status.json", "log.json"}
+        assert {path.name for path in records} == {
+            "config.json", "state.json", "status.json", "owner.json", "log.json",
+        }  # fmt: skip
         # But for what oci/ says of a running container, whose bundle's path is part of it.
         records = [path for path in records if path.name != "state.json" or not path.is_relative_to(own.state)]
         assert [path for path in records if str(tmp_path) in path.read_text()] == []
