@@ -37,7 +37,7 @@ class Away(NamedTuple):
 class Drivers:
     """Each driver is opened when it is first wanted, and once; it is the same object for all who ask, and theirs to
     use and not to close. One that does not open is tried again by whoever asks next: its disk may be back. Threads may
-    share it."""
+    share it; one opens a driver at a time, and the others wait for that."""
 
     def __init__(self, paths: Paths, storage: Storage) -> None:
         self.storage = storage
