@@ -44,9 +44,9 @@ class Hammering(Doing):
             return size
 
     @staticmethod
-    def fsync(side: Side, path: str) -> object:
+    def fsync(side: Side, path: str) -> None:
         with _opened(side.path(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
-            return os.fsync(fd)
+            os.fsync(fd)
 
     @staticmethod
     def unlink_open(side: Side, path: str, byte: int, size: int) -> object:

@@ -94,16 +94,16 @@ class Doing:
             os.close(fd)
 
     @staticmethod
-    def truncate(side: Side, path: str, size: int) -> object:
-        return os.truncate(side.path(path), size)
+    def truncate(side: Side, path: str, size: int) -> None:
+        os.truncate(side.path(path), size)
 
     @staticmethod
-    def chmod(side: Side, path: str, mode: int) -> object:
-        return os.chmod(side.path(path), mode)
+    def chmod(side: Side, path: str, mode: int) -> None:
+        os.chmod(side.path(path), mode)
 
     @staticmethod
-    def chown(side: Side, path: str, uid: int, gid: int) -> object:
-        return os.lchown(side.path(path), uid, gid)
+    def chown(side: Side, path: str, uid: int, gid: int) -> None:
+        os.lchown(side.path(path), uid, gid)
 
     @staticmethod
     def utime(side: Side, path: str, mtime_ns: int) -> object:
@@ -111,49 +111,49 @@ class Doing:
         return os.lstat(side.path(path)).st_mtime_ns
 
     @staticmethod
-    def setxattr(side: Side, path: str, name: str, value: bytes, flags: int) -> object:
-        return os.setxattr(side.path(path), name, value, flags, follow_symlinks=False)
+    def setxattr(side: Side, path: str, name: str, value: bytes, flags: int) -> None:
+        os.setxattr(side.path(path), name, value, flags, follow_symlinks=False)
 
     @staticmethod
-    def removexattr(side: Side, path: str, name: str) -> object:
-        return os.removexattr(side.path(path), name, follow_symlinks=False)
+    def removexattr(side: Side, path: str, name: str) -> None:
+        os.removexattr(side.path(path), name, follow_symlinks=False)
 
     @staticmethod
     def listxattr(side: Side, path: str) -> object:
         return sorted(os.listxattr(side.path(path), follow_symlinks=False))
 
     @staticmethod
-    def mkdir(side: Side, path: str, mode: int) -> object:
-        return os.mkdir(side.path(path), mode)
+    def mkdir(side: Side, path: str, mode: int) -> None:
+        os.mkdir(side.path(path), mode)
 
     @staticmethod
-    def rmdir(side: Side, path: str) -> object:
-        return os.rmdir(side.path(path))
+    def rmdir(side: Side, path: str) -> None:
+        os.rmdir(side.path(path))
 
     @staticmethod
-    def unlink(side: Side, path: str) -> object:
-        return os.unlink(side.path(path))
+    def unlink(side: Side, path: str) -> None:
+        os.unlink(side.path(path))
 
     @staticmethod
-    def symlink(side: Side, target: str, path: str) -> object:
-        return os.symlink(target, side.path(path))
+    def symlink(side: Side, target: str, path: str) -> None:
+        os.symlink(target, side.path(path))
 
     @staticmethod
     def readlink(side: Side, path: str) -> object:
         return os.readlink(side.path(path))
 
     @staticmethod
-    def mknod(side: Side, path: str, mode: int, rdev: int) -> object:
-        return os.mknod(side.path(path), mode, rdev)
+    def mknod(side: Side, path: str, mode: int, rdev: int) -> None:
+        os.mknod(side.path(path), mode, rdev)
 
     @staticmethod
-    def link(side: Side, old: str, new: str) -> object:
-        return os.link(side.path(old), side.path(new), follow_symlinks=False)
+    def link(side: Side, old: str, new: str) -> None:
+        os.link(side.path(old), side.path(new), follow_symlinks=False)
 
     @staticmethod
-    def rename(side: Side, old: str, new: str, flags: int) -> object:
+    def rename(side: Side, old: str, new: str, flags: int) -> None:
         old_path, new_path = os.fsencode(side.path(old)), os.fsencode(side.path(new))
-        return files.renameat2(consts.AT_FDCWD, old_path, consts.AT_FDCWD, new_path, flags)
+        files.renameat2(consts.AT_FDCWD, old_path, consts.AT_FDCWD, new_path, flags)
 
     @staticmethod
     def stat(side: Side, path: str) -> object:
@@ -171,7 +171,7 @@ class Doing:
         return describe(os.fstat(side.held[slot]))
 
     @staticmethod
-    def let_go(side: Side, slot: int) -> object:
+    def let_go(side: Side, slot: int) -> None:
         if slot in side.held:
             os.close(side.held.pop(slot))
 
