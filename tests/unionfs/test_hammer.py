@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers.children import Child, in_child
+from tests.children import Child, in_child
 from tests.mounting import Union, server_of, unionfs
 from tests.trees import File, HardLink, assert_same, build, read
 from tests.unionfs.hammering import RECORD, CutOff, Hammer

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers.children import Child, in_child
+from tests.children import Child, in_child
 from tests.mounting import Union, server_of
 from tests.unionfs.test_session import ended, wait_until, wait_until_unmounted
 from unionfs.linux import consts, mounts
