@@ -25,7 +25,7 @@ from tests.mounting import Union, server_of, unionfs
 from tests.trees import File, HardLink, assert_same, build, read
 from tests.unionfs.hammering import RECORD, CutOff, Hammer
 from tests.unionfs.test_random_sequence import Choice, check_remount
-from tests.unionfs.test_session import ended, wait_until
+from tests.unionfs.waiting import ended, wait_until
 from unionfs.linux import consts, mounts
 from unionfs.transport import info
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounting import Union, server_of, unionfs
-from tests.unionfs.test_session import ended
+from tests.unionfs.waiting import ended
 from unionfs.linux import consts, mounts
 from unionfs.transport import control, device, info, serving
 from unionfs.union import mark
