@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping
 
 from tests.trees import Found, diff, read
-from tests.unionfs.test_random_sequence import RACES, Choice, Doing, Operation, Side, describe
+from tests.unionfs.operations import RACES, Choice, Doing, Operation, Side, describe
 
 GONE = ("ENOTCONN", "ECONNABORTED")
 SEED = 1000 * int(os.environ.get("HAMMER_SEED", "1"))

@@ -24,7 +24,7 @@ from tests.children import Child, in_child
 from tests.mounting import Union, server_of, unionfs
 from tests.trees import File, HardLink, assert_same, build, read
 from tests.unionfs.hammering import RECORD, CutOff, Hammer
-from tests.unionfs.test_random_sequence import Choice, check_remount
+from tests.unionfs.operations import Choice, check_remount
 from tests.unionfs.waiting import ended, wait_until
 from unionfs.linux import consts, mounts
 from unionfs.transport import info
