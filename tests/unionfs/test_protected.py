@@ -16,7 +16,7 @@ from tests.contracts.posix.acl import ACCESS, HANDED_DOWN
 from tests.contracts.posix.case import fails, put
 from tests.mounting import Union
 from tests.trees import Dir, Entry, HardLink, build
-from tests.unionfs.test_inode_flags import change, settable
+from tests.unionfs.branch_flags import change, settable
 from unionfs.linux import consts, files, mounts
 from unionfs.linux.consts import FS_APPEND_FL, FS_IMMUTABLE_FL
 
