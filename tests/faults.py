@@ -54,8 +54,11 @@ class Server:
         self.pid = os.fork()
         if self.pid == 0:
             # Without its companion the direct transport makes the same calls each time.
-            serve = {"direct": functools.partial(direct.serve, spin_us=0), "pyfuse3": session.serve}[transport]
-            _serve(serve, lower, upper, path, log, writer)
+            serves: dict[str, Callable[..., None]] = {
+                "direct": functools.partial(direct.serve, spin_us=0),
+                "pyfuse3": session.serve,
+            }
+            _serve(serves[transport], lower, upper, path, log, writer)
         os.close(writer)
         with open(reader, "rb") as ready:
             answer = ready.read(1)

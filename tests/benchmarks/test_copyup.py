@@ -31,7 +31,9 @@ def test_first_change(stack: Stack, driver: Driver, change: str, size: str, benc
         paths = [os.path.join(tree.path, name) for name in copyup.names(change, size)]
         before = [os.stat(path) for path in paths]
         fresh = iter(paths)
-        benchmark.pedantic(copyup.CHANGES[change], setup=lambda: ((next(fresh),), {}), rounds=len(paths))
+        benchmark.pedantic(  # type: ignore[no-untyped-call]
+            copyup.CHANGES[change], setup=lambda: ((next(fresh),), {}), rounds=len(paths)
+        )
         for path, was in zip(paths[: len(paths) - len(list(fresh))], before, strict=False):
             now = os.stat(path)
             assert (now.st_size, now.st_ino) == (was.st_size, was.st_ino)

@@ -34,7 +34,9 @@ def tree(stack: Stack, driver: Driver, request: pytest.FixtureRequest, benchmark
 
 def each_once(benchmark: BenchmarkFixture, operation: object, paths: list[str]) -> None:
     fresh = iter(paths)
-    benchmark.pedantic(operation, setup=lambda: ((next(fresh),), {}), rounds=len(paths))
+    benchmark.pedantic(  # type: ignore[no-untyped-call]
+        operation, setup=lambda: ((next(fresh),), {}), rounds=len(paths)
+    )
 
 
 def test_hit(tree: Tree, benchmark: BenchmarkFixture) -> None:
@@ -46,7 +48,9 @@ def test_miss(tree: Tree, benchmark: BenchmarkFixture) -> None:
 
 
 def test_walk(tree: Tree, benchmark: BenchmarkFixture) -> None:
-    entries = benchmark.pedantic(lookup.walk, args=(os.path.join(tree.path, "walk"),), setup=tree.remount, rounds=5)
+    entries = benchmark.pedantic(  # type: ignore[no-untyped-call]
+        lookup.walk, args=(os.path.join(tree.path, "walk"),), setup=tree.remount, rounds=5
+    )
     assert entries == lookup.DIRECTORIES * (lookup.FILES + 1)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import copyup, memory, metadata, pagecache, targets, throughput, walk, workloads
+from benchmarks import copyup, lookup, memory, metadata, pagecache, targets, throughput, walk, workloads
 from benchmarks.__main__ import ON_UNIONS
 from benchmarks.unions import Union, lower_directory
 
@@ -98,7 +98,7 @@ def test_data_goes_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize("per_directory", walk.PER_DIRECTORY)
 def test_a_tree_has_its_files(tmp_path: Path, per_directory: int) -> None:
     walk.fill(str(tmp_path), 200, per_directory)
-    assert walk.walk(str(tmp_path)) == 200 + 200 // per_directory
+    assert lookup.walk(str(tmp_path)) == 200 + 200 // per_directory
     assert {len(os.listdir(below)) for below in tmp_path.iterdir()} == {per_directory}
 
 

@@ -30,10 +30,10 @@ from drivers.api import Kind, Snapshotter
 from drivers.diff import apply
 from drivers.graph.snapshotter import GraphSnapshotter
 from tests import trees
+from tests.children import in_child
 from tests.contracts.snapshotter.words import Words
-from tests.drivers.children import in_child
-from tests.drivers.steps import PACKAGE, before_each_step
 from tests.mounting import mounted
+from tests.steps import PACKAGE, before_each_step
 from unionfs.linux.mounts import mountinfo
 
 TREE: trees.Tree = {"f": "content", "dir": {"g": trees.File("x" * 5000, mode=0o600)}, "link": trees.Symlink(target="f")}

@@ -16,7 +16,7 @@ from drivers import catalog
 from drivers.api import Mount
 from drivers.catalog import NAMES, open_driver, options_of, probe
 from drivers.errors import Unavailable
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.mounting import mounted
 
 

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping
 
 from tests.trees import Found, diff, read
-from tests.unionfs.test_random_sequence import RACES, Choice, Doing, Operation, Side, describe
+from tests.unionfs.operations import RACES, Choice, Doing, Operation, Side, describe
 
 GONE = ("ENOTCONN", "ECONNABORTED")
 SEED = 1000 * int(os.environ.get("HAMMER_SEED", "1"))
@@ -44,9 +44,9 @@ class Hammering(Doing):
             return size
 
     @staticmethod
-    def fsync(side: Side, path: str) -> object:
+    def fsync(side: Side, path: str) -> None:
         with _opened(side.path(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
-            return os.fsync(fd)
+            os.fsync(fd)
 
     @staticmethod
     def unlink_open(side: Side, path: str, byte: int, size: int) -> object:

@@ -15,7 +15,7 @@ import pytest
 from drivers.api import Mount
 from tests.mounting import Union, mounted
 from tests.trees import ACL_XATTRS, assert_same, build, read
-from tests.unionfs.test_random_sequence import SEEDS, Choice, Side, apply
+from tests.unionfs.operations import SEEDS, Choice, Side, apply
 
 pytestmark = pytest.mark.needs("fuse", "overlay", "user-xattr", "trusted-xattr")
 

@@ -280,7 +280,7 @@ def test_only_root_is_handed_a_mount(nobodys: Path) -> None:
     ours, theirs = socket.socketpair()
     words = [*AS_NOBODY, *UNIONFS, "mount", "low:up", "--hand-over", "0"]
     with ours, theirs:
-        done = subprocess.run(words, stdin=theirs, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(words, stdin=theirs.fileno(), capture_output=True, text=True, timeout=60, check=False)
     said = "unionfs: detached mount: only root can have a mount that is attached nowhere\n"
     assert (done.returncode, done.stderr) == (1, said)
 

@@ -7,6 +7,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,7 @@ def in_union(home: str, act: Callable[[UnionFs], object], groups: tuple[int, ...
     """What `act` returns of the user's union of `low` and `up`."""
 
     def served() -> object:
-        with union(home) as fs:
+        with union(Path(home)) as fs:
             said = act(fs)
             fs.check_invariants()
             return said

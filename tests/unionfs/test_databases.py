@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.mounting import Union, kill_server
 
 pytestmark = pytest.mark.needs("fuse", "trusted-xattr")

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers.children import Child, in_child
+from tests.children import Child, in_child
 from tests.mounting import Union, server_of, unionfs
 from tests.trees import File, HardLink, assert_same, build, read
 from tests.unionfs.hammering import RECORD, CutOff, Hammer
-from tests.unionfs.test_random_sequence import Choice, check_remount
-from tests.unionfs.test_session import ended, wait_until
+from tests.unionfs.operations import Choice, check_remount
+from tests.unionfs.waiting import ended, wait_until
 from unionfs.linux import consts, mounts
 from unionfs.transport import info
 

@@ -18,10 +18,10 @@ import pytest
 
 from runtime.oci.cgroups import Cgroup, hierarchies
 from runtime.oci.resources import NONE
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.mounting import Union, server_of, unionfs
 from tests.trees import assert_same, build, read
-from tests.unionfs.test_session import wait_until
+from tests.unionfs.waiting import wait_until
 from unionfs.linux import consts, mounts
 from unionfs.transport import info
 

@@ -108,8 +108,8 @@ def merged(
         for path, tree in zip(paths[DEPTH - len(branches) :], branches, strict=True):
             build(f"{path}/{name}", tree)
     before = [read(path) for path in paths[:-1]]
-    branches = [f"{path}=ro" for path in paths] if request.param == "read-only" else paths
-    union = Union(home, branches, transport=transport).mount()
+    specs = [f"{path}=ro" for path in paths] if request.param == "read-only" else paths
+    union = Union(home, specs, transport=transport).mount()
     try:
         yield union.path
     finally:
@@ -155,11 +155,14 @@ def test_reserved_names_are_refused(mount_union: Callable[..., Union], tmp_path:
     union = mount_union("low", "up")
     for directory in ("", "d/"):
         path = f"{union.path}/{directory}{name}"
-        for make in (lambda p=path: put(p, b""), lambda p=path: os.mkdir(p), lambda p=path: os.symlink("x", p),
-                     lambda p=path: os.mkfifo(p), lambda p=path: os.link(f"{union.path}/f", p),
-                     lambda p=path: os.rename(f"{union.path}/f", p), lambda p=path: os.rename(f"{union.path}/e", p)):
+        makes: list[Callable[[str], object]] = [
+            lambda p: put(p, b""), os.mkdir, lambda p: os.symlink("x", p), os.mkfifo,
+            lambda p: os.link(f"{union.path}/f", p), lambda p: os.rename(f"{union.path}/f", p),
+            lambda p: os.rename(f"{union.path}/e", p),
+        ]  # fmt: skip
+        for make in makes:
             with fails(errno.EPERM):
-                make()
+                make(path)
         for find in (os.stat, os.unlink, os.rmdir, os.listdir, os.readlink):
             try:
                 find(path)
@@ -228,10 +231,21 @@ change("rename onto a whiteout", {".wh.f": ""}, {"f": "low", "g": None}, {"f": "
     lambda m: os.rename(f"{m}/g", f"{m}/f"))
 change("rename an upper directory onto a whiteout", {".wh.d": "", "n": {"q": "up"}}, {"n": None, "d": {"q": "up"}},
        {"d": {OPAQUE: WH, "q": "up"}})(lambda m: os.rename(f"{m}/n", f"{m}/d"))
-change("a file in place of a directory", {}, {"e": "new"}, {"e": "new"})(
-    lambda m: (shutil.rmtree(f"{m}/e"), put(f"{m}/e", b"new")))
-change("a directory in place of a file", {}, {"f": {"in": "new"}}, {"f": {"in": "new"}})(
-    lambda m: (os.unlink(f"{m}/f"), os.mkdir(f"{m}/f"), put(f"{m}/f/in", b"new")))
+
+
+@change("a file in place of a directory", {}, {"e": "new"}, {"e": "new"})
+def _(m: str) -> None:
+    shutil.rmtree(f"{m}/e")
+    put(f"{m}/e", b"new")
+
+
+@change("a directory in place of a file", {}, {"f": {"in": "new"}}, {"f": {"in": "new"}})
+def _(m: str) -> None:
+    os.unlink(f"{m}/f")
+    os.mkdir(f"{m}/f")
+    put(f"{m}/f/in", b"new")
+
+
 change("read everything changes nothing", {}, {}, {})(lambda m: read(m))
 
 
@@ -337,11 +351,14 @@ def test_a_read_only_union_refuses_every_change(mount_union: Callable[..., Union
     build(str(tmp_path / "up"), {"n": "up"})
     before = read(str(tmp_path / "low")), read(str(tmp_path / "up"))
     m = mount_union("low=ro", "up=ro").path
-    for attempt in (lambda: put(f"{m}/new", b""), lambda: put(f"{m}/f", b""), lambda: os.mkdir(f"{m}/new"),
-                    lambda: os.unlink(f"{m}/n"), lambda: os.rmdir(f"{m}/e"), lambda: os.rename(f"{m}/f", f"{m}/g"),
-                    lambda: os.chmod(f"{m}/f", 0o600), lambda: os.link(f"{m}/f", f"{m}/new"),
-                    lambda: os.symlink("x", f"{m}/new"), lambda: os.setxattr(f"{m}/f", "user.a", b""),
-                    lambda: os.utime(f"{m}/f"), lambda: os.truncate(f"{m}/f", 0), lambda: os.chown(f"{m}/f", 1, 1)):
+    attempts: list[Callable[[], object]] = [
+        lambda: put(f"{m}/new", b""), lambda: put(f"{m}/f", b""), lambda: os.mkdir(f"{m}/new"),
+        lambda: os.unlink(f"{m}/n"), lambda: os.rmdir(f"{m}/e"), lambda: os.rename(f"{m}/f", f"{m}/g"),
+        lambda: os.chmod(f"{m}/f", 0o600), lambda: os.link(f"{m}/f", f"{m}/new"),
+        lambda: os.symlink("x", f"{m}/new"), lambda: os.setxattr(f"{m}/f", "user.a", b""),
+        lambda: os.utime(f"{m}/f"), lambda: os.truncate(f"{m}/f", 0), lambda: os.chown(f"{m}/f", 1, 1),
+    ]  # fmt: skip
+    for attempt in attempts:
         with fails(errno.EROFS):
             attempt()
     assert content(f"{m}/f") == b"low"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounting import Union, server_of, unionfs
-from tests.unionfs.test_session import ended
+from tests.unionfs.waiting import ended
 from unionfs.linux import consts, mounts
 from unionfs.transport import control, device, info, serving
 from unionfs.union import mark
@@ -56,7 +56,7 @@ def mounted_as(freed: str, mount_union: Callable[..., Union], probes: Path) -> U
         for _ in range(500):
             mounts.mount("probe", str(probes), "tmpfs")
             taken += 1
-            point = mounts.mount_of(probes)
+            point = mounts.mount_of(str(probes))
             assert point is not None
             if int(point.device.split(":")[1]) < int(freed.split(":")[1]):
                 continue

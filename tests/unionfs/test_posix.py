@@ -4,10 +4,12 @@ each case's starting tree lies and in the transport."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 
@@ -24,25 +26,43 @@ UNIONS = {f"{setting}-{transport}": (setting, f"transport={transport}")
           for transport in TRANSPORTS for setting in SETTINGS}
 UNIONS |= {f"{setting}-posix": (setting, "transport=direct,posix") for setting in ("lower-only", "merged")}
 
+OLD_DATA = "assert b'old data' == b'new data'"
+
+
+class Differs(NamedTuple):
+    """How a case fails: the errno of its OSError, or the first line of its AssertionError; and why."""
+
+    failure: int | str
+    why: str
+
+
 # What kernel overlayfs, with redirect_dir, index and all names in its lower layer, does otherwise.
 # See Documentation/filesystems/overlayfs.rst, "Non-standard behavior" and "Renaming directories".
 OVERLAYFS_DIFFERS = {
-    "a_read_only_map_sees_writes": "a map of the lower file is not moved to its copy",
-    "read_after_unlink": "a descriptor of an unlinked lower file shows the lower link count",
-    "link_counts_of_directories": "a descriptor of a removed lower directory shows the lower link count",
-    "rename_over_a_file": "a descriptor of a replaced lower file shows the lower link count",
-    "open_again_through_proc": "an unlinked lower file cannot be copied up",
+    "a_read_only_map_sees_writes": Differs(OLD_DATA, "a map of the lower file is not moved to its copy"),
+    "read_after_unlink": Differs(
+        "assert 1 == 0", "a descriptor of an unlinked lower file shows the lower link count"),
+    "link_counts_of_directories": Differs(
+        "assert 2 == 0", "a descriptor of a removed lower directory shows the lower link count"),
+    "rename_over_a_file": Differs(
+        "assert 1 == 0", "a descriptor of a replaced lower file shows the lower link count"),
+    "open_again_through_proc": Differs(errno.EEXIST, "an unlinked lower file cannot be copied up"),
 }
 
 # What the direct transport does otherwise where the kernel reads lower files by itself (unionfs/serve/passthrough.py),
-# unless it is mounted with `posix`. Who opened a file before its copy-up has opened the lower file.
+# unless it is mounted with `posix`. Whoever opened a file before its copy-up has opened the lower file.
 DIRECT_DIFFERS = {
-    "a_read_only_map_sees_writes": "a map of the lower file is not moved to its copy",
-    "a_read_only_descriptor_sees_writes": "an open lower file is not moved to its copy",
-    "written_before_unlink_read_by_another_descriptor": "an open lower file is not moved to its copy",
-    "open_again_through_proc": "a file that is open for reading and unlinked cannot be looked up again to write to it",
-    "a_lock_outlives_a_write": "locks are on the kernel's inode, and the copy's is another",
+    "a_read_only_map_sees_writes": Differs(OLD_DATA, "a map of the lower file is not moved to its copy"),
+    "a_read_only_descriptor_sees_writes": Differs(OLD_DATA, "an open lower file is not moved to its copy"),
+    "written_before_unlink_read_by_another_descriptor": Differs(
+        "assert b'whole' == b'Whole!'", "an open lower file is not moved to its copy"),
+    "open_again_through_proc": Differs(
+        errno.ESTALE, "a file that is open for reading and unlinked cannot be looked up again to write to it"),
+    "a_lock_outlives_a_write": Differs(
+        "assert False is True", "locks are on the kernel's inode, and the copy's is another"),
 }
+
+DIFFERS = {"overlayfs": OVERLAYFS_DIFFERS, "lower-only-direct": DIRECT_DIFFERS}
 
 
 @pytest.fixture(scope="module", params=["plain", "overlayfs", *UNIONS])
@@ -154,14 +174,23 @@ def test_posix(subject: tuple[str, str], name: str) -> None:
     for capability in case.needs:
         if reason := missing(capability):
             pytest.skip(reason)
-    try:
+    differs = DIFFERS.get(kind, {}).get(name)
+    if differs is None:
         case.run(os.path.join(directory, name))
-    except (AssertionError, OSError) as error:
-        if kind == "overlayfs" and name in OVERLAYFS_DIFFERS:
-            pytest.xfail(f"{OVERLAYFS_DIFFERS[name]} ({error})".splitlines()[0])
-        if kind == "lower-only-direct" and name in DIRECT_DIFFERS:
-            pytest.xfail(f"{DIRECT_DIFFERS[name]} ({error})".splitlines()[0])
-        raise
+        return
+    with pytest.raises((AssertionError, OSError)) as failed:
+        case.run(os.path.join(directory, name))
+    assert how(failed.value) == differs.failure
+    pytest.xfail(differs.why)
+
+
+def how(error: BaseException) -> int | str | None:
+    return error.errno if isinstance(error, OSError) else str(error).splitlines()[0]
+
+
+def test_every_difference_is_of_a_case() -> None:
+    for differences in DIFFERS.values():
+        assert differences.keys() <= CASES.keys()
 
 
 def test_splitting_loses_nothing() -> None:

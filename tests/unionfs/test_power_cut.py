@@ -107,7 +107,7 @@ def test_each_change_is_whole_or_was_not_made(
 
 
 def _pictures(disk: Disk, subject: Subject, world: RandomWorld, home: Path) -> list[tuple[Path, History, list[str]]]:
-    pictures = []
+    pictures: list[tuple[Path, History, list[str]]] = []
     umask = os.umask(0)
     try:
         with disk.mounted() as path:

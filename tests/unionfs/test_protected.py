@@ -16,7 +16,7 @@ from tests.contracts.posix.acl import ACCESS, HANDED_DOWN
 from tests.contracts.posix.case import fails, put
 from tests.mounting import Union
 from tests.trees import Dir, Entry, HardLink, build
-from tests.unionfs.test_inode_flags import change, settable
+from tests.unionfs.branch_flags import change, settable
 from unionfs.linux import consts, files, mounts
 from unionfs.linux.consts import FS_APPEND_FL, FS_IMMUTABLE_FL
 
@@ -44,6 +44,22 @@ def opened(path: str, flags: int, act: Callable[[int], object] = lambda fd: None
 
 def renamed(old: str, new: str, flags: int) -> None:
     files.renameat2(consts.AT_FDCWD, os.fsencode(old), consts.AT_FDCWD, os.fsencode(new), flags)
+
+
+def write_then_create(top: str) -> None:
+    put(f"{top}/dir/f", b"W", 0)
+    put(f"{top}/dir/new", b"new")
+
+
+def write_then_unlink(top: str) -> None:
+    put(f"{top}/dir/f", b"W", 0)
+    os.unlink(f"{top}/dir/f")
+
+
+def rename_then_write(top: str) -> None:
+    os.rename(f"{top}/parent", f"{top}/new")
+    put(f"{top}/new/f", b"W")
+    put(f"{top}/new/file", b"W")
 
 
 CHANGES: Mapping[str, Callable[[str], object]] = {
@@ -74,8 +90,8 @@ CHANGES: Mapping[str, Callable[[str], object]] = {
     "chmod below": lambda top: os.chmod(f"{top}/dir/sub", 0o700),
     "create in it": lambda top: put(f"{top}/dir/new", b"new"),
     "create deeper": lambda top: put(f"{top}/dir/sub/new", b"new"),
-    "write, then create": lambda top: (put(f"{top}/dir/f", b"W", 0), put(f"{top}/dir/new", b"new")),
-    "write, then unlink": lambda top: (put(f"{top}/dir/f", b"W", 0), os.unlink(f"{top}/dir/f")),
+    "write, then create": write_then_create,
+    "write, then unlink": write_then_unlink,
     "mkdir in it": lambda top: os.mkdir(f"{top}/dir/new"),
     "symlink in it": lambda top: os.symlink("x", f"{top}/dir/new"),
     "mkfifo in it": lambda top: os.mkfifo(f"{top}/dir/new"),
@@ -92,9 +108,7 @@ CHANGES: Mapping[str, Callable[[str], object]] = {
     "chmod of the directory": lambda top: os.chmod(f"{top}/dir", 0o700),
     "setxattr of the directory": lambda top: os.setxattr(f"{top}/dir", "trusted.x", b"1"),
     "rename what it is in": lambda top: os.rename(f"{top}/parent", f"{top}/new"),
-    "rename what it is in, then write": lambda top: (
-        os.rename(f"{top}/parent", f"{top}/new"), put(f"{top}/new/f", b"W"), put(f"{top}/new/file", b"W"),
-    ),
+    "rename what it is in, then write": rename_then_write,
 }  # fmt: skip
 
 Outcome = tuple[str, list[str]]

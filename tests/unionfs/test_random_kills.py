@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults import Server, Trace
 from tests.trees import build, diff, read
-from tests.unionfs.test_random_sequence import Choice, Operation, Side, add_hard_links, apply
+from tests.unionfs.operations import Choice, Operation, Side, add_hard_links, apply
 
 pytestmark = [pytest.mark.needs("fuse", "ptrace", "user-xattr", "trusted-xattr")]
 

@@ -20,7 +20,7 @@ import pytest
 
 from tests.contracts.posix.case import fails
 from tests.mounting import Union, server_of, unionfs
-from tests.unionfs.test_session import ended, wait_until
+from tests.unionfs.waiting import ended, wait_until
 from unionfs.linux import mounts
 from unionfs.transport import control, direct, info, serving
 

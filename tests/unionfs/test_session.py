@@ -10,43 +10,23 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mounting import Union, server_of, unionfs
+from tests.unionfs.waiting import PATIENCE_MS, ended, wait_until, wait_until_unmounted
 from unionfs.linux import consts, mounts
 from unionfs.transport import control, device, unmount
 
 pytestmark = pytest.mark.needs("fuse")
-
-PATIENCE_MS = 60_000
 
 
 def identity(union: Union) -> str:
     point = mounts.mount_of(union.path)
     assert point is not None
     return device.identity_of(point) or ""
-
-
-def ended(server: control.Server, within_ms: int = PATIENCE_MS) -> bool:
-    poll = select.poll()
-    poll.register(server.pidfd, select.POLLIN)
-    return bool(poll.poll(within_ms))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """For what no event tells of: that one mount has gone, that a line is in a log."""
-    deadline = time.monotonic() + PATIENCE_MS / 1000
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def wait_until_unmounted(union: Union) -> None:
-    wait_until(lambda: not union.mounted)
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers.children import Child, in_child
+from tests.children import Child, in_child
 from tests.mounting import Union, server_of
-from tests.unionfs.test_session import ended, wait_until, wait_until_unmounted
+from tests.unionfs.waiting import ended, wait_until, wait_until_unmounted
 from unionfs.linux import consts, mounts
 from unionfs.serve.pyfuse import _SYNCS_AT_ONCE
 from unionfs.transport import info

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounting import Union, server_of
-from tests.unionfs.test_session import ended, wait_until, wait_until_unmounted
+from tests.unionfs.waiting import ended, wait_until, wait_until_unmounted
 from unionfs.linux import consts, mounts
 from unionfs.transport import control
 

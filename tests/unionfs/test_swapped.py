@@ -32,7 +32,7 @@ pytestmark = pytest.mark.needs("root", "trusted-xattr")
 SECRET = b"of somebody else"
 
 
-def swap(path: Path, make: Callable[[Path], None]) -> None:
+def swap(path: Path, make: Callable[[Path], object]) -> None:
     """Put what `make` makes in place of `path`, under whose eyes it may be."""
     other = path.parent / "other"
     make(other)
@@ -50,7 +50,7 @@ def make_socket(path: Path) -> None:
         bound.bind(str(path))
 
 
-INTRUDERS: dict[str, Callable[[Path], None]] = {
+INTRUDERS: dict[str, Callable[[Path], object]] = {
     "a file": make_file,
     "a fifo": lambda path: os.mkfifo(path),
     "a socket": make_socket,
@@ -222,12 +222,12 @@ def test_a_directory_that_becomes_a_link_is_not_followed_to_its_marker(
     access = os.access
 
     def watch(path: bytes, mode: int, **named: bool) -> bool:
-        found = access(path, mode, **named)  # type: ignore[arg-type]
+        found = access(path, mode, **named)
         asked.append(found)
         return found
 
     stat_ = os.stat
-    swapped = []
+    swapped: list[bool] = []
 
     def stat_and_swap(path: bytes, **named: object) -> os.stat_result:
         entry = stat_(path, **named)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults import Server
 from tests.mounting import TRANSPORTS
-from tests.unionfs.test_session import wait_until
+from tests.unionfs.waiting import wait_until
 from unionfs.linux import consts, mounts
 from unionfs.transport import serving
 

@@ -13,7 +13,7 @@ NEEDS = ("root", *(f"program:{name}" for name in ("qemu-system-x86_64", "cpio", 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     names = [
-        item.callspec.params["name"] for item in session.items
+        str(item.callspec.params["name"]) for item in session.items
         if isinstance(item, pytest.Function) and item.originalname == "test_in_a_guest"
     ]  # fmt: skip
     if names and not session.config.option.collectonly and not any(missing(need) for need in NEEDS):

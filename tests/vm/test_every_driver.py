@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from drivers.catalog import NAMES, probe
-from tests.drivers.zfs.pools import OPTIONS as ZFS_OPTIONS
 from tests.drivers.zfs.pools import pool  # noqa: F401  (a fixture that is used by being there)
 from tests.runtime.conftest import IMAGE, Runtime, deadline, installation, rootfs, rootfs_tar  # noqa: F401
 from tests.runtime.registry.conftest import Registry, docker_registry, registry  # noqa: F401
-
-OPTIONS: dict[str, Mapping[str, str]] = {
-    "btrfs": {"btrfs.loopsize": "512M"},
-    "devicemapper": {"dm.loopdatasize": "600M", "dm.loopmetadatasize": "4M", "dm.basesize": "96M"},
-    "zfs": ZFS_OPTIONS,
-}
+from tests.vm.small import OPTIONS
 
 
 @pytest.fixture(scope="module")

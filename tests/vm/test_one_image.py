@@ -4,6 +4,7 @@ differences, and the same layer committed of them. In a guest with zfs that is a
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +16,7 @@ from tests.drivers.zfs.pools import pool  # noqa: F401  (a fixture that is used 
 from tests.runtime.conftest import IMAGE, Runtime, deadline, installation, rootfs, rootfs_tar  # noqa: F401
 from tests.runtime.containers import layers
 from tests.runtime.registry.conftest import Registry, docker_registry, registry  # noqa: F401
-from tests.runtime.registry.test_tools import skopeo
-from tests.vm.test_every_driver import OPTIONS
+from tests.vm.small import OPTIONS
 
 pytestmark = pytest.mark.needs("root", "program:skopeo")
 
@@ -58,7 +58,9 @@ def image(installation: Runtime, registry: Registry, tmp_path_factory: pytest.Te
     runtime("save", "-o", archive, "one-image")
     runtime("rmi", "one-image")
     name = f"{registry.host}/one/image:1"
-    skopeo("copy", "--dest-tls-verify=false", f"docker-archive:{archive}", f"docker://{name}")
+    copy = ["skopeo", "copy", "--dest-tls-verify=false", f"docker-archive:{archive}", f"docker://{name}"]
+    done = subprocess.run(copy, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
     return name
 
 

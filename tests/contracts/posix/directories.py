@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import threading
+from collections.abc import Callable
 
 from tests.contracts.posix.case import case, content, fails, in_child, opened, put
 from tests.trees import Dir, File, Special, Symlink
@@ -164,7 +165,7 @@ def seek_in_a_directory(root: str) -> None:
 def directory_times(root: str) -> None:
     """Every change of the entries updates mtime, and a change of a file's data does not."""
     path = f"{root}/dir"
-    changes = {
+    changes: dict[str, Callable[[], object]] = {
         "create": lambda: put(f"{path}/n", b""),
         "mkdir": lambda: os.mkdir(f"{path}/d"),
         "symlink": lambda: os.symlink("x", f"{path}/s"),

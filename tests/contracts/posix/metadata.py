@@ -115,7 +115,11 @@ def what_changes_the_time_of_change(root: str) -> None:
                 pass_a_tick(before)
                 change(f"{root}/{name}")
                 assert os.fstat(fd).st_ctime_ns > before, f"{what} of {name}"
-    for act in (lambda: os.link(f"{root}/one", f"{root}/new2"), lambda: os.unlink(f"{root}/two")):
+    acts: list[Callable[[], object]] = [
+        lambda: os.link(f"{root}/one", f"{root}/new2"),
+        lambda: os.unlink(f"{root}/two"),
+    ]
+    for act in acts:
         before = os.stat(f"{root}/one").st_ctime_ns
         pass_a_tick(before)
         act()

@@ -6,10 +6,10 @@ import errno
 import os
 
 from tests.contracts.posix.case import case, content, fails, opened, put
-from tests.trees import Dir, File, HardLink, Special, Symlink
+from tests.trees import Dir, File, HardLink, Special, Symlink, Tree
 from unionfs.linux import consts, files
 
-TREE = {"file": "f", "other": "o", "empty": {}, "full": {"inside": "i", "sub": {"deep": "d"}}, "full2": {"x": ""}}
+TREE: Tree = {"file": "f", "other": "o", "empty": {}, "full": {"inside": "i", "sub": {"deep": "d"}}, "full2": {"x": ""}}
 
 
 def rename2(old: str, new: str, flags: int) -> None:

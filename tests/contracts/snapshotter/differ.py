@@ -26,8 +26,8 @@ from drivers.diff.snapshots import compared, tree
 from drivers.diff.walk import differences
 from drivers.mounts.tree import private
 from tests import trees
+from tests.children import in_child
 from tests.contracts.snapshotter.words import Words
-from tests.drivers.children import in_child
 from tests.mounting import mounted, seen
 from tests.trees import Dir, File, Special, Symlink
 from unionfs.linux import consts, files, mounts

@@ -10,8 +10,8 @@ from pathlib import Path
 from drivers.api import Snapshotter
 from drivers.errors import AlreadyExists
 from tests import trees
+from tests.children import in_child
 from tests.contracts.snapshotter.words import Words
-from tests.drivers.children import in_child
 from tests.mounting import mounted
 
 

@@ -15,9 +15,9 @@ from drivers.btrfs import subvolumes
 from drivers.disk.trees import DIRECTORY
 from drivers.errors import Unavailable
 from tests import trees
+from tests.children import in_child
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.drivers.btrfs.looking import MIB, all_subvolumes, groups_of, layer, make_subvolume, on, opened
-from tests.drivers.children import in_child
 from tests.drivers.crashing import CrashContract
 from tests.mounting import mounted
 from tests.trees import Dir, File

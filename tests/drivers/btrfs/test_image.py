@@ -20,8 +20,8 @@ from drivers.disk import loop
 from drivers.errors import DriverError, Unavailable
 from drivers.graph.directories import DirectorySnapshotter
 from tests import trees
+from tests.children import in_child
 from tests.drivers.btrfs.looking import GIB, MIB, devices, layer, on, opened, size_of
-from tests.drivers.children import in_child
 from tests.mounting import mounted
 from unionfs.linux import consts, mounts, processes
 

@@ -18,7 +18,7 @@ from drivers.disk import loop
 from drivers.errors import InUse, Unavailable
 from drivers.mounts.attached import unmount_all
 from tests import trees
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.drivers.devicemapper.roots import MIB, Opener, digests, empty, mount, ours, pool_on_files, soon, thin, write
 from tests.mounting import mounted
 from unionfs.linux import consts, mounts, processes

@@ -30,7 +30,7 @@ from drivers.mounts.tree import open_tree, private
 from drivers.mounts.union import branches
 from tests import trees
 from tests.capabilities import missing
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.mounting import mounted, seen
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from drivers.disk import durable
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.stepping import CALLS, before_each_change
 from unionfs.linux import mounts
 

@@ -15,7 +15,7 @@ import pytest
 from drivers.disk import locks
 from drivers.disk.locks import holder, lock, locked
 from drivers.errors import TimedOut
-from tests.drivers.children import Child, in_child
+from tests.children import Child, in_child
 
 
 @contextmanager

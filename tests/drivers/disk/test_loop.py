@@ -15,7 +15,7 @@ import pytest
 
 from drivers.disk import loop
 from drivers.disk.loop import attach, attached, detach, find, set_autoclear, set_capacity
-from tests.drivers.children import in_child
+from tests.children import in_child
 from unionfs.linux import consts, mounts
 
 pytestmark = pytest.mark.needs("loop")

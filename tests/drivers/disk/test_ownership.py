@@ -16,7 +16,7 @@ from drivers.disk import ownership
 from drivers.errors import Unavailable
 from drivers.mounts.attached import mount_all, unmount_all
 from tests import trees
-from tests.drivers.children import in_child
+from tests.children import in_child
 from unionfs.linux import consts, processes
 
 pytestmark = pytest.mark.needs("root", "tmpfs")

@@ -19,10 +19,10 @@ from drivers.disk.trees import DIRECTORY
 from drivers.errors import NotSupported
 from drivers.graph.directories import DirectorySnapshotter
 from tests import trees
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.drivers.disk.limited import MAKERS, MIB, disk
-from tests.drivers.steps import before_each_step
 from tests.mounting import mounted
+from tests.steps import before_each_step
 from unionfs.linux import consts, quotactl
 
 pytestmark = pytest.mark.needs("loop")

@@ -15,8 +15,8 @@ from drivers.api import Kind, Mount, Snapshotter
 from drivers.catalog import open_driver
 from tests import trees
 from tests.drivers.crashing import CrashContract
-from tests.drivers.steps import before_each_step
 from tests.mounting import mounted
+from tests.steps import before_each_step
 
 pytestmark = pytest.mark.needs("tmpfs")
 

@@ -16,7 +16,7 @@ from drivers.api import Mount
 from drivers.catalog import open_driver, probe
 from drivers.disk import loop, reserve
 from drivers.graph.directories import DirectorySnapshotter
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.mounting import mounted
 
 pytestmark = pytest.mark.needs("loop", "tmpfs")

@@ -14,7 +14,7 @@ from drivers.api import Mount
 from drivers.graph.layout import Layout
 from drivers.mounts.attached import mount_all, unmount_all
 from tests import trees
-from tests.drivers.children import in_child
+from tests.children import in_child
 
 
 @pytest.fixture

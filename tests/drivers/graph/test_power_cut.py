@@ -16,8 +16,8 @@ from drivers.api import Kind
 from drivers.catalog import open_driver
 from drivers.graph.directories import DirectorySnapshotter
 from tests import trees
-from tests.drivers.steps import before_each_step
 from tests.mounting import mounted
+from tests.steps import before_each_step
 
 pytestmark = pytest.mark.needs("loop", "program:mkfs.ext4")
 

@@ -14,7 +14,7 @@ from drivers.catalog import open_driver, probe
 from drivers.errors import AlreadyExists, DriverError, InUse, NotFound, TimedOut
 from drivers.graph.directories import DirectorySnapshotter
 from tests import trees
-from tests.drivers.steps import before_each_step
+from tests.steps import before_each_step
 
 pytestmark = pytest.mark.needs("tmpfs")
 

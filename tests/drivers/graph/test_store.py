@@ -22,7 +22,7 @@ from drivers.graph import store as metadata
 from drivers.graph.store import Store
 from drivers.graph.transaction import Record, Transaction
 from tests import trees
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.mounting import mounted
 
 # What a driver of thin devices would keep: which number is whose, and how far its making has come.

@@ -28,7 +28,7 @@ from drivers.mounts.union import branches
 from drivers.overlay2 import overlay
 from tests import trees
 from tests.capabilities import missing
-from tests.drivers.children import Child, in_child
+from tests.children import Child, in_child
 from tests.leaks import processes
 from tests.mounting import mounted, seen
 from unionfs.linux import consts, libc

@@ -28,9 +28,9 @@ from drivers.zfs import driver as zfs_driver
 from drivers.zfs.command import missing, zfs
 from drivers.zfs.driver import Driver
 from tests import trees
+from tests.children import in_child
 from tests.contracts.snapshotter import SnapshotterContract
 from tests.contracts.snapshotter.words import FULL
-from tests.drivers.children import in_child
 from tests.drivers.zfs.pools import OPTIONS, POOL, pool  # noqa: F401  (a fixture that is used by being there)
 from tests.mounting import mounted
 from unionfs.linux import consts, libc, mounts

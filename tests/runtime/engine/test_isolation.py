@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from drivers.disk.loop import attached
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, links
 from tests.runtime.containers import LOOP, start
 from unionfs.linux import consts, files, mounts

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.leaks import processes
 from tests.runtime.conftest import PATIENCE, Runtime, wait_until
 from tests.runtime.containers import LOOP, start

@@ -18,7 +18,7 @@ import pytest
 
 from drivers.catalog import open_driver
 from drivers.graph.layout import IDENTITY
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.pictures import Disk, mounted, store
 from tests.runtime.conftest import IMAGE
 from tests.stepping import CALLS, before_each_change

@@ -27,10 +27,10 @@ from runtime.images.image import Image
 from runtime.images.load import load
 from runtime.images.platforms import compatible, host
 from runtime.images.store import ImageStore
+from tests import steps
 from tests.capabilities import missing
-from tests.drivers import steps
+from tests.children import in_child
 from tests.drivers.archive import tape
-from tests.drivers.children import in_child
 from tests.runtime.images.conftest import IMAGES, LAYERS, Made, contents, image_of, receive
 
 MADE = image_of(LAYERS)

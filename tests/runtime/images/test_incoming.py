@@ -18,8 +18,8 @@ from runtime.images import index
 from runtime.images.blobs import digest_of
 from runtime.images.document import MANIFEST
 from runtime.images.store import ImageStore
-from tests.drivers import steps
-from tests.drivers.children import in_child
+from tests import steps
+from tests.children import in_child
 from tests.runtime.conftest import wait_until
 from tests.runtime.images.conftest import IMAGES, LAYERS, contents, image_of, receive
 

@@ -22,9 +22,9 @@ from runtime.images import index
 from runtime.images.blobs import digest_of
 from runtime.images.rootfs import import_rootfs
 from runtime.images.store import ImageStore
-from tests.drivers import steps
+from tests import steps
+from tests.children import in_child
 from tests.drivers.archive import tape
-from tests.drivers.children import in_child
 from tests.mounting import Union
 from tests.runtime.images.conftest import IMAGES, contents
 from unionfs.linux import mounts

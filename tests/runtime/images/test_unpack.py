@@ -20,9 +20,9 @@ from runtime.images.image import Image
 from runtime.images.rootfs import import_rootfs
 from runtime.images.store import ImageStore
 from runtime.images.unpack import chain_ids, forget_snapshots, unpack
-from tests.drivers import steps
+from tests import steps
+from tests.children import Child, in_child
 from tests.drivers.archive import tape
-from tests.drivers.children import Child, in_child
 from tests.mounting import mounted
 from tests.runtime.conftest import wait_until
 from tests.runtime.images.conftest import IMAGES, ROOTFS

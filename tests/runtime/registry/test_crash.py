@@ -22,7 +22,7 @@ from runtime.images.reference import parse
 from runtime.images.store import ImageStore
 from runtime.registry.access import Access
 from runtime.registry.pull import pull
-from tests.drivers.children import in_child
+from tests.children import in_child
 from tests.mounting import mounted
 from tests.runtime.conftest import Runtime, kill, wait_until
 from tests.runtime.registry.conftest import Puller

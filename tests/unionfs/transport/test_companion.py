@@ -95,7 +95,7 @@ def test_it_ends_with_its_server(mount_union: Callable[..., Union], end: str) ->
             os.kill(server, signal.SIGKILL)
         union.unmount()
         with pytest.raises(ProcessLookupError):
-            until(lambda: signal.pidfd_send_signal(helper, 0))  # type: ignore[func-returns-value]
+            until(lambda: signal.pidfd_send_signal(helper, 0))
     finally:
         os.close(helper)
 

@@ -46,6 +46,11 @@ def _remove_all_of_d(fs: UnionFs) -> None:
         fs.unlink(walk(fs, "d"), name)
 
 
+def _empty_d_and_make_n(fs: UnionFs) -> None:
+    _remove_all_of_d(fs)
+    fs.mkdir(ROOT, b"n", 0o755, 0, 0)
+
+
 def _copied_up(name: str) -> Callable[[UnionFs], object]:
     return lambda fs: fs.setattr(walk(fs, name), mode=0o600)
 
@@ -76,7 +81,7 @@ CHANGES = {
     "rename of a lower link": Change(nothing, lambda fs: fs.rename(ROOT, b"l", ROOT, b"n"), 0, Syncs(1, 0)),
     "rename of a lower directory": Change(nothing, lambda fs: fs.rename(ROOT, b"d", ROOT, b"n"), 2, Syncs(3, 1)),
     "rename over an emptied directory": Change(
-        lambda fs: (_remove_all_of_d(fs), fs.mkdir(ROOT, b"n", 0o755, 0, 0)),
+        _empty_d_and_make_n,
         lambda fs: fs.rename(ROOT, b"n", ROOT, b"d"), 0, Syncs(1, 0)),
     "exchange": Change(nothing, lambda fs: fs.rename(ROOT, b"f", ROOT, b"g", RENAME_EXCHANGE), 2, Syncs(2, 1)),
 }  # fmt: skip
@@ -93,7 +98,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, 
 
 
 @pytest.fixture
-def syncs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Syncs]]:
+def syncs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Syncs]:
     """Counts those of this process from the last call on."""
     counts = [0, 0]
 

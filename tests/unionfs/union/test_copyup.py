@@ -248,11 +248,14 @@ def test_a_full_disk_half_way(small: Path, mount_union: Callable[..., Union], tm
     put(f"{union.path}/small", b"copied")
     os.mkdir(f"{union.path}/new")
     before, seen, free = read(str(small)), read(union.path), os.statvfs(small).f_bfree
-    attempts = [lambda: put(f"{union.path}/big", b"x", 0), lambda: os.chmod(f"{union.path}/big", 0o600),
-                lambda: os.link(f"{union.path}/big", f"{union.path}/new/link"),
-                lambda: os.rename(f"{union.path}/big", f"{union.path}/new/big"),
-                lambda: os.rename(f"{union.path}/d", f"{union.path}/new/d"),
-                lambda: os.setxattr(f"{union.path}/big", "user.a", b"1")]
+    attempts: list[Callable[[], object]] = [
+        lambda: put(f"{union.path}/big", b"x", 0),
+        lambda: os.chmod(f"{union.path}/big", 0o600),
+        lambda: os.link(f"{union.path}/big", f"{union.path}/new/link"),
+        lambda: os.rename(f"{union.path}/big", f"{union.path}/new/big"),
+        lambda: os.rename(f"{union.path}/d", f"{union.path}/new/d"),
+        lambda: os.setxattr(f"{union.path}/big", "user.a", b"1"),
+    ]
     for attempt in attempts:
         with fails(errno.ENOSPC):
             attempt()

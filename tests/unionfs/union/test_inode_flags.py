@@ -13,6 +13,7 @@ import pytest
 
 from tests.contracts.posix.case import fails
 from tests.trees import Special, Symlink, Tree, build
+from tests.unionfs.branch_flags import PORTABLE, change, descriptor, settable
 from tests.unionfs.inprocess import ROOT, content, create, opened, union, walk, write
 from unionfs.linux import files, mounts
 from unionfs.linux.consts import (
@@ -31,7 +32,6 @@ from unionfs.linux.consts import (
 pytestmark = [pytest.mark.needs("root", "trusted-xattr")]
 
 LOWER: Tree = {"f": "lower", "d": {"x": "x"}, "l": Symlink("f"), "p": Special()}
-PORTABLE = FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL | FS_NOATIME_FL
 
 
 @pytest.fixture
@@ -45,30 +45,6 @@ def base(tmp_path: Path) -> Iterator[Path]:
         for name in [".", *names]:
             with contextlib.suppress(OSError):
                 change(Path(directory, name), 0)
-
-
-def settable(path: Path) -> bool:
-    try:
-        change(path, FS_IMMUTABLE_FL)
-    except OSError:
-        return False
-    change(path, 0)
-    return True
-
-
-@contextlib.contextmanager
-def descriptor(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def change(path: Path, flags: int) -> None:
-    """Set the portable flags of a branch's file to `flags`."""
-    with descriptor(path) as fd:
-        files.set_flags(fd, files.get_flags(fd) & ~PORTABLE | flags)
 
 
 def on_disk(path: Path) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.posix.case import in_child
-from tests.trees import Dir, File, Symlink, build
+from tests.trees import Dir, File, Symlink, Tree, build
 from unionfs.transport import control
 
 
@@ -149,7 +149,7 @@ def test_a_server_that_does_not_answer(announcement: control.Announcement, monke
 USER, OTHER = 2001, 2002
 THESIS = Dir({"thesis": File("thesis", uid=USER)}, uid=USER)
 # What others, or the user himself, put where his runtime directory is said to be.
-TRAPS = {
+TRAPS: dict[str, Tree] = {
     "a link of another's": {"fuse-aufs": Dir({"mounts": Symlink("../home")}, uid=OTHER)},
     "a link": {"fuse-aufs": Dir({"mounts": Symlink("../home")}, uid=USER)},
     "a link above": {"fuse-aufs": Symlink("home")},

@@ -97,7 +97,7 @@ def measure(lower: dict[int, list[str]], tmp_path: Path) -> Measure:
 
 def whole(fs: UnionFs, ino: int) -> set[bytes]:
     """Listed with attributes, nothing stays counted."""
-    found = set()
+    found: set[bytes] = set()
     cookie = 0
     while entries := fs.list_plus(ino, cookie, 100):
         fs.forget((attr.number, 1) for name, attr, _ in entries if name not in (b".", b".."))

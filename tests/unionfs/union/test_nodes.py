@@ -21,7 +21,7 @@ from unionfs.union.fs import UnionFs
 
 pytestmark = [pytest.mark.needs("root", "trusted-xattr")]
 
-TWO_NAMES = {"d1": {"f": "F"}, "d2": {"f": HardLink("../d1/f")}}
+TWO_NAMES: Tree = {"d1": {"f": "F"}, "d2": {"f": HardLink("../d1/f")}}
 
 
 @pytest.fixture(params=["up", "low"])

@@ -158,7 +158,7 @@ def test_rename_a_directory_of_a_middle_branch(mount_union: Callable[..., Union]
     build(str(tmp_path / "middle"), {"d": {".wh.a": "", "c": "1", "s": {OPAQUE: "", "q": "1"}}})
     build(str(tmp_path / "up"), {"d": {".wh.b": "", "t": {"u": "2"}}})
     union = mount_union("bottom", "middle", "up")
-    tree = {"c": "1", "s": {"q": "1"}, "t": {"u": "2"}}
+    tree: Tree = {"c": "1", "s": {"q": "1"}, "t": {"u": "2"}}
     assert_tree(union.path, {"d": tree})
     os.rename(f"{union.path}/d", f"{union.path}/n")
     assert_tree(union.path, {"n": tree})
