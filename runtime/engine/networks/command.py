@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Iterable
 
 from runtime.errors import NetworkError
 
@@ -31,8 +32,13 @@ def attempt(*argv: str, text: str = "") -> tuple[int, str]:
         os.write(given, text.encode())
         os.lseek(given, 0, os.SEEK_SET)
         files = [(os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, written, 1), (os.POSIX_SPAWN_DUP2, written, 2)]
-        pid = os.posix_spawn(argv[0], argv, {**os.environ, "LC_ALL": "C"}, file_actions=files, setsigmask=())
-        status = _await(pid, argv[0])
+        # A handler that raises between the spawn and the wait would leave it running.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.posix_spawn(argv[0], argv, {**os.environ, "LC_ALL": "C"}, file_actions=files, setsigmask=())
+            status = _await(pid, argv[0], held)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         output = os.pread(written, os.fstat(written).st_size, 0)
         return os.waitstatus_to_exitcode(status), output.decode(errors="replace")
     finally:
@@ -40,10 +46,12 @@ def attempt(*argv: str, text: str = "") -> tuple[int, str]:
         os.close(written)
 
 
-def _await(pid: int, program: str) -> int:
-    """Its wait status. It has ended, whatever ends the wait: whoever holds the host's lock lets go of it then."""
+def _await(pid: int, program: str, mask: Iterable[int]) -> int:
+    """Its wait status. It has ended, whatever ends the wait: whoever holds the host's lock lets go of it then. `mask`
+    has the signals that do not end it."""
     pidfd = os.pidfd_open(pid)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(_PATIENCE * 1000):
