@@ -349,7 +349,10 @@ def test_what_was_synced_outlives_a_killed_server(union: Union, server: control.
     os.kill(server.pid, signal.SIGKILL)
     synced = []
     for writer in writers:
-        *reported, last = writer.communicate(timeout=60)[0].splitlines()
+        assert writer.stdout is not None
+        *reported, last = writer.stdout.read().splitlines()  # communicate() leaves out what was read ahead
+        writer.stdout.close()
+        assert writer.wait(60) == 0
         assert last in ("Transport endpoint is not connected", "Software caused connection abort")
         synced.append([*range(21), *map(int, reported)])
     unionfs("umount", union.path)
