@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from runtime.errors import ConfigError, ContainerError
@@ -74,6 +75,7 @@ def create(
             annotations=config.get("annotations") or {}, cgroups_path=wanted.cgroups_path,
             namespaces=tuple(wanted.namespaces),
         )  # fmt: skip
+        init: Init | None = None
         state.new(directory, known)  # before there is a cgroup, so that `delete` finds it, whoever dies here
         try:
             with state.listen(directory) as listener:
@@ -90,6 +92,11 @@ def create(
             ))  # fmt: skip
             return init
         except BaseException:
+            if init is not None:  # the record of it could not be written
+                init.kill()
+                init.wait()
+                if init.console is not None:
+                    os.close(init.console)
             delete(directory)
             raise
     finally:
@@ -116,7 +123,8 @@ def start(directory: str) -> None:
         raise ContainerError(f"the container {known.id} cannot be started: it has ended") from None
     finally:
         channel.close()
-    state.save(directory, known._replace(status=state.RUNNING))
+    with suppress(OSError):  # it runs whether that can be written or not, and `observe` sees it
+        state.save(directory, known._replace(status=state.RUNNING))
     if message.kind == sync.FAULT:
         parent.refuse(message.fields)
 
@@ -161,13 +169,13 @@ def kill(directory: str, signum: int) -> None:
         os.close(pidfd)
 
 
-def delete(directory: str) -> None:
+def delete(directory: str) -> bool:
     """Kill what is left of the container in `directory`, and forget it. Done already, or by halves, is fine; any
-    process may call it. ContainerError if a process does not end."""
+    process may call it. ContainerError if a process does not end. False where no record says what there is."""
     try:
         known = state.load(directory)
     except ContainerError:
-        return
+        return False
     if known.cgroups_path:
         cgroup = Cgroup(known.cgroups_path)
         cgroup.kill()
@@ -178,6 +186,7 @@ def delete(directory: str) -> None:
         except ContainerError:
             pass  # it has ended
     state.forget(directory)
+    return True
 
 
 def _open_namespace(kind: str, path: str) -> int:

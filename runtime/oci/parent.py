@@ -162,10 +162,11 @@ def _collect(pid: int, pidfd: int) -> int:
 
 def collect_strays(known: Collection[int]) -> bool:
     """Collect those children in inner pid namespaces that have ended and are not `known`; whether one is left alive.
+    Not while a birth of this process's has not said BORN, or its pid could be another's by then.
 
     A process that joins a container may be killed, for the memory limit say, between cloning its sibling and saying
     BORN. The sibling ends when its channel is closed, is a child of this process, and would keep its container from
-    ending.
+    ending. So would any that an added process makes with CLONE_PARENT (clone(2)).
     """
     alive = False
     try:

@@ -80,10 +80,14 @@ class Init:
                 self._alive[pidfd].collect()
         return self.code
 
-    def collect(self) -> int:
-        """`wait` of a process that has ended, as its pidfd says."""
+    def collect(self, *, waiting: bool = True) -> int | None:
+        """`wait` of a process that has ended, as its pidfd says. None when not even that is to be waited for: one that
+        is traced is collected when its tracer has let go of it, and SIGCHLD tells of that (ptrace(2), wait(2))."""
         if self.code is None:
-            status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            pid, status = os.waitpid(self.pid, 0 if waiting else os.WNOHANG)
+            if pid == 0:
+                return None
+            status = os.waitstatus_to_exitcode(status)
             self.code = 128 - status if status < 0 else status
             del self._alive[self.pidfd]
             self._channel.close()

@@ -8,6 +8,7 @@ recovery after a killed shim take the same path. A step that fails does not stop
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -24,10 +25,16 @@ if TYPE_CHECKING:
 
 def processes(container: Container) -> None:
     """Kill what is left in the container's cgroups, and remove them."""
+    from runtime.oci.cgroups import Cgroup
     from runtime.oci.container import delete
 
     with step("end its processes"):
-        delete(container.run_directory)
+        if not delete(container.run_directory) and os.path.isdir(container.run_directory):
+            # An earlier version's, or a damaged one: its cgroups are known by its configuration too.
+            with suppress(KeyError):
+                cgroup = Cgroup(container.config.spec["linux"]["cgroupsPath"])
+                cgroup.kill()
+                cgroup.remove()
 
 
 def oom_killed(container: Container) -> bool:

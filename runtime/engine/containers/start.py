@@ -6,10 +6,11 @@ import os
 
 from runtime.engine import waiting
 from runtime.engine.containers.container import Container
+from runtime.engine.containers.recovery import recover
 from runtime.engine.installation import Installation
 from runtime.engine.shim import Shim
 from runtime.engine.state import AT_REST
-from runtime.errors import StateError
+from runtime.errors import ShimLost, StateError
 
 
 def start(
@@ -33,6 +34,10 @@ def start(
     try:
         shim.order(container, lock, mounts, window)
         shim.started()
+    except ShimLost:
+        shim.wait()
+        recover(installation)
+        raise
     except BaseException:
         shim.wait()
         raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 from functools import partial
 
@@ -23,8 +24,6 @@ from runtime.engine.task.process import Interests, Process
 from runtime.errors import StateError
 from runtime.oci import parent
 from runtime.oci.process import Init
-
-_STRAYS = 100  # milliseconds between two looks for them: nothing tells of their end
 
 
 class Loop:
@@ -44,7 +43,11 @@ class Loop:
         self._joining: list[Joining] = []
         self._unreaped: dict[int, int] = {}  # pids by pidfd, of processes that nobody asks for
         self._unwanted: list[Init] = []  # the same, of those that had come further
-        self._has_strays = False  # whether there may be children that none of these is (collect_strays)
+        self._traced: set[int] = set()  # pidfds of those that have ended, and cannot be collected yet
+        self._may_have_strays = False  # children that none of these is (collect_strays)
+        self._news, self._told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # of children
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
 
     def run(self) -> None:
         """Return when the first process has ended, and all of its output is passed on and logged."""
@@ -54,13 +57,14 @@ class Loop:
             poll = select.poll()
             for fd, (events, _) in interests.items():
                 poll.register(fd, events)
-            for fd, _ in poll.poll(_STRAYS if self._has_strays else None):
+            for fd, _ in poll.poll():
                 if fd == self._first.init.pidfd:
                     over = True
                 else:
                     interests[fd][1]()
-            if self._has_strays:
-                self._has_strays = parent.collect_strays(self._known())
+            if self._may_have_strays and all(joining.init is not None for joining in self._joining):
+                self._may_have_strays = False
+                parent.collect_strays(self._known())
         self._first.finish()  # nobody is left to write: what the pipes hold is all there will ever be
         self._log.close()
         for joining in list(self._joining):
@@ -69,8 +73,9 @@ class Loop:
     def close(self, code: int, trouble: str) -> None:
         """Everything is given back. Tell those that want to know; the others, and those not accepted yet, get
         the end of file."""
-        for pidfd in list(self._unreaped):
-            self._reap(pidfd)
+        for pidfd, pid in self._unreaped.items():
+            os.waitpid(pid, 0)  # its tracer, if it has one, was in the container
+            os.close(pidfd)
         for init in self._unwanted:
             init.wait()
         told = self._first.clients()
@@ -86,7 +91,9 @@ class Loop:
         while gone := [one for one in self._connections if one.sock is None]:
             for connection in gone:  # of which others may hear, and turn out to have gone as well
                 self._gone(connection)
-        wanted: Interests = {self._listener.fileno(): (select.POLLIN, self._accept)}
+        wanted: Interests = {
+            self._listener.fileno(): (select.POLLIN, self._accept), self._news: (select.POLLIN, self._hear_of_children),
+        }  # fmt: skip
         for connection in self._connections:
             assert connection.sock is not None
             waiting = select.POLLOUT if connection.is_waiting else 0
@@ -101,6 +108,8 @@ class Loop:
             wanted[pidfd] = (select.POLLIN, partial(self._reap, pidfd))
         for init in self._unwanted:
             wanted[init.pidfd] = (select.POLLIN, partial(self._collect, init))
+        for pidfd in self._traced:
+            wanted.pop(pidfd, None)
         return wanted
 
     # -- Clients --
@@ -184,12 +193,21 @@ class Loop:
     def _bury(self, joining: Joining) -> None:
         self._unreaped |= {pidfd: pid for pid, pidfd in joining.unreaped.items()}
 
+    def _hear_of_children(self) -> None:
+        """SIGCHLD: some have ended, or their tracers have let go of them."""
+        os.read(self._news, 4096)
+        self._traced.clear()
+        self._may_have_strays = self._last > 0 or bool(self._joining)
+
     def _reap(self, pidfd: int) -> None:
-        pid = self._unreaped.pop(pidfd, None)
+        pid = self._unreaped.get(pidfd)
         if pid is not None:
-            os.waitpid(pid, 0)
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                self._traced.add(pidfd)
+                return
+            del self._unreaped[pidfd]
             os.close(pidfd)
-            self._has_strays = True
+            self._may_have_strays = True
 
     def _known(self) -> set[int]:
         inits = [*(process.init for process in self._processes.values()), *self._unwanted]
@@ -198,12 +216,19 @@ class Loop:
         return {*(init.pid for init in inits), *self._unreaped.values(), *births}
 
     def _collect(self, init: Init) -> None:
-        init.collect()
-        self._unwanted.remove(init)
+        pidfd = init.pidfd
+        if init.collect(waiting=False) is None:
+            self._traced.add(pidfd)
+        else:
+            self._unwanted.remove(init)
 
     def _end(self, process: Process) -> None:
         """An added process has ended: its code follows the last of its own output."""
-        code = process.init.collect()
+        pidfd = process.init.pidfd
+        code = process.init.collect(waiting=False)
+        if code is None:
+            self._traced.add(pidfd)
+            return
         process.finish(most=frames.CHUNK)
         for client in process.clients():
             client.send(process.exited(code))

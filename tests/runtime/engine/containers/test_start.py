@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from runtime.engine.paths import Paths
 from runtime.engine.shim import Shim
 from runtime.engine.state import State, Status
 from runtime.errors import CommandNotFound, StateError
-from tests.runtime.conftest import IMAGE, Runtime
+from tests.runtime.conftest import IMAGE, Runtime, wait_until
 
 pytestmark = pytest.mark.needs("root")
 
@@ -135,4 +136,18 @@ def test_a_record_of_a_version_before_is_no_reason_to_crash(runtime: Runtime) ->
         with open(f"{container.run_directory}/{name}", "w") as file:
             file.write('{"status": "running"}')
     assert runtime.status("made").startswith("Exited (137)")
+    assert runtime("rm", "made") == "made\n"
+
+
+def test_what_a_record_of_a_version_before_has_running_is_killed(runtime: Runtime) -> None:
+    """Its shim is gone, and nothing here says its process: its control group does."""
+    runtime("run", "-d", "--name=made", "--network=none", IMAGE, "sleep", "600")
+    container = installation(runtime).containers.get("made")
+    init, task = container.state().pid, container.state().shim_pid
+    os.kill(task, signal.SIGKILL)
+    for name in ("spec.json", "state.json"):
+        with open(f"{container.run_directory}/{name}", "w") as file:
+            file.write('{"status": "running"}')
+    assert runtime.status("made").startswith("Exited (137)")
+    wait_until(lambda: not os.path.exists(f"/proc/{init}"), "its process has ended")
     assert runtime("rm", "made") == "made\n"

@@ -9,8 +9,8 @@ import socket
 import sys
 import termios
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -298,3 +298,77 @@ def test_the_bound_of_what_waits_for_an_attached_client() -> None:
         while connection.sock is not None:
             connection.offer(bytes(frames.CHUNK))
             assert len(connection.outbox) <= BOUND
+
+
+# Makes a child of whoever started it, which is not in the container, late; it ends a moment later.
+_A_SIBLING = """
+#define _GNU_SOURCE
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(void) {
+    sleep(1);
+    if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0) == 0)
+        usleep(300000);
+    return 0;
+}
+"""
+
+# Has its child trace it, and ends: a zombie that its parent cannot collect until the tracer has gone.
+_TRACED = """
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <unistd.h>
+int main(void) {
+    int go[2];
+    char byte;
+    pipe(go);
+    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
+    if (fork() == 0) {
+        ptrace(PTRACE_SEIZE, getppid(), 0, 0);
+        write(go[1], "x", 1);
+        for (;;)
+            pause();
+    }
+    read(go[0], &byte, 1);
+    return 3;
+}
+"""
+
+
+@pytest.fixture
+def with_program(vfs: Runtime, compiled: Callable[[str], str]) -> Iterator[Callable[[str], Container]]:
+    def make(text: str) -> Container:
+        start(vfs, "box", ASKED, "-v", f"{compiled(text)}:/program:ro")
+        return found(vfs, "box")
+
+    yield make
+    vfs("rm", "-f", "box")
+
+
+def test_a_child_that_a_process_has_given_to_the_task_does_not_keep_the_container(
+    with_program: Callable[[str], Container], vfs: Runtime
+) -> None:
+    """clone(2), CLONE_PARENT: pid 1 may not, an added process may. It is collected when it has ended."""
+    container = with_program(_A_SIBLING)
+    before = children(container.state().shim_pid)
+    line, _ = added(container, "/program")
+    assert heard(line, frames.EXIT).json()["code"] == 0
+    line.close()
+    wait_until(lambda: children(container.state().shim_pid) == before, "it is collected")
+    assert vfs("stop", "-t", "20", "box") == "box\n"
+
+
+def test_a_traced_zombie_does_not_stop_the_task(with_program: Callable[[str], Container], vfs: Runtime) -> None:
+    """Its end is not told while its tracer lives: not even the one that waits for it is to wait in the kernel."""
+    container = with_program(_TRACED)
+    line, _ = added(container, "/program")
+    with closing(line_to(container, frames.pack(frames.WAIT))) as other:
+        other_line, _ = added(container, "true")
+        assert heard(other_line, frames.EXIT).json()["code"] == 0
+        other_line.close()
+        assert vfs("exec", "box", "echo", "goes on") == "goes on\n"
+        assert vfs("stop", "-t", "20", "box") == "box\n"
+        assert heard(other, frames.EXIT).json()["code"] == 5
+    line.close()
