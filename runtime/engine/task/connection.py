@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import sys
@@ -52,9 +53,15 @@ class Connection:
         self.send(frames.pack_json(frames.FAULT, {"fault": name, "message": told}))
 
     def hand(self, fd: int) -> None:
-        """Give a LOOK with a descriptor, which stays open here, as soon as nothing else waits."""
-        self._look = fd
+        """Give a LOOK with a descriptor, which the caller may close at any time, as soon as nothing else waits."""
+        self._forget_look()
+        self._look = os.dup(fd)
         self.flush()
+
+    def _forget_look(self) -> None:
+        if self._look >= 0:
+            os.close(self._look)
+            self._look = -1
 
     def flush(self) -> None:
         try:
@@ -62,7 +69,7 @@ class Connection:
                 del self.outbox[: self.sock.send(self.outbox)]
             if self.sock is not None and self._look >= 0:
                 socket.send_fds(self.sock, [frames.pack(frames.LOOK)], [self._look])
-                self._look = -1
+                self._forget_look()
         except BlockingIOError:
             return
         except OSError:
@@ -115,6 +122,7 @@ class Connection:
             self.sock.close()
             self.sock = None
             self.outbox.clear()
+            self._forget_look()
 
 
 def _named(error: Exception, tried: str) -> tuple[str, str]:

@@ -39,12 +39,13 @@ def main() -> None:
 
 def _keep(orders: dict[str, Any], lock: int, caller: Connection) -> None:
     """Have the container run from begin to end, and tell the caller of that."""
-    installation = Installation(Paths.of(orders["root"], orders["state"]))
-    container = installation.containers.load(orders["id"])
-    life = Life(installation, container)
-    mounts = [Mount(kind, source, tuple(options)) for kind, source, options in orders["mounts"]]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    life: Life | None = None
     try:
+        installation = Installation(Paths.of(orders["root"], orders["state"]))
+        container = installation.containers.load(orders["id"])
+        mounts = [Mount(kind, source, tuple(options)) for kind, source, options in orders["mounts"]]
+        life = Life(installation, container)
         with step("make its run directory"):
             container.make_run_directory()  # from here on it is ours in the eyes of recovery
             life.record()
@@ -53,7 +54,7 @@ def _keep(orders: dict[str, Any], lock: int, caller: Connection) -> None:
             log = Writer(container.log)  # before anyone can come to follow it
         init, ends = life.begin(mounts, (orders["rows"], orders["columns"]))
     except Exception as error:  # whatever it is, the caller hears of it and nothing is held
-        trouble = life.fail(error)
+        trouble = life.fail(error) if life is not None else ""
         listener.close()
         os.close(lock)
         caller.refuse(error, tried="start the container", besides=trouble)
