@@ -21,29 +21,34 @@ from runtime.errors import RuntimeFault, sentence, step
 if TYPE_CHECKING:
     from drivers.api import Snapshotter
     from runtime.engine.storage.drivers import Away
+    from runtime.oci.cgroups import Cgroup
 
 
 def processes(container: Container) -> None:
     """Kill what is left in the container's cgroups, and remove them."""
-    from runtime.oci.cgroups import Cgroup
     from runtime.oci.container import delete
 
     with step("end its processes"):
         if not delete(container.run_directory) and os.path.isdir(container.run_directory):
             # An earlier version's, or a damaged one: its cgroups are known by its configuration too.
             with suppress(KeyError):
-                cgroup = Cgroup(container.config.spec["linux"]["cgroupsPath"])
+                cgroup = _cgroup(container)
                 cgroup.kill()
                 cgroup.remove()
 
 
 def oom_killed(container: Container) -> bool:
     """Whether the kernel has killed one of its processes for its memory limit: its cgroups tell, until they go."""
+    with suppress(OSError, KeyError):
+        return _cgroup(container).oom_kills() > 0
+    return False
+
+
+def _cgroup(container: Container) -> Cgroup:
+    """As its configuration names it. KeyError: a damaged one has no specification."""
     from runtime.oci.cgroups import Cgroup
 
-    with suppress(OSError, KeyError):  # a damaged one has no specification
-        return Cgroup(container.config.spec["linux"]["cgroupsPath"]).oom_kills() > 0
-    return False
+    return Cgroup(container.config.spec["linux"]["cgroupsPath"])
 
 
 def endpoint(installation: Installation, container: Container) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -58,16 +57,6 @@ def refused(runtime: Runtime, where: str, call: str, *words: str) -> subprocess.
         command, env={**os.environ, dying_shim.REFUSED: call}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=2 * PATIENCE,
     )  # fmt: skip
-
-
-@pytest.fixture
-def vfs(installation: Runtime, deadline: None) -> Iterator[Runtime]:
-    runtime = installation.on("vfs")
-    yield runtime
-    left = runtime.ids()
-    if left:
-        runtime("rm", "-f", *left)
-    assert not left
 
 
 @pytest.mark.parametrize(("where", "call", "step"), RUN, ids=[step for _, _, step in RUN])

@@ -31,16 +31,6 @@ ASKED = "trap 'echo asked' USR1; trap 'echo end; exit 5' TERM; echo ready; while
 
 
 @pytest.fixture
-def vfs(installation: Runtime, deadline: None) -> Iterator[Runtime]:
-    runtime = installation.on("vfs")
-    yield runtime
-    left = runtime.ids()
-    if left:
-        runtime("rm", "-f", *left)
-    assert not left
-
-
-@pytest.fixture
 def box(vfs: Runtime) -> Iterator[Container]:
     start(vfs, "box", ASKED)
     yield found(vfs, "box")
