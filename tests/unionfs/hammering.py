@@ -180,14 +180,21 @@ class Hammer:
         apply(self.plain, cut)
         if not diff(read(self.plain.root, times=False), found):
             return []
-        return [*diff(_without(before, touched), _without(found, touched)), f"after {cut}"]
+        wrong = diff(_without(before, touched), _without(found, touched))
+        return [*wrong, f"after {cut}"] if wrong else []
 
     def _touched(self, operation: Operation, *trees: Mapping[str, Found]) -> set[str]:
         """What the operation works on, under all names."""
         held = self.plain.held.get(operation.arguments[0])
         names = [name for name in operation.arguments if isinstance(name, str)]
+        root = os.path.realpath(self.plain.root)
         if held is not None:
-            names.append(os.path.relpath(os.readlink(f"/proc/self/fd/{held}"), os.path.realpath(self.plain.root)))
+            names.append(os.path.relpath(os.readlink(f"/proc/self/fd/{held}"), root))
+        # A name may lead through a symbolic link, or be one that the operation follows.
+        for name in tuple(names):
+            parent, last = os.path.split(f"{root}/{name}")
+            for led_to in (os.path.join(os.path.realpath(parent), last), os.path.realpath(f"{root}/{name}")):
+                names.append(os.path.relpath(led_to, root))
         links = [tree[name].links or () for tree in trees for name in names if name in tree]
         return {*names, *(name for group in links for name in group)}
 

@@ -24,7 +24,7 @@ from tests.children import Child, in_child
 from tests.mounting import Union, server_of, unionfs
 from tests.trees import File, HardLink, assert_same, build, read
 from tests.unionfs.hammering import RECORD, CutOff, Hammer
-from tests.unionfs.operations import Choice, check_remount
+from tests.unionfs.operations import Choice, Operation, check_remount
 from tests.unionfs.waiting import ended, wait_until
 from unionfs.linux import consts, mounts
 from unionfs.transport import info
@@ -207,6 +207,28 @@ def check_records(union: Union, counts: list[int]) -> None:
         number, count = record.split()
         of[int(number)].append(int(count))
     assert of == {number: list(range(count)) for number, count in enumerate(counts)}
+
+
+@pytest.mark.parametrize("name", ["directory/file", "link/file", "file_link", "link/to_file"])
+def test_a_write_cut_in_the_middle(tmp_path: Path, name: str) -> None:
+    """Is that of the operation, by whatever name it came to the file; another file's is a difference."""
+    for side in ("mnt", "plain"):
+        directory = tmp_path / side / "own0" / "directory"
+        directory.mkdir(parents=True)
+        (directory / "file").write_bytes(b"old")
+        (directory / "other").write_bytes(b"old")
+        (directory / "to_file").symlink_to("file")
+        (directory.parent / "link").symlink_to("directory")
+        (directory.parent / "file_link").symlink_to("directory/file")
+    (tmp_path / "mnt" / "records").touch()
+    hammer = Hammer(str(tmp_path), 0, mapped=False)
+    cut = Operation("truncate", (name, 5000))
+    (tmp_path / "mnt/own0/directory/file").write_bytes(b"old" + bytes(4093))
+    assert hammer.differences(cut) == []
+    (tmp_path / "mnt/own0/directory/other").write_bytes(b"another")
+    assert any("directory/other" in line for line in hammer.differences(cut))
+    hammer.let_go()
+    os.close(hammer.said)
 
 
 def test_killed_under_load(tmp_path: Path, mount_union: Callable[..., Union]) -> None:
