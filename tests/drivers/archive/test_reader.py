@@ -156,7 +156,7 @@ def test_what_follows_the_end_is_not_read() -> None:
 
 
 WRONG = {
-    "a text": ([b"hello world".ljust(512, b"!")], "this is no tar archive"),
+    "a text": ([b"hello world".ljust(512, b"!")], "this is not a tar archive"),
     "sparse, pieces overlap": ([tape.old_sparse(b"f", [(0, 9), (8, 1)], 100, b"x" * 10)], "f .byte 0.: .* overlap"),
     "sparse, beyond its end": ([tape.old_sparse(b"f", [(0, 4), (95, 6)], 100, b"x" * 10)], "beyond its end"),
     "sparse, a negative piece": ([tape.sparse(b"-1,1,2,3", 10)], "its sparse map is not a number"),
