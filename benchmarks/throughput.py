@@ -1,9 +1,9 @@
 """How fast does data go through?
 
-Measured on one file of 128 MiB, as seconds a MiB (shown as MiB/s), through a system call a block into one buffer:
+Measured on one file of 128 MiB, as seconds per MiB (shown as MiB/s), by one system call per block into one buffer:
   sequential write           of a new file in the upper directory, 1 MiB blocks, from open to the end of close
   sequential read, cold      of the lower file, 1 MiB blocks: the union was just mounted, and the lower file's pages
-                             dropped (posix_fadvise), so the disk is in it; tmpfs is the disk itself, and keeps them
+                             dropped (posix_fadvise), so the disk's time counts; on tmpfs they are the file, and stay
   sequential read, warm      the same once more
   random read, fresh mount   of 4 KiB, 4096 of them, each at an offset of its own: the lower file's pages are in the
                              cache, and the union was just mounted
@@ -99,7 +99,7 @@ def run(unions: Sequence[Union], work: str, rounds: int, *, quick: bool = False)
 
 
 def _once(tree: Mounted, lower: str, size: int) -> Iterator[tuple[str, float]]:
-    """One round on one union: each measure with its seconds a MiB."""
+    """One round on one union: each measure with its seconds per MiB."""
     path = os.path.join(tree.path, "file")
     drop_pages(os.path.join(lower, "file"))
     for state in ("cold", "warm"):
