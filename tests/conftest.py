@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ from tests.capabilities import missing  # noqa: E402
 from tests.mounting import TRANSPORTS, Union  # noqa: E402
 
 isolation.isolate()
+
+_ERROR = pytest.StashKey[BaseException]()  # that a test ended with
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,6 +32,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(reason)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, object, object]:
+    report = yield
+    if call.when != "teardown" and call.excinfo and not isinstance(call.excinfo.value, pytest.skip.Exception):
+        item.stash[_ERROR] = call.excinfo.value
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Before the fixtures', which unmount; and after its error was shown, or looked at by --pdb."""
+    if error := item.stash.get(_ERROR, None):
+        leaks.let_go(error)
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Set up first and torn down last of a test's own fixtures: whatever wider fixtures hold was there before."""
@@ -37,7 +54,7 @@ def leaves_nothing_behind(request: pytest.FixtureRequest, tmp_path_factory: pyte
     groups = "runtime" in request.path.relative_to(request.config.rootpath).parts
     before = leaks.belongings(basetemp, groups=groups)
     yield
-    left = leaks.left_behind(before, basetemp, groups=groups)
+    left = leaks.left_behind(before, basetemp, groups=groups, failed=_ERROR in request.node.stash)
     if left:
         pytest.fail("\n".join([f"{request.node.name} left behind:", *left]), pytrace=False)
 

@@ -12,6 +12,8 @@ import gc
 import os
 import socket
 import time
+import traceback
+import warnings
 from typing import NamedTuple
 
 from tests.isolation import MARK
@@ -19,6 +21,8 @@ from unionfs.linux import mounts
 
 _CGROUP_ROOT = "/sys/fs/cgroup"
 _PATIENCE = 30.0  # seconds for what ends by itself: a server after its unmount, a lazily released loop device
+_PATIENCE_WITH_A_FAILURE = 2.0
+
 
 class Belongings(NamedTuple):
     """Sets of sentences, each naming one thing; the difference of two is what was left behind."""
@@ -47,16 +51,39 @@ def belongings(basetemp: str, *, groups: bool = False) -> Belongings:
     )
 
 
-def left_behind(before: Belongings, basetemp: str, *, groups: bool = False) -> list[str]:
-    """What there is now and was not `before`, after a while for what is just ending."""
-    deadline = time.monotonic() + _PATIENCE
+def left_behind(before: Belongings, basetemp: str, *, groups: bool = False, failed: bool = False) -> list[str]:
+    """What there is now and was not `before`, after a while for what is just ending. A test that `failed` was not there
+    to close descriptors, and what they keep will not end: these are not told, and of the rest little is waited for."""
+    deadline = time.monotonic() + (_PATIENCE_WITH_A_FAILURE if failed else _PATIENCE)
     while True:
         after = belongings(basetemp, groups=groups)
+        if failed:
+            after = after._replace(descriptors=before.descriptors)
         left = sorted(thing for was, now in zip(before, after, strict=True) for thing in now - was)
         if not left or time.monotonic() > deadline:
             return left
         gc.collect()  # a descriptor in a reference cycle is not leaked, only not closed yet
         time.sleep(0.01)  # none of these ends with an event to wait for
+
+
+def let_go(error: BaseException) -> None:
+    """End what only the variables of the functions that `error` went through hold, as open files. Who would
+    close them is gone, and a mount in which a file is open cannot be unmounted."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        while pending:
+            each = pending.pop()
+            if each is None or id(each) in seen:
+                continue
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            for frame, _ in traceback.walk_tb(each.__traceback__):
+                _ = frame.f_locals  # the copy of what there was, that whoever showed the error took, is renewed
+            pending += [each.__context__, each.__cause__]
+            pending += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        gc.collect()
 
 
 def processes() -> set[int]:

@@ -311,3 +311,26 @@ def test_commands_that_do_not_serve_load_no_transport(command: list[str], tmp_pa
     names = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines() if line.startswith("import time:")}
     assert "encodings" in names
     assert names.isdisjoint(SERVING), sorted(names & set(SERVING))
+
+
+def wrongly_shared(path: str) -> list[str]:
+    """Imports of a file of tests that are of another test file, or of a name that its module keeps to itself."""
+    with open(path, encoding="utf-8") as source:
+        tree = ast.parse(source.read(), path)
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    names = [(node.lineno, f"{node.module}.{alias.name}") for node in froms for alias in node.names]
+    plain = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    names += [(node.lineno, alias.name) for node in plain for alias in node.names]
+    ours = [(line, parts) for line, name in names if (parts := name.split("."))[0] in ("tests", *PACKAGES)]
+    return [
+        f"{os.path.relpath(path, ROOT)}:{line}: {'.'.join(parts)}"
+        for line, parts in ours
+        if any(part.startswith(("test_", "_")) and not part.endswith("__") for part in parts)
+    ]
+
+
+def test_tests_share_by_modules_of_their_own() -> None:
+    """A test file can be moved, split or deleted and no other is concerned; fixtures are in a conftest.py."""
+    files = [os.path.join(at, name) for at, _, names in os.walk(os.path.join(ROOT, "tests")) for name in names]
+    wrong = [line for path in sorted(files) if path.endswith(".py") for line in wrongly_shared(path)]
+    assert not wrong, "\n".join(wrong)

@@ -28,6 +28,24 @@ def test_descriptor(before: leaks.Belongings, tmp_path: Path) -> None:
     assert leaks.left_behind(before, str(tmp_path)) == []
 
 
+def test_what_a_failed_test_had_open(before: leaks.Belongings, tmp_path: Path) -> None:
+    """Its files are closed, also after its variables were shown; its descriptors are not told of."""
+
+    def fails() -> None:
+        opened.append(os.open(tmp_path, os.O_RDONLY))
+        file = open(tmp_path / "file", "w")  # noqa: SIM115
+        assert file.closed
+
+    opened: list[int] = []
+    with pytest.raises(AssertionError) as raised:
+        fails()
+    assert "file" in raised.traceback[-1].frame.f_locals
+    leaks.let_go(raised.value)
+    assert leaks.left_behind(before, str(tmp_path)) == [f"descriptor {opened[0]} of {tmp_path}"]
+    assert leaks.left_behind(before, str(tmp_path), failed=True) == []
+    os.close(opened[0])
+
+
 @pytest.mark.needs("tmpfs")
 def test_mount(before: leaks.Belongings, tmp_path: Path) -> None:
     mounts.mount("leak", str(tmp_path), "tmpfs")

@@ -7,50 +7,16 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mounting import TRANSPORTS, Union
+from tests.unionfs.command import AS_NOBODY, UNIONFS, bare_dev, refused, run
 from unionfs.linux import consts, mounts
 
-pytestmark = pytest.mark.needs("root")
-
-UNIONFS = [sys.executable, "-m", "unionfs"]
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: `low` with one file, `up` and `mnt` empty."""
-    for name in ("low", "up", "mnt"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "low" / "file").write_text("content")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return tmp_path
-
-
-def run(*arguments: str, prefix: Sequence[str] = ()) -> tuple[int, str]:
-    done = subprocess.run([*prefix, *UNIONFS, *arguments], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == ""
-    return done.returncode, done.stderr
-
-
-def refused(*arguments: str, code: int = 1, prefix: Sequence[str] = ()) -> str:
-    """Run it, see it refused in one line, and find the branches and the mount point as they were."""
-    status, said = run(*arguments, prefix=prefix)
-    assert status == code, said
-    assert said.startswith("unionfs: "), said
-    assert said.count("\n") == 1, said
-    assert said.endswith("\n")
-    assert os.listdir("up") == []
-    assert os.listdir("low") == ["file"]
-    assert not [p.target for p in mounts.mountinfo() if p.fstype == "fuse.unionfs" and p.target.startswith(os.getcwd())]
-    return said
+pytestmark = [pytest.mark.needs("root"), pytest.mark.usefixtures("place")]
 
 
 @pytest.fixture
@@ -65,27 +31,6 @@ def tmpfs_at() -> Iterator[Callable[..., None]]:
     yield mount
     for path in reversed(mounted):
         mounts.umount2(path, consts.MNT_DETACH)
-
-
-AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-
-
-@pytest.fixture
-def nobodys(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """As `place`, but where another user can get to (pytest's own directory is closed), and `up` and `mnt` its own."""
-    imports = subprocess.run([*AS_NOBODY, *UNIONFS, "--help"], capture_output=True, text=True, check=False)
-    if imports.returncode:
-        pytest.skip(f"another user cannot run the interpreter or read the source tree: {imports.stderr.strip()[-200:]}")
-    with tempfile.TemporaryDirectory(prefix="fuse-aufs-nobody-") as directory:
-        home = Path(directory)
-        home.chmod(0o755)
-        shutil.copytree(place, home, dirs_exist_ok=True)
-        home.chmod(0o755)
-        for name in ("up", "mnt"):
-            os.chown(home / name, 65534, 65534)
-        monkeypatch.chdir(home)
-        yield home
-        monkeypatch.chdir(place)
 
 
 # Branches and the mount point
@@ -253,14 +198,6 @@ def test_no_union_there() -> None:
     for where in ("mnt", "low/file", "low"):
         assert "no union is mounted there" in refused("info", where)
     assert refused("info", "absent") == "unionfs: absent: No such file or directory\n"
-
-
-# A /dev of its own, in a mount namespace of its own.
-BARE_DEV = "mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && "
-
-
-def bare_dev(command: str = "") -> list[str]:
-    return ["unshare", "--mount", "sh", "-c", f'{BARE_DEV}{command}exec "$@"', "sh"]
 
 
 @pytest.mark.needs("program:unshare")

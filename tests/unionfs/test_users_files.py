@@ -15,7 +15,7 @@ import pytest
 from tests.contracts.posix.acl import ACCESS, HANDED_DOWN
 from tests.mounting import TRANSPORTS
 from tests.trees import Dir, Entry, File, build
-from tests.unionfs.test_cli import AS_NOBODY, UNIONFS, bare_dev, nobodys, place  # noqa: F401 (fixtures)
+from tests.unionfs.command import AS_NOBODY, UNIONFS, bare_dev
 
 pytestmark = pytest.mark.needs("fuse", "user-xattr", "program:unshare", "program:setpriv", "program:fusermount3")
 
@@ -107,7 +107,7 @@ def as_user(home: Path, script: str, *arguments: str) -> str:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("where", ["lower", "upper"])
-def test_as_on_a_plain_directory(nobodys: Path, transport: str, where: str) -> None:  # noqa: F811
+def test_as_on_a_plain_directory(nobodys: Path, transport: str, where: str) -> None:
     os.mkdir("run")
     for name in ("plain", "up" if where == "upper" else "low"):
         build(str(nobodys / name), {command: Dir(TREE) for command in COMMANDS})
@@ -127,7 +127,7 @@ def test_as_on_a_plain_directory(nobodys: Path, transport: str, where: str) -> N
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_what_the_server_may_not_read(nobodys: Path, transport: str) -> None:  # noqa: F811
+def test_what_the_server_may_not_read(nobodys: Path, transport: str) -> None:
     os.mkdir("run")
     for name in ("low", "up"):
         build(str(nobodys / name), {name: Dir({**CLOSED, "f": "file"})})

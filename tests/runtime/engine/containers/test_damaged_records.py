@@ -18,9 +18,7 @@ from runtime.engine.state import State, Status
 from runtime.errors import DamagedRecord
 from tests.runtime.conftest import IMAGE, Runtime
 from tests.runtime.containers import LOOP, found, start, unfinished
-from tests.runtime.engine.containers.test_store import add, store
-
-__all__ = ["store"]  # the fixture
+from tests.runtime.engine.containers.records import add
 
 Damage = Callable[[Path], object]
 

@@ -14,32 +14,12 @@ import pytest
 from drivers.errors import TimedOut
 from runtime.engine.containers import logs, names
 from runtime.engine.containers import store as containers
-from runtime.engine.containers.container import Config, Container
 from runtime.engine.containers.store import ContainerStore
 from runtime.engine.paths import Paths
 from runtime.engine.state import State, Status
 from runtime.errors import NameInUse, NoSuchContainer
+from tests.runtime.engine.containers.records import add, config
 from unionfs.linux import mounts
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ContainerStore:
-    return ContainerStore(Paths.of(str(tmp_path / "root"), str(tmp_path / "state")))
-
-
-def config(store: ContainerStore, name: str = "", container_id: str = "") -> Config:
-    return Config(
-        id=container_id or names.new_id(), name=name, image="image", image_id="sha256:0", driver="vfs", parent="",
-        command=("sh", "-c", "true"), created=1.5, network="none", remove=False, terminal=False, stdin=False, user="",
-        stop_signal=15,
-        spec={"hostname": "box"},
-    )  # fmt: skip
-
-
-def add(store: ContainerStore, name: str = "", container_id: str = "") -> Container:
-    container, lock = store.add(config(store, name, container_id))
-    os.close(lock)
-    return container
 
 
 def test_a_container_is_read_back_as_it_was_added(store: ContainerStore) -> None:
@@ -119,7 +99,9 @@ def test_a_lock_has_one_holder_and_dies_with_it(store: ContainerStore) -> None:
 _ADD_MANY = """
 import sys
 from runtime.errors import NameInUse
-from tests.runtime.engine.containers.test_store import ContainerStore, Paths, add
+from runtime.engine.containers.store import ContainerStore
+from runtime.engine.paths import Paths
+from tests.runtime.engine.containers.records import add
 store = ContainerStore(Paths.of(*sys.argv[1:]))
 for number in range(20):
     try:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.contracts.posix.case import in_child
 from tests.mounting import TRANSPORTS, Union, server_of
-from tests.unionfs.test_cli import AS_NOBODY, UNIONFS, bare_dev, nobodys, place, refused  # noqa: F401 (fixtures)
+from tests.unionfs.command import AS_NOBODY, UNIONFS, bare_dev, refused
 from unionfs.linux import mounts
 from unionfs.transport import control
 
@@ -29,7 +29,7 @@ def call(*words: str, prefix: list[str] = AS_NOBODY) -> subprocess.CompletedProc
     return subprocess.run([*prefix, *words], capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_where_a_user_may_not_mount(nobodys: Path) -> None:  # noqa: F811
+def test_where_a_user_may_not_mount(nobodys: Path) -> None:
     """Over a directory of root's or of another's, or of branches that the user may not read: nothing is mounted."""
     prefix = [*WITH_FUSE, *AS_NOBODY]
     for name, owner in (("roots", 0), ("anothers", SOMEBODY)):
@@ -47,7 +47,7 @@ def test_where_a_user_may_not_mount(nobodys: Path) -> None:  # noqa: F811
 
 
 @pytest.fixture
-def roots(nobodys: Path) -> Iterator[Union]:  # noqa: F811
+def roots(nobodys: Path) -> Iterator[Union]:
     """A union that root has mounted where everybody can get to, on a machine on which it is the first."""
     (nobodys / "root-up").mkdir()
     (nobodys / "root").mkdir()
@@ -100,7 +100,7 @@ ANOTHERS = ["env", "XDG_RUNTIME_DIR=/run/user/0"]
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("environment", [WITHOUT, ANOTHERS], ids=["none", "anothers"])
-def test_without_a_runtime_directory(nobodys: Path, transport: str, environment: list[str]) -> None:  # noqa: F811
+def test_without_a_runtime_directory(nobodys: Path, transport: str, environment: list[str]) -> None:
     """Info and umount reach the server, also from an environment with another one; nobody else is answered."""
     (nobodys / "run").mkdir()
     os.chown(nobodys / "run", NOBODY, NOBODY)
@@ -153,7 +153,7 @@ def test_somebody_elses_server_is_not_believed(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_users_mount_gives_no_rights(nobodys: Path, transport: str) -> None:  # noqa: F811
+def test_a_users_mount_gives_no_rights(nobodys: Path, transport: str) -> None:
     """A set-user-ID program and a device of root's in its branches are none there; and nobody else gets in, root
     not either (fuse: allow_other is not given), so that no daemon can be led into it."""
     shutil.copy("/usr/bin/id", "low/id")

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.mounting import Union, server_of
+from tests.unionfs.transport.connections import connection, requests_waiting
 from tests.unionfs.waiting import ended, wait_until, wait_until_unmounted
 from unionfs.linux import consts, mounts
 from unionfs.transport import control
 
-pytestmark = pytest.mark.needs("fuse")
+pytestmark = [pytest.mark.needs("fuse"), pytest.mark.usefixtures("fusectl")]
 
 # The command, with less patience at the end.
 IMPATIENT = """
@@ -77,28 +78,6 @@ def stuck(mount_union: Callable[..., Union], tmp_path: Path, transport: str) -> 
             os.kill(server.pid, signal.SIGKILL)
         server.close()
         inner_server.close()
-
-
-def requests_waiting(path: str) -> int:
-    """Of the mount at `path`: what its server has not answered (fs/fuse/control.c)."""
-    return int(Path("/sys/fs/fuse/connections", connection(path), "waiting").read_text())
-
-
-def connection(path: str) -> str:
-    point = mounts.mount_of(path)
-    assert point is not None
-    return point.device.split(":")[1]
-
-
-@pytest.fixture(autouse=True)
-def fusectl() -> Iterator[None]:
-    where = "/sys/fs/fuse/connections"
-    if os.path.ismount(where):
-        yield
-        return
-    mounts.mount("fusectl", where, "fusectl")
-    yield
-    mounts.umount2(where)
 
 
 def test_two_sigterms_end_it(stuck: Stuck) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounting import Union, unionfs
-from tests.unionfs.test_cli import AS_NOBODY, UNIONFS, bare_dev, nobodys, place  # noqa: F401 (fixtures)
+from tests.unionfs.command import AS_NOBODY, UNIONFS, bare_dev
 from unionfs.linux import consts, mounts
 from unionfs.transport import delivery, info
 from unionfs.union.branch import Branch
@@ -56,16 +56,16 @@ def test_roots(mount_union: Callable[..., Union], tmp_path: Path, source: str) -
     assert lines() == before
 
 
-def test_a_handed_over_one(tmp_path: Path) -> None:
+def test_a_handed_over_one(place: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
             fd = theirs.fileno()
-            words = ["mount", f"{tmp_path}/up", "-o", options(HOSTILE), "--hand-over", str(fd)]
+            words = ["mount", f"{place}/up", "-o", options(HOSTILE), "--hand-over", str(fd)]
             subprocess.run([*UNIONFS, *words], pass_fds=[fd], check=True, timeout=30)
         mount, server = delivery.receive(ours)
     os.close(server)
-    target = str(tmp_path / "mnt")
+    target = str(place / "mnt")
     mounts.move_mount(mount, "", consts.AT_FDCWD, target, consts.MOVE_MOUNT_F_EMPTY_PATH)
     os.close(mount)
     point = mounts.mount_of(target)
@@ -75,7 +75,7 @@ def test_a_handed_over_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("program:unshare", "program:setpriv", "program:fusermount3")
-def test_a_users(nobodys: Path) -> None:  # noqa: F811
+def test_a_users(nobodys: Path) -> None:
     """By fusermount3, which reads one list of options: nothing of the name becomes another."""
     os.mkdir("run")
     os.chown("run", 65534, 65534)
