@@ -131,18 +131,18 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
     staged: bytes | None = None
     try:
         entry = os.fstat(source)
+        length = entry.st_size if size is None else min(size, entry.st_size)
+        syncs = length > 0 and branch.durable and not stack.volatile
+        if syncs or length > _QUICK or (length and files.waits_for_disk(source, 0)):
+            stack.waiting.begins()
         kept = protection.of_file(source)
         mode = stat.S_IMODE(entry.st_mode) & 0o777
         if branch.confined:
             mode |= stat.S_IRUSR | stat.S_IWUSR  # else its attributes could not be set
         copy = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=branch.work_fd)
         made = os.fstat(copy)
-        length = entry.st_size if size is None else min(size, entry.st_size)
-        syncs = length > 0 and branch.durable and not stack.volatile
         if syncs and not order.is_kept(stack, branch):
             staged = branch.work_name()
-        if syncs or length > _QUICK or (length and files.waits_for_disk(source, 0)):
-            stack.waiting.begins()
         with stack.unlocked():
             if length:
                 copydata.copy(source, entry, copy, made.st_dev, length, stack.waiting.check)

@@ -379,6 +379,7 @@ class UnionFs:
                 return
             fd = os.dup(self._stack.upper(node).fd)
         try:
+            self._stack.waiting.begins()
             copyup.flush_directory(fd)
         finally:
             os.close(fd)
