@@ -189,14 +189,9 @@ class Workers(Waiting):
     def _more(self) -> None:
         # The end of the process does not wait for it.
         thread = threading.Thread(target=self._work, name="fuse", daemon=True)
-        with self._lock:
-            self._threads.add(thread)
-        try:
+        with self._lock:  # one that has not begun cannot be joined
             start(thread)
-        except OSError:
-            with self._lock:
-                self._threads.discard(thread)
-            raise
+            self._threads.add(thread)
 
     def _work(self) -> None:
         fd = -1
