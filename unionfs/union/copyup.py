@@ -282,12 +282,3 @@ def _place(stack: Stack, node: Node, work_fd: int, work_name: bytes) -> None:
     with stack.unseen(parent):
         os.rename(work_name, node.name, src_dir_fd=work_fd, dst_dir_fd=directory.fd)
     directory.add(node.name)
-
-
-def flush_directory(fd: int) -> None:
-    """fsync a directory; some file systems do not offer it (EINVAL)."""
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise
