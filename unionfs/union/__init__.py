@@ -10,7 +10,9 @@ whole of it for the layers above; the other modules are functions over one `stac
     nodes       the table of files the kernel knows
     directories descriptors and name sets of branch directories, cached
     whiteout    whiteouts and opaque marks, made and removed
-    stack       the state of one union, and the merge of one name over the branches
+    resolve     the merge of one name over the branches
+    adopt       from a name to the node of its file, and how long that stays
+    stack       the state of one union: both, and what changes about them
     merge       the merge of all names in a directory
     opening     opening what a node is, and nothing that was put in its place
     protection  what chattr(1) forbids of lower files, and of their copies
