@@ -1,7 +1,8 @@
 """A union file system in user space, in the on-disk layout of AUFS, served through FUSE.
 
     linux/       layer 0   system calls that Python's os lacks
-    union/       layer 1   what a union is: UnionFs (union.fs) over Branches (union.branch); POSIX, no FUSE
+    fuse/        layer 1a  the FUSE wire protocol, bytes in and bytes out
+    union/       layer 1b  what a union is: UnionFs (union.fs) over Branches (union.branch); POSIX, no FUSE
     serve/       layer 2   requests to UnionFs calls, and OSError to errno
     transport/   layer 3   mounting, the session that reads requests, unmounting
     options      the three dialects of branches and options, as one MountPlan

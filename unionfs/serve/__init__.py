@@ -2,6 +2,10 @@
 
     filesystem   what they ask of the union: the protocol that UnionFs follows
     passthrough  which open files the kernel reads and writes by itself
-    wire         FUSE messages, for the direct transport and the one in memory (filesystem, passthrough)
-    pyfuse       pyfuse3's operations (filesystem); nothing but a transport imports it, for it loads trio
+    requests/    FUSE messages, by what they are about (filesystem, passthrough)
+    wire         all of them, one answer each: for the direct transport and the one in memory
+    inplace      in which thread a request of pyfuse3 is answered, and what becomes of errors
+    pyfuse       pyfuse3's operations (filesystem, inplace)
+
+Nothing but a transport imports the last two, for they load trio.
 """

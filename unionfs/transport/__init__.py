@@ -6,10 +6,13 @@
     serve        which of the two transports serves a mount
     direct       one that speaks to /dev/fuse itself, its main thread
     workers      ... and the threads that read requests and write answers
+    pause        ... how the one of them that reads waits for the next request
     companion    what keeps client and server on one of two processors
+    memory       one without a kernel, for tests and measurements
     session      pyfuse3 and trio: read requests until the last user is gone
     interrupt    what pyfuse3's blocking read needs
     serving      what both do around their own work
+    watch        the end of a session whose main thread cannot see to it
     background   the server as a process of its own, its readiness and its log
     control      how others find a mount's server, and ask it
     info         what it answers, and how that is shown

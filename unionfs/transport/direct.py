@@ -131,7 +131,7 @@ def _needing_a_thread(begin: Callable[[], _T], workers: Workers) -> _T:
     try:
         return begin()
     except OSError as error:
-        if error.errno != errno.EAGAIN or not workers.do_without_companion():
+        if error.errno != errno.EAGAIN or not workers.pause.do_without_companion():
             raise
     return begin()
 

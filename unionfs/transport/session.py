@@ -22,7 +22,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 import pyfuse3
 import trio
 
-from unionfs.serve.pyfuse import UnionOperations, in_thread
+from unionfs.serve.inplace import InPlace, in_thread
+from unionfs.serve.pyfuse import UnionOperations
 from unionfs.transport import control, info, serving
 from unionfs.transport.delivery import Delivery
 from unionfs.transport.interrupt import Interrupts
@@ -53,7 +54,8 @@ def serve(
     transport was chosen, for `unionfs info`. Raises OSError when the union or the mount is refused.
     """
     serving.prepare_process()
-    fs = UnionFs(branches, volatile=volatile)
+    in_place = InPlace()
+    fs = UnionFs(branches, volatile=volatile, waiting=in_place)
     started = time.time()
 
     def facts() -> info.Facts:
@@ -79,7 +81,7 @@ def serve(
         unmounter = serving.Unmounter()
         at_end.callback(unmounter.close)
         try:
-            trio.run(_session, fs, delivery, unmounter, flags, allow_other, ready, facts)
+            trio.run(_session, fs, in_place, delivery, unmounter, flags, allow_other, ready, facts)
         except ExceptionGroup as group:  # what a task of a nursery raises comes in one
             refusal, other = group.split(OSError)
             if refusal is None or other is not None:
@@ -93,6 +95,7 @@ def _first(error: Exception) -> Exception:
 
 async def _session(
     fs: UnionFs,
+    in_place: InPlace,
     delivery: Delivery,
     unmounter: serving.Unmounter,
     flags: Collection[str],
@@ -113,7 +116,7 @@ async def _session(
             raise
         try:
             # libfuse takes a descriptor that is mounted already by this name, and does not unmount it.
-            pyfuse3.init(UnionOperations(fs, interrupts), f"/dev/fd/{fd}", set())
+            pyfuse3.init(UnionOperations(fs, interrupts, in_place), f"/dev/fd/{fd}", set())
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_on_signal, signals, delivery, unmounter, watch)

@@ -4,10 +4,9 @@
     followers   sleep until the leader's request turns slow (union/waiting.py); then one becomes the leader, and the old
                 leader a follower once it has answered
 
-So quick requests are answered by one thread without a hand-over, and slow ones hold up nobody. While requests follow
-each other closely, the leader goes on asking for a while before it sleeps, because a wake-up across processors costs
-more than most requests; only one thread at a time does. On a machine of two processors another process spins instead
-(`companion`). Each thread has a descriptor of its own (FUSE_DEV_IOC_CLONE); what is read from one is answered on it.
+So quick requests are answered by one thread without a hand-over, and slow ones hold up nobody. How the leader waits for
+the next request is told in `pause`. Each thread has a descriptor of its own (FUSE_DEV_IOC_CLONE); what is read from one
+is answered on it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from unionfs.fuse import abi, reply
 from unionfs.fuse.request import Unintelligible
 from unionfs.linux import fusedev
 from unionfs.linux.processes import is_dying
-from unionfs.transport.companion import Companion
+from unionfs.transport.pause import Pause
 from unionfs.transport.serving import start
 from unionfs.union.errors import fail
 from unionfs.union.waiting import Waiting
@@ -37,9 +36,6 @@ _MOST_IDLE = 8
 
 # Beside a longest WRITE: its structure and header, and what the kernel wants to be sure of (FUSE_MIN_READ_BUFFER).
 _MARGIN = 8192
-
-# Pauses so many times as long as the leader may spin for end a succession of requests; shorter ones happen in it.
-_LONG = 20
 
 # How often a wait that was interrupted looks whether its caller is being killed.
 _GLANCE_SECONDS = 0.1
@@ -74,12 +70,7 @@ class Workers(Waiting):
         """`spin_us` bounds the leader's asking before it sleeps, 0 for none."""
         self._fd = -1
         self._buffer_size = max_write + _MARGIN
-        self._spin_ns = spin_us * 1000
-        processors = len(os.sched_getaffinity(0))
-        self._companion = _companion(spin_us) if spin_us and processors == 2 else None
-        self._may_spin = spin_us > 0 and processors > 2
-        self._spins = False
-        self._takes_turns = False  # with a client that asks again only when it has its answer
+        self.pause = Pause(spin_us)
         self._me = _Thread()
         self._lock = threading.Lock()
         self._baton = threading.Lock()
@@ -102,13 +93,6 @@ class Workers(Waiting):
         self._answer = answer
         self._let_go = let_go
         self._more()
-
-    def do_without_companion(self) -> bool:
-        """Give its process back, where there are too few; False if there was none."""
-        companion, self._companion = self._companion, None
-        if companion is not None:
-            companion.close()
-        return companion is not None
 
     def stop(self) -> None:
         """Read no more requests; those that are being answered still are."""
@@ -138,8 +122,7 @@ class Workers(Waiting):
         return True
 
     def close(self) -> None:
-        if self._companion is not None:
-            self._companion.close()
+        self.pause.close()
         for fd in (self._stop_fd, self.ended_fd, self._null):
             os.close(fd)
 
@@ -150,8 +133,7 @@ class Workers(Waiting):
         if not me.leads:
             return
         me.leads = False
-        if self._companion is not None:
-            self._companion.rest()
+        self.pause.rest()
         with self._lock:
             self._slow[_unique(me.message)] = me.slow = _Slow()
             lonely = not self._idle and len(self._threads) < _MOST_THREADS
@@ -189,14 +171,9 @@ class Workers(Waiting):
     def _more(self) -> None:
         # The end of the process does not wait for it.
         thread = threading.Thread(target=self._work, name="fuse", daemon=True)
-        with self._lock:
-            self._threads.add(thread)
-        try:
+        with self._lock:  # one that has not begun cannot be joined
             start(thread)
-        except OSError:
-            with self._lock:
-                self._threads.discard(thread)
-            raise
+            self._threads.add(thread)
 
     def _work(self) -> None:
         fd = -1
@@ -257,7 +234,7 @@ class Workers(Waiting):
 
     def _read(self, fd: int, buffers: tuple[bytearray], poll: select.poll) -> int:
         """The length of the next message; -1 when there will be none."""
-        none_yet = self._takes_turns
+        none_yet = self.pause.takes_turns
         while not self._ending:
             try:
                 if not none_yet:
@@ -274,34 +251,10 @@ class Workers(Waiting):
                     return -1
                 raise
             none_yet = False
-            count = self._await(fd, buffers, poll)
+            count = self.pause.until_request(fd, buffers, poll, self._me.message)
             if count:
                 return count
         return -1
-
-    def _await(self, fd: int, buffers: tuple[bytearray], poll: select.poll) -> int:
-        """Until there may be a request: spin, or sleep. The length of the message if spinning got it, else 0."""
-        clock = time.perf_counter_ns
-        start = clock()
-        if self._spins:
-            until = start + self._spin_ns
-            while clock() < until:
-                try:
-                    return os.readv(fd, buffers)
-                except BlockingIOError:
-                    pass
-                except OSError:
-                    return 0  # `_read` meets it again
-        poll.poll()
-        pause = clock() - start
-        self._spins = self._may_spin and pause < self._spin_ns
-        if self._companion is not None:
-            self._takes_turns = pause < self._spin_ns
-            if self._takes_turns:
-                self._companion.turn(_pid(self._me.message))
-            elif pause > _LONG * self._spin_ns:
-                self._companion.rest()
-        return 0
 
     def _write(self, fd: int, said: bytes | Sequence[bytes], message: memoryview) -> None:
         try:
@@ -331,20 +284,8 @@ def _unique(message: memoryview) -> int:
 
 
 def _caller_is_dying(message: memoryview) -> bool:
-    pid = _pid(message)
-    return pid != 0 and is_dying(pid)  # 0: in another pid namespace
-
-
-def _companion(spin_us: int) -> Companion | None:
-    try:
-        return Companion(spin_us)
-    except OSError:
-        return None  # no process to be had
-
-
-def _pid(message: memoryview) -> int:
     pid: int = abi.IN_HEADER.unpack_from(message)[6]
-    return pid
+    return pid != 0 and is_dying(pid)  # 0: in another pid namespace
 
 
 def _own_descriptor(fd: int) -> int:

@@ -3,29 +3,38 @@
 It knows POSIX, not FUSE: nodes are numbers, names are bytes, every failure is an OSError. `fs.UnionFs` is the
 whole of it for the layers above; the other modules are functions over one `stack.Stack`, read in this order:
 
-    form        what "deleted" and "opaque" look like on disk; the only module that says so, and it imports nothing
-    opaque      whether a directory is
-    branch      one directory of the stack: descriptor, permission, work area
-    identity    inode numbers that survive copy-up and remount
-    nodes       the table of files the kernel knows
-    directories descriptors and name sets of branch directories, cached
-    whiteout    whiteouts and opaque marks, made and removed
-    stack       the state of one union, and the merge of one name over the branches
-    merge       the merge of all names in a directory
-    opening     opening what a node is, and nothing that was put in its place
-    protection  what chattr(1) forbids of lower files, and of their copies
-    place       where a node's bytes are now
-    copydata    the bytes of one file into another
-    copyup      making a node's bytes live in the writable branch
-    order       what has to be on the disk before what follows, where the file system does not see to it (btrfs)
-    outlived    whiteouts that go later for it
-    privileges  set-ID bits: who takes them, who may keep them
+    errors          how the union says no
+    form            what "deleted" and "opaque" look like on disk; the only module that says so, and it imports nothing
+    opaque          whether a directory is
+    times           a directory's times, kept over changes that the union does not show
+    branch          one directory of the stack: descriptor, permission, work area
+    mark            the sign by which a union's mount is known
+    identity        inode numbers that survive copy-up and remount
+    pseudolink      hard links that stay one file after copy-up
+    nodes           the table of files the kernel knows
+    directories     descriptors and name sets of branch directories, cached
+    whiteout        whiteouts and opaque marks, made and removed
+    waiting         what a transport is told of work that takes long, and where it may refuse it
+    spare           descriptors for operations that would find none
+    resolve         the merge of one name over the branches
+    adopt           from a name to the node of its file, and how long that stays
+    stack           the state of one union: both, and what changes about them
+    merge           the merge of all names in a directory
+    opening         opening what a node is, and nothing that was put in its place
+    place           where a node's bytes are now
+    protection      what chattr(1) forbids of lower files, and of their copies
+    order           what has to be on the disk before what follows, where the file system does not see to it (btrfs)
+    outlived        whiteouts that go later for it
+    copydata        the bytes of one file into another
+    copyattributes  ... and all else that a copy has of it
+    copyup          making a node's bytes live in the writable branch
+    privileges      set-ID bits: who takes them, who may keep them
     create, remove, rename, attributes, inode_flags, handles, listing    the operations
-    operation   the lock for one of them, and what follows at its end
-    extents     ranges of open files: allocation, holes, copies
-    again       which failed operations are tried again
-    spare       descriptors for them
-    fs          UnionFs: takes the lock and delegates
+    extents         ranges of open files: allocation, holes, copies
+    operation       the lock for one of them, and what follows at its end
+    calls/          what can be asked of a union, by what it is about
+    fs              UnionFs: all of it, and what is asked of the whole
+    again           which failed operations are tried again
 
 Locks, outermost first:
 

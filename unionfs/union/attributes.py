@@ -14,7 +14,8 @@ from unionfs.union import copyup, form, place, privileges, protection, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.nodes import Node
 from unionfs.union.privileges import ROOT, Caller
-from unionfs.union.stack import Found, Stack
+from unionfs.union.resolve import Found
+from unionfs.union.stack import Stack
 
 
 class Attr(NamedTuple):

@@ -7,16 +7,13 @@ data is copied once: the first marks the node, lets go of the lock and copies; t
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
 
 from unionfs.linux import files
-from unionfs.union import copydata, form, merge, order, place, protection, whiteout
-from unionfs.union.branch import Branch
+from unionfs.union import copyattributes, copydata, form, merge, order, place, protection, whiteout
 from unionfs.union.errors import fail
 from unionfs.union.identity import record
 from unionfs.union.nodes import Node
@@ -25,7 +22,6 @@ from unionfs.union.stack import Stack
 
 # Bytes that are copied from memory to memory while others wait: for fewer, letting somebody else serve them costs more.
 _QUICK = 1 << 22
-_SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 def copy_up(stack: Stack, node: Node, *, size: int | None = None) -> bool:
@@ -82,7 +78,7 @@ def _copy_up_one_directory(stack: Stack, node: Node) -> None:
         os.mkdir(name, 0o700, dir_fd=branch.work_fd)
         copy = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=branch.work_fd)
         try:
-            _copy_attributes_by_name(branch, source, Place(copy, b""), record(node.origin, kept))
+            copyattributes.by_name(branch, source, Place(copy, b""), record(node.origin, kept))
             entry = os.fstat(copy)
             with branch.permitted(copy):  # to be moved (vfs_rename(), fs/namei.c)
                 _place(stack, node, branch.work_fd, name)
@@ -110,7 +106,7 @@ def _copy_up_special(stack: Stack, node: Node) -> None:
             os.symlink(os.readlink(b"", dir_fd=source), name, dir_fd=copy.fd)
         else:
             os.mknod(name, stat.S_IFMT(entry.st_mode) | 0o600, entry.st_rdev, dir_fd=copy.fd)
-        _copy_attributes_by_name(branch, source, copy, record(node.origin, 0))
+        copyattributes.by_name(branch, source, copy, record(node.origin, 0))
         made = copy.stat()
         if not node.names:
             _become_orphan(node, copy.open(os.O_PATH))
@@ -131,24 +127,24 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
     staged: bytes | None = None
     try:
         entry = os.fstat(source)
+        length = entry.st_size if size is None else min(size, entry.st_size)
+        syncs = length > 0 and branch.durable and not stack.volatile
+        if syncs or length > _QUICK or (length and files.waits_for_disk(source, 0)):
+            stack.waiting.begins()
         kept = protection.of_file(source)
         mode = stat.S_IMODE(entry.st_mode) & 0o777
         if branch.confined:
             mode |= stat.S_IRUSR | stat.S_IWUSR  # else its attributes could not be set
         copy = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=branch.work_fd)
         made = os.fstat(copy)
-        length = entry.st_size if size is None else min(size, entry.st_size)
-        syncs = length > 0 and branch.durable and not stack.volatile
         if syncs and not order.is_kept(stack, branch):
             staged = branch.work_name()
-        if syncs or length > _QUICK or (length and files.waits_for_disk(source, 0)):
-            stack.waiting.begins()
         with stack.unlocked():
             if length:
                 copydata.copy(source, entry, copy, made.st_dev, length, stack.waiting.check)
             # A truncated file was modified now: the link into place is what truncates.
             modified = time.time_ns() if size is not None and size <= entry.st_size else entry.st_mtime_ns
-            _copy_attributes(branch, source, entry, copy, made, record(node.origin, kept), modified)
+            copyattributes.by_descriptor(branch, source, entry, copy, made, record(node.origin, kept), modified)
             if syncs:
                 # Before the name: after a power cut a name without its data would hide the lower file.
                 if staged is not None:
@@ -286,79 +282,3 @@ def _place(stack: Stack, node: Node, work_fd: int, work_name: bytes) -> None:
     with stack.unseen(parent):
         os.rename(work_name, node.name, src_dir_fd=work_fd, dst_dir_fd=directory.fd)
     directory.add(node.name)
-
-
-def _copy_attributes(
-    branch: Branch, source: int, entry: os.stat_result, copy: int, made: os.stat_result, kept: bytes, modified: int
-) -> None:
-    """Owner, extended attributes (ACLs and capabilities are among them), mode and times, and what is `kept` of its
-    original, from the open file `source` with the status `entry` to `copy`, which was `made` with its permission bits.
-
-    The order matters: writing clears capabilities, so the data comes before; chown(2) clears them and set-user-ID,
-    so both come after it; and who is not root sets attributes of a file that he may write to, so the mode comes last.
-    """
-    owned = (made.st_uid, made.st_gid) == (entry.st_uid, entry.st_gid)
-    if not owned:
-        os.chown(copy, entry.st_uid, entry.st_gid)
-    os.setxattr(copy, branch.attribute("origin"), kept)
-    for name, value in _attributes_to_copy(source):
-        with _unless_unsupported(branch, name):
-            os.setxattr(copy, name, value)
-    mode = stat.S_IMODE(entry.st_mode)
-    if not owned or mode != stat.S_IMODE(made.st_mode) or mode & _SET_ID:
-        os.chmod(copy, mode)
-    os.utime(copy, ns=(entry.st_atime_ns, modified))
-
-
-def _copy_attributes_by_name(branch: Branch, source: int, copy: Place, kept: bytes) -> None:
-    """The same for other kinds of files, from an O_PATH descriptor to an entry of the work area."""
-    entry = os.fstat(source)
-    copy.chown(entry.st_uid, entry.st_gid)
-    try:
-        copy.setxattr(branch.attribute("origin"), kept)
-    except OSError as error:
-        # user.* is not allowed on links and devices; they get a new number after a remount.
-        if error.errno != errno.EPERM:
-            raise
-    for name, value in _attributes_to_copy(files.fd_path(source)):
-        with _unless_unsupported(branch, name):
-            copy.setxattr(name, value)
-    if not stat.S_ISLNK(entry.st_mode):
-        copy.chmod(stat.S_IMODE(entry.st_mode))
-    copy.utime(entry.st_atime_ns, entry.st_mtime_ns)
-
-
-def _attributes_to_copy(source: int | bytes) -> list[tuple[str, bytes]]:
-    try:
-        names = os.listxattr(source)
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            return []  # a file system that has none at all
-        raise
-    # ACLs last: they take the owner's permissions too.
-    names.sort(key=lambda name: name.startswith("system."))
-    return [
-        (name, os.getxattr(source, name)) for name in names if not form.is_private_attribute(os.fsencode(name))
-    ]
-
-
-@contextlib.contextmanager
-def _unless_unsupported(branch: Branch, name: str) -> Iterator[None]:
-    """The branch's file system may have no such namespace (an ACL on one without them, say). And a capability is
-    nothing that a user could give, nor keep: his own write takes it (cap_inode_setxattr(), security/commoncap.c)."""
-    try:
-        yield
-    except OSError as error:
-        if branch.confined and error.errno == errno.EPERM and name.startswith("security."):
-            return
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENODATA):
-            raise
-
-
-def flush_directory(fd: int) -> None:
-    """fsync a directory; some file systems do not offer it (EINVAL)."""
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise

@@ -32,7 +32,8 @@ from unionfs.union.errors import fail
 from unionfs.union.identity import Source
 from unionfs.union.merge import BEFORE, LAST, Merge
 from unionfs.union.nodes import Node
-from unionfs.union.stack import Found, Stack
+from unionfs.union.resolve import Found
+from unionfs.union.stack import Stack
 
 # (name, inode number, file type as in st_mode, next cookie)
 Entry = tuple[bytes, int, int, int]

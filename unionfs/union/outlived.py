@@ -29,14 +29,20 @@ def are_many(stack: Stack) -> bool:
 
 
 def drop_all(stack: Stack) -> None:
-    """At the end of an operation: the lock is let go of. Where the disk fails they stay, and do no harm."""
+    """At the end of an operation: the lock is let go of. Where the disk fails they stay, and do no harm; where the
+    thread has others to serve they are left to another's operation."""
+    if not stack.outlived:
+        return
+    try:
+        stack.waiting.begins()
+    except InterruptedError:
+        return
     names, stack.outlived = stack.outlived, []
     try:
-        if names:
-            with stack.unlocked():
-                for branch in stack.branches:
-                    if branch.writable:
-                        order.everything_first(stack, branch)
+        with stack.unlocked():
+            for branch in stack.branches:
+                if branch.writable:
+                    order.everything_first(stack, branch)
     except OSError:
         again = set(names)
     else:

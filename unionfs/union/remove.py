@@ -55,21 +55,21 @@ def rmdir(stack: Stack, parent: Node, name: bytes) -> None:
     # It may be in use as a working directory, and changed: that must not be the lower one.
     copyup.copy_up_directory(stack, node)
     directory = stack.upper(parent)
-    removed: bytes | None = None
+    # Whiteouts and markers are in it: out of sight in one step, then deleted at leisure.
+    removed = branch.work_name() if stack.upper(node).names else None
+    if removed is not None:
+        stack.waiting.begins()
     with place.outliving(stack, node), hiding(stack, parent, name, directory) as hidden:
         if hidden and was_upper:
             order.whiteout_first(stack, directory, name)
-        if not stack.upper(node).names:
+        if removed is None:
             os.rmdir(name, dir_fd=directory.fd)
         else:
-            # Whiteouts and markers are in it: out of sight in one step, then deleted at leisure.
-            removed = branch.work_name()
             with branch.permitted(stack.upper(node).fd):
                 os.rename(name, removed, src_dir_fd=directory.fd, dst_dir_fd=branch.work_fd)
         directory.discard(name)
     directory_is_gone(stack, node)
     if removed is not None:
-        stack.waiting.begins()
         with stack.unlocked():
             branch.discard_work(removed)
 

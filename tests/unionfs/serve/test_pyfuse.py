@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import pytest
 pyfuse3 = pytest.importorskip("pyfuse3")
 
 from tests.mounting import Union  # noqa: E402
+from unionfs.serve.inplace import InPlace  # noqa: E402
 from unionfs.serve.pyfuse import UnionOperations  # noqa: E402
 from unionfs.union.branch import Branch  # noqa: E402
 from unionfs.union.fs import UnionFs  # noqa: E402
@@ -79,7 +81,30 @@ def fs(tmp_path: Path) -> Iterator[Failing]:
 
 @pytest.fixture
 def operations(fs: Failing) -> UnionOperations:
-    return UnionOperations(fs, contextlib.nullcontext())
+    return UnionOperations(fs, contextlib.nullcontext(), InPlace())
+
+
+def test_what_turns_slow_is_done_again_in_a_thread(tmp_path: Path) -> None:
+    """And there it goes on."""
+    trio = pytest.importorskip("trio")
+    in_place = InPlace()
+    threads: list[int] = []
+
+    class Slow(UnionFs):
+        def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Any:
+            threads.append(threading.get_ident())
+            self._stack.waiting.begins()
+            return super().mkdir(parent, name, mode, uid, gid)
+
+    (tmp_path / "up").mkdir()
+    with contextlib.closing(Slow([Branch.open(os.fsencode(tmp_path / "up"), "rw")], waiting=in_place)) as fs:
+        operations = UnionOperations(fs, contextlib.nullcontext(), in_place)
+        trio.run(operations.mkdir, 1, b"d", 0o755, CALLER)
+        trio.run(operations.getattr, 1, CALLER)
+        fs._stack.waiting.begins()  # outside of an operation nothing can be undone
+    assert threads[0] == threading.get_ident() != threads[1]
+    assert len(threads) == 2
+    assert (tmp_path / "up" / "d").is_dir()
 
 
 def test_an_entry_is_kept_for_ever(operations: UnionOperations, tmp_path: Path) -> None:

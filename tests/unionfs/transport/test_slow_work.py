@@ -23,7 +23,6 @@ import pytest
 
 from tests.children import Child, in_child
 from tests.mounting import Union, server_of
-from tests.unionfs.transport.connections import requests_waiting
 from tests.unionfs.waiting import ended, wait_until, wait_until_unmounted
 from unionfs.linux import consts, mounts
 from unionfs.transport import info
@@ -160,6 +159,40 @@ def test_a_copy_up_holds_up_nobody(copying: Gated, tmp_path: Path) -> None:
     assert (tmp_path / "up" / "big").read_bytes() == b"NEW" + BIG[3:]
 
 
+def test_who_waits_for_a_copy_up_holds_up_nobody(copying: Gated) -> None:
+    first = writer(copying)
+    wait_until(lambda: copying.gate.waiting == 1)
+    second = in_child(lambda: os.chmod(f"{copying.path}/big", 0o600))
+    wait_until(lambda: "request_wait_answer" in Path(f"/proc/{second.pid}/stack").read_text())
+    others_are_served(copying)
+    assert first.is_running() and second.is_running()
+    copying.gate.open()
+    assert (first.wait(), second.wait()) == (0, 0)
+    assert copying.gate.waiting == 4
+
+
+def test_a_directory_that_is_copied_holds_up_nobody(tmp_path: Path, transport: str) -> None:
+    """Nor what is made in it meanwhile, which moves with it."""
+    union = Gated(tmp_path, transport, "copy_file_range")
+    (tmp_path / "low" / "d" / "sub").mkdir(parents=True)
+    (tmp_path / "low" / "d" / "big").write_bytes(BIG)
+    (tmp_path / "low" / "beside").mkdir()
+    with contextlib.closing(union.mount()):
+        for known in ("d/sub", "beside"):  # the rename keeps the root to itself
+            os.stat(f"{union.path}/{known}")
+        child = in_child(lambda: os.rename(f"{union.path}/d", f"{union.path}/e"))
+        wait_until(lambda: union.gate.waiting == 1)
+        os.mkdir(f"{union.path}/d/sub/new")
+        os.symlink("target", f"{union.path}/d/link")
+        Path(union.path, "beside", "file").write_text("new")
+        os.unlink(f"{union.path}/beside/file")
+        assert child.is_running()
+        union.gate.open()
+        assert child.wait() == 0
+        assert sorted(os.listdir(f"{union.path}/e")) == ["big", "link", "sub"]
+        assert os.listdir(f"{union.path}/e/sub") == ["new"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_who_is_interrupted_in_a_copy_up_undoes_it(
     copying: Gated, tmp_path: Path, transport: str, number: signal.Signals
@@ -218,14 +251,12 @@ def threads(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
 
 
-def test_forty_slow_requests_hold_up_nobody(syncing: Gated, fusectl: None, transport: str) -> None:
-    """Over pyfuse3 they are not begun all at once. Its loop begins what it begins of them before it serves others."""
+def test_forty_slow_requests_hold_up_nobody(syncing: Gated) -> None:
     server = info.ask(syncing.path)["pid"]
     children = [syncer(syncing, f"file{number}") for number in range(40)]
-    wait_until(lambda: requests_waiting(syncing.path) == 40)
-    wait_until(lambda: syncing.gate.waiting >= (40 if transport == "direct" else 2))
+    wait_until(lambda: syncing.gate.waiting == 40)
     others_are_served(syncing)
-    assert threads(server) < (60 if transport == "direct" else 40)
+    assert threads(server) < 60
     syncing.gate.open()
     assert [child.wait() for child in children] == [0] * 40
     others_are_served(syncing)
