@@ -6,86 +6,18 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from tests.contracts.posix.case import in_child
 from tests.pictures import Disk
-from tests.trees import Dir, HardLink, Symlink, Tree, build
+from tests.trees import Dir, Symlink, build
 from tests.unionfs.inprocess import ROOT, create, listing, union, walk
+from tests.unionfs.union.changes import CHANGES, LOW, Syncs, empty_d
 from unionfs.linux import files
-from unionfs.linux.consts import RENAME_EXCHANGE
 from unionfs.union import outlived
-from unionfs.union.fs import UnionFs
 
 pytestmark = pytest.mark.needs("loop", "user-xattr", "trusted-xattr")
-
-LOW: Tree = {
-    "f": "low", "g": "low", "empty": "", "h": "low", "hard": HardLink("h"), "l": Symlink("f"),
-    "d": {"x": "x", "y": "y"}, "e": {},
-}  # fmt: skip
-
-
-class Syncs(NamedTuple):
-    """How often one file was synced, and a transaction committed."""
-
-    files: int
-    commits: int
-
-
-class Change(NamedTuple):
-    before: Callable[[UnionFs], object]
-    act: Callable[[UnionFs], object]
-    ext4: int
-    btrfs: Syncs
-
-
-def _remove_all_of_d(fs: UnionFs) -> None:
-    for name in listing(fs, walk(fs, "d")):
-        fs.unlink(walk(fs, "d"), name)
-
-
-def _empty_d_and_make_n(fs: UnionFs) -> None:
-    _remove_all_of_d(fs)
-    fs.mkdir(ROOT, b"n", 0o755, 0, 0)
-
-
-def _copied_up(name: str) -> Callable[[UnionFs], object]:
-    return lambda fs: fs.setattr(walk(fs, name), mode=0o600)
-
-
-def nothing(fs: UnionFs) -> None:
-    pass
-
-
-CHANGES = {
-    "create": Change(nothing, lambda fs: create(fs, ROOT, b"n"), 0, Syncs(0, 0)),
-    "create over a whiteout": Change(
-        lambda fs: fs.unlink(ROOT, b"f"), lambda fs: create(fs, ROOT, b"f"), 0, Syncs(0, 0)),
-    "mkdir over a whiteout": Change(
-        lambda fs: fs.unlink(ROOT, b"f"), lambda fs: fs.mkdir(ROOT, b"f", 0o755, 0, 0), 0, Syncs(0, 0)),
-    "copy-up": Change(nothing, _copied_up("f"), 1, Syncs(1, 0)),
-    "copy-up of no bytes": Change(nothing, _copied_up("empty"), 0, Syncs(0, 0)),
-    "unlink of a lower file": Change(nothing, lambda fs: fs.unlink(ROOT, b"f"), 0, Syncs(0, 0)),
-    "unlink of a copied-up file": Change(_copied_up("f"), lambda fs: fs.unlink(ROOT, b"f"), 0, Syncs(1, 0)),
-    "unlink of a new file": Change(lambda fs: create(fs, ROOT, b"n"), lambda fs: fs.unlink(ROOT, b"n"), 0, Syncs(0, 0)),
-    "unlink of a lower hard link": Change(nothing, lambda fs: fs.unlink(ROOT, b"hard"), 1, Syncs(3, 0)),
-    "rmdir of a lower directory": Change(nothing, lambda fs: fs.rmdir(ROOT, b"e"), 0, Syncs(0, 0)),
-    "rmdir of a merged directory": Change(_remove_all_of_d, lambda fs: fs.rmdir(ROOT, b"d"), 0, Syncs(1, 0)),
-    "rename of a new file": Change(
-        lambda fs: create(fs, ROOT, b"n"), lambda fs: fs.rename(ROOT, b"n", ROOT, b"o"), 0, Syncs(0, 0)),
-    "rename over a lower file": Change(
-        lambda fs: create(fs, ROOT, b"n"), lambda fs: fs.rename(ROOT, b"n", ROOT, b"f"), 0, Syncs(0, 0)),
-    "rename of a lower file": Change(nothing, lambda fs: fs.rename(ROOT, b"f", ROOT, b"n"), 1, Syncs(2, 0)),
-    "rename of a lower link": Change(nothing, lambda fs: fs.rename(ROOT, b"l", ROOT, b"n"), 0, Syncs(1, 0)),
-    "rename of a lower directory": Change(nothing, lambda fs: fs.rename(ROOT, b"d", ROOT, b"n"), 2, Syncs(3, 1)),
-    "rename over an emptied directory": Change(
-        _empty_d_and_make_n,
-        lambda fs: fs.rename(ROOT, b"n", ROOT, b"d"), 0, Syncs(1, 0)),
-    "exchange": Change(nothing, lambda fs: fs.rename(ROOT, b"f", ROOT, b"g", RENAME_EXCHANGE), 2, Syncs(2, 1)),
-}  # fmt: skip
-
 
 KINDS = [pytest.param(name, marks=pytest.mark.needs(f"program:mkfs.{name}")) for name in ("ext4", "btrfs")]
 
@@ -148,7 +80,7 @@ def test_whiteouts_that_entries_outlived_go_many_at_once(
         with union(path, volatile=False) as fs:
             fs.unlink(walk(fs, "d"), b"in")
             create(fs, walk(fs, "d"), b"in", b"new")
-            _remove_all_of_d(fs)
+            empty_d(fs)
             fs.rmdir(ROOT, b"d")
             for name in names[:4]:
                 fs.unlink(ROOT, name)

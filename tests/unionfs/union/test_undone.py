@@ -17,7 +17,7 @@ import pytest
 from tests.pictures import Disk
 from tests.trees import build, read
 from tests.unionfs.inprocess import ROOT, union
-from tests.unionfs.union.test_order import CHANGES, LOW
+from tests.unionfs.union.changes import CHANGES, LOW
 from unionfs.union.fs import UnionFs
 from unionfs.union.waiting import Waiting
 
