@@ -7,11 +7,12 @@ returned by lookup, mknod, mkdir, symlink, link and create counts one, as FUSE_F
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from unionfs.linux import consts, files
 from unionfs.union import (
@@ -309,6 +310,23 @@ class UnionFs:
         """Give up the handle's descriptor until it is needed again: somebody else does the I/O."""
         with self._lock:
             self._handles.close_descriptor(self._handles.file(fh))
+
+    @contextlib.contextmanager
+    def staying(self, fh: int) -> Iterator[bool]:
+        """Around what no copy-up of the handle's file may come between: others wait with one. False if it lives in the
+        writable branch, or soon will."""
+        node = self._handles.file(fh).node
+        with self._lock:
+            stays = not node.is_upper and not node.copying
+            if stays:
+                node.copying = True
+        try:
+            yield stays
+        finally:
+            if stays:
+                with self._lock:
+                    node.copying = False
+                    self._stack.settled.notify_all()
 
     def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
         """A new file, open for reading and writing: (handle, attributes)."""
