@@ -39,7 +39,7 @@ from benchmarks.unions import Union
 from drivers.catalog import NAMES, options_of, probe
 from drivers.errors import DriverError
 
-ON_LAYERS = {"copyup": copyup.run, "lookup": lookup.run, "containers": containers.run}  # of the drivers and others
+ON_LAYERS = {"copyup": copyup.run, "lookup": lookup.run, "containers": containers.run}  # asked of drivers and peers
 ON_UNIONS = {
     "throughput": throughput.run, "metadata": metadata.run, "walk": walk.run, "workloads": workloads.run,
     "pagecache": pagecache.run, "memory": memory.run,
@@ -50,7 +50,7 @@ ONCE = "memory"  # has its own backing file system
 TRANSPORTS = ("fuse-aufs:direct", "fuse-aufs:pyfuse3")
 KNOWN = (*NAMES, *TRANSPORTS, *peers.COMMANDS)
 UNIONS = ("overlay2", "fuse-aufs", *TRANSPORTS, *peers.COMMANDS)
-# What the targets compare; the portable transport beside the one that is taken by default.
+# What the targets compare; the portable transport as well as the one that is taken by default.
 TARGETED = ("overlay2", "fuse-aufs", "fuse-aufs:pyfuse3", *peers.COMMANDS)
 
 BACKINGS = {"work": ("work",), "tmpfs": ("tmpfs",), "both": ("tmpfs", "work")}
@@ -85,7 +85,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--targets", action="store_true",
-        help="say which targets are met. Without other words, measures what has targets, on both file systems",
+        help="say which targets are met. Without other arguments, measures what has targets, on both file systems",
     )
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/results/NAME.json and NAME.md")
     options = parser.parse_args(argv)
@@ -109,12 +109,12 @@ Chosen = tuple[list[Subject], list[Union], dict[str, str]]
 def choose(
     names: Sequence[str], work: str, storage_options: Mapping[str, str]
 ) -> Chosen:
-    """Those among `names` that work below `work`, as stacks and as unions, and of the others, why they do not."""
+    """Those among `names` that work below `work`, as stacks and as unions; and for the others, why they do not."""
     subjects: list[Subject] = []
     unions: list[Union] = []
     unavailable: dict[str, str] = {}
     for name in names:
-        own = os.path.join(work, name.replace(":", "-"))  # no separator of mount options
+        own = os.path.join(work, name.replace(":", "-"))  # ":" separates paths in mount options
         os.mkdir(own)
         mine: dict[str, str] = {}
         if name not in peers.COMMANDS:
@@ -186,7 +186,7 @@ def measure_on(
 ) -> int:
     """Fill `run`, printing each table when it is complete. The number of questions that failed.
 
-    What was taken of a question that fails is kept, and the next is asked: a long run is not for nothing.
+    The samples taken before a question fails are kept, and the next is asked: a long run is not to be in vain.
     """
     subjects, unions, unavailable = chosen
     run.unavailable.update(unavailable)

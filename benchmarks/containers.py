@@ -48,7 +48,7 @@ def _write(path: str, size: int, head: bytes = b"") -> None:
 
 
 def free(directory: str) -> int:
-    """Bytes that are free on the file system of `directory`, once what was written to it is on it."""
+    """Bytes that are free on the file system of `directory`, once what was written to it is on the disk."""
     flush(directory)
     status = os.statvfs(directory)
     return status.f_bfree * status.f_frsize

@@ -8,7 +8,7 @@ and, as what a driver does before the first change can be made,
                 vfs copies the whole tree here, and nothing later.
 
 Warm: the lower file's data is in the page cache (it was just written, and flushed), and its name has been looked up in
-the union before the clock starts. So it is the copy that is measured, not the reading disk. What a union promises
+the union before the clock starts. So it is the copy that is measured, not reading from the disk. What a union promises
 about durability is in its time: overlay2 and fuse-aufs flush each copy to disk before they make the change;
 fuse-overlayfs and unionfs-fuse flush nothing (seen with strace).
 

@@ -1,4 +1,4 @@
-"""The machine a measurement was made on: without these, its figures say nothing."""
+"""Facts of the machine that a measurement was made on: without these, its figures say nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unionfs.linux.mounts import mountinfo
 Facts = dict[str, str | int | float]
 
 
-PROGRAMS = ("git", "tar", "gcc")  # that the workloads run
+PROGRAMS = ("git", "tar", "gcc")  # those that the workloads run
 
 
 def gather(peers: Sequence[str]) -> Facts:
@@ -55,7 +55,7 @@ def filesystem(path: str) -> str:
 
 
 def program_version(program: str) -> str:
-    """The first number with dots that `program --version` prints on a line naming the program, else on any."""
+    """The first number with dots that `program --version` prints on a line naming the program, or else on any line."""
     try:
         result = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=10)
     except OSError:

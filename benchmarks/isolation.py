@@ -1,8 +1,8 @@
 """A mount namespace of the run's own.
 
-A FUSE mount ends when the last namespace that has it lets go, and only then does its server. A process that makes a
+A FUSE mount ends when the last namespace that has it lets go, and only then does its server end. A process that makes a
 namespace while a union is measured (a container's start does) would copy the mount and hold it; and this run would hold
-others' for minutes.
+other people's mounts for minutes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What does finding a name in a stack of layers cost?
 
-The stack has 1, 8 and 32 layers below the writable one. Directories are in every layer, so each lookup below them is
+The stack has 1, 8 or 32 layers below the writable one. Directories are in every layer, so each lookup below them is
 in a merged directory; the files looked for are in the lowest layer only, the farthest from the top. Measured per name:
   hit           stat(2) of a file that the union has not been asked for since it was mounted
   hit again     stat(2) of the same file once more: what the kernel remembers is not asked for again
@@ -8,9 +8,9 @@ in a merged directory; the files looked for are in the lowest layer only, the fa
   cold walk     listing a tree of 20 directories and 400 files with lstat(2) of every entry, per entry
 
 What is cold: for hit and miss, the union (it was just mounted), while the layers' own dentries and inodes are warm
-from a round before the first that counts. So their time is the union's price. vfs is a bind mount of one plain
-directory: a new mount makes nothing cold, and its time is the floor. For the walk every dentry and inode is cold, the
-layers' too (/proc/sys/vm/drop_caches, 2), while the disk's blocks stay in the page cache; it is left out where
+from a round before the first that counts. So the time of these two is the union's price. vfs is a bind mount of one
+plain directory: a new mount makes nothing cold, and its time is the floor. For the walk every dentry and inode is cold,
+the layers' too (/proc/sys/vm/drop_caches, 2), while the disk's blocks stay in the page cache; it is left out where
 drop_caches cannot be written.
 
 Not measured: the disk, directories with very many entries, and several clients at once.
@@ -96,7 +96,7 @@ def can_drop_caches() -> bool:
 
 
 def drop_dentries() -> None:
-    """Make every dentry and inode of the machine cold that nobody holds; clean pages of data stay."""
+    """Make every dentry and inode of the machine that nobody holds cold; clean pages of data stay."""
     with open(DROP_CACHES, "w") as control:
         control.write("2")
 

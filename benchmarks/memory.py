@@ -1,15 +1,16 @@
 """What does a server keep in memory for the names it has been asked for?
 
-A lower tree of 1,000,000 files, 100 a directory, is walked by du(1), which asks for every one. Measured of the server
-process and its children:
+A lower tree of 1,000,000 files, 100 per directory, is walked by du(1), which asks for every one. Measured for the
+server process and its children:
   resident, idle              VmRSS after the first answer
   resident after the walk     VmRSS, while the kernel still knows all the files it was told of
   resident a known inode      the growth, divided by the number of files and directories
 
-Kernel overlayfs has no server and is not here. The tree is on a tmpfs of its own whatever is measured besides: what a
-server keeps does not depend on it, and a disk would be asked for a million inodes. No clock is read, so each processor
-has a union of its own at the same time, server and walker both on it: a request then wakes no other processor, which is
-most of a walk's time on an idle machine. One round. Memory for the kernel's own inodes and dentries is not counted.
+Kernel overlayfs has no server and is not here. The tree is on a tmpfs of its own whatever else is measured: what a
+server keeps does not depend on that, and a disk would be asked for a million inodes. No clock is read, so each
+processor has a union of its own at the same time, server and walker both on it: a request then wakes no other
+processor, which is most of a walk's time on an idle machine. One round. Memory for the kernel's own inodes and dentries
+is not counted.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def run(unions: Sequence[Union], work: str, rounds: int, *, quick: bool = False)
 
 
 def _walk(path: str, inodes: int) -> None:
-    """Ask for everything below `path`, which has so many inodes, itself among them."""
+    """Ask for everything below `path`, which has `inodes` inodes, itself included."""
     counted = subprocess.run(["du", "--inodes", "--summarize", path], stdout=subprocess.PIPE, text=True, check=True)
     if int(counted.stdout.split()[0]) != inodes:
         raise OSError(f"du found {counted.stdout.split()[0]} inodes in {path} and not {inodes}")

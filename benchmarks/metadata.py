@@ -1,7 +1,7 @@
 """What do the small operations on files cost, each a batch on files of their own?
 
   create + write 1 kB + close        of new files in one directory of the lower layer
-  first open + read + close, lower   of files of 1 kB that the union has not been asked for; their directory it has
+  first open + read + close, lower   of files of 1 kB that the union has not been asked for, unlike their directory
   open + read + close, lower         the same files once more
   … , lower program                  both of files that begin as a program does: a union may treat them otherwise
   rename, unlink                     of files in the upper directory, within their directory
@@ -10,7 +10,7 @@
 
 The union was just mounted. What is in the lower layer is in the caches of its own file system.
 
-Not measured: names across directories, hard links, and what changes of attributes cost (copyup.py has chmod).
+Not measured: renames across directories, hard links, and what changes of attributes cost (copyup.py has chmod).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def run(unions: Sequence[Union], work: str, rounds: int, *, quick: bool = False)
 
 
 def _once(tree: Mounted, files: int, *, whiteouts: bool) -> Iterator[tuple[str, float]]:
-    """One round on one union: each measure with its seconds an operation."""
+    """One round on one union: each measure with its seconds per operation."""
     for name in DIRECTORIES:
         os.stat(os.path.join(tree.path, name))
     new = paths(tree.path, "new", files)

@@ -1,7 +1,7 @@
 """How often is one lower file in memory when several mounts read it?
 
-4 unions of the same lower directory, as 4 containers of one image have them, read one file of 256 MiB through an open
-descriptor each. Measured:
+4 unions of the same lower directory, as 4 containers of one image have them, each read one file of 256 MiB through an
+open descriptor. Measured:
   lower file, 4 mounts      by how much `Cached` in /proc/meminfo has grown since before the file was written, in
                             sizes of the file, with all descriptors still open: 1 is the lower file's own pages and
                             nothing else

@@ -1,6 +1,6 @@
 """The peers: fuse-overlayfs, unionfs-fuse and mergerfs, where they are installed, set up as a sensible user would.
 
-Their layers are plain directories. Caches and threads are as each program defaults to. Besides the branches they get:
+Their layers are plain directories. Caches and threads are each program's defaults. Besides the branches they get:
 
     fuse-overlayfs    nothing; as root it takes allow_other by itself
     unionfs-fuse      allow_other; cow, without which it has no copy-up
@@ -8,7 +8,7 @@ Their layers are plain directories. Caches and threads are as each program defau
                       on the first branch, as in a union; minfreespace=0, or it refuses a branch with less than 4 GiB
 
 mergerfs has neither copy-up nor whiteouts and takes part where none is needed. Kernel overlayfs is not here: it is the
-driver overlay2. The servers run in front (-f), as children, so that none can outlive the measurement.
+driver overlay2. The servers run in the foreground (-f), as children, so that none can outlive the measurement.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from benchmarks.subjects import Layer, Stack, Tree, flush
 from unionfs.linux.mounts import mounted_at, umount2
 
-START_LIMIT = 10.0  # seconds a server has for its mount to appear
+START_LIMIT = 10.0  # seconds within which a server's mount must appear
 
 Command = Callable[[list[str], str, str, str], list[str]]  # (lower directories, top first; upper; work; target) -> argv
 

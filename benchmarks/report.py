@@ -50,7 +50,7 @@ def rows(samples: Sequence[Sample], baseline: str = BASELINE) -> list[Row]:
 
 
 class Run(NamedTuple):
-    """What was measured on one backing file system: every sample in the order taken, and who could not be measured."""
+    """What was measured on one backing file system: every sample in the order taken, and what could not be measured."""
 
     backing: str  # "ext4"
     samples: list[Sample]
@@ -108,7 +108,7 @@ def times(ratio: float | None) -> str:
 
 
 def table(result: Sequence[Row]) -> str:
-    """One table a question, subjects as columns, the baseline first; a measure that a subject has not is `-`."""
+    """One table per question, subjects as columns, the baseline first; a measure that a subject lacks is `-`."""
     blocks = []
     for question in dict.fromkeys(row.question for row in result):
         mine = [row for row in result if row.question == question]

@@ -26,7 +26,7 @@ Layer = Callable[[str], None]  # writes one layer's files below the directory it
 
 
 def split_name(name: str) -> tuple[str, tuple[str, ...]]:
-    """A subject's name as the driver's and the mount options it adds: "fuse-aufs:direct" takes that transport."""
+    """A subject's name as the driver's, and the mount options it adds: "fuse-aufs:direct" takes that transport."""
     driver, _, transport = name.partition(":")
     return driver, (f"transport={transport}",) if transport else ()
 
@@ -98,13 +98,13 @@ class DriverStack:
     def __init__(self, snapshotter: Snapshotter, work: str, options: tuple[str, ...]) -> None:
         self._snapshotter = snapshotter
         self._work = work
-        self._options = options  # of a union of ours only
+        self._options = options  # only for a union of ours
 
     def commit(self, layers: Sequence[Layer]) -> None:
         parent = ""
         for number, fill in enumerate(layers, start=1):
             with private(self._snapshotter.prepare("filling", parent)) as root:
-                fill(f"/proc/{os.getpid()}/fd/{root}")  # also for programs that it runs
+                fill(f"/proc/{os.getpid()}/fd/{root}")  # a path that also works for programs that it runs
             parent = f"layer-{number}"
             self._snapshotter.commit(parent, "filling")
 

@@ -1,7 +1,7 @@
 """The targets that the figures of a run are held to, and the table that says which are met.
 
-Times and memory are to be at most so many times the other's; throughput (s/MiB) at least, and is turned around first.
-The other is kernel overlayfs, and the best of the FUSE peers by its median, unless a target names one peer.
+Times and memory are to be at most so many times the other's; throughput at least, and its samples (s/MiB) are inverted
+first. The other is kernel overlayfs, or the best of the FUSE peers by its median, unless a target names one peer.
 A pure module: no clock, no file.
 """
 

@@ -1,9 +1,9 @@
 """How fast does data go through?
 
-Measured on one file of 128 MiB, as seconds a MiB (shown as MiB/s), through a system call a block into one buffer:
+Measured on one file of 128 MiB, as seconds per MiB (shown as MiB/s), by one system call per block into one buffer:
   sequential write           of a new file in the upper directory, 1 MiB blocks, from open to the end of close
   sequential read, cold      of the lower file, 1 MiB blocks: the union was just mounted, and the lower file's pages
-                             dropped (posix_fadvise), so the disk is in it; tmpfs is the disk itself, and keeps them
+                             dropped (posix_fadvise), so the disk's time counts; on tmpfs they are the file, and stay
   sequential read, warm      the same once more
   sequential read, program   both of a file that begins as a program does: a union may treat it otherwise
   random read, fresh mount   of 4 KiB, 4096 of them, each at an offset of its own: the lower file's pages are in the
@@ -106,7 +106,7 @@ def run(unions: Sequence[Union], work: str, rounds: int, *, quick: bool = False)
 
 
 def _once(tree: Mounted, lower: str, size: int) -> Iterator[tuple[str, float]]:
-    """One round on one union: each measure with its seconds a MiB."""
+    """One round on one union: each measure with its seconds per MiB."""
     for name, kind in (("file", ""), ("program", ", program")):
         path = os.path.join(tree.path, name)
         drop_pages(os.path.join(lower, name))

@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 class Sample(NamedTuple):
-    """What one subject took for one thing in one round. Less is better in every unit, so that ratios read alike."""
+    """What one subject took for one thing in one round. Less is better in every unit, so that all ratios read alike."""
 
     question: str  # "copyup", "lookup"
     measure: str  # "first write, 4 KiB"
     subject: str  # "overlay2"
     value: float
-    unit: str = "s"  # seconds an operation; or "s/MiB"; "B", bytes of memory; "copies" of a file's data
+    unit: str = "s"  # seconds per operation; or "s/MiB"; "B", bytes of memory; "copies" of a file's data
 
 
 def per_operation(operation: Callable[[T], object], items: Sequence[T]) -> float:

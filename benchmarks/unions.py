@@ -31,7 +31,7 @@ from unionfs.transport import control, device
 
 
 class Server(Protocol):
-    """Who answers for one mount. `pid` is None where that is the kernel, or nobody yet."""
+    """What answers for one mount. `pid` is None where that is the kernel, or nothing yet."""
 
     @property
     def pid(self) -> int | None: ...
@@ -44,7 +44,7 @@ class Server(Protocol):
 
 
 class Mounts:
-    """A Mount value at a target; it ends when the mount does."""
+    """A Mount value mounted at a target; its server ends when the mount does."""
 
     def __init__(self, mount: Mount, target: str) -> None:
         self._mount = mount

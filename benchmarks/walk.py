@@ -1,12 +1,12 @@
-"""What does finding every name of a lower tree cost, and names in no order?
+"""What does finding every name of a lower tree cost, and finding names in random order?
 
-Two trees of 4,000 files each, one with 100 files a directory and one with 4. Measured per file:
+Two trees of 4,000 files each, one with 100 files per directory and one with 4. Measured per file:
   cold walk             listing the tree with lstat(2) of every entry; the union was just mounted
   second walk           the same once more: with the first listing the kernel forgets a directory's access time, and any
                         FUSE server is asked for its attributes again
   warm walk             the same a third time, and from then on
-and per name, in the tree with 100 files a directory, of which the union knows nothing but that it was just mounted:
-  cold random lstat     half of the files, in no order
+and per name, in the tree with 100 files per directory, of which the union, just mounted, knows nothing:
+  cold random lstat     half of the files, in random order
   missing name          names that no layer has, spread over the directories, asked for the first time
   missing name, again   the same names once more
 
@@ -60,7 +60,7 @@ def run(unions: Sequence[Union], work: str, rounds: int, *, quick: bool = False)
 
 
 def _once(tree: Mounted, files: int) -> Iterator[tuple[str, float]]:
-    """One round on one union: each measure with its seconds a name."""
+    """One round on one union: each measure with its seconds per name."""
     for per_directory in PER_DIRECTORY:
         path = os.path.join(tree.path, str(per_directory))
         for state in ("cold", "second", "warm"):

@@ -1,13 +1,13 @@
 """What do whole programs cost, whose own work is the same everywhere?
 
   git clone + status + checkout   of a repository with 5,000 files of 1 kB; checkout goes to a branch in which every
-                                  fifth file is another. The parts are measured too
+                                  fifth file differs. The parts are measured too
   tar x                           of 10,000 files of 1 kB in 100 directories, by root: owners, modes and times are set
   cc                              of 200 small C files, `gcc -c` in one call, each with 20 of 60 headers that are found
                                   in the second of two directories. Sources and headers are in the lower layer
 
 The repository and the archive lie outside the union, on the same file system and in the page cache; what the programs
-write goes to the upper directory. Nothing is on the network. These are long, so they take a third of the rounds.
+write goes to the upper directory. Nothing uses the network. These take long, so they get a third of the rounds.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ The interface, which imports nothing:
 
 The rooms, each of which has a map of its own:
 
-    disk/       what drivers share of a disk: trees, copies, durable writing, quotas, loop devices, locks
-    graph/      the layer graph and its store, and a Snapshotter as far as drivers have it in common
+    disk/       what drivers have in common on a disk: trees, copies, durable writing, quotas, loop devices, locks
+    graph/      the layer graph and its store, and as much of a Snapshotter as drivers have in common
     mounts/     trees, made of the Mount values that every driver answers with
     archive/    layer tars, read and written; over any mounts, whichever driver they come from
-    diff/       what a snapshot changed: told, written as a layer, applied to another
+    diff/       what a snapshot changed: listed, written as a layer, applied to another
 
 The drivers, none of which knows another:
 
@@ -20,7 +20,7 @@ The drivers, none of which knows another:
     btrfs/                  subvolumes
     devicemapper/           thin devices
     zfs/                    datasets
-    catalog                 each by its name; whether it works here, in a sentence
+    catalog                 each by its name; and whether it works here, in a sentence
 
 Arrows (A <- B: B may import A): api, errors <- disk <- graph <- drivers <- catalog; disk <- mounts <- archive <- diff;
 mounts <- fuse_aufs, overlay2.

@@ -40,8 +40,8 @@ How it is used
 A tree is mounted in one of two ways, and both give a mount that is attached nowhere: nobody finds it, no mount
 namespace has a copy of it, and it ends with the process that has it, however that ends.
 
-    private(mounts)      for whoever reads or writes a tree directly: the root directory of one that has no
-                         set-user-ID programs, no devices and nothing to execute, whatever a container has put there
+    private(mounts)      for whoever reads or writes a tree directly: the root directory of a mount on which no
+                         set-user-ID bit, device or program has any effect, whatever a container has put there
     open_tree(mounts)    for whoever gives a tree to a container: attached in the container's mount namespace and
                          nowhere else, with all that a container may have
 
@@ -57,7 +57,8 @@ first to commit wins and the other removes its work:
     except AlreadyExists:
         driver.remove(key)                  # another process has finished the same layer
 
-Importing the next layer is the same with prepare(key, chain_id_below), and it gives the name for the layer after.
+Importing the next layer is the same with prepare(key, chain_id_below); the name that it commits is the parent of the
+one after it.
 
 Running a container:
 
@@ -79,7 +80,7 @@ answer.
 What holds for every driver
 ===========================
 
-- *Only unmounted trees change state.* The caller unmounts an active snapshot before it commits or removes it. A
+- *Only unmounted trees change state.* The caller unmounts an active snapshot before committing or removing it. A
   driver that can tell raises InUse; one that cannot would give a layer that still changes.
 - *Mounts are values.* They name absolute paths, devices or datasets of this machine and stay valid until the snapshot
   is committed or removed. A driver whose snapshot is a block device or a dataset makes it available (activates it) in
@@ -214,7 +215,7 @@ class Snapshotter(Protocol):
         syncing. Once it is committed it is as durable as any other.
 
         The root directory of the tree has the parent's mode, owner and attributes (0755 root:root without a parent).
-        Whoever called it ends the snapshot by commit() or remove(), whatever happens in between.
+        The caller ends the snapshot by commit() or remove(), whatever happens in between.
 
         Raises AlreadyExists (the key), NotFound (the parent), WrongState (the parent is not committed), InvalidName,
         NotSupported (a quota, where this driver cannot enforce one).
@@ -235,7 +236,7 @@ class Snapshotter(Protocol):
 
     def differences(self, key: str) -> Differences | None:
         """Where the changes of a snapshot of any kind lie by themselves, or None if they have to be found by comparing
-        its tree with its parent's. They are only to be read, also of a snapshot that is mounted. Raises NotFound.
+        its tree with its parent's. They may only be read, but even while the snapshot is mounted. Raises NotFound.
         """
 
     def directories(self, key: str) -> Directories | None:
@@ -280,7 +281,7 @@ class Snapshotter(Protocol):
     def remove(self, key: str) -> None:
         """Delete a snapshot of any kind that is not a parent; the caller has unmounted it.
 
-        It is gone from the graph, and its names free, when this returns or raises OSError; what could not be deleted
+        It is gone from the graph, and its name free, when this returns or raises OSError; what could not be deleted
         of its tree is left to cleanup(). Raises NotFound; InUse while it has children.
         """
 

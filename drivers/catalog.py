@@ -2,7 +2,7 @@
 
 A driver is a module with
 
-    OPTIONS                 its options (`--storage-opt NAME=VALUE`), name -> what it says
+    OPTIONS                 its options (`--storage-opt NAME=VALUE`), name -> what the option says
     Driver(root, options)   a GraphSnapshotter on the directory `root`, which it makes if missing
     probe(directory, options) -> Probe   tries what it needs in a new, empty directory on the file system in question
 
@@ -93,7 +93,7 @@ def probe(name: str, root: str, options: Mapping[str, str] | None = None) -> Pro
 
 
 def _take_back(place: str) -> None:
-    """Delete what a killed process was trying something in: there, or above, where there was less of a root then."""
+    """Delete what killed processes were trying things in: there, or above, where less of the root existed then."""
     for _ in range(_ABOVE):
         with suppress(OSError):
             fd = os.open(place, trees.DIRECTORY)

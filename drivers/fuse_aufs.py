@@ -26,12 +26,12 @@ from unionfs.union.form import PSEUDO_LINKS, WORK_AREA, is_private_attribute
 
 OPTIONS: dict[str, str] = {}
 
-# Seconds for a server to end whose last user is gone: it deletes what was open and unlinked.
+# Seconds for a server whose last user is gone to end: it deletes what was open and unlinked.
 _PATIENCE = 5.0
 
 
 class Driver(DirectorySnapshotter):
-    """Nothing is mounted as a union that is one directory: a first layer, and a view of it, are binds."""
+    """What is a single directory is not mounted as a union: a first layer, and a view of it, are binds."""
 
     NAME = "fuse-aufs"
 
@@ -57,14 +57,14 @@ class Driver(DirectorySnapshotter):
         return bind(parents[0], kind) if len(parents) == 1 else [union([(path, "rr") for path in parents])]
 
     def differences(self, key: str) -> Differences | None:
-        """The layer, unless it has pseudo-links: a name that only the key serves is changed and has no entry there."""
+        """The layer, unless it has pseudo-links: a name that only a pseudo-link serves has changed and has no entry."""
         with self._store.read() as transaction:
             record = transaction.get(key)
         layer = self._layer(record)
         return None if record.info.kind is Kind.VIEW or _has_pseudo_links(layer) else Differences(layer, "aufs")
 
     def directories(self, key: str) -> Directories | None:
-        """What they are, unless there are pseudo-links: only the union knows whose names those are."""
+        """The layer and its parents, unless there are pseudo-links: only the union knows whose names those are."""
         found = self._stacked(key, "aufs")
         return None if any(map(_has_pseudo_links, (found.own, *found.parents))) else found
 

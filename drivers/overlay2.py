@@ -31,7 +31,7 @@ from drivers.mounts import overlayfs
 from unionfs.linux.files import fd_path
 from unionfs.linux.processes import in_user_namespace
 
-# Said and not left to the kernel's configuration. "nofollow" is "off", and also does not follow redirects that a
+# Set here, and not left to the kernel's configuration. "nofollow" is "off", and also does not follow redirects that a
 # hostile layer brings along, which "off" does where redirect_always_follow is set.
 FEATURES = ("index=off", "redirect_dir=nofollow", "metacopy=off")
 
@@ -40,7 +40,7 @@ OPTIONS: dict[str, str] = {}
 
 
 class Driver(DirectorySnapshotter):
-    """Nothing is mounted as an overlay that is one directory: a first layer, and a view of it, are binds."""
+    """What is a single directory is not mounted as an overlay: a first layer, and a view of it, are binds."""
 
     NAME = "overlay2"
 
@@ -85,7 +85,7 @@ class Driver(DirectorySnapshotter):
         return None if record.info.kind is Kind.VIEW else Differences(self._layer(record), _form())
 
     def directories(self, key: str) -> Directories | None:
-        """What they are: FEATURES leave nothing outside of a layer. Docker unpacks into them as well."""
+        """Always given: FEATURES leave nothing outside of a layer. Docker unpacks into such directories as well."""
         return self._stacked(key, _form())
 
 
@@ -150,7 +150,7 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
 
 
 def _try_changes(tree: int, upper: str, work: str) -> str:
-    """Change each thing in the overlay `tree`; what of it is not a plain difference in `upper`, or ""."""
+    """Change each kind of thing in the overlay `tree`. What is not a plain difference in `upper`, in words, or ""."""
     prefix = "user.overlay." if "userxattr" in _features() else "trusted.overlay."
     os.rmdir(fd_path(tree, b"gone"))
     gone = os.stat(f"{upper}/gone", follow_symlinks=False)
@@ -177,7 +177,7 @@ def _try_changes(tree: int, upper: str, work: str) -> str:
 def _gives_types(directory: str) -> bool:
     """Whether reading a directory gives the types of its entries.
 
-    An entry whose type was read keeps it; one whose type is unknown is looked up, and this one is gone by then.
+    A DirEntry whose type was read keeps it; one whose type is unknown looks the file up, and here that is gone by then.
     """
     os.mkdir(f"{directory}/typed")
     with os.scandir(directory) as entries:

@@ -1,5 +1,5 @@
-"""`unionfs mount | umount | info`: words to a plan, a plan to a server, and one line when it cannot be. By the name
-umount.fuse.unionfs it is what umount(8) calls ("EXTERNAL HELPERS"), so that that waits for the server as well.
+"""`unionfs mount | umount | info`: words to a plan, a plan to a server, and one line when that cannot be. Under the
+name umount.fuse.unionfs it is what umount(8) calls ("EXTERNAL HELPERS"), so that umount(8) too waits for the server.
 
 Exit codes: 0; 1, refused or failed; 2, the command line makes no sense. trio and pyfuse3 are imported by a server only.
 """
@@ -21,7 +21,7 @@ branches, in one of three forms (a backslash escapes ':', '=' and ','):
   unionfs mount -o br=/UP=rw:/LOW=ro MOUNTPOINT    AUFS: top first; the first is writable
   unionfs mount -o lowerdir=A:B,upperdir=U,workdir=W MOUNTPOINT    overlayfs: lowerdir top first
 
-permissions: rw, ro, rr (read-only medium); ro+wh and rr+wh are as ro and rr
+permissions: rw, ro, rr (read-only medium); ro+wh and rr+wh are the same as ro and rr
 options:     ro, nosuid, nodev, noexec, noatime … as for mount(8); allow_other is root's default;
              volatile: copy-ups do not wait for the disk, a power cut may leave files without their data;
              transport=auto|direct|pyfuse3: who speaks to the kernel; auto is direct where that works;
@@ -30,7 +30,7 @@ options:     ro, nosuid, nodev, noexec, noatime … as for mount(8); allow_other
              the default is programs and libraries (ELF); posix is another word for none;
              spin=MICROSECONDS: how long a busy server polls for the next request before it sleeps
              (default 200, 0 is off);
-             fsname=TEXT, subtype=WORD: what the table of mounts shows as its source, and as its type behind
+             fsname=TEXT, subtype=WORD: what the table of mounts shows as the source, and as the type after
              "fuse." (default unionfs, unionfs)
 """
 
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     mount.add_argument(
         "--hand-over", type=int, metavar="FD",
         help="instead of a MOUNTPOINT, for programs: attach the mount nowhere, and send a descriptor of it over the "
-        "Unix socket FD, with one of the server's process (a pidfd); it ends with what refers to it last",
+        "Unix socket FD, with one of the server's process (a pidfd); the mount ends with the last reference to it",
     )  # fmt: skip
     umount = verbs.add_parser("umount", help="unmount; returns when the server has ended", allow_abbrev=False)
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
@@ -76,7 +76,7 @@ def _mount(arguments: argparse.Namespace) -> int:
 
     spec, mountpoint, receiver = arguments.spec, arguments.mountpoint, arguments.hand_over
     if mountpoint is None and receiver is None:
-        spec, mountpoint = None, spec  # one word, and it is this one
+        spec, mountpoint = None, spec  # a single word is the mount point
     if (mountpoint is None) == (receiver is None):
         words = "MOUNTPOINT is missing" if receiver is None else "give a MOUNTPOINT or --hand-over, not both"
         print(f"unionfs: {words}; see 'unionfs mount --help'", file=sys.stderr)
@@ -131,7 +131,7 @@ def _umount(arguments: argparse.Namespace) -> int:
 
 
 def _umount_for_umount8(words: Sequence[str]) -> int:
-    """As umount(8) calls a program of its own for a type: what it does not say how to do, it is to do itself."""
+    """Called by umount(8) as its helper for the type: what this does not know how to do, umount(8) is to do itself."""
     parser = _Parser(prog="umount.fuse.unionfs", add_help=False, allow_abbrev=False)
     parser.add_argument("mountpoint")
     parser.add_argument("-t")

@@ -4,7 +4,7 @@
     br=/up=rw:/low=ro  (br:, dirs=)       AUFS: top first, the first writable
     lowerdir=a:b,upperdir=u,workdir=w     overlayfs: lowerdir top first, upperdir writable
 
-A backslash takes the meaning from the `:`, `=`, `,` or backslash after it.
+A backslash takes away the meaning of the `:`, `=`, `,` or backslash after it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PASSTHROUGH = ("programs", "all", "none")
 
 # Bytes of a string that fsconfig(2) takes, with its NUL.
 _LONGEST_STRING = 256
-# What reads the table of mounts takes the type for a word, and mount(8) for a part of a program's name.
+# Readers of the table of mounts take the type for a word, and mount(8) for a part of a program's name.
 _SUBTYPE = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 
 MOST_SPIN = 10_000  # microseconds: beyond that a server that waits would show as load
@@ -57,7 +57,7 @@ class MountPlan:
     spin: int = 200  # microseconds to poll for the next request before sleeping; 0, not at all
     workdir: str | None = None  # overlayfs's; must exist, is not used: the work area lies in the writable branch
     fsname: str = "unionfs"  # the source that the table of mounts shows
-    subtype: str = "unionfs"  # and the type, behind "fuse."
+    subtype: str = "unionfs"  # and the type, after "fuse."
 
     @property
     def read_only(self) -> bool:
@@ -74,7 +74,7 @@ _TAKES_BACK = {
     "atime": "noatime", "diratime": "nodiratime", "norelatime": "relatime", "nostrictatime": "strictatime",
 }  # fmt: skip
 
-# For fstab(5) and mount(8) themselves, or always so here.
+# Meant for fstab(5) and mount(8) themselves, or always the case here.
 _IGNORED = {
     "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group",
     "default_permissions", "udba=none",

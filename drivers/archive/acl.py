@@ -36,7 +36,7 @@ def is_valid(value: bytes) -> bool:
 
 
 def from_words(words: bytes) -> bytes | None:
-    """The kernel's form, or None when somebody is named whose number is not said. ValueError when it is not a list."""
+    """The kernel's form, or None if it names somebody without a number. ValueError when it is not a list."""
     entries = []
     for line in words.replace(b",", b"\n").split(b"\n"):
         text = line.partition(b"#")[0].strip()
@@ -55,7 +55,7 @@ def from_words(words: bytes) -> bytes | None:
             entries.append((named, bits, int(digits)))
         else:
             return None
-    # The kernel wants them by tag, and the named ones without doubles.
+    # The kernel wants them ordered by tag, and the named ones without duplicates.
     return _VERSION.pack(2) + b"".join(_ENTRY.pack(*entry) for entry in sorted(entries))
 
 

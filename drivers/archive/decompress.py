@@ -1,8 +1,8 @@
 """The plain bytes of a file that may be compressed: gzip, bzip2 and xz by the standard library, zstd by its program.
 
-What a file is, its first bytes say, not its name. A decompressor never produces more than it is asked for, so a bomb
+A file's first bytes say what it is, not its name. A decompressor never produces more than it is asked for, so a bomb
 costs its reader's limit and no more; xz and zstd are held to a memory limit besides. Nor does a small file keep us busy
-for long: behind the first few megabytes no more may come out than `Limits.ratio` allows for what went in.
+for long: after the first few megabytes no more may come out than `Limits.ratio` allows for what went in.
 """
 
 from __future__ import annotations
@@ -117,12 +117,12 @@ class _Bounded:
 
 
 class _Inflated:
-    """The decompressed bytes of `file`: one stream, or several one behind the other, as `cat` makes them."""
+    """The decompressed bytes of `file`: one stream, or several one after another, as `cat` makes them."""
 
     def __init__(self, file: Source, name: str, limits: Limits) -> None:
         self._file, self._name, self._memory = file, name, limits.memory
         self._decoder = self._new()
-        self._pending = b""  # compressed bytes behind the end of the last stream
+        self._pending = b""  # compressed bytes after the end of the last stream
         self._read = 0
 
     def _new(self) -> Decoder:
@@ -155,8 +155,8 @@ class _Inflated:
         return b""
 
     def _next_stream(self) -> bool:
-        """Whether another stream follows. Zeros may (padding of tapes and of xz); anything else is not a stream of ours
-        and ignored, as gzip(1) does."""
+        """Whether another stream follows. Zeros may come before it (padding of tapes and of xz); anything else is not
+        one of these streams and is ignored, as gzip(1) does."""
         rest = self._decoder.unused_data.lstrip(b"\0")
         while len(rest) < _LONGEST and (more := self._more()):
             rest = (rest + more).lstrip(b"\0")
@@ -193,7 +193,7 @@ def _zstd(file: BinaryIO, ahead: int, limits: Limits) -> Iterator[_ZstdOutput]:
 
 
 class _ZstdOutput:
-    """The standard output of a decompressor, whose failure is known only at its end."""
+    """The standard output of a decompressor whose failure is known only at its end."""
 
     def __init__(self, child: subprocess.Popen[bytes], fd: int, begin: int) -> None:
         """`fd`: its standard input, which it reads from `begin` on; both have one file offset."""

@@ -26,4 +26,4 @@ class ArchiveError(Exception):
 
 
 class Refused(Exception):
-    """What an entry asks for is refused by what does not know the entry. str() is the sentence, for Entry.refuse()."""
+    """A refusal by code that does not know which entry it is for. str() is the sentence, for Entry.refuse()."""

@@ -25,7 +25,7 @@ from drivers.archive.walk import Root
 from unionfs.linux import files
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_PAGE = 4096  # zeros that fill one, where it begins in the file, become a hole
+_PAGE = 4096  # an aligned page of zeros in the file becomes a hole
 _ZEROS = bytes(_PAGE)
 _T = TypeVar("_T")
 
@@ -39,12 +39,12 @@ class Extracted(NamedTuple):
 
 def extract(stream: Source, target: int | Onto, *, limits: Limits = DEFAULT) -> Extracted:
     """Extract the uncompressed tar `stream` over what is in the `target`: below a directory, given by its descriptor,
-    or into one of differences, upon others (drivers.archive.layered).
+    or into a directory of differences, on top of others (drivers.archive.layered).
 
     A directory over a directory changes its attributes; everything else is removed and made anew. Whiteouts remove what
     was below the root before, never what this archive brought. Directories get their times last.
     Needs root, and /proc for the attributes of things that cannot be opened. ArchiveError for everything that goes
-    wrong, the file system's refusals with it (no space, no extended attributes).
+    wrong, refusals of the file system included (no space, no extended attributes).
     """
     extraction = _Extraction(Root(target, limits) if isinstance(target, int) else LayeredRoot(target, limits), limits)
     try:
@@ -62,7 +62,7 @@ def _sentence(error: OSError) -> str:
         case errno.ENOSPC | errno.EDQUOT:
             return f"{said}; free some space and try again"
         case errno.ENOTDIR:
-            return "a part of its name is a file and no directory"
+            return "a part of its name is a file and not a directory"
         case errno.ENOTSUP:
             return f"{said}; the file system cannot store it, choose another one"
         case _:
@@ -70,7 +70,7 @@ def _sentence(error: OSError) -> str:
 
 
 class _Extraction:
-    """The state of one extraction: the root, with what was made and the times still to be set, and the sums."""
+    """The state of one extraction: the root, with what was made and the times still to be set, and the totals."""
 
     def __init__(self, root: Root, limits: Limits) -> None:
         self.root = root
@@ -171,7 +171,7 @@ class _Extraction:
             os.close(fd)
 
     def _hard_link(self, entry: Entry, where: Path, target: Path) -> bool:
-        """False when the target is an overlayfs's whiteout, which are links of one."""
+        """False when the target is overlayfs's whiteout: overlayfs makes its whiteouts as hard links of one."""
         try:
             fd = self.root.find(target)
         except (FileNotFoundError, NotADirectoryError):
@@ -187,8 +187,8 @@ class _Extraction:
         return True
 
     def _attributes(self, entry: Entry, where: Path, xattrs: dict[str, bytes], *, old: bool = False) -> None:
-        """Owner, mode, extended attributes and time of what is not opened for writing, through an O_PATH descriptor:
-        by its name a symbolic link could be followed. An `old` directory loses the attributes that `entry` lacks:
+        """Set owner, mode, extended attributes and time of what is not open for writing, through an O_PATH descriptor:
+        by name, a symbolic link could be followed. An `old` directory loses the attributes that `entry` lacks:
         image-spec layer.md, "the existing path's attributes MUST be replaced"."""
         fd = self.root.open(where, os.O_PATH | os.O_NOFOLLOW)
         try:
@@ -207,7 +207,7 @@ class _Extraction:
             os.close(fd)
 
     def _disinherit(self, file: int | bytes, where: Path, xattrs: dict[str, bytes]) -> None:
-        """Take away what something new has of its directory's default ACL: the archive says all that it has."""
+        """Take away what something new got by its directory's default ACL: the archive says all that it is to have."""
         parent = where[:-1]
         if self._inheriting is None or self._inheriting[0] != parent:
             fd, _ = self.root.directory(parent)
@@ -246,8 +246,8 @@ def _special(entry: Entry, parent: int, name: bytes) -> None:
 
 
 def _write(fd: int, piece: bytes, position: int) -> int:
-    """Write the pages of `piece`, which belongs at `position`, that are not all zeros; where the last of them ends, 0
-    for none. What is not written is a hole."""
+    """Write those pages of `piece`, which belongs at `position`, that are not all zeros. Where the last of them ends,
+    or 0 for none. What is not written is a hole."""
     last = begin = at = 0
     while at < len(piece):
         end = min(at + _PAGE - (position + at) % _PAGE, len(piece))
@@ -276,7 +276,7 @@ def _has_default_acl(fd: int) -> bool:
 
 
 def _remove_xattrs(file: int | bytes, names: Iterable[str], but: Container[str]) -> None:
-    """Of a file those of `names` that layers have. Absent ones are fine."""
+    """Remove from a file those attributes of `names` that layers have. Absent ones are fine."""
     for name in names:
         if name not in but and policy.is_kept(os.fsencode(name)):
             try:

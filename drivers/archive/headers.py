@@ -32,7 +32,7 @@ class Header(NamedTuple):
 def parse(block: bytes) -> Header | None:
     """The header in `block` (512 bytes), or None for a block of zeros, which ends the archive.
 
-    ValueError: a wrong checksum, or what should be a number and is not.
+    ValueError: a wrong checksum, or something that should be a number and is not.
     """
     if block == _ZEROS:
         return None
@@ -101,8 +101,8 @@ def number(field: bytes, what: str) -> int:
 def pax_records(body: bytes) -> dict[bytes, bytes]:
     """The records `LENGTH KEYWORD=VALUE\\n` of a pax header's body, the last of a keyword winning.
 
-    An empty value takes back what a global header said. GNU tar's oldest sparse files say each piece by a pair of
-    keywords of its own, the one thing where all of a keyword count: they come as the next version's GNU.sparse.map.
+    An empty value takes back what a global header said. GNU tar's oldest sparse files give each piece as a pair of
+    records, the one case where all records of a keyword count: they come as the next version's GNU.sparse.map.
     ValueError: a length that does not fit, or no `=`.
     """
     records = {}

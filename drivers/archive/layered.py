@@ -1,10 +1,10 @@
-"""Extraction into a directory of differences: what the tree has is the parents' as well, and nothing is mounted.
+"""Extraction into a directory of differences: the tree has what the parents have as well, and nothing is mounted.
 
     own       the directory that is written to; what it lacks shines through from the parents, nearest first,
     parents   which are only read (drivers.archive.parents)
 
 What a union would do on the way to the same tree is done here: a directory that comes from a parent is copied before
-something is made in it, so is the file that a hard link leads to, and what is removed is hidden by a mark of the form
+something is made in it, and so is a file before it gets a hard link; what is removed is hidden by a mark of the form
 (`marks`). Every name is opened as in `walk`, confined to one directory, and links are followed in the whole tree.
 
 containerd extracts into the layers of overlay and aufs likewise (core/diff/apply/apply_linux.go).
@@ -33,7 +33,7 @@ from unionfs.union.form import is_overlay_whiteout
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _PATH_MAX = 4095  # without its NUL
 _BLOCK = 512  # of st_blocks, stat(2)
-_BY_ITSELF = 4  # what a look at one name costs, for its marks and in calls of its own, in looks on the way of one call
+_BY_ITSELF = 4  # what one name looked at alone costs, with its marks, counted in looks at directories on a path
 
 
 class Onto(NamedTuple):
@@ -45,7 +45,7 @@ class Onto(NamedTuple):
 
 
 class _Own(NamedTuple):
-    """How many names of a path lead through own directories; what is there then, None for nothing; and whether the
+    """How many names of a path lead through our own directories; what is there then, None for nothing; and whether the
     next name, or the whole path, is hidden in the parents."""
 
     length: int
@@ -54,7 +54,7 @@ class _Own(NamedTuple):
 
 
 class LayeredRoot(Root):
-    """A Root whose directory is one of differences; see there for the methods."""
+    """A Root whose directory is one of differences; see Root for the methods."""
 
     def __init__(self, onto: Onto, limits: Limits) -> None:
         super().__init__(onto.own, limits)
@@ -89,7 +89,7 @@ class LayeredRoot(Root):
     def remove_older(self, path: Path) -> None:
         kept = self.made.find(path)
         if isinstance(kept, bytes):
-            return  # it is this archive's, and in the place of what was there
+            return  # it is this archive's, and has replaced what was there
         super().remove_older(path)
         if kept is None:
             if self._below(path) is not None:
@@ -141,7 +141,7 @@ class LayeredRoot(Root):
             os.close(fd)
 
     def _directories(self, path: Path) -> int:
-        """How many names of a path lead through own directories, whatever these hide."""
+        """How many names of a path lead through our own directories, whatever these hide."""
         self.spent.look(len(path))
         if self._is_reached(path):
             return len(path)
@@ -157,7 +157,7 @@ class LayeredRoot(Root):
         return True
 
     def _below(self, path: Path) -> Found | None:
-        """What shines through of the parents."""
+        """What shines through from the parents."""
         own = self._own(path)
         return None if own.status is not None or own.hidden else self._parents.find(path)
 
@@ -240,7 +240,7 @@ class LayeredRoot(Root):
             os.close(source)
 
     def _link(self, source: int, name: bytes, directory: Path, names: list[bytes]) -> None:
-        """Give a file those other names that the archive has brought nothing in place of, nor removed."""
+        """Give a file those of its other names that the archive has neither replaced nor removed."""
         own = self._own(directory)
         if own.hidden:
             return
@@ -258,7 +258,7 @@ class LayeredRoot(Root):
             os.close(target)
 
     def _uncovered(self, directory: Path, names: list[bytes]) -> list[bytes]:
-        """Those that shine through an own directory."""
+        """Those that shine through a directory of our own."""
         fd = self.open(directory, _DIRECTORY)
         try:
             if self._is_marked and marks.is_opaque(fd, self._form):
@@ -268,7 +268,7 @@ class LayeredRoot(Root):
             os.close(fd)
 
     def _copy_attributes(self, directory: int, where: Path, below: Found) -> None:
-        """And no others: what is new has something of its directory's default ACL."""
+        """Copy these and leave no others: what is new has inherited some from its directory's default ACL."""
         target = files.fd_path(directory, where[-1])
         if not stat.S_ISLNK(below.status.st_mode):
             for acl in ACLS:

@@ -47,13 +47,13 @@ def hides(fd: int, name: bytes, form: Form) -> bool:
 
 
 def covers(fd: int, name: bytes, form: Form) -> bool:
-    """Whether the directory has `name` or a whiteout of it, so that none of a lower directory shines through."""
+    """Whether the directory has `name` or a whiteout of it, so that none from a lower directory shines through."""
     return os.access(name, os.F_OK, dir_fd=fd, follow_symlinks=False) or hides(fd, name, form)
 
 
 def hide(fd: int, name: bytes, form: Form) -> None:
-    """Make the whiteout of `name`, of which the directory has neither. ENAMETOOLONG in AUFS form beyond 251 bytes, in
-    words of its own: the file system allows such a name."""
+    """Make the whiteout of `name`, when the directory has neither it nor the name. ENAMETOOLONG in AUFS form beyond 251
+    bytes, in words of its own: the file system allows such a name."""
     if form == "aufs":
         if len(name) > NAME_MAX:
             raise OSError(
@@ -67,7 +67,7 @@ def hide(fd: int, name: bytes, form: Form) -> None:
 
 
 def reveal(fd: int, name: bytes, form: Form) -> None:
-    """Take the whiteout of `name` away that lies beside an entry of that name. In overlayfs' form there can be none."""
+    """Take away the whiteout of `name` that lies beside an entry of that name. In overlayfs' form there can be none."""
     if form == "aufs" and hides(fd, name, form):
         os.unlink(whiteout_of(name), dir_fd=fd)
 

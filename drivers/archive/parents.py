@@ -1,4 +1,4 @@
-"""The tree that directories of differences come to, one upon another, looked at name by name: nothing is mounted.
+"""The tree that directories of differences, one on another, add up to, looked at name by name: nothing is mounted.
 
 They are committed, so nobody changes them. Every name is opened as in `walk`, confined to one directory.
 """
@@ -28,7 +28,7 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class Found(NamedTuple):
-    """What the parents have of a name: which of them, and the status there. Inodes of one are told from another's."""
+    """What the parents have under a name: which parent it is in, and the status there. Inode numbers are per parent."""
 
     parent: int
     status: os.stat_result
@@ -39,7 +39,7 @@ class Found(NamedTuple):
 
 
 class _Place:
-    """A directory, which knows the one that it is in: a path would say all of them again."""
+    """A directory, which knows the one that it is in: a path would repeat all of them."""
 
     __slots__ = ("_above", "_name")
 
@@ -57,7 +57,7 @@ class _Place:
 
 
 class Parents:
-    """The merged tree of directories of differences, as it is looked at name by name. Refused for too many looks."""
+    """The merged tree of directories of differences, looked at name by name. Raises Refused after too many looks."""
 
     def __init__(self, fds: Sequence[int], form: Form, spent: Spent) -> None:
         self._fds = fds
@@ -70,7 +70,7 @@ class Parents:
         self._linked: dict[int, dict[int, list[tuple[_Place, bytes]]]] = {}
 
     def find(self, path: Path) -> Found | None:
-        """What has this canonical name, none of which is a link's but perhaps the last."""
+        """What has this canonical path, of which at most the last name is a symbolic link's."""
         if not path:
             return Found(0, os.fstat(self._fds[0])) if self._fds else None
         for parent in self._merge(path[:-1]):
@@ -103,7 +103,7 @@ class Parents:
         return [name for name in sorted(found) if not self._is_reserved(name) and self.find((name,)) is not None]
 
     def other_names(self, path: Path, found: Found) -> Iterator[tuple[Path, list[bytes]]]:
-        """The names besides `path` that the file `found` shows: a directory, and those in it."""
+        """The names besides `path` under which the file `found` is seen, directory by directory."""
         if found.parent not in self._linked:
             self._linked[found.parent] = self._links(found.parent)
         names = self._linked[found.parent].get(found.status.st_ino, [])
@@ -129,7 +129,7 @@ class Parents:
     def _links(self, parent: int) -> dict[int, list[tuple[_Place, bytes]]]:
         """The names in one parent of the files with several, by inode number."""
         linked: dict[int, list[tuple[_Place, bytes]]] = {}
-        way: list[_Place] = []  # what is walked before a directory, and is one level up, is what it is in
+        way: list[_Place] = []  # the last directory walked one level up is the one that a directory is in
         for directory, fd, found in walk(self._fds[parent]):
             depth = directory.count(b"/") + 1 if directory else 0
             del way[depth:]
@@ -158,7 +158,7 @@ class Parents:
         return self._merged[-1]
 
     def _upper_most(self, parents: list[int], path: Path) -> list[int]:
-        """Of the parents that have the directory above it merged, those of the directory `path`."""
+        """Of the parents that the directory above is merged of, those that the directory `path` is merged of."""
         merged: list[int] = []
         for parent in parents:
             if (status := self._status(parent, path)) is not None:
@@ -193,7 +193,7 @@ class Parents:
             os.close(fd)
 
     def _hides(self, parent: int, path: Path) -> bool:
-        """Whether there is a whiteout of that name, which is not an entry itself."""
+        """Whether there is a whiteout of that name; in AUFS form that is not the entry itself."""
         if self._form != "aufs":
             return False
         try:

@@ -20,7 +20,7 @@ _WHITEOUT = b".wh."
 _OWN = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
 _PSEUDO_LINKS = b".wh..wh.plnk"
-# What is set of an archive, and read into one (drivers.diff); user.* besides.
+# What is set from an archive, and read into one (drivers.diff); user.* besides.
 ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 _KEPT = (b"security.capability", *map(os.fsencode, ACLS))
 # Attributes by which a union file system tells whiteouts, opaque directories and redirects. In a layer's directory they
@@ -44,7 +44,7 @@ class Step:
 
 
 def admit(entry: Entry, limits: Limits) -> Step | None:
-    """The step that `entry` asks for, None when it is left out. ArchiveError when it may not."""
+    """The step that `entry` asks for, None when it is left out. ArchiveError when it may not ask for that."""
     path = _path(entry, entry.name, "name", limits)
     if path and path[0].startswith(_OWN) and path != (_OPAQUE,):
         return _own(entry, path)
@@ -109,8 +109,8 @@ def _without_climbs(entry: Entry, path: Path, what: str) -> Path:
 
 
 def _whiteout(entry: Entry, path: Path) -> Step | None:
-    """An OCI whiteout (image-spec layer.md, "Whiteouts"), by its name alone, as everybody has it: an empty file, with
-    AUFS a hard link of one."""
+    """An OCI whiteout (image-spec layer.md, "Whiteouts"), known by its name alone, as everywhere: it is an empty file,
+    or with AUFS a hard link to one."""
     if path[-1] == _OPAQUE:
         return Step(path[:-1], opaque=True)
     hidden = path[-1].removeprefix(_WHITEOUT)
@@ -122,8 +122,8 @@ def _whiteout(entry: Entry, path: Path) -> Step | None:
 
 
 def _own(entry: Entry, path: Path) -> Step | None:
-    """What AUFS keeps in its root for itself, as layers of 2013 have it: nothing of it is in the tree, but the files
-    of `.wh..wh.plnk/` are what hard links lead to that AUFS could not make otherwise (moby pkg/archive/diff.go)."""
+    """What AUFS keeps in its root for itself, as layers of 2013 have it: none of it belongs to the tree, but hard links
+    that AUFS could not make otherwise lead to the files of `.wh..wh.plnk/` (moby pkg/archive/diff.go)."""
     if path[:-1] == (_PSEUDO_LINKS,) and entry.kind is Kind.FILE and not path[-1].startswith(_WHITEOUT):
         return Step((), pseudo=path[-1])
     return None
@@ -147,7 +147,7 @@ def kept_xattrs(entry: Entry) -> dict[str, bytes]:
             if b"\0" in name or not len(b"user.") < len(name) <= _NAME_MAX:
                 raise entry.refuse(f"its extended attribute {shown(name)} has no possible name")
             if os.fsdecode(name) in ACLS and not acl.is_valid(value):
-                raise entry.refuse(f"its extended attribute {shown(name)} is no access control list")
+                raise entry.refuse(f"its extended attribute {shown(name)} is not an access control list")
             kept[os.fsdecode(name)] = value
     return kept
 

@@ -25,13 +25,13 @@ _ACLS = {
     b"SCHILY.acl.access": b"system.posix_acl_access",
     b"SCHILY.acl.default": b"system.posix_acl_default",
 }
-# Those of Linux (xattr(7)). What is in no one of them, as com.apple.ResourceFork, no file here can have.
+# Those of Linux (xattr(7)). No file here can have an attribute outside of them, such as com.apple.ResourceFork.
 _NAMESPACES = (b"user.", b"security.", b"system.", b"trusted.")
 _NOBODY = 0xFFFFFFFF  # (uid_t) -1, which chown(2) takes as "leave it"
 
 
 class Source(Protocol):
-    """The one thing that is needed of a stream: at most `size` bytes, none at its end."""
+    """The one thing that a stream has to do: give at most `size` bytes, none at its end."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -70,9 +70,9 @@ class Entry:
 
 
 class Reader:
-    """Iterate for the entries; `data()` gives the content of the entry that came last. ArchiveError for the rest.
+    """Iterate for the entries; `data()` gives the content of the entry that came last. ArchiveError for anything else.
 
-    What is not read of a content is skipped. After the last entry `position` is behind the end-of-archive mark.
+    Content that is not read is skipped. After the last entry `position` is just past the end-of-archive mark.
     """
 
     def __init__(self, stream: Source, limits: Limits = DEFAULT) -> None:
@@ -137,7 +137,7 @@ class Reader:
             position += length
 
     def _stored(self, count: int) -> Iterator[bytes]:
-        """The next `count` bytes of what is stored of the current entry."""
+        """The next `count` bytes that are stored for the current entry."""
         while count:
             piece = self._stream.read(min(count, CHUNK))
             if not piece:
@@ -154,7 +154,7 @@ class Reader:
     def _skip(self) -> None:
         for _ in self._stored(self._unread):
             pass
-        self._up_to(self._padding)  # umoci's insert leaves it out behind the last entry
+        self._up_to(self._padding)  # umoci's insert leaves it out after the last entry
         self._padding = 0
 
     def _advance(self, count: int) -> None:
@@ -179,8 +179,9 @@ class Reader:
         return b"".join(pieces)
 
     def _header(self) -> Header | None:
-        """The next header, or None at the end of the archive: at a block of zeros, as libarchive takes one for the
-        mark, and at the end of the stream, as some tools write no mark (umoci's insert) and GNU tar and Go need none.
+        """The next header, or None at the end of the archive: at a block of zeros, since libarchive takes one for the
+        mark, and at the end of the stream, since some tools (umoci's insert) write no mark and GNU tar and Go need
+        none.
         """
         offset = self.position
         try:
@@ -192,7 +193,9 @@ class Reader:
             return headers.parse(self._block)
         except ValueError as error:
             if offset == 0:
-                raise ArchiveError("this is no tar archive, plain or compressed with gzip, bzip2, xz or zstd") from None
+                raise ArchiveError(
+                    "this is not a tar archive, plain or compressed with gzip, bzip2, xz or zstd"
+                ) from None
             after = "the first header" if self._last is None else shown(self._last)
             raise ArchiveError(
                 f"the header behind {after} is damaged: {error}; an entry may have lied about its size", offset=offset
@@ -248,7 +251,7 @@ class Reader:
             raise ArchiveError(str(error), entry=name, offset=offset) from None
 
     def _expect(self, header: Header, pax: dict[bytes, bytes], stored: int) -> int:
-        """Get ready for the content of an entry, of which `stored` bytes are in the archive; how many it has."""
+        """Get ready for the content of an entry, of which `stored` bytes are in the archive. How many bytes it has."""
         if stored < 0 or stored > self._limits.total - self.position:
             raise ValueError(f"it says it is {stored} bytes long, the archive may have {self._limits.total} in all")
         start = self.position
@@ -298,7 +301,7 @@ _LINKS = (Kind.HARDLINK, Kind.SYMLINK)
 
 
 def _owner(record: bytes | None, field: int, what: str) -> int:
-    """-2, as BSD has its nobody, is the number that its 32 bits are."""
+    """-2, which BSD uses for nobody, is the number that its 32 bits make."""
     value = headers.pax_number(record, what, signed=True) if record else field
     if -(1 << 31) <= value < -1:
         value += 1 << 32

@@ -1,12 +1,12 @@
 """Where the data of a sparse member lies in its file, in GNU tar's forms.
 
-    old GNU    type "S": four pieces in the header, 21 in each block that follows it while one says that there is more
+    old GNU    type "S": four pieces in the header, and 21 in each block after it, until one says that no more follow
     pax 0.0    GNU.sparse.offset=OFFSET  GNU.sparse.numbytes=LENGTH, a pair each, read as 0.1  GNU.sparse.size
     pax 0.1    GNU.sparse.map=OFFSET,LENGTH,OFFSET,LENGTH…  GNU.sparse.size
     pax 1.0    GNU.sparse.major=1, GNU.sparse.realsize; the map is text at the beginning of the content
 
 See the GNU tar manual, "Storing Sparse Files".
-What is wrong with a map is a ValueError.
+A map that is wrong raises ValueError.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Map(NamedTuple):
 
     @property
     def stored(self) -> int:
-        """Bytes that the archive has of it."""
+        """The bytes of it that the archive has."""
         return sum(length for _, length in self.pieces)
 
 
 def from_header(block: bytes, more: Callable[[], bytes]) -> Map:
-    """Of an old GNU header; `more` gives the next block."""
+    """The map of an old GNU header; `more` gives the next block."""
     pieces = _pieces(block[386:482])
     goes_on = block[482] != 0
     while goes_on:
@@ -57,7 +57,7 @@ def _pieces(fields: bytes) -> list[tuple[int, int]]:
 
 
 def from_pax(records: dict[bytes, bytes], more: Callable[[], bytes]) -> Map | None:
-    """Of a pax header, None if it says nothing of the kind; `more` gives the next block of the content."""
+    """The map of a pax header, None if it says nothing of the kind; `more` gives the next block of the content."""
     if records.get(b"GNU.sparse.major") == b"1" and records.get(b"GNU.sparse.minor", b"0") == b"0":
         return _checked(headers.pax_number(records.get(b"GNU.sparse.realsize", b""), "size"), _read(more))
     if b"GNU.sparse.map" in records:

@@ -28,7 +28,7 @@ def opened(driver: Snapshotter, key: str) -> Iterator[int | Onto]:
             return
         own = held.enter_context(private([Mount("bind", directories.own, ("rw",))]))
         try:
-            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as the server of a union has it (unionfs.union.branch)
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as a union's server locks it (unionfs.union.branch)
         except BlockingIOError:
             raise InUse(f"{holder(os.fstat(own))} writes to {directories.own}") from None
         parents = []

@@ -1,4 +1,4 @@
-"""The names that an archive has brought so far, with the directories on their way: a tree in memory, and a small one.
+"""The names that an archive has brought so far, with the directories that lead to them: a small tree in memory.
 
 One name of an archive can lead through a thousand directories that nothing else names. So directories that have one
 entry each are kept as the bytes of their names (a radix tree): memory is linear in the entries and in the bytes of the
@@ -41,7 +41,7 @@ Node = Directory | Chain | bytes
 
 
 class Tree:
-    """`root` is its directory. What is counted may raise ArchiveError: it is over one of the limits."""
+    """`root` is its top directory. Whatever adds names may raise ArchiveError: the tree is over one of the limits."""
 
     def __init__(self, limits: Limits) -> None:
         self.root = Directory()
@@ -50,7 +50,7 @@ class Tree:
 
     def reach(self, path: Path) -> tuple[Node, int]:
         """Where the directories of `path` lead, and how many of its names lead there: all, or up to what is missing,
-        a link or a file. Only to look at: it may be a copy."""
+        a link or a file. Not to be changed: it may be a copy."""
         node: Node = self.root
         at = 0
         while at < len(path) and not isinstance(node, bytes):
@@ -68,13 +68,13 @@ class Tree:
         return node, at
 
     def find(self, path: Path) -> Node | None:
-        """What has this name, None if nothing has. Only to look at."""
+        """What has this name, None if nothing has. Not to be changed."""
         node, length = self.reach(path)
         return node if length == len(path) else None
 
     def directory(self, path: Path, *, make: bool = False) -> Directory | bytes | None:
         """The directory of that name; the link's target, or FILE, if one is on the way or has the name; None if there
-        is none. With `make` it is made, and what is missing on the way."""
+        is none. With `make` it is made, and so is what is missing on the way."""
         here = self.root
         at = 0
         while at < len(path):
@@ -98,7 +98,7 @@ class Tree:
         return here
 
     def _part(self, here: Directory, name: bytes, chain: Chain, path: Path) -> tuple[Directory, int]:
-        """Have the chain `name` end where `path` leaves it: the directory there, and how many names it is away."""
+        """Have the chain `name` end where `path` leaves it. The directory there, and how many names away it is."""
         names = chain.names.split(b"/")
         along = _common(names, path)
         if along == len(names):
@@ -164,7 +164,7 @@ class Names:
 
 
 def entries(node: Directory | Chain) -> Directory:
-    """The entries of a directory in either form, to look at."""
+    """The entries of a directory in either form, not to be changed."""
     if isinstance(node, Directory):
         return node
     first, _, rest = node.names.partition(b"/")

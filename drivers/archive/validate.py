@@ -19,7 +19,7 @@ from drivers.archive.walk import Link, canonical
 
 def validate(stream: Source, *, limits: Limits = DEFAULT, upper: bool = False) -> Extracted:
     """Read the uncompressed tar `stream` to the end of the archive, as one for an empty root; an `upper` one is for a
-    root of which nothing is known, as a layer that lies on others: what its hard links lead to may be there.
+    root of which nothing is known, like that of a layer on others: what its hard links lead to may be there.
 
     ArchiveError: damaged, cut short, over a limit, or asking for what extraction refuses.
     """
@@ -90,7 +90,7 @@ class _Tree:
                 self._tree.put(parent, name, FILE)
 
     def _target(self, entry: Entry, step: Step) -> bytes | None:
-        """What a hard link is then; None when it is one to overlayfs's whiteout."""
+        """What the hard link's name then holds; None when it is a link to overlayfs's whiteout."""
         target = (*self._pseudo_links, step.pseudo) if step.pseudo else step.target
         parent = self._walk(target[:-1])
         node = parent.get(target[-1]) if target and isinstance(parent, Directory) else None
@@ -108,7 +108,7 @@ class _Tree:
         """The directory `path`, made with its parents where missing, as extraction makes them."""
         node = self._walk(path, make=True)
         if not isinstance(node, Directory):
-            raise entry.refuse("a part of its name is a file and no directory")
+            raise entry.refuse("a part of its name is a file and not a directory")
         return node
 
     def _walk(self, path: Path, *, make: bool = False) -> Directory | bytes | None:

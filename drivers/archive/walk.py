@@ -1,7 +1,7 @@
 """Names inside one root: symbolic links resolved by hand, directories opened so that the kernel confines them.
 
 Every directory is opened by openat2(2) from the root's descriptor with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, so no
-link, `..`, absolute name or /proc magic link can lead out, also while somebody changes the tree. Works without chroot.
+link, `..`, absolute name or /proc magic link can lead out, even while somebody changes the tree. Works without chroot.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Link = tuple[int, bytes]  # how many names of a path lead to it, and its target
 
 
 def canonical(path: Path, first_link: Callable[[Path], Link | None], spent: Spent) -> Path:
-    """`path` with the symbolic links in it resolved as chroot(2) has it: an absolute one begins at the root, and above
+    """`path` with the symbolic links in it resolved as after chroot(2): an absolute one begins at the root, and above
     the root is the root. What does not exist counts as a directory to be made.
 
-    `first_link` gives the first symbolic link of a path, None if there is none. Refused for too many of them, and for
-    one that leads through a `.wh.` name: policy refuses those that an entry says, but what a link says is only stored.
+    `first_link` gives the first symbolic link of a path, None if there is none. Raises Refused for too many of them,
+    and for one that leads through a `.wh.` name: policy refuses such names in entries, but stores a link's target.
     """
     pending = list(reversed(path))
     done: list[bytes] = []
@@ -78,7 +78,7 @@ class Root:
 
     def __init__(self, root_fd: int, limits: Limits) -> None:
         self._root_fd = root_fd
-        self._asked: Path | None = None  # the path that the open directory was asked for by
+        self._asked: Path | None = None  # the path by which the open directory was asked for
         self._path: Path = ()  # and where it is
         self._fd = -1
         self.made = Tree(limits)
@@ -92,7 +92,7 @@ class Root:
     def directory(self, path: Path) -> tuple[int, Path]:
         """An O_PATH descriptor of the directory `path`, valid until the next call, and its canonical path.
 
-        Missing directories are made. Refused, ArchiveError for too many, or OSError: ENOTDIR, ENAMETOOLONG.
+        Missing directories are made. Raises Refused, ArchiveError for too many, or OSError: ENOTDIR, ENAMETOOLONG.
         """
         if self._fd >= 0 and path in (self._asked, self._path):
             return self._fd, self._path
@@ -113,7 +113,7 @@ class Root:
         return fd, where
 
     def brought(self, where: Path) -> None:
-        """The archive has brought something that is not a directory, of this canonical name."""
+        """Note that the archive has brought something that is not a directory under this canonical name."""
         self.made.put(self._parent(where), where[-1], FILE)
 
     def brought_directory(self, where: Path) -> Directory:
@@ -121,13 +121,13 @@ class Root:
 
     def _parent(self, where: Path) -> Directory:
         parent = self.made.directory(where[:-1], make=True)
-        assert isinstance(parent, Directory)  # what has been brought since in its place would be in the way on disk
+        assert isinstance(parent, Directory)  # anything brought since in its place would be in the way on disk
         return parent
 
     def find(self, path: Path) -> int:
-        """An O_PATH descriptor, the caller's, of whatever has the name `path`: a symbolic link itself, at its end.
+        """An O_PATH descriptor, the caller's, of whatever has the name `path`: if that is a symbolic link, of the link.
 
-        Refused, or OSError: ENOENT, ENOTDIR.
+        Raises Refused, or OSError: ENOENT, ENOTDIR.
         """
         where = canonical(path[:-1], self._first_link, self.spent)
         return self.open((*where, *path[-1:]), os.O_PATH | os.O_NOFOLLOW)
@@ -137,13 +137,14 @@ class Root:
         return files.openat2(self._root_fd, joined(path), flags, resolve=_BENEATH)
 
     def _first_link(self, path: Path) -> Link | None:
-        # The kernel says that there is one on the way to a name, and not where: to the longest for which it does not.
+        # The kernel says that a link is on the way to a name, but not where: the longest prefix with none on its way
+        # ends in it.
         beyond = bisect.bisect_left(range(1, len(path) + 1), True, key=lambda length: self._is_beyond(path[:length]))
         target = self._readlink(path[:beyond])
         return None if target is None else (beyond, target)
 
     def _is_beyond(self, path: Path) -> bool:
-        """Whether a symbolic link is on the way to it; what is missing before one hides it."""
+        """Whether a symbolic link is on the way to it; a link after something that is missing is not seen."""
         try:
             os.close(self.open(path, os.O_PATH | os.O_NOFOLLOW))
         except OSError as error:
@@ -163,7 +164,7 @@ class Root:
             os.close(fd)
 
     def _make(self, path: Path) -> None:
-        """mkdir -p of a canonical path, as docker makes the parents that an archive leaves out: root's, mode 0755."""
+        """mkdir -p of a canonical path, as docker makes the parents that an archive leaves out: owned by root, 0755."""
         fd = self.open((), os.O_PATH | os.O_DIRECTORY)
         try:
             for part in path:
@@ -181,8 +182,8 @@ class Root:
             os.close(fd)
 
     def make_directory(self, where: Path) -> bool:
-        """Make the directory of this canonical name, 0700, in the place of whatever else had it, and say that; False
-        for one that was there. The directory that it is in is there."""
+        """Make the directory of this canonical name, 0700, in the place of whatever else had it. False if there was a
+        directory already. The directory that it goes into exists."""
         if not where:
             return False
         parent, _ = self.directory(where[:-1])
@@ -197,13 +198,13 @@ class Root:
         return True
 
     def make_room(self, path: Path) -> None:
-        """Remove what has the canonical name `path`, and what is below it: something else is to have the name. Nothing
-        there is fine."""
+        """Remove what has the canonical name `path`, and what is below it: something else is to have the name. It is
+        fine if nothing has it."""
         self._remove(path, None)
 
     def remove_older(self, path: Path) -> None:
         """Remove what has the canonical name `path`, and what is below it, but for what this archive has brought, and
-        the directories that lead there. Nothing there is fine."""
+        the directories that lead there. It is fine if nothing has the name."""
         self._remove(path, self.made.find(path))
 
     def _remove(self, path: Path, kept: Node | None) -> None:
@@ -229,8 +230,8 @@ class Root:
             os.close(parent)
 
     def _remove_directory(self, path: Path, kept: Node | None) -> None:
-        """What is in it first. Without recursion, as an archive nests two thousand directories in one name; in memory
-        are the names on the way to one directory, and those of the directories still to be looked at beside it."""
+        """Its contents go first. Without recursion, as an archive can nest two thousand directories by one name; memory
+        holds the names on the way to one directory, and those of the directories still to be looked at beside it."""
         where = list(path)
         pending = [(kept, self._empty(path, kept))]
         while pending:
@@ -246,7 +247,7 @@ class Root:
                 del where[-1:]
 
     def _empty(self, path: Path, kept: Node | None) -> list[bytes]:
-        """Remove the files of a directory, but those that are kept; the names of the directories in it."""
+        """Remove the files of a directory, except those that are kept. The names of the directories in it."""
         stay = {} if kept is None or isinstance(kept, bytes) else entries(kept)
         fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -25,7 +25,7 @@ _END = 2 * BLOCK
 
 
 class Writer:
-    """Gives the archive to `write`, in pieces of at most CHUNK bytes; `size` is how many bytes it has been."""
+    """Gives the archive to `write`, in pieces of at most CHUNK bytes; `size` is how many bytes there were so far."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
@@ -35,7 +35,7 @@ class Writer:
         """One member. `content` is cut to `entry.size`, or filled up with zeros, as GNU tar does it: a file may change
         while it is read, but what follows it in the archive must be found.
 
-        ArchiveError for a name or target that is longer than any reader takes it.
+        ArchiveError for a name or target that is longer than any reader accepts.
         """
         for name in (entry.name, entry.linkname):
             if len(name) > DEFAULT.path:
@@ -80,7 +80,7 @@ def _header(entry: Entry) -> bytes:
         if value >= 8**width:
             records[keyword] = b"%d" % value
     for attribute, data in entry.xattrs.items():
-        # As GNU tar and star: a keyword ends at its first "=".
+        # As in GNU tar and star: a keyword ends at its first "=".
         records[b"SCHILY.xattr." + attribute.replace(b"%", b"%25").replace(b"=", b"%3D")] = data
     block = _block(entry, name, prefix, seconds)
     return _extended(records) + block if records else block
@@ -102,13 +102,13 @@ def _time(nanoseconds: int) -> bytes:
 
 
 def _extended(records: dict[bytes, bytes]) -> bytes:
-    """A pax header and its body; keywords in their order, which is that of the attributes' names."""
+    """A pax header and its body, the keywords in the order given: that of the attributes' names."""
     body = b"".join(_record(keyword, records[keyword]) for keyword in sorted(records))
     try:
         for keyword in (b"path", b"linkpath"):
             records.get(keyword, b"").decode()
     except UnicodeDecodeError:
-        body = _record(b"hdrcharset", b"BINARY") + body  # it holds for the records behind it
+        body = _record(b"hdrcharset", b"BINARY") + body  # it holds for the records after it
     header = Entry(b"././@PaxHeader", Kind.FILE, 0o644, 0, 0, len(body), 0, b"", 0, 0, {}, 0)
     return _block(header, header.name, b"", 0, type_=b"x") + body + bytes(-len(body) % BLOCK)
 

@@ -127,7 +127,7 @@ class Driver(DirectorySnapshotter):
         """
         directory_fd = os.open(self._layout.join(record.id), DIRECTORY)
         try:
-            self._destroy(directory_fd, _SETTLED)  # of somebody who was killed in here
+            self._destroy(directory_fd, _SETTLED)  # left by somebody who was killed in here
             layer_fd = os.open(_LAYER, DIRECTORY, dir_fd=directory_fd)
             try:
                 nested = subvolumes.children(layer_fd, subvolumes.number(layer_fd))
@@ -158,7 +158,7 @@ class Driver(DirectorySnapshotter):
             os.close(fd)
 
     def _delete(self, parent_fd: int, name: str) -> None:
-        """A snapshot's directory with its subvolumes, and theirs."""
+        """Delete a snapshot's directory with its subvolumes, and theirs."""
         fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
         try:
             for subvolume in (_LAYER, _SETTLED):
@@ -188,7 +188,7 @@ class Driver(DirectorySnapshotter):
             return super().how_to_make_room()
         try:
             has = f"has {show_size(os.stat(self._image.path).st_size)}"
-        except OSError:  # somebody has moved it away; what is asked for is said of another error
+        except OSError:  # somebody has moved it away; this text is for another error
             has = "is full"
         return (
             f"{self._image.path} {has} (--storage-opt {LOOPSIZE}=…, which can be raised): {super().how_to_make_room()}"
@@ -210,7 +210,7 @@ class Driver(DirectorySnapshotter):
             super().close()
 
     def _let_go(self) -> bool:
-        """Close all but the image; whether there is no snapshot that can be mounted."""
+        """Close all but the image. Whether there is no snapshot that can be mounted."""
         try:
             with self._store.read() as transaction:
                 idle = not transaction.execute("SELECT 1 FROM snapshots WHERE kind != 'committed' LIMIT 1")
@@ -221,9 +221,9 @@ class Driver(DirectorySnapshotter):
 
 
 def _make_plain(layer_fd: int, settled_fd: int, reference: subvolumes.Reference) -> None:
-    """Copy a subvolume in the layer to the same place in its snapshot, where an empty directory is."""
+    """Copy a subvolume in the layer to the same place in its snapshot, where there is an empty directory."""
     source_directory = subvolumes.open_directory(layer_fd, subvolumes.number(layer_fd), reference.directory)
-    # A snapshot's inodes have the numbers that they have in what it was made of.
+    # A snapshot's inodes have the same numbers as in the subvolume that it was made of.
     target_directory = subvolumes.open_directory(settled_fd, subvolumes.number(settled_fd), reference.directory)
     try:
         before = os.fstat(target_directory)

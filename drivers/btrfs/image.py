@@ -4,7 +4,7 @@
     <root>/btrfs.lock    held (flock) while somebody mounts or grows it
 
 Any number of processes use it at once. Each mounts it for itself and nowhere: the mount is a descriptor (fsmount(2)),
-which no other mount namespace gets a copy of, and ends with its process, however that does.
+of which no other mount namespace gets a copy, and ends with its process, however that ends.
 
 The mounts of a snapshot name the loop device, which is the same in every mount namespace: a container's process that
 mounts one, and the one that removes it in the end, need not see our mount. So the device stays attached while there is
@@ -12,10 +12,10 @@ a snapshot that can be mounted; otherwise the kernel detaches it with its last u
 the next open attaches and mounts it again.
 
 What is free in it takes no room on the disk outside. The kernel sees to that while it is mounted, but slowly, and
-forgets what it has not come to when it is unmounted: so what we remove we discard before.
+on unmounting it forgets what it has not come to: so we discard what we remove before that.
 
-A file is mounted only if it is the one of last time: the store knows the file system's uuid before the file has its
-name. Another's could be anything, and to mount it would write to it.
+A file is mounted only if it is the same one as last time: the store knows the file system's uuid before the file has
+its name. Somebody else's could be anything, and mounting would write to it.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ NAME = "btrfs.img"
 DEFAULT_SIZE = 100 << 30
 LEAST_SIZE = 256 << 20
 _MIB = 1 << 20
-# To search it all for what is free costs some 50 ms, and some for each piece: for less than this it is not done, and
-# smaller pieces are left. A hundred gigabytes are a hundred thousand pieces at most.
+# Searching all of it for what is free costs some 50 ms, and a little for each piece: for less than this it is not done,
+# and smaller pieces are left. A hundred gigabytes are a hundred thousand pieces at most.
 _WORTH = 16 << 20
 _PIECE = 1 << 20
-# Seconds for all of it, most of which the kernel may need to take apart the trees of what was destroyed; and between
-# two looks.
+# Seconds for the whole of it, most of which the kernel may need to take apart the trees of what was destroyed; and
+# seconds between two looks.
 _PATIENCE = 5.0
 _PAUSE = 0.005
 
@@ -65,8 +65,8 @@ class Image:
     """The image of the directory `root`, mounted from here to close() at the descriptor `fd`. Not thread-safe.
 
     With a `size` in bytes it is made that large, or is grown to it while it is in use. Raises OSError; Unavailable
-    with a sentence: no mkfs.btrfs, no loop devices, a damaged or lost image or another one, a size that is too small;
-    TimedOut.
+    with a sentence: no mkfs.btrfs, no loop devices, an image that is damaged, lost or not ours, a size that is too
+    small; TimedOut.
     """
 
     def __init__(self, root: str, store: Store, size: int = 0) -> None:
@@ -108,8 +108,8 @@ class Image:
     def close(self, let_go: Callable[[], bool]) -> None:
         """Unmount it. Twice is fine.
 
-        `let_go` is called while nobody else opens it: it closes what we have open in it, and says whether the device
-        can go too: no snapshot names it.
+        `let_go` is called while nobody else can open it: it closes what we have open in it, and says whether the device
+        can go too, because no snapshot names it.
         """
         if self.fd < 0:
             let_go()
@@ -119,7 +119,7 @@ class Image:
                 loop.set_autoclear(self.device, let_go())
                 self.leave()
         except TimedOut:
-            let_go()  # whoever holds the lock for so long is mounting it
+            let_go()  # whoever holds the lock for that long is mounting it
         finally:
             self.leave()
 
@@ -139,14 +139,14 @@ class Image:
         with store.read() as transaction:
             noted = transaction.mark(NAME)
             has_snapshots = bool(transaction.last_id())
-        if noted is None and has_snapshots:  # by an older version, which noted nothing
+        if noted is None and has_snapshots:  # made by an older version, which noted nothing
             raise self._missing()
         if noted is not None:
             if not os.path.lexists(new) or _file_system(new) != noted:
                 raise self._missing()
         else:
             if os.path.lexists(new):
-                os.unlink(new)  # of somebody who was killed, for the lock is ours
+                os.unlink(new)  # left by somebody who was killed, for the lock is ours
             self._make(new, size)
             with store.write() as transaction:
                 transaction.set_mark(NAME, _file_system(new))
@@ -230,7 +230,7 @@ class Image:
         )
 
     def _grow(self, size: int) -> None:
-        """File, device, file system: each open goes on where one that was killed has stopped."""
+        """File, device, file system: each open goes on where one that was killed stopped."""
         has = os.stat(self.path).st_size
         wanted = size // _MIB * _MIB
         if wanted > has:
@@ -242,7 +242,7 @@ class Image:
 
 
 def check_wanted(root: str, size: int) -> None:
-    """Raise Unavailable for a size that the image of `root` cannot be given: before it is kept as an option."""
+    """Raise Unavailable for a size that the image of `root` cannot be given; called before it is kept as an option."""
     path = os.path.join(root, NAME)
     has = os.stat(path).st_size if os.path.exists(path) else 0
     if not has and size < LEAST_SIZE:

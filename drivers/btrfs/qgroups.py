@@ -3,17 +3,17 @@
 Each subvolume has a quota group of level 0 with its number while quotas are on. They are of two kinds:
 
     full     counts who refers to each extent, so a snapshot's own blocks are its `excl`; costs time with each write and
-             each snapshot, and has to scan the file system once it is switched on
+             each snapshot, and has to scan the file system when it is switched on
     simple   (Linux 6.7) charges an extent to the subvolume that wrote it, for ever; costs next to nothing and needs no
              scan. It sets an incompatibility bit: older kernels do not mount the file system any more
 
-Whichever is on is used. Off, simple ones are switched on in a file system that is ours alone, and full ones in somebody
-else's, so that we change nothing about who can mount that. They are never switched off, and no group that we did not
-make is touched.
+Whichever is on is used. Where none is, simple ones are switched on in a file system that is ours alone, and full ones
+in somebody else's, so that we change nothing about who can mount that. They are never switched off, and no group that
+we did not make is touched.
 
-A subvolume that a container makes inside of its own has a group of its own, and would be a way around the limit. In our
-own file system the limit is therefore on a group of level 1 with the container's number, which simple quotas make all
-subvolumes below it members of. In somebody else's file system the way around stays open.
+A subvolume that a container makes inside its own has a group of its own, and would be a way around the limit. In our
+own file system the limit is therefore on a group of level 1 with the container's number, and simple quotas make all
+subvolumes below the container's members of it. In somebody else's file system the way around stays open.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def limit(fd: int, subvolume: int, size: int, *, is_ours: bool) -> None:
 
 
 def lift(fd: int, subvolume: int, *, is_ours: bool) -> None:
-    """Take the limit back, before the subvolume is destroyed: at its limit, nothing below it could be (EDQUOT)."""
+    """Take the limit back, before the subvolume is destroyed: at its limit nothing below it could be, for EDQUOT."""
     around = _groups_around(fd, subvolume) if is_ours else []
     for group in (subvolume, *around):
         if not _ignoring(fd, BTRFS_IOC_QGROUP_LIMIT, _LIMIT.pack(group, BTRFS_QGROUP_LIMIT_MAX_EXCL, 0, _LAST, 0, 0)):
@@ -161,10 +161,10 @@ def _enable(fd: int, *, simple: bool) -> None:
 
 
 def _await_scan(fd: int) -> None:
-    """Until then a limit would be compared with numbers that mean nothing.
+    """Wait for the scan to end: until then a limit would be compared with numbers that mean nothing.
 
     The kernel gives up its counting in some cases (the removal of a large snapshot is one) and says so by a flag; it
-    waits for somebody to ask for a scan. BTRFS_IOC_QUOTA_RESCAN_WAIT has no bound, so it is asked after.
+    waits for somebody to ask for a scan. BTRFS_IOC_QUOTA_RESCAN_WAIT has no bound, so this polls instead.
     """
     deadline = time.monotonic() + RESCAN_PATIENCE
     while True:
@@ -187,7 +187,7 @@ def _await_scan(fd: int) -> None:
 
 
 def _ignoring(fd: int, request: int, argument: bytes) -> bool:
-    """Do it if there is anything to do; False if quotas are off."""
+    """Make the request; that there is nothing to do is fine. False if quotas are off."""
     try:
         fcntl.ioctl(fd, request, argument)
     except OSError as error:

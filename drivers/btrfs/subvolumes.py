@@ -1,4 +1,4 @@
-"""Subvolumes of btrfs: made, copied, destroyed, looked through. The ioctls of linux/btrfs.h, and no policy.
+"""Subvolumes of btrfs: making, copying, destroying and searching them. The ioctls of linux/btrfs.h, and no policy.
 
 A subvolume is known by a number, the id of its tree, which is never given twice. Another subvolume may lie in any of
 its directories: a container makes one with a plain ioctl that takes no privilege, and then its layer cannot be removed
@@ -130,14 +130,14 @@ def create(directory_fd: int, name: str) -> None:
 def snapshot(source_fd: int, directory_fd: int, name: str) -> None:
     """A writable copy of the subvolume whose root `source_fd` is open on. It is on disk when this returns.
 
-    Of a subvolume below it there is an empty directory in the copy.
+    Where a subvolume lies below it there is an empty directory in the copy.
     """
     arguments = _VOL_ARGS_V2.pack(source_fd, 0, 0, os.fsencode(name))
     fcntl.ioctl(directory_fd, BTRFS_IOC_SNAP_CREATE_V2, bytearray(arguments))
 
 
 def set_read_only(fd: int, value: bool) -> None:
-    """Of the subvolume whose root `fd` is open on. Nothing can be written to one that is, mounted however."""
+    """Make the subvolume whose root `fd` is open on read-only, or not. No mount of one that is can write to it."""
     flags = bytearray(8)
     fcntl.ioctl(fd, BTRFS_IOC_SUBVOL_GETFLAGS, flags)
     (was,) = struct.unpack("=Q", flags)
@@ -163,7 +163,7 @@ def children(fd: int, parent: int) -> list[Reference]:
 
 
 def exists(fd: int, subvolume: int) -> bool:
-    """Also one that has been destroyed and whose blocks the kernel still gives back."""
+    """Whether there is such a subvolume, or one that was destroyed and whose blocks the kernel is still giving back."""
     return any(search(fd, ROOT_TREE, (subvolume, ROOT_ITEM_KEY, 0), (subvolume, ROOT_ITEM_KEY, _LAST)))
 
 
@@ -195,7 +195,7 @@ def destroy(directory_fd: int, name: str) -> list[int]:
 
 
 def _destroy_below(root_fd: int) -> list[int]:
-    # A list and no recursion: a container can nest them deeper than our stack is.
+    # A list and no recursion: a container can nest them deeper than our stack goes.
     found: list[tuple[int, Reference]] = []
     pending = [number(root_fd)]
     while pending:
@@ -253,7 +253,7 @@ def search(
     fd: int, tree: int, first: tuple[int, int, int], last: tuple[int, int, int], *, since: int = 0
 ) -> Iterator[Item]:
     """The items of a tree with keys (objectid, type, offset) from `first` to `last`, in leaves that were changed after
-    the transaction `since`. An item's data is good until the next. ENOENT if there is no such tree."""
+    the transaction `since`. An item's data is valid until the next item. ENOENT if there is no such tree."""
     least_transid = since + 1 if since else 0
     while True:
         key = _SEARCH.pack(

@@ -3,8 +3,8 @@
     <root>/thin-pool/data        100G, sparse: takes on disk what the layers take
     <root>/thin-pool/metadata    2G, sparse: which block of data belongs to which thin device
 
-Files are attached to loop devices that detach by themselves when the pool lets go of them. Whose any of it is, `proof`
-finds out.
+Files are attached to loop devices that detach by themselves when the pool lets go of them. `proof` finds out whose any
+of this is.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ METADATA, DATA = "metadata", "data"
 
 
 class Disk(NamedTuple):
-    """An open block device: `path` is what a user calls it, `fd` is as drivers.devicemapper.direct wants it, `number`
-    as tables take it."""
+    """An open block device: `path` is what a user calls it, `fd` is opened as drivers.devicemapper.direct wants it, and
+    `number` is as tables take it."""
 
     role: str
     path: str
@@ -57,7 +57,7 @@ class Backing(ABC):
 
     @abstractmethod
     def attached(self) -> AbstractContextManager[Lower]:
-        """A context: the devices for the time of the `with`, and for as long as a table has them.
+        """The devices, attached for the time of the `with`, and for as long as a table has them.
 
         Raises Unavailable if one is missing, or is not what it should be.
         """
@@ -68,11 +68,11 @@ class Backing(ABC):
 
     @abstractmethod
     def claim(self, lower: Lower, identity: bytes) -> None:
-        """Raise Unavailable unless both may be written over: of a pool that has never been."""
+        """Raise Unavailable unless both may be written over, for a pool that has never existed."""
 
     @abstractmethod
     def grow(self) -> None:
-        """Grow to the sizes that are asked for by now."""
+        """Grow to the sizes that are asked for now."""
 
     @abstractmethod
     def check_room(self) -> None:
@@ -168,7 +168,7 @@ class Devices(Backing):
         self._force = settings.force
 
     def claim(self, lower: Lower, identity: bytes) -> None:
-        """Those with our label are from a making that did not come to an end."""
+        """Those with our label are from an attempt to make the pool that did not come to an end."""
         if lower.data.number == lower.metadata.number:
             raise Unavailable(f"dm.datadev and dm.metadatadev are one device, {lower.data.path}: give two")
         for disk in lower:
@@ -206,7 +206,7 @@ class Devices(Backing):
 def _open(held: ExitStack, role: str, path: str, device: str) -> Disk:
     status = os.stat(device)
     if not stat.S_ISBLK(status.st_mode):
-        raise Unavailable(f"{path} is no block device")
+        raise Unavailable(f"{path} is not a block device")
     try:
         fd = os.open(device, os.O_RDWR | direct.FLAGS)
     except FileNotFoundError:

@@ -2,8 +2,8 @@
 
 File systems, RAIDs, encrypted volumes and tables of partitions say what they are at the beginning of a disk or at its
 end (an array of mdadm's version 1.2 at 4 KiB, of 0.90 and 1.0 in the last 128; a GUID table at both; btrfs at 64 KiB,
-ZFS in half a MiB at both, VMFS behind the first MiB). So a disk on which both are zero is new to everybody. What any
-other is, blkid(8) says.
+ZFS in half a MiB at both, VMFS after the first MiB). So a disk on which both are zero is new to everybody. What any
+other holds, blkid(8) says.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def _windows(size: int) -> list[tuple[int, int]]:
 
 
 def _name(path: str) -> str:
-    """What blkid(8) takes it for, as " (ext4)"; "" if it knows nothing of it, or is not installed."""
-    import subprocess  # late: it is for a message
+    """What blkid(8) takes it for, as " (ext4)"; "" if blkid does not know it, or is not installed."""
+    import subprocess  # late: only for a message
 
     program = find("blkid")
     if program is None:

@@ -1,7 +1,7 @@
 """Reading and writing a block device past the page cache.
 
-device-mapper reads and writes what a pool lies on, and XFS its own blocks, past it; what the cache holds may be older
-than what is on the device, or written back over that later.
+device-mapper reads and writes what a pool lies on past it, and XFS its own blocks; what the cache holds may be older
+than what is on the device, or be written back over that later.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ BLOCK = 4096  # what positions and sizes are multiples of, whatever the device's
 
 
 def read(fd: int, position: int, size: int) -> bytes:
-    """Fewer bytes at the device's end. `fd` was opened with FLAGS."""
+    """`size` bytes, or fewer at the device's end. `fd` was opened with FLAGS."""
     with mmap.mmap(-1, size) as aligned:
         return aligned[: os.preadv(fd, [aligned], position)]
 
 
 def write(fd: int, position: int, content: bytes) -> None:
-    """All of it, until it is on the disk. `fd` was opened with FLAGS."""
+    """Write all of it, and return when it is on the disk. `fd` was opened with FLAGS."""
     with mmap.mmap(-1, len(content)) as aligned:
         aligned[:] = content
         written = os.pwritev(fd, [aligned], position)

@@ -1,4 +1,4 @@
-"""The Snapshotter over thin devices; see the package for the plan of it."""
+"""The Snapshotter over thin devices; the package's docstring has the plan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Driver(GraphSnapshotter):
     FIXED = FIXED
 
     def __init__(self, root: str, given: Mapping[str, str]) -> None:
-        settings = parse_settings(given)  # what is refused is not to be kept
+        settings = parse_settings(given)  # first: what is refused must not be kept
         self.root = own_directory(root)
         files = Files(self.root, settings)
         files.check_wanted()
@@ -70,7 +70,7 @@ class Driver(GraphSnapshotter):
         self._upkeep = Upkeep(store, self._pool, self._thins, self._journal, self._settings)
 
     def _check_base_size(self) -> None:
-        """Refuse a base that is smaller than the one that layers have, and keep the size that it has."""
+        """Refuse a base that is smaller than the one that layers have, and keep the size of that one."""
         with self._store.read() as transaction:
             base = records.base(transaction)
         wanted = self._settings.base_size
@@ -91,7 +91,7 @@ class Driver(GraphSnapshotter):
     # The hooks of GraphSnapshotter.
 
     def _check_quota(self, quota: int) -> None:
-        """Any will do that the file system of the layers can grow to; _origin() knows more."""
+        """Any size that the file system of the layers can grow to will do; _origin() knows more."""
 
     def _create(self, new: NewSnapshot) -> list[Mount]:
         self._parent_line(new)  # its refusals need no pool
@@ -138,8 +138,9 @@ class Driver(GraphSnapshotter):
             return self._show(self._device(record), Kind.ACTIVE)
 
     def _check_idle(self, record: Record) -> None:
-        """InUse if it is mounted where we see it. Elsewhere, in a namespace that a mount has leaked into, nobody can be
-        told to unmount it: then a commit says InUse, and a removal is put off until it is closed there."""
+        """Raise InUse if it is mounted where we can see it. Elsewhere, in a namespace into which a mount has leaked,
+        nobody can be told to unmount it: then a commit says InUse, and a removal is put off until it is closed
+        there."""
         with self._store.read() as transaction:
             device = records.of_snapshot(transaction, record.id)
         active = ioctl.status(self._thins.name(device.device)) if device else None
@@ -159,7 +160,7 @@ class Driver(GraphSnapshotter):
             filesystem.settle(nodes.ensure(active), self._settings.filesystem)
 
     def _measure(self, record: Record) -> Usage:
-        """The blocks that it has more than its parent: what it wrote over is counted with the parent."""
+        """The blocks that it has beyond its parent's: those that it wrote over are counted with the parent."""
         if record.info.kind is Kind.VIEW:
             return Usage(0, 0)
         with self._locked():

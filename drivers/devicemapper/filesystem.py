@@ -1,7 +1,7 @@
 """Making, settling and growing the file system on a thin device.
 
-It is mounted for that without a place in any tree (fsmount(2)): nobody sees it, and when this process dies, however it
-does, the mount ends with its descriptor. Growing is an ioctl on it, as resize2fs and xfs_growfs do on line.
+It is mounted for that without a place in any tree (fsmount(2)): nobody sees it, and however this process dies, the
+mount ends with its descriptor. Growing is an ioctl on it, as resize2fs and xfs_growfs do it on line.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from unionfs.linux import consts, mounts
 
 PACKAGE = {"ext4": "e2fsprogs", "xfs": "xfsprogs"}
 
-# Nothing is discarded, for nothing is mapped yet. ext4's inode tables and journal are written now: the kernel would
-# else write them later, in the background, in every layer again.
+# Nothing is discarded, for nothing is mapped yet. ext4's inode tables and journal are written now: otherwise the kernel
+# would write them later, in the background, again in every layer.
 _MKFS = {
     "ext4": ("mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"),
     "xfs": ("mkfs.xfs", "-q", "-K"),
@@ -35,7 +35,7 @@ _XFS_GROWFS_DATA = struct.Struct("=QI4x")
 
 
 def make(node: str, filesystem: str, arguments: Sequence[str]) -> superblock.Superblock:
-    """Make an empty file system whose root is a plain 0755 directory, and bring it to the disk.
+    """Make an empty file system whose root is a plain 0755 directory, and write it to the disk.
 
     Raises Unavailable with what mkfs said.
     """
@@ -55,7 +55,7 @@ def make(node: str, filesystem: str, arguments: Sequence[str]) -> superblock.Sup
 
 
 def check(node: str, filesystem: str, uuid: bytes | None = None) -> superblock.Superblock:
-    """The superblock of what must be a `filesystem`, and the one with `uuid` if that is given. Raises Unavailable."""
+    """The superblock of what must be a `filesystem`, and must have the `uuid` if one is given. Raises Unavailable."""
     found = superblock.read(node)
     if found is None or found.type != filesystem or uuid not in (None, found.uuid):
         has = "no file system that we know" if found is None else f"{found.type} {found.uuid.hex()}"
@@ -98,8 +98,8 @@ def grow(node: str, filesystem: str, size: int) -> None:
 
 
 def sync(node: str) -> None:
-    """What was written to the device is on the disk, and so are the pool's metadata that say where: a flush makes the
-    pool commit (drivers/md/dm-thin.c, process_deferred_bios)."""
+    """Bring what was written to the device to the disk, and the pool's metadata that say where: a flush makes the pool
+    commit (drivers/md/dm-thin.c, process_deferred_bios)."""
     fd = os.open(node, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

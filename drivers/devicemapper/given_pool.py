@@ -39,12 +39,12 @@ class GivenPool(Pool):
         if ioctl.status(self.name) is None:
             raise Unavailable(f"there is no thin pool {self.name} (dm.thinpooldev): activate it, or mind its name")
         if (found := ioctl.table(self.name)).type != "thin-pool":
-            raise Unavailable(f"dm.thinpooldev={self._settings.pool_device} is no thin pool but {found.type}")
+            raise Unavailable(f"dm.thinpooldev={self._settings.pool_device} is not a thin pool but {found.type}")
         return True
 
     def check_ours(self) -> None:
-        """By what is in it, if it does not bear the name that LVM gave the one of last time. One without anything in it
-        may be any; but without our base and not empty it is another's, whose devices have numbers that ours would."""
+        """Where the uuid is not the one noted last time, what is in the pool decides. An empty one may be any; one that
+        is not empty, when we have no base in it yet, is another's, whose devices have numbers that ours would get."""
         with self._store.read() as transaction:
             has_base = records.base(transaction) is not None
         if not (self.is_known() or has_base) and self.status().used_data:

@@ -1,12 +1,12 @@
 """The device-mapper's ioctls (linux/dm-ioctl.h, drivers/md/dm-ioctl.c), one function each, without policy.
 
-The ioctls themselves and not libdm or dmsetup, for three reasons. An ioctl says its errno, which of EBUSY, ENODATA and
-EOPNOTSUPP decides what to do next, and dmsetup prints it in words. Nothing here waits for udev: libdm hands udev a
-semaphore (a "cookie") and sleeps on it until a rule gives it back, for ever if there is no udev or its worker was
-killed. And a snapshot takes seven of these, each of which would be a process.
+The ioctls themselves and not libdm or dmsetup, for three reasons. An ioctl gives an errno, and whether that is EBUSY,
+ENODATA or EOPNOTSUPP decides what to do next, while dmsetup prints it in words. Nothing here waits for udev: libdm
+hands udev a semaphore (a "cookie") and sleeps on it until a rule gives it back, for ever if there is no udev or its
+worker was killed. And a snapshot takes seven of these, each of which would be a process.
 
-What udev is told is `UDEV_FLAGS`: that these devices are private, so that none of its rules opens one to look what is
-in it (an open device cannot be removed), nor makes links. The cookie's own half is 0: nobody waits.
+What udev is told is `UDEV_FLAGS`: that these devices are private, so that none of its rules opens one to see what is
+in it (an open device cannot be removed), or makes links. The cookie's own half is 0: nobody waits.
 
 Failures are OSError with the kernel's errno and the device's name: ENXIO no such device, EBUSY the name is taken or
 the device is open, ENODATA no such thin device in the pool, EINVAL a table that the target refuses (dmesg says why).
@@ -80,8 +80,8 @@ _REPLY = 16384
 
 
 class Device(NamedTuple):
-    """What DM_DEV_STATUS says of a device: its number, how often it is open, DM_*_FLAG; and a name that stays, "" if
-    whoever made it gave it none (LVM: "LVM-…")."""
+    """What DM_DEV_STATUS says of a device: its number, how often it is open, DM_*_FLAG; and a uuid, which stays (LVM's
+    are "LVM-…"), "" if whoever made it gave it none."""
 
     rdev: int
     open_count: int
@@ -90,7 +90,7 @@ class Device(NamedTuple):
 
     @property
     def node(self) -> str:
-        """The name that devtmpfs gives it (and `nodes.ensure` where /dev is none)."""
+        """The name that devtmpfs gives it (and `nodes.ensure` where /dev is not a devtmpfs)."""
         return f"/dev/dm-{os.minor(self.rdev)}"
 
     @property
@@ -143,7 +143,7 @@ def suspend(name: str) -> None:
 
 
 def suspend_pool(name: str) -> None:
-    """As suspend(), without a look for a file system: there is none on a pool itself."""
+    """As suspend(), without looking for a file system: there is none on a pool itself."""
     _call(DM_DEV_SUSPEND_CMD, name, DM_SUSPEND_FLAG | DM_SKIP_LOCKFS_FLAG)
 
 
@@ -169,13 +169,13 @@ def status(name: str) -> Device | None:
 
 
 def table(name: str) -> Target:
-    """The live table: of a device with one line."""
+    """The live table of a device that has one line."""
     return _table(name, DM_STATUS_TABLE_FLAG)
 
 
 def target_status(name: str) -> Target:
-    """The live table with what the target says of its state for parameters. A pool commits its metadata first, so
-    that the numbers are of now."""
+    """The live table, with what the target says of its state in place of the parameters. A pool commits its metadata
+    first, so the numbers are up to date."""
     return _table(name, 0)
 
 
@@ -204,7 +204,7 @@ def target_version(target: str) -> tuple[int, int, int] | None:
 
 
 def open_control() -> int:
-    """The descriptor that the ioctls go to. Made where devtmpfs did not: the number is in /proc/misc.
+    """The descriptor that the ioctls go to. Its node is made where devtmpfs did not: the number is in /proc/misc.
 
     ENOENT, with a sentence, without device-mapper in the kernel; EACCES or EPERM without the right to use it.
     """

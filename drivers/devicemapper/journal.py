@@ -8,7 +8,7 @@ metadata before it answers (drivers/md/dm-thin.c, pool_message). So whoever come
 what was meant, and takes a creation back and ends a removal; both may be done again. A pool that is neither at n nor,
 with such a row, at n+1 is not the one that the store was kept for.
 
-All of it wants the root's lock, under which each method begins and ends with no change open but one of a dead process.
+All of it needs the root's lock, under which each method begins and ends with no change open but one of a dead process.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Journal:
     def creating(self, sectors: int, message: Callable[[int], None]) -> Iterator[int]:
         """A new thin device of that size, made by `message(its number)`, for the `with` to make something of.
 
-        The `with` ends with `finish` in the transaction that gives the device its role. If it raises, the device is
-        taken back.
+        The `with` block calls `finish` at its end, in the transaction that gives the device its role. If it raises, the
+        device is taken back.
         """
         device = self._create(sectors, message)
         try:
@@ -51,7 +51,7 @@ class Journal:
             try:
                 self._take_back(device)
             except (OSError, DriverError):
-                pass  # recover() does it, and what made it necessary is what the caller should hear of
+                pass  # recover() will do it, and the caller should hear of what made it necessary
             raise
 
     def finish(self, transaction: Transaction) -> None:
@@ -76,7 +76,7 @@ class Journal:
                     records.retire(transaction, device)
 
     def remove(self, device: ThinDevice, *, patience: float = PATIENCE) -> bool:
-        """Delete a device that is "removing". Whether it is gone; one that is still open is left for later."""
+        """Delete a device whose role is "removing". Whether it is gone; one that is still open is left for later."""
         if not self._thins.deactivate(device.device, patience=patience):
             return False
         if self._discard:

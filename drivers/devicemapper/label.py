@@ -1,8 +1,8 @@
 """Our name at the end of a disk that a pool lies on: whose pool, and what the disk is in it.
 
-The pool's table leaves the last 4 KiB of the data device out. On the metadata device they are the pool's, which takes
-them last of all; there the label only says, until the pool is made, that we may go on making it. Afterwards the uuid
-in the pool's superblock does.
+The pool's table leaves the last 4 KiB of the data device out. On the metadata device they belong to the pool, which
+uses them last of all; there the label only says, until the pool is made, that we may go on making it. After that the
+uuid in the pool's superblock says whose it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MAGIC = b"fuse-aufs pool 1"
 
 
 def write(fd: int, sectors: int, role: str, identity: bytes) -> None:
-    """On a disk of that size, until it is there. `fd` is as drivers.devicemapper.direct wants it."""
+    """Write it on a disk of that size, and return when it is there. `fd` is as drivers.devicemapper.direct wants it."""
     content = _LABEL.pack(_MAGIC, role.encode(), identity)
     direct.write(fd, usable(sectors) * SECTOR, content.ljust(direct.BLOCK, b"\0"))
 

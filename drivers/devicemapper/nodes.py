@@ -1,4 +1,5 @@
-"""Device nodes of dm devices where nobody else makes them: devtmpfs does, a plain /dev (a chroot's) does not."""
+"""Device nodes of dm devices where nobody else makes them: in a devtmpfs the kernel does, in a plain /dev (a chroot's)
+nobody."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ def ensure(device: Device) -> str:
         try:
             os.mknod(path, stat.S_IFBLK | 0o600, device.rdev)
         except FileExistsError:
-            # Left of a device that had this number on another major, or another process was quicker.
+            # It is left from a device that had this number on another major, or another process was quicker.
             if not _is(path, device.rdev):
                 os.unlink(path)
     return path
 
 
 def forget(device: Device) -> None:
-    """Take the node of a device away that has been removed, if it has not gone by itself."""
+    """Take away the node of a device that has been removed, if it has not gone by itself."""
     if os.path.exists(f"/sys/dev/block/{device.number}"):
         return  # the number has been given again already
     try:

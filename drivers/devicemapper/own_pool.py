@@ -1,9 +1,9 @@
 """The thin pool of a root on files or block devices of its own: made, checked, grown and taken down by us.
 
-A pool that is full answers writes with ENOSPC at once (error_if_no_space). The kernel's default holds them back for a
-minute in the hope that somebody adds space, and fails them then: nobody here does so unasked, and a container that
-hangs tells less than an error. Blocks are not zeroed before they are first written (skip_block_zeroing): all that is on
-the devices is a file system each, which never reads what it has not written.
+A pool that is full answers writes with ENOSPC at once (error_if_no_space). By default the kernel holds them back for a
+minute in the hope that somebody adds space, and then fails them: nobody here adds any unasked, and a container that
+hangs tells less than an error. Blocks are not zeroed before they are first written (skip_block_zeroing): each device
+holds nothing but a file system, which never reads what it has not written.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ class OwnPool(Pool):
         self._uuid = f"fuse-aufs-{store.identity}"  # of the dm device; those of older versions have none
 
     def is_made(self) -> bool:
-        """One without a base, of an older version, which noted nothing, has no layer in it, and is made again."""
+        """A pool of an older version, which noted nothing, has no layer in it if it has no base, and is made again."""
         with self._store.read() as transaction:
             return transaction.mark(METADATA_MARK) is not None or records.base(transaction) is not None
 
     def make(self) -> None:
         """The kernel makes a pool where metadata begin with zeros (__create_persistent_data_objects(),
-        dm-thin-metadata.c); its uuid is ours to write, while it is down. Until all is done each step is begun again."""
+        dm-thin-metadata.c); its uuid is ours to write, while it is down. Until all of this is done, the next attempt
+        begins every step again."""
         if self.is_active():
             self.check_ours()
             self.deactivate()
@@ -129,7 +130,8 @@ class OwnPool(Pool):
     def _labelled(self, lower: Lower) -> int:
         """The size of the data device, which has the label at its end; 0 if it has none.
 
-        When it has grown, the label is put at the new end and that is noted, before the pool gets where it was.
+        When it has grown, the label is put at the new end and that is noted, before the pool gets the place where the
+        label was.
         """
         with self._store.read() as transaction:
             noted = int(transaction.mark(DATA_MARK) or 0)
@@ -152,8 +154,8 @@ class OwnPool(Pool):
             status = self.status()
             if table.length <= ioctl.table(self.name).length and metadata <= status.total_metadata:
                 return
-            # The kernel looks at both sizes as it resumes with a new table (pool_preresume()). What is between is
-            # undone by is_active(), for a suspended pool holds all its devices up.
+            # The kernel looks at both sizes as it resumes with a new table (pool_preresume()). If we die in between,
+            # is_active() resumes it, for a suspended pool holds up all its devices.
             ioctl.load(self.name, table)
             ioctl.suspend_pool(self.name)
             ioctl.resume(self.name)
@@ -178,7 +180,7 @@ class OwnPool(Pool):
 
     def _check(self) -> None:
         """The pool was not shut down, or the kernel asks for a check: its metadata are read through before anything
-        is built on them. Only if they are sound thin_check takes the kernel's mark away."""
+        is built on them. Only if they are sound does thin_check take the kernel's mark away."""
         command = ["thin_check", "-q", "--clear-needs-check-flag", self._backing.metadata]
         try:
             run(command, "thin-provisioning-tools")

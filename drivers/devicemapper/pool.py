@@ -19,7 +19,7 @@ NO_THIN_POOLS = "this kernel's device-mapper has no thin pools: modprobe dm_thin
 
 
 class Pool(ABC):
-    """`name` is the dm device's; immutable. Every method but status() wants the root's lock to be held."""
+    """`name` is the dm device's; immutable. Every method but status() needs the root's lock to be held."""
 
     def __init__(self, name: str, settings: Settings, store: Store) -> None:
         self.name = name
@@ -44,11 +44,11 @@ class Pool(ABC):
 
     @abstractmethod
     def is_known(self) -> bool:
-        """Whether that is certain, or what is in the pool has to show it."""
+        """Whether the pool is certainly ours, without what is in it having to show that."""
 
     @abstractmethod
     def note_known(self) -> None:
-        """What is in the pool has shown it."""
+        """Note that what is in the pool has shown it to be ours."""
 
     @abstractmethod
     def proven(self) -> AbstractContextManager[Lower | None]:
@@ -64,7 +64,7 @@ class Pool(ABC):
 
     @abstractmethod
     def grow(self) -> None:
-        """Take the space that has been added below, while it is in use."""
+        """Take in the space that has been added below, while the pool is in use."""
 
     @abstractmethod
     def how_to_grow(self) -> tuple[str, str]: ...
@@ -73,7 +73,7 @@ class Pool(ABC):
     def how_to_repair(self) -> str: ...
 
     def uuid(self) -> str:
-        """Of the device-mapper device; "" for none."""
+        """The device-mapper device's; "" for none."""
         found = ioctl.status(self.name)
         return found.uuid if found else ""
 

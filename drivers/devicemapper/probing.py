@@ -15,7 +15,7 @@ from drivers.errors import Unavailable
 
 
 def probe(directory: str, given: Mapping[str, str]) -> Probe:
-    """Whether the kernel has thin pools, and the programs are there that making one takes."""
+    """Whether the kernel has thin pools, and the programs that making one takes are installed."""
     settings = parse_settings(given)
     try:
         os.close(ioctl.open_control())

@@ -3,12 +3,12 @@
 Names of disks change, and disks are exchanged. What is not the pool's would be written over: the kernel makes a new
 pool on metadata that begin with zeros, and layers are written wherever the metadata say. So each is asked who it is:
 
-    metadata    the uuid in the pool's superblock is the store's identity, and its transaction id the store's: not that
-                of an older copy
-    data        has the label of the store, where it was put last
+    metadata    the uuid in the pool's superblock is the store's identity, and its transaction id the store's, and not
+                that of an older copy
+    data        has the label of the store, in the place where it was last put
 
 Metadata without a uuid (of an older version, or repaired) are proven by what they lead to: the block of the data device
-that they have for the base's first holds the file system with the base's uuid.
+that they give as the base's first holds the file system with the base's uuid.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def check(lower: Lower, wanted: Expected, how_to_repair: str) -> None:
     _check_data(lower.data, wanted)
     if metadata.uuid != wanted.identity or not wanted.data_sectors:
         if not _leads_to_base(lower, wanted, metadata):
-            raise _foreign(lower.metadata, wanted, f"has not the metadata of what is on {lower.data.path}")
+            raise _foreign(lower.metadata, wanted, f"does not have the metadata of what is on {lower.data.path}")
         if metadata.uuid != wanted.identity:
             thinmeta.set_uuid(lower.metadata.fd, wanted.identity)
 

@@ -1,7 +1,7 @@
 """The driver's two tables, in the store of the layer graph: which thin device is what, and how far the pool has come.
 
     thin_pool       one row, once there is a pool: its state, and the transaction id that it should have
-    thin_devices    a row a thin number in use, from before it is made until after it is deleted
+    thin_devices    a row for each thin number in use, from before it is made until after it is deleted
 
 A role says how far a device is: "creating" (it may be in the pool or not), "base", "layer" (the snapshot's with that
 id), "removing" (nobody's any more, and perhaps still in the pool or open somewhere).
@@ -48,8 +48,8 @@ class ThinDevice(NamedTuple):
 
 
 class PoolRow(NamedTuple):
-    """`state`: "new" while nothing has ever been in it, "up" from before it is activated until after it is shut down:
-    one that is "up" and not active has crashed."""
+    """`state` is "new" while nothing has ever been in it, and "up" from before it is activated until after it is shut
+    down: a pool that is "up" and not active has crashed."""
 
     state: str
     transaction_id: int
@@ -81,7 +81,7 @@ def begin(transaction: Transaction, sectors: int, most: int) -> int:
     [(last,)] = transaction.execute("SELECT ifnull(max(device), 0) + 1 FROM thin_devices")
     assert isinstance(last, int)
     if last > most:
-        # Numbers were used up to the last one; between them are those of deleted devices.
+        # Numbers up to the last one were used; among them are those of deleted devices.
         gaps = transaction.execute(
             """SELECT min(d.device) + 1 FROM (SELECT 0 AS device UNION ALL SELECT device FROM thin_devices) d
                WHERE NOT EXISTS (SELECT 1 FROM thin_devices n WHERE n.device = d.device + 1)"""

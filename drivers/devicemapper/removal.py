@@ -1,4 +1,4 @@
-"""Taking a dm device away that somebody may still hold open."""
+"""Taking away a dm device that somebody may still hold open."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 
 from drivers.devicemapper import ioctl, nodes
 
-# What holds a device for a moment (udev, blkid) is gone by then; what holds it longer keeps it.
+# Whatever holds a device for a moment (udev, blkid) has let go by then; whatever holds it longer keeps it.
 PATIENCE = 2.0  # seconds
 PAUSE = 0.02
 
 
 def remove(name: str, *, deferred: bool = False, patience: float = PATIENCE) -> bool:
-    """Remove a dm device: try for a while if it is open. Whether it is gone; with `deferred`, it goes when it is closed
-    if it is not. No such device is fine."""
+    """Remove a dm device, trying for a while if it is open. Whether it is gone; if not, with `deferred` it goes when it
+    is closed. No such device is fine."""
     device = ioctl.status(name)
     if device is None:
         return True

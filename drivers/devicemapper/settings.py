@@ -31,13 +31,13 @@ FIXED = frozenset(
     {"dm.datadev", "dm.metadatadev", "dm.thinpooldev", "dm.fs", "dm.blocksize", "dm.mkfsarg"}
 )
 
-# Of those, what may be given another name: it is recognised by what is on it.
+# Those of them that may get another name later: they are recognised by what is on them.
 RENAMED = frozenset({"dm.datadev", "dm.metadatadev", "dm.thinpooldev"})
 
 # Documentation/admin-guide/device-mapper/thin-provisioning.rst; the kernel uses no more metadata than 16 GiB.
 BLOCK_UNIT, MAX_BLOCK = 64 << 10, 1 << 30
 MIN_METADATA = 2 << 20
-# Below this mkfs.xfs makes none, and an ext4 has no room for a journal.
+# Below this size mkfs.xfs refuses, and an ext4 has no room for a journal.
 MIN_BASE = {"ext4": 16 << 20, "xfs": 300 << 20}
 
 
@@ -63,7 +63,7 @@ DEFAULT_BASE, DEFAULT_DATA, DEFAULT_METADATA = 10 << 30, 100 << 30, 2 << 30
 
 
 def parse_settings(options: Mapping[str, str]) -> Settings:
-    """Raises Unavailable with a sentence for a value that cannot be, or two that exclude each other."""
+    """Raises Unavailable with a sentence for an impossible value, or two that exclude each other."""
     data, metadata, pool = (options.get(f"dm.{name}", "") for name in ("datadev", "metadatadev", "thinpooldev"))
     if bool(data) != bool(metadata):
         raise Unavailable("dm.datadev and dm.metadatadev go together: give both, or neither for files in the root")
@@ -107,7 +107,7 @@ def _at_least(options: Mapping[str, str], name: str, least: int) -> int | None:
 def _percent(text: str) -> float:
     match = re.fullmatch(r"([0-9]{1,2}(?:\.[0-9]+)?)%", text)
     if match is None:
-        raise Unavailable(f"dm.min_free_space={text} is no percentage below 100: write dm.min_free_space=10%")
+        raise Unavailable(f"dm.min_free_space={text} is not a percentage below 100: write dm.min_free_space=10%")
     return float(match[1])
 
 

@@ -34,7 +34,8 @@ class Superblock(NamedTuple):
 def read(node: str) -> Superblock | None:
     """None if there is neither file system on the device.
 
-    Read past the page cache, for XFS writes past it; what ext4 has in it is written first (filemap_write_and_wait).
+    Read past the page cache, for XFS writes past it; what ext4 has in the cache is written first
+    (filemap_write_and_wait).
     """
     fd = os.open(node, os.O_RDONLY | direct.FLAGS)
     try:
@@ -44,7 +45,7 @@ def read(node: str) -> Superblock | None:
 
 
 def parse(head: bytes) -> Superblock | None:
-    """Of the first 4 KiB of a device; None also if it has fewer."""
+    """The superblock in the first 4 KiB of a device; None if there is none, or `head` is shorter."""
     if len(head) < _SIZE:
         return None
     if head[:4] == b"XFSB":

@@ -1,7 +1,7 @@
 """What a thin pool says of itself on its metadata device, read while the pool is down.
 
 drivers/md/dm-thin-metadata.c: struct thin_disk_superblock, in block 0, little-endian. It has a place for a uuid, which
-the kernel clears when it makes a pool and keeps after that; thin_repair and thin_restore clear it again.
+the kernel clears when it makes a pool and leaves alone after that; thin_repair and thin_restore clear it again.
 
 drivers/md/persistent-data/dm-btree-internal.h: struct node_header, then the keys, then the values; a node is a block.
 The blocks of all thin devices are a tree of trees: by the device's number, and by the block's number in it.
@@ -56,7 +56,7 @@ def parse(block: bytes) -> PoolSuperblock | None:
 
 
 def set_uuid(fd: int, uuid: bytes) -> None:
-    """Of the pool on the device, which is down."""
+    """Set the uuid of the pool on the device, which is down."""
     block = bytearray(direct.read(fd, 0, BLOCK_SIZE))
     block[_UUID] = uuid
     block[:4] = checksum(block).to_bytes(4, "little")
@@ -64,7 +64,7 @@ def set_uuid(fd: int, uuid: bytes) -> None:
 
 
 def find_block(fd: int, pool: PoolSuperblock, device: int, block: int) -> int | None:
-    """Which block of the data device a block of a thin device is; None if it has none, or there is no such device."""
+    """Which block of the data device a block of a thin device lies in; None if in none, or there is no such device."""
     root = _look_up(fd, pool.mapping_root, device)
     value = None if root is None else _look_up(fd, root, block)
     return None if value is None else value >> _TIME_BITS
@@ -90,7 +90,7 @@ def _look_up(fd: int, root: int, key: int) -> int | None:
 
 
 def checksum(block: bytes | bytearray) -> int:
-    """dm_bm_checksum(): CRC-32C of all but the field itself, without its last inversion."""
+    """dm_bm_checksum(): CRC-32C of all but the field itself, without the final inversion."""
     crc = 0xFFFFFFFF
     for byte in block[4:BLOCK_SIZE]:
         crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]

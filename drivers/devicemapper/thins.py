@@ -20,7 +20,7 @@ BLKDISCARD = 0x1277  # linux/fs.h
 
 
 class Thins:
-    """`prefix` begins the names of the pool's devices, its own and theirs. Immutable; wants the root's lock."""
+    """`prefix` begins the dm names of the pool and its thin devices. Immutable; needs the root's lock."""
 
     def __init__(self, pool: Pool, prefix: str) -> None:
         self._pool = pool
@@ -30,15 +30,15 @@ class Thins:
         return f"{self._prefix}{device}"
 
     def create_thin(self, device: int) -> None:
-        """An empty one. EEXIST if the number is taken."""
+        """Make an empty one. EEXIST if the number is taken."""
         self._pool.message(f"create_thin {device}")
 
     def create_snap(self, device: int, origin: int) -> None:
-        """One with the content that `origin` has now. ENODATA if there is no such origin.
+        """Make one with the content that `origin` has now. ENODATA if there is no such origin.
 
-        One that is written to meanwhile has to stand still, which the kernel does not see to
-        (thin-provisioning.rst: "to avoid corruption"). Whoever dies in between leaves it suspended, and its I/O
-        waiting, until resume_all().
+        An origin that may be written to has to be suspended meanwhile, which the kernel does not see to
+        (thin-provisioning.rst: "to avoid corruption"). If we die in between, it stays suspended, and its I/O waits,
+        until resume_all().
         """
         name = self.name(origin)
         live = ioctl.status(name)
@@ -61,13 +61,13 @@ class Thins:
             except OSError as error:
                 if error.errno == errno.ENODATA:
                     return
-                # One that goes by itself as it is closed loses its name first, and lets go of the pool later.
+                # A device that goes by itself as it is closed loses its name first, and lets go of the pool later.
                 if error.errno != errno.EBUSY or time.monotonic() >= deadline:
                     raise
             time.sleep(PAUSE)
 
     def activate(self, device: int, sectors: int, *, read_only: bool = False) -> Device:
-        """Make it a block device, or find it as one: what the state of an active one is does not matter.
+        """Make it a block device, or find it as one: in what state an active one is does not matter.
 
         Raises Unavailable if the pool has no such device.
         """
@@ -85,7 +85,7 @@ class Thins:
             ioctl.create(name)
         try:
             if found is None or not found.has_table or found.is_read_only != read_only:
-                # One that is active otherwise changes over to the new table as it is resumed.
+                # One that is active with another table changes over to the new one as it is resumed.
                 ioctl.load(name, self._pool.thin(device, sectors), read_only=read_only)
                 ioctl.resume(name)
             elif found.is_suspended:
@@ -104,7 +104,7 @@ class Thins:
         return active
 
     def is_closed(self, device: int) -> bool:
-        """Whether nobody has the device open, after a while for whoever only looks into it."""
+        """Whether nobody has the device open, after waiting a while for anyone who only looks into it."""
         deadline = time.monotonic() + PATIENCE
         while (found := ioctl.status(self.name(device))) is not None and found.open_count:
             if time.monotonic() >= deadline:
@@ -113,11 +113,11 @@ class Thins:
         return True
 
     def deactivate(self, device: int, *, patience: float = PATIENCE) -> bool:
-        """Whether it is not a block device any more; one that is still open ceases to be as soon as it is closed."""
+        """Take the block device away. Whether it is gone; one that is still open goes as soon as it is closed."""
         return remove(self.name(device), deferred=True, patience=patience)
 
     def mapped(self, device: int) -> int:
-        """Bytes of an active device that it has blocks for, be they its own or shared."""
+        """The bytes of an active device for which it has blocks, its own or shared."""
         sectors = parse_thin(ioctl.target_status(self.name(device)).parameters)
         if sectors is None:
             self._pool.check_works()
@@ -125,7 +125,7 @@ class Thins:
         return sectors * SECTOR
 
     def discard(self, device: int, sectors: int) -> None:
-        """Give the blocks that only this device has back to what the pool lies on. EOPNOTSUPP where that takes none."""
+        """Give the blocks that only this device has back to what the pool lies on. EOPNOTSUPP where that cannot be."""
         active = self.activate(device, sectors)
         fd = os.open(nodes.ensure(active), os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -143,7 +143,7 @@ class Thins:
         return found
 
     def resume_all(self) -> None:
-        """Let those go on that somebody died holding."""
+        """Let the devices that somebody died holding go on."""
         for device in self.active():
             found = ioctl.status(self.name(device))
             if found is not None and found.has_table and found.is_suspended:

@@ -1,4 +1,4 @@
-"""The pool's days: it comes up when it is first needed, with its base device, and goes down when nothing is mounted."""
+"""When the pool is up: from when it is first needed, with its base device, until nothing is mounted any more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drivers.graph.store import Store
 
 
 class Upkeep:
-    """All of it wants the root's lock."""
+    """All of it needs the root's lock."""
 
     def __init__(self, store: Store, pool: Pool, thins: Thins, journal: Journal, settings: Settings) -> None:
         self._store = store
@@ -59,7 +59,7 @@ class Upkeep:
                 self._grow_base()
         except BaseException:
             if not was_active:
-                self.down()  # or the next to look would find the pool up and believe it
+                self.down()  # otherwise the next to look would find the pool up and trust it
             raise
         self.used = True
 
@@ -114,8 +114,8 @@ class Upkeep:
             self.put_away(found.device)
 
     def _grow_base(self) -> None:
-        """To the size that is asked for: a larger copy takes the base's place, so that there is no moment at which it
-        is neither."""
+        """Grow it to the size that is asked for: a larger copy takes its place, so that there is never a moment without
+        a base of one size or the other."""
         with self._store.read() as transaction:
             old = records.base(transaction)
         sectors = (self._settings.base_size or 0) // SECTOR

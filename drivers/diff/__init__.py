@@ -1,14 +1,14 @@
-"""What a snapshot changed against its parent: told, written as a layer's archive, and applied to another.
+"""What a snapshot changed against its parent: listed, written as a layer's archive, and applied to another.
 
-    change     Change, what is told; Found, what the walk gives
+    change     Change, what is listed; Found, what the walk gives
     forms      plain trees, and the two forms in which drivers keep differences
     compare    whether an entry has changed
     walk       two trees side by side
     layer      what the walk finds, as an archive
     snapshots  the trees of a driver's snapshots, opened
 
-Works over any driver's snapshots, in use or not. Differences that a driver keeps by themselves and a comparison of two
-trees go through the same walk, and come to the same archive, byte for byte.
+Works over any driver's snapshots, in use or not. Differences that a driver keeps in a directory of their own and a
+comparison of two trees go through the same walk, and come to the same archive, byte for byte.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Change", "apply", "changes", "diff_size", "write_diff", "write_tree"
 def changes(
     driver: Snapshotter, key: str, *, mount_points: Collection[bytes] = (), live: int | None = None
 ) -> list[Change]:
-    """What `docker diff` would tell of the snapshot `key`, of any kind: sorted by path, the root left out.
+    """What `docker diff` would list for the snapshot `key`, of any kind: sorted by path, the root left out.
 
     `mount_points` are paths, b"etc/hosts", where something is mounted in a container: empty files and directories that
     are there only for that are left out. `live` is a descriptor of the root of a snapshot that is in use, as it is

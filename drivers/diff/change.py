@@ -1,4 +1,4 @@
-"""What a walk finds, and what is told of it."""
+"""What a walk finds, and what is listed of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE, er
 
 
 def is_gone(error: OSError) -> bool:
-    """Whether an entry that was there is not any more, or something else is in its place: a tree may be in use. Also
-    EXDEV, what is mounted in it: that is not the tree's."""
+    """Whether an entry that was there is there no longer, or something else is in its place: a tree may be in use.
+    EXDEV counts too: something is mounted there, which is not the tree's."""
     return error.errno in _GONE
 
 
@@ -28,8 +28,8 @@ class Found(NamedTuple):
     """One entry of two trees compared. `path` is below the root, b"" the root itself.
 
     `kind` is a Change's, or "=" for an unchanged file that has other names: one of them may be new.
-    `name` in the directory `fd` is the entry, and an empty name `fd` itself; both are good until the next is asked for.
-    A deleted one has neither, and no status. `over` says that the old tree has something of that name.
+    `name` in the directory `fd` is the entry, and an empty name `fd` itself; both are valid until the next is asked
+    for. A deleted one has neither, and no status. `over` says that the old tree has something of that name.
     """
 
     kind: Literal["A", "C", "D", "="]

@@ -4,8 +4,9 @@ What counts is what a layer's archive can say: type, mode, owner, device number,
 target, extended attributes of the kinds that are kept, content. Not inode number, change time or link count.
 
 Time does not decide alone. Where everything else is equal, content does: an edit that puts size and time back is an
-edit (moby#31805), and a time that one side has cut to seconds is not (Docker's rule, moby pkg/archive). Nobody has to
-read all of a tree for it: an inode that kept its number and its change time, which no program can set, was not touched.
+edit (moby#31805), and a time that one side has cut to seconds is not (Docker's rule, moby pkg/archive). That does not
+mean reading the whole of a tree: an inode that kept its number and its change time, which no program can set, was not
+touched.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _same_status(new: os.stat_result, old: os.stat_result) -> bool:
     kind = stat.S_IFMT(new.st_mode)
     if kind in (stat.S_IFCHR, stat.S_IFBLK) and new.st_rdev != old.st_rdev:
         return False
-    # What a directory's size and time say is that something in it has changed, and that is looked for.
+    # A directory's size and time only say that something in it has changed, and the walk looks for that itself.
     return kind == stat.S_IFDIR or (new.st_size == old.st_size and _same_time(new.st_mtime_ns, old.st_mtime_ns))
 
 
@@ -97,7 +98,7 @@ def _same_content(new_fd: int, old_fd: int, name: bytes) -> bool:
 
 
 def _same_bytes(new: int, old: int) -> bool:
-    """Holes that both have are not read."""
+    """Compare two files, without reading holes that both have."""
     position = 0
     while True:
         position = min(_data(new, position), _data(old, position))

@@ -1,16 +1,16 @@
 """How a directory says what is not in it.
 
     None                 a tree as it is mounted: what is not listed is not there
-    "aufs"               a directory of differences of fuse-aufs: whatever its union takes as a whiteout or an opaque
-                         directory (unionfs.union.form), and lets nobody make through the mount
+    "aufs"               a directory of differences of fuse-aufs: whatever its union takes for a whiteout or an opaque
+                         directory (unionfs.union.form), which it lets nobody make through the mount
     "overlay"            one of overlay2: character devices 0:0 and trusted.overlay.opaque
     "overlay-userxattr"  the same with user.overlay.opaque, in a user namespace
 
-What a container may write says nothing here. Through an overlay these are its `.wh.` names, and without userxattr its
-user.overlay.* attributes: to overlayfs they are names and attributes like any.
+Nothing that a container may write has a meaning here. Through an overlay it may write `.wh.` names, and without
+userxattr user.overlay.* attributes: to overlayfs they are names and attributes like any other.
 
 In each form `.wh.` names and devices 0:0 are not entries: in a layer's archive they could only be read as whiteouts. A
-tree has them when a container made them on a driver that does not refuse it; they are left out, as sockets are.
+tree has them when a container made them on a driver that does not refuse them; they are left out, as sockets are.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def read(fd: int, form: Form | None) -> Listing:
 
 
 def _special(entry: os.DirEntry[bytes]) -> tuple[int, int]:
-    """The type and the device number of what is not a file, directory or link; 0 and 0 of those, which are not looked
-    at: most entries are such, and readdir(3) says it."""
+    """The type and the device number of what is not a file, directory or link; 0 and 0 for those, which are not looked
+    at: most entries are one of them, and readdir(3) says so."""
     if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False) or entry.is_symlink():
         return 0, 0
     try:

@@ -1,12 +1,12 @@
 """What a walk finds, as the archive of a layer (OCI image-spec, layer.md).
 
-What is decided, and why:
-- What is deleted is a whiteout each, before its siblings. There are no opaque markers: producers SHOULD not write them
-  (layer.md, "Opaque Whiteout"), and what a directory hides would have two forms, hence two digests.
-- A file of several names is written at the first of them that changed, and the others are hard links to it: those that
-  the layer below has too, so that an old and a new name stay one file. The order is the walk's, so there is one way.
+What was decided, and why:
+- Each thing deleted is a whiteout of its own, before its siblings. There are no opaque markers: producers SHOULD not
+  write them (layer.md, "Opaque Whiteout"), and what a directory hides would have two forms, hence two digests.
+- A file of several names is written at the first of them that changed, and the others are hard links to it: even those
+  that the layer below has, so that an old and a new name stay one file. The order is the walk's, so there is one way.
 - Sockets are left out, as Docker leaves them out: they are a process's, and nothing listens. Where one has taken the
-  place of something, that is whited out. So it is with a device 0:0 that has come in the place of something just now
+  place of something, that is whited out. The same goes for a device 0:0 that has just taken the place of something
   (drivers.diff.forms lists none): it would be a whiteout to whoever reads the archive.
 - Holes are written as zeros: sparse members SHOULD NOT be used. They cost no reading (SEEK_DATA), and drivers.archive
   makes holes of them again.
@@ -38,7 +38,7 @@ _Identity = tuple[int, int]
 
 
 def write(found: Iterable[Found], give: Callable[[bytes], object]) -> int:
-    """Write the archive of `found` to `give`, piece by piece; its size. OSError, ArchiveError for a path too long."""
+    """Write the archive of `found` to `give`, piece by piece. Its size. OSError, ArchiveError for a path too long."""
     writer = Writer(give)
     with closing(members(found)) as entries:  # when `give` fails the file that is open must not stay so
         for entry, content in entries:
@@ -76,8 +76,8 @@ def members(found: Iterable[Found]) -> Generator[tuple[Entry, Iterable[bytes]], 
 
 
 def _whole(found: Found) -> Iterator[tuple[Entry, Iterable[bytes], bool]]:
-    """The entry with all that it is, and whether that is the file that was found, and not one that has replaced it;
-    nothing if it has vanished."""
+    """The entry complete with its content, and whether it is still the file that was found, and not one that has
+    replaced it; nothing if it has vanished."""
     status = found.status
     assert status is not None
     try:

@@ -1,13 +1,13 @@
 """The trees that a diff is about, opened: a snapshot's own, and its parent's.
 
-A driver that keeps differences by themselves is believed (Snapshotter.differences), and its directory read in its form;
-of others the tree is compared. Either way the parent's tree is there to look at: a file that was only opened for
-writing, or changed back, has not changed.
+A driver that keeps differences in a directory of their own is believed (Snapshotter.differences), and the directory
+read in its form; for others the two trees are compared. Either way the parent's tree is there to look at: a file that
+was only opened for writing, or changed back, has not changed.
 
 All are detached mounts (drivers.mounts.tree.private), read-only, on which no device can be opened, and they end with
-us. An active snapshot may be in use: the caller gives its tree as it is mounted then. What outlives a process that is
-killed is the view of the parent in the driver. Its name says which process that is, and whoever opens the next trees
-takes back what belongs to one that is gone.
+us. An active snapshot may be in use: the caller then gives its tree as it is mounted. The one thing that outlives a
+killed process is the view of the parent in the driver. Its name says which process it belongs to, and whoever opens
+trees next takes back the views of those that are gone.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def compared(driver: Snapshotter, key: str, live: int | None = None) -> Iterator
 def tree(driver: Snapshotter, key: str, live: int | None = None) -> Iterator[int]:
     """A descriptor of the root of the whole tree of the snapshot `key`, of any kind.
 
-    `live` is one of an active snapshot that is in use: of the root of its mount, read-only, without devices. Raises
-    InUse for a union or an overlay that is in use without it; other DriverErrors, OSError.
+    `live`, for an active snapshot that is in use, is a descriptor of the root of its mount, read-only, without devices.
+    Without it, raises InUse for a union or an overlay that is in use; other DriverErrors, OSError.
     """
     kind = driver.stat(key).kind
     if kind is Kind.COMMITTED:
@@ -85,14 +85,14 @@ def _committed(driver: Snapshotter, name: str) -> Iterator[int]:
 
 
 def take_back(driver: Snapshotter) -> None:
-    """Remove the views of processes that were killed. Of another pid namespace's we cannot tell."""
+    """Remove the views of processes that were killed. For those of another pid namespace we cannot tell."""
     for info in list(driver.walk()):
         match = _KEY.fullmatch(info.name)
         if match is None or info.kind is not Kind.VIEW or int(match[1]) != _pid_namespace():
             continue
         if _started(int(match[2])) == match[3]:
             continue
-        # Another process may be quicker; or the last of its tree is just ending, and the next one tries again.
+        # Another process may be quicker; or the last of its tree is only just ending, and the next call tries again.
         with contextlib.suppress(DriverError, OSError):
             driver.remove(info.name)
 

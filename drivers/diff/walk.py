@@ -1,15 +1,15 @@
 """Two trees side by side, and what is different in the new one, in the order of a layer's archive.
 
 A directory comes before what is in it; in it what is deleted comes first, then the rest, each sorted by its bytes. So
-the order is that of the tree and of nothing else. Docker's rules (moby pkg/archive, changes.go):
+the order follows from the tree and from nothing else. Docker's rules (moby pkg/archive, changes.go):
 
-- a change in a directory is a change of that directory, and of each above it; for the root that is not told
-- what is deleted with its directory is not told by itself, nor what a file has replaced
+- a change in a directory is a change of that directory, and of each above it; for the root that is not listed
+- what is deleted with its directory is not listed by itself, nor what a file has replaced
 - a directory that is one and the same in both trees (device and inode) is not entered
 
 The trees may be in use, and deeper than PATH_MAX or our descriptors reach: what vanishes is left out, nothing recurses,
-and each directory is opened from the root, by a path that is walked piece by piece. Memory is what the names in the
-directories above the current one take.
+and each directory is opened from the root, by a path that is walked piece by piece. Memory is bounded by the names in
+the directories above the current one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Directory:
     path: bytes
     kind: Literal["A", "C"] | None
     old: bool  # the old tree has a directory there
-    hiding: bool = False  # nothing of that shines through: it is opaque, or in one that is
+    hiding: bool = False  # nothing of the old one shines through: the new one is opaque, or in one that is
     shown: bool = False
     names: list[bytes] | None = None  # still to be looked at, the next one last; None before it is read
 
@@ -42,11 +42,12 @@ class _Directory:
 def differences(
     new_root: int, old_root: int | None, form: Form | None = None, *, mount_points: Collection[bytes] = ()
 ) -> Generator[Found, None, None]:
-    """What the tree at `new_root` has that the one at `old_root` has not, and the reverse; without an old tree, all.
+    """What the tree at `new_root` has and the one at `old_root` lacks, and the reverse; without an old tree, all.
 
     The new tree stands in `form`; the old one is a plain tree. The root itself comes first, if its attributes differ or
     there is no old tree. What was added only to mount on is left out: an empty file, or a directory that shows nothing
-    else, whose path is one of `mount_points` or leads to one. It has directories open until it is closed. OSError.
+    else, whose path is one of `mount_points` or leads to one. The iterator has directories open until it is closed.
+    Raises OSError.
     """
     walk = _Walk(new_root, old_root, form, mount_points)
     try:
@@ -89,7 +90,7 @@ class _Walk:
                 self._above.pop()
 
     def _begin(self, directory: _Directory) -> Iterator[Found]:
-        """Read it; it is shown now if it has changed itself, and what it hides is shown."""
+        """Read it. If it has itself changed it is shown now, and so is what it hides."""
         directory.names = []
         try:
             self._open(directory)
@@ -139,7 +140,7 @@ class _Walk:
             yield Found("=", path, self._new, name, new, True)
 
     def _show(self) -> Iterator[Found]:
-        """The directories that lead here and have not been shown."""
+        """Show the directories that lead here and have not been shown."""
         for directory in self._above:
             if directory.shown:
                 continue
@@ -175,7 +176,7 @@ def _status(fd: int, name: bytes) -> os.stat_result | None:
 
 
 def _ends(path: bytes) -> Iterator[int]:
-    """Where the path and those of the directories above it end."""
+    """Where the paths of the directories above it, and the path itself, end."""
     yield from (at for at, byte in enumerate(path) if byte == ord("/"))
     yield len(path)
 

@@ -1,4 +1,4 @@
-"""What drivers share of a disk, and of the files on it.
+"""What drivers have in common on a disk, and in the files on it.
 
     trees       walk, measure and delete a tree, however deep it is
     copytree    a faithful copy of a tree, or of one file

@@ -1,7 +1,7 @@
 """A faithful copy of a tree: content, holes, hard links, owners, modes, attributes, ACLs, capabilities, times.
 
 Data is shared where the file system can (FICLONE), else copied inside the kernel (copy_file_range), else through us,
-each file for itself. A way that the file system does not have is not tried again in the same copy; one that does not do
+each file for itself. A way that the file system does not have is not tried again in the same copy; one that only fails
 for some file is tried again for the next. Holes stay holes.
 
 Not copied: inode flags (chattr(1)), and access times of what the copy itself reads.
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from drivers.disk.trees import DIRECTORY, open_below, walk
 from unionfs.linux.files import fd_path, ficlone
 
-# What the file system, or the pair of them, says for every file; and what it says for one: on btrfs that is one without
-# copy-on-write (chattr +C), or one that is swapped to.
+# What the file system, or the pair of them, says for every file; and what it says for a single one: on btrfs a file
+# without copy-on-write (chattr +C), or one that is swapped to.
 _NEVER = (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.ENOTTY)
 _NOT_THIS = (errno.EINVAL, errno.ETXTBSY)
 _PIECE = 1 << 20  # of a copy through our memory
@@ -44,8 +44,8 @@ class _Copy:
         self._source_fd = source_fd
         self._target_fd = target_fd
         self._copier = Copier()
-        # The first copy of each file that has several names: (directory, name) below the target, and how many of them
-        # have not been met; by (st_dev, st_ino). It goes with its last name, so that there are never many.
+        # The first copy of each file that has several names: (directory, name) below the target, and how many names
+        # are still to come; by (st_dev, st_ino). It goes with its last name, so that there are never many.
         self._linked: dict[tuple[int, int], tuple[bytes, bytes, int]] = {}
 
     def run(self) -> None:
@@ -97,15 +97,15 @@ class _Copy:
 
 
 class Copier:
-    """Copies one entry at a time, and knows by now what the file system does not do for any."""
+    """Copies one entry at a time, and remembers what the file system cannot do for any file."""
 
     def __init__(self) -> None:
         self._can_clone = True
         self._can_copy_range = True
 
     def copy(self, source_fd: int, target_fd: int, name: bytes, status: os.stat_result) -> None:
-        """Make what `name` in the directory `source_fd` is, no directory, in the directory `target_fd`. Its attributes
-        are left to copy_attributes()."""
+        """Copy `name` in the directory `source_fd`, which is not itself a directory, to the directory `target_fd`. Its
+        attributes are left to copy_attributes()."""
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFREG:
             self._regular(source_fd, target_fd, name, status.st_size)
@@ -150,7 +150,7 @@ class Copier:
         os.ftruncate(target, size)
 
     def _piece(self, source: int, target: int, position: int, length: int) -> int:
-        """Copy up to `length` bytes at `position` of both; how many there were."""
+        """Copy up to `length` bytes at `position` of both. How many there were."""
         copied = 0
         if self._can_copy_range:
             try:
@@ -159,7 +159,7 @@ class Copier:
                 if error.errno not in (*_NEVER, *_NOT_THIS):
                     raise
                 self._can_copy_range = error.errno in _NOT_THIS
-        if not copied:  # also where it gave nothing: some file systems do, of files that can be read
+        if not copied:  # also where it gave nothing, as some file systems do for files that can be read
             data = memoryview(os.pread(source, min(length, _PIECE), position))
             copied = len(data)
             while data:

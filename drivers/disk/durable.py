@@ -1,9 +1,9 @@
-"""What must outlive the machine: files that a power cut leaves whole, as they are or as they were, and names that stay.
+"""What must survive a power cut: files that are then whole, as they are or as they were, and names that stay.
 
-rename(2) alone promises neither: the new name can reach the disk before the content, which is then empty or cut, or not
-at all (fsync(2), "Calling fsync() does not necessarily ensure that the entry in the directory has also reached disk").
-So each record that something else depends on is written here first: new file, its content synced, the name, the
-directory synced. What goes with the machine (--state) needs none of this.
+rename(2) alone promises neither: the new name can reach the disk before the content, which is then empty or cut short,
+or not at all (fsync(2), "Calling fsync() does not necessarily ensure that the entry in the directory has also reached
+disk"). So each record that something else depends on is first written here: a new file, its content synced, the name,
+the directory synced. What does not outlast the machine's run (--state) needs none of this.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _syncfs = libc.bind("syncfs", ctypes.c_int)
 def replace(path: str, content: bytes, *, mode: int = 0o600, first: Sequence[str] = ()) -> None:
     """Make `content` the file `path`, durably: afterwards it is there, and at any moment it or what was there before.
 
-    The directories `first` are synced before the file gets its name, by which time their names count. One writer at a
-    time: the new file is PATH.new. Raises OSError, which names `path`; nothing is changed then, unless it was the last
-    sync that failed.
+    The directories `first` are synced before the file gets its name, since from then on the names in them count. One
+    writer at a time: the new file is PATH.new. Raises OSError, which names `path`; nothing is changed then, unless it
+    was the last sync that failed.
     """
     fresh = path + FRESH
     try:
         with suppress(FileNotFoundError):
-            os.unlink(fresh)  # of a writer that was killed, whatever it is
+            os.unlink(fresh)  # left by a writer that was killed, whatever it is
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
             with open(fd, "wb") as file:

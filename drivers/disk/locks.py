@@ -3,8 +3,8 @@
 flock(2) has no timeout, and a signal to interrupt it would be the whole process's. So it is tried, at first often and
 then every twentieth of a second, which is nothing beside what is done under these locks.
 
-A wait of more than a second is told once to whatever tell_waits() has named: by then a user wonders what is happening.
-Whoever holds a lock file for long writes into it what for.
+A wait of more than a second is reported once to what was given to tell_waits(): by then a user wonders what is
+happening. Whoever holds a lock file for long writes into it what for.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 
 from drivers.errors import TimedOut
 
-PATIENCE = 120.0  # seconds: longer than what is done under a lock takes, unpacking aside, which asks for more
+PATIENCE = 120.0  # seconds: longer than anything done under a lock takes, except unpacking, which asks for more
 SILENCE = 1.0  # seconds
 _FIRST, _LAST = 0.0005, 0.05  # seconds between two tries
-_MOST = 500  # bytes of what is read in a lock file
+_MOST = 500  # bytes that are read of a lock file
 
 
 _tell: Callable[[str], object] = len  # nobody is told
@@ -44,7 +44,7 @@ def lock(fd: int, name: str, *, shared: bool = False, patience: float = PATIENCE
 def locked(path: str, *, shared: bool = False, patience: float = PATIENCE, purpose: str = "") -> Iterator[int]:
     """Hold the lock file `path`, made (0600) if missing, for the time of the `with`; its descriptor is given.
 
-    `purpose` is what those are told who wait for it, as in "unpacking busybox:1"; a shared lock has none.
+    `purpose` is what those who wait for it are told, as in "unpacking busybox:1"; a shared lock has none.
     Raises TimedOut, OSError.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -78,7 +78,7 @@ def _take(fd: int, what: Callable[[], str], *, shared: bool, patience: float) ->
 
 
 def _write(fd: int, purpose: str) -> None:
-    """Also an empty one: whoever held it before may have been killed."""
+    """Write even an empty one: whoever held the lock before may have been killed."""
     with suppress(OSError):  # on a full disk others are told less
         if os.fstat(fd).st_size:
             os.ftruncate(fd, 0)

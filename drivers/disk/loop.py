@@ -3,8 +3,8 @@
     attach    a device that stays until detach()
     attached  a device for the time of a `with`, and for as long as it is mounted or in a device-mapper table after it
 
-The second needs no taking back: it is made with LO_FLAGS_AUTOCLEAR, and the kernel detaches it when the last that has
-it open closes it. Whoever is killed between attaching and mounting leaves nothing.
+The second needs no taking back: it is made with LO_FLAGS_AUTOCLEAR, and the kernel detaches it when the last opener
+closes it. A process that is killed between attaching and mounting leaves nothing.
 
 Two devices on one file would be two caches of the same blocks: whoever may race with another for a file takes a lock
 around find() and attach(), or around attached(). Needs root. Raises OSError, and Unavailable where the kernel has
@@ -43,7 +43,7 @@ _CONFIG = struct.Struct(f"=2I{_INFO.size}s64x")
 assert (_INFO.size, _CONFIG.size) == (232, 304)
 
 _MISC_LOOP_CONTROL = os.makedev(10, 237)  # linux/miscdevice.h, LOOP_CTRL_MINOR
-# Each turn is lost to somebody who has just attached the device we were offered.
+# Each attempt may be lost to somebody who has just attached the device that we were offered.
 _ATTEMPTS = 100
 
 
@@ -82,8 +82,8 @@ def find(path: str) -> str | None:
 def detach(device: str, path: str = "") -> None:
     """Detach the device, as soon as nothing has it open or mounted. One that is not attached is fine.
 
-    With `path`, only if it is still that file's: whoever keeps a device's name for longer than a lock says it, for the
-    name may have become another's meanwhile.
+    With `path`, only if it is still that file's: to be given by whoever keeps a device's name for longer than a lock,
+    for the name may have become another's meanwhile.
     """
     try:
         fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
@@ -112,7 +112,7 @@ def set_capacity(device: str) -> None:
 
 
 def set_autoclear(device: str, value: bool) -> None:
-    """Let the device go with the last that has it open, or stay until detach()."""
+    """Let the device go when the last opener closes it, or stay until detach()."""
     fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
         info = bytearray(_INFO.size)
@@ -208,7 +208,7 @@ def _free() -> str:
 
 
 def _node(name: str) -> str:
-    """The path of the device; made where /dev is a plain directory, as in a chroot, in which none appear."""
+    """The path of the device. The node is made where /dev is a plain directory, as in a chroot, and none appear."""
     path = f"/dev/{name}"
     if not os.path.exists(path):
         try:

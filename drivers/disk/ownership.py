@@ -2,7 +2,7 @@
 
 The layers of a root are root's files, set-id ones among them, and what removes one deletes a tree. So a root lies where
 only root, or whoever runs this by sudo(8), could exchange it; its directories and files belong to whoever uses it, and
-are not symbolic links, which lead wherever somebody likes.
+are not symbolic links, which can lead wherever their owner likes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def own_directory(path: str) -> str:
     """
     check_way(path)
     real = os.path.realpath(path)
-    durable.make_directories(real, 0o755)  # which nobody else may write to whatever the umask is
+    durable.make_directories(real, 0o755)  # nobody else may write to them, whatever the umask
     fd = os.open(real, DIRECTORY)
     try:
         _check_owner(real, os.fstat(fd))
@@ -40,15 +40,15 @@ def own_directory(path: str) -> str:
 def check_file(path: str) -> None:
     """Raise Unavailable unless it is a regular file that is ours, or missing. Closes it to others.
 
-    It is not opened: with any descriptor of a file goes every lock that sqlite has on it in this process (fcntl(2)).
-    And it is in a directory of ours, in which nobody exchanges it between this and its use.
+    It is not opened: closing any descriptor of a file releases every lock that sqlite has on it in this process
+    (fcntl(2)). And it is in a directory of ours, in which nobody can exchange it between this and its use.
     """
     try:
         status = os.lstat(path)
     except FileNotFoundError:
         return
     if not stat.S_ISREG(status.st_mode):
-        raise Unavailable(f"{path} is no regular file: put back the one that belongs here")
+        raise Unavailable(f"{path} is not a regular file: put back the one that belongs here")
     _check_owner(path, status)
     if stat.S_IMODE(status.st_mode) & 0o077:
         os.chmod(path, 0o600)
@@ -80,15 +80,15 @@ def check_way(path: str) -> None:
             raise Unavailable(f"{step} is a symbolic link of {_user(status.st_uid)}, who can change it at any time")
         links += 1
         if links > _LINKS:
-            return  # for the kernel to refuse
+            return  # the kernel will refuse it
         target = os.readlink(step)
         pending += target.split("/")[::-1]
         walked = "/" if target.startswith("/") else walked
 
 
 def check_mounted(path: str) -> None:
-    """Raise Unavailable if `path` would be made where fstab(5) mounts something that is not mounted: what was made
-    there before is on that."""
+    """Raise Unavailable if `path` would be made where fstab(5) has something mounted that is not: what was made there
+    before is on that."""
     way = os.path.realpath(path) + "/"
     try:
         with open(FSTAB, encoding="utf-8", errors="surrogateescape") as lines:
@@ -131,8 +131,8 @@ def _check_owner(path: str, status: os.stat_result) -> None:
 
 
 def _is_trusted(user: int) -> bool:
-    """Root, we, and whoever has become us by sudo(8). In a user namespace also users outside of it: their files are not
-    less trustworthy than the namespace."""
+    """Root, we ourselves, and whoever has become us by sudo(8). In a user namespace also the users outside of it: their
+    files are no less trustworthy than the namespace."""
     return user in (0, os.geteuid(), _number("SUDO_UID")) or (user == _overflow() and in_user_namespace())
 
 
@@ -160,7 +160,7 @@ def _user(number: int) -> str:
 
 
 def _unescaped(field: str) -> str:
-    """Of a field of fstab(5), in which blanks are octal."""
+    """The text of a field of fstab(5), in which blanks are written in octal."""
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\134", "\\")):
         field = field.replace(code, character)
     return field

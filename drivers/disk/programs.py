@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Root's PATH leaves these out where it comes from `su` without `-`, and what drivers and networks call is in them.
+# Root's PATH lacks these where it comes from `su` without `-`, and they hold what drivers and networks call.
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 

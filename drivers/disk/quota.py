@@ -1,17 +1,17 @@
 """Project quotas: how much may be written to the layer of a container, on a file system that can limit that.
 
 A directory with a project id and FS_XFLAG_PROJINHERIT gives the id to all that is made in it, and the file system
-counts, and limits, what all files of a project have (ext4, XFS; xfs_quota(8), tune2fs(8)). Each limited layer has a
+counts, and limits, what all files of a project take (ext4, XFS; xfs_quota(8), tune2fs(8)). Each limited layer has a
 project of its own.
 
-There is no book of ids: one is free that has neither files nor a limit, and it becomes free when the last of its files
-goes. So we take none that somebody else uses, and a crash loses none. Two processes may find the same one free: both
-put their directories into it, and whoever then finds more than its own in there takes the next. Which one a snapshot
-was given is in a file beside its layer, since root in a container can put the layer into another's (chattr -p): then
-removing the one would free the other of its limit.
+No list of ids is kept: one that has neither files nor a limit is free, and it becomes free again when the last of its
+files goes. So we take none that somebody else uses, and a crash loses none. Two processes may find the same one free:
+both put their directories into it, and whoever then finds more than its own in there takes the next. Which one a
+snapshot was given is in a file beside its layer, since root in a container can put the layer into another's project
+(chattr -p): then removing the one would free the other of its limit.
 
 Whoever has CAP_SYS_RESOURCE is not limited by ext4 (ignore_hardlimit(), fs/quota/dquot.c). Overlayfs writes as whoever
-mounted it and a union as its server, so those do without (drivers.mounts.overlayfs, unionfs.transport.serving).
+mounted it and a union as its server, so these go without it (drivers.mounts.overlayfs, unionfs.transport.serving).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _advice(point: MountPoint | None) -> str:
 
 
 def limit_directories(directories: Sequence[str], size: int) -> None:
-    """Limit what these new, empty directories, all in the directory of one snapshot, have together to `size` bytes.
+    """Limit what these new, empty directories, all in the directory of one snapshot, may take together to `size` bytes.
 
     More is EDQUOT on ext4 and ENOSPC on XFS. Raises OSError.
     """
@@ -95,12 +95,12 @@ def delete_with_project(parent_fd: int, name: str) -> None:
     try:
         project, unrecorded = _recorded(fd), 0
         if project:
-            # First, for nobody would know afterwards whose it was. Without files and limit there is no project.
+            # First, for nobody would know afterwards whose limit it was. Without files and limit there is no project.
             quotactl.set_limit(fd, project, 0)
         else:
-            unrecorded = _own_project(fd)  # what an older version has given it, or it has given itself
-        # Directories are moved up to here while they are deleted, which they are not from one project to another where
-        # that is inherited (EXDEV); and the container may have given its own ones any.
+            unrecorded = _own_project(fd)  # one that an older version gave it, or that it gave itself
+        # Directories are moved up to here while they are deleted, and cannot be moved from one project into another
+        # that is inherited there (EXDEV); and the container may have given any project to its own directories.
         _inherit_no_project(fd)
     finally:
         os.close(fd)
@@ -130,7 +130,7 @@ def _recorded(directory_fd: int) -> int:
 
 
 def _own_project(directory_fd: int) -> int:
-    """The project of the layer in a snapshot's directory; 0 for none, or one that everything around it is in too."""
+    """The project of the layer in a snapshot's directory; 0 for none, or if everything around it is in it too."""
     try:
         fd = os.open("fs", DIRECTORY, dir_fd=directory_fd)
     except FileNotFoundError:
@@ -164,7 +164,7 @@ def _registered() -> set[int]:
 
 
 def _project(fd: int) -> int:
-    """0 also where the file system has none."""
+    """The project of a file; 0 also where the file system has none."""
     try:
         return int(_FSXATTR.unpack(get_fsxattr(fd))[3])
     except OSError:

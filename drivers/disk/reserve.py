@@ -1,9 +1,9 @@
 """Files that take up room, to be given up when the disk is full: removing something must work then above all.
 
 The metadata store needs some room for any transaction, and even to be opened: blocks, and two inodes
-(sqlite.org/wal.html). The files are given up when there is hardly any left and taken again when there is. What is in
-between belongs to whoever writes first; so a container that fills the disk without pause has to be stopped before it
-can be removed, which is how one is removed.
+(sqlite.org/wal.html). The files are given up when there is hardly any left and taken again when there is. In between,
+the room belongs to whoever writes first; so a container that fills the disk without pause has to be stopped before it
+can be removed, and removing does begin with that.
 
 Whether there is room is tried, not computed, unless there is plenty. What statfs(2) calls free cannot always be had,
 and what it calls available is not all that root can have: ext4 counts clusters as free that it keeps for itself
@@ -51,8 +51,8 @@ def has_room(directory: str, size: int = SIZE) -> bool:
 
 
 def maps_need_room(directory: str) -> bool:
-    """Whether changing a page of a mapped file takes room also where the file has blocks: whoever does it without is
-    killed by SIGBUS (fs/btrfs/file.c, btrfs_page_mkwrite())."""
+    """Whether changing a page of a mapped file takes room even where the file has blocks: without room that is a SIGBUS
+    (fs/btrfs/file.c, btrfs_page_mkwrite())."""
     return _type(directory) in (consts.BTRFS_SUPER_MAGIC, consts.BCACHEFS_STATFS_MAGIC)
 
 
@@ -63,7 +63,7 @@ def give_up(path: str) -> None:
 
 
 def take(path: str) -> None:
-    """Make what is missing of the files in the directory `path`, if there is ample room; to have none is not a
+    """Make what is missing of the files in the directory `path`, if there is ample room; that there is none is not a
     failure."""
     if is_whole(path) or not has_room(os.path.dirname(path), 4 * SIZE):
         return

@@ -16,7 +16,7 @@ def parse_size(text: str, option: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     size = float(match[1]) * 1024 ** _POWER[(match[2] or "b").lower()] if match else -1.0
     if not 0 <= size <= _MOST:
-        raise Unavailable(f"{option}={text} is no size: write a number and a unit, as in {option}=10G")
+        raise Unavailable(f"{option}={text} is not a size: write a number and a unit, as in {option}=10G")
     return int(size)
 
 

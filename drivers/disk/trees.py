@@ -47,13 +47,14 @@ def open_regular(dir_fd: int, name: bytes) -> int:
     """Open the regular file `name` of the directory `dir_fd` for reading, and nothing else that may be in its place.
 
     A container may exchange it at any moment. So it is looked at without being opened, and what was looked at is then
-    opened: a device is never, and a FIFO is not waited for. Raises OSError, ESTALE for what is not a regular file.
+    opened: a device never is, and a FIFO is not waited for. Raises OSError, ESTALE for what is not a regular file.
     """
     place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         if not stat.S_ISREG(os.fstat(place).st_mode):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
-        # Without O_NONBLOCK, which has one whose lease (fcntl(2)) is being broken fail; that takes 45 seconds at most.
+        # Without O_NONBLOCK, which would fail on a file whose lease (fcntl(2)) is being broken; that takes 45 seconds
+        # at most.
         return os.open(fd_path(place), os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(place)
@@ -67,7 +68,7 @@ def entries(fd: int) -> list[os.DirEntry[bytes]]:
 
 
 def walk(root_fd: int) -> Iterator[tuple[bytes, int, list[os.DirEntry[bytes]]]]:
-    """Every directory: its path below the root (b"" for the root), a descriptor good until the next, and its entries.
+    """Every directory: its path below the root (b"" for the root), a descriptor valid until the next, and its entries.
 
     Parents come before their children. A directory that vanishes while we walk is left out.
     """
@@ -150,7 +151,7 @@ def delete_path(path: str) -> None:
 
 
 def _delete_files(fd: int) -> list[bytes]:
-    """Delete all that is not a directory; the names of the directories are left, and given."""
+    """Delete all that is not a directory. The names of the directories, which are left."""
     directories = []
     for entry in entries(fd):
         if entry.is_dir(follow_symlinks=False):

@@ -29,7 +29,7 @@ _MARK = "snapshots"
 
 
 class DirectorySnapshotter(GraphSnapshotter):
-    """See drivers.api.Snapshotter for the methods. Thread-safe, as its two parts are; both are immutable fields."""
+    """See drivers.api.Snapshotter for the methods. Thread-safe, as its store and layout are; neither is replaced."""
 
     NAME: str
 
@@ -60,8 +60,8 @@ class DirectorySnapshotter(GraphSnapshotter):
             raise
 
     def _check_identity(self) -> None:
-        """Raise Unavailable unless the snapshots' directory is the one that the store was made with: where a disk is
-        mounted, or is not, layers would be deleted that are not ours, or called damaged that are elsewhere."""
+        """Raise Unavailable unless the snapshots' directory is the one that the store was made with: where a disk has
+        been mounted, or no longer is, we would delete layers that are not ours, or call damaged what is elsewhere."""
         found = self._layout.identity()
         with self._store.read() as transaction:
             is_marked = transaction.mark(_MARK) is not None
@@ -88,7 +88,7 @@ class DirectorySnapshotter(GraphSnapshotter):
         return has_snapshots(self._root)
 
     def _place(self) -> int | None:
-        """A descriptor of where the snapshots are, if that is not in the root; the store is open."""
+        """A descriptor of where the snapshots are, if that is not in the root. The store is open by then."""
         return None
 
     def _is_layer(self, path: str) -> bool:
@@ -128,7 +128,7 @@ class DirectorySnapshotter(GraphSnapshotter):
         return self._tree(self._layout.join(number), new.kind, parents, volatile=new.volatile)
 
     def _check_parent(self, parent: str, line: list[int]) -> None:
-        """Raise NotFound if the reason that something of a parent was missing is that it is being removed."""
+        """Raise NotFound if something of a parent was missing because the parent is being removed."""
         with self._store.read() as transaction:
             if transaction.parent_line(parent) != line:
                 raise NotFound(f"{parent} was removed meanwhile")
@@ -168,7 +168,7 @@ class DirectorySnapshotter(GraphSnapshotter):
     def cleanup(self) -> None:
         self._store.check_whole()
         with self._store.write() as transaction:
-            # Inside: with the write lock ours, nobody is between publishing a directory and committing its row.
+            # Inside: while we have the write lock, nobody is between publishing a directory and committing its row.
             stuck = self._layout.retire_all_but(transaction.ids(), transaction.last_id())
         for number in stuck:
             self._layout.remove(number)
@@ -193,8 +193,8 @@ class DirectorySnapshotter(GraphSnapshotter):
 def begin_layer(path: str, parents: Sequence[str], is_private: Callable[[bytes], bool]) -> None:
     """Make the empty directory of a layer of differences.
 
-    It is the root of its tree, so it takes mode, owner, attributes and times of the root below, but for the attributes
-    that say something of the layer itself: those for which `is_private` is true.
+    It is the root of its tree, so it takes mode, owner, attributes and times of the root below, except the attributes
+    that say something about the layer itself: those for which `is_private` is true.
     """
     os.mkdir(path)
     if not parents:

@@ -71,7 +71,8 @@ class Layout:
     def __init__(
         self, root: str, delete: Callable[[int, str], None] = trees.delete, *, place: int | None = None
     ) -> None:
-        """`place` is a descriptor of what is `snapshots`, open for longer than this, where that is not in the root."""
+        """`place`, where `snapshots` is not in the root, is a descriptor of the directory that takes its place; it must
+        stay open for longer than this object is in use."""
         self._delete = delete
         self.root = own_directory(root)
         self.path = os.path.join(self.root, "snapshots")
@@ -90,7 +91,7 @@ class Layout:
             self.fd = -1
 
     def identity(self) -> str:
-        """The identity of the store that the snapshots are of; "" if none has been written."""
+        """The identity of the store that the snapshots belong to; "" if none has been written."""
         try:
             fd = os.open(IDENTITY, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
         except FileNotFoundError:
@@ -131,7 +132,7 @@ class Layout:
                 os.close(fd)
 
     def retire(self, number: int) -> str | None:
-        """Take its number from a directory; the new name is for discard(). None if there is no such directory."""
+        """Take its number away from a directory; the new name is for discard(). None if there is no such directory."""
         name = RETIRED + _unique()
         try:
             os.rename(str(number), name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
@@ -142,7 +143,7 @@ class Layout:
     def remove(self, number: int) -> None:
         """Delete the directory of a snapshot that had a row, and so has a number that is never given again.
 
-        A new name takes room, deleting does not: on a full disk it goes in its place.
+        A new name takes room, deleting does not: on a full disk it is deleted where it is.
         """
         try:
             name = self.retire(number)
@@ -156,7 +157,8 @@ class Layout:
     def retire_all_but(self, numbers: Collection[int], last: int) -> list[int]:
         """Retire every numbered directory that has no row. To be called inside a write transaction.
 
-        Gives those for whose new name there is no room, of numbers up to `last`, which have had a row: for remove().
+        Gives those for whose new name there was no room, if their numbers are up to `last` and so have had a row: for
+        remove().
         """
         stuck = []
         for name in self._names():
@@ -170,13 +172,13 @@ class Layout:
         return stuck
 
     def discard(self, name: str) -> None:
-        """Delete a `new-` or `rm-` directory, unless somebody holds it, who then deletes it."""
+        """Delete a `new-` or `rm-` directory, unless somebody holds it; then they delete it."""
         delete_unheld(self.fd, name, self._delete)
 
     def sweep(self) -> None:
         """Delete everything that is retired, and everything new whose owner has died.
 
-        What cannot be deleted does not keep the rest; the first failure is raised at the end.
+        What cannot be deleted does not keep the rest from going; the first failure is raised at the end.
         """
         failures = []
         for name in self._names():
@@ -217,7 +219,7 @@ def make_locked(parent_fd: int, prefix: str) -> tuple[str, int]:
     while True:
         name = prefix + _unique()
         os.mkdir(name, 0o700, dir_fd=parent_fd)
-        # Between mkdir and flock another process may take the directory for garbage and delete it, so look whether what
+        # Between mkdir and flock another process may take the directory for garbage and delete it, so check that what
         # we have locked is still there.
         try:
             fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
@@ -230,7 +232,7 @@ def make_locked(parent_fd: int, prefix: str) -> tuple[str, int]:
 
 
 def delete_unheld(parent_fd: int, name: str, delete: Callable[[int, str], None] = trees.delete) -> None:
-    """Delete the directory `name`, unless somebody holds its flock, who then deletes it. Gone is fine."""
+    """Delete the directory `name`, unless somebody holds its flock; then they delete it. Gone is fine."""
     try:
         fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
     except FileNotFoundError:

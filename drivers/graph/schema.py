@@ -1,4 +1,4 @@
-"""The tables of a store: made in a new file, made of those of an older version, and told from another driver's."""
+"""The tables of a store: made in a new file, made from those of an older version, and told from another driver's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VERSION = 3  # of the format, as PRAGMA user_version
 
 _MARKS = "CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL)"
 _SCHEMA = (
-    # The identity is random, and is written on everything that the store is of (`marks`).
+    # The identity is random, and is written on everything that the store describes (`marks`).
     "CREATE TABLE store (driver TEXT NOT NULL, identity TEXT NOT NULL)",
     # AUTOINCREMENT: an id that was ever committed is not given again, so a directory that is being deleted under its
     # id cannot be taken for a new snapshot's.
@@ -35,7 +35,7 @@ _SCHEMA = (
 )
 _CHANCE = "lower(hex(randomblob(16)))"
 
-# What makes a store of an older version one of the next version.
+# The statements that turn a store of each older version into one of the next.
 _UPGRADES = {
     1: (
         "ALTER TABLE snapshots ADD COLUMN quota INTEGER NOT NULL DEFAULT 0",
@@ -53,8 +53,8 @@ _UPGRADES = {
 def settle(
     transaction: Transaction, path: str, driver: str, schema: Sequence[str], has_content: Callable[[], bool]
 ) -> str:
-    """Have the store at `path` what this version reads, in a write transaction; the arguments are Store's. Gives its
-    identity. Raises Unavailable for a store that was lost, is of a newer version, or is another driver's.
+    """Bring the store at `path` to what this version reads, in a write transaction; the arguments are Store's. Gives
+    its identity. Raises Unavailable for a store that was lost, is of a newer version, or is another driver's.
     """
     [(version,)] = transaction.execute("PRAGMA user_version")
     assert isinstance(version, int)

@@ -1,7 +1,7 @@
-"""A Snapshotter as far as it is the graph in the metadata store: everything that does not depend on what layers are.
+"""The part of a Snapshotter that is the graph in the metadata store: all that does not depend on what layers are.
 
 A driver adds what a snapshot *is*: a directory, a subvolume, a dataset, a thin device. It does so in hooks, which are
-called in these orders; the row is what counts, so that a crash anywhere leaves the snapshot whole or not at all:
+called in the orders below; the row is what counts, so a crash anywhere leaves the snapshot whole or not at all:
 
     prepare, view   _create: make it, make it durable │ BEGIN; the row; give it its number; COMMIT │ its mounts
     commit          _check_idle, _settle, _measure, _make_durable │ BEGIN; the row; _commit_with; COMMIT │ _committed
@@ -90,7 +90,7 @@ class GraphSnapshotter(ABC):
         """What else changes in the transaction that commits it."""
 
     def _committed(self, record: Record) -> None:  # noqa: B027
-        """What is done once it is committed, and would be done again by whoever finds it undone."""
+        """What is done once it is committed; whoever finds it undone later does it then."""
 
     def _remove_with(self, transaction: Transaction, record: Record) -> None:  # noqa: B027
         """What else changes in the transaction that removes it."""
@@ -122,7 +122,7 @@ class GraphSnapshotter(ABC):
     def _add_row(self, transaction: Transaction, new: NewSnapshot, line: list[int]) -> int:
         """Add the row of what was made on `line`, and give its number.
 
-        All is looked up again: the key may have been taken, and the parent removed, while it was made.
+        All is looked up again: the key may have been taken, and the parent removed, while this was made.
         """
         if transaction.parent_line(new.parent) != line:
             raise NotFound(f"{new.parent} was replaced while {new.key} was made on it")

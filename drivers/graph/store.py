@@ -1,7 +1,7 @@
 """The metadata store of one driver: the layer graph, in one sqlite file, changed by transactions.
 
 The store is the truth: a snapshot exists if, and only if, it has a row. Directories, devices and datasets follow it, so
-a driver makes what a row needs before it commits the row, and deletes it after the row has gone. A driver that has a
+a driver makes what a row needs before it commits the row, and deletes it after the row has gone. A driver that has
 state of its own to keep (thin device numbers, say) passes the tables for it and changes them with
 `Transaction.execute` in the same transaction as the graph: there is no second store that a crash could leave behind.
 
@@ -28,7 +28,7 @@ from drivers.graph.schema import settle
 from drivers.graph.transaction import Transaction
 
 STORE = "metadata.db"  # in a driver's root
-# Longer than any write transaction takes, though one waits for the disk in it.
+# Longer than any write transaction takes, even though it waits for the disk.
 BUSY_SECONDS = 120.0
 _LEAST = 64 << 10  # bytes: the log's index, and a transaction
 
@@ -41,12 +41,12 @@ class Store:
     anew, for with it everything on the root would become garbage.
 
     `identity`, 32 hexadecimal digits, is what the driver writes on the directories, devices and datasets that it uses.
-    It makes nothing on what bears another's, and believes nothing that bears none once it has noted that it has written
-    it there (Transaction.set_mark).
+    It makes nothing on what bears another store's, and once it has noted that it has written its own there
+    (Transaction.set_mark), it believes nothing that bears none.
 
-    `options` are the driver's options (drivers.catalog), which are kept: the store's own `options` are those given here
-    over those that were given before. Those that are `fixed` cannot be changed once there is a store. `agree` looks at
-    all of them together and raises Unavailable where they cannot be: then nothing is kept.
+    `options` are the driver's options (drivers.catalog), which are kept: the store's own `options` are those given
+    before, overridden by those given here. Those that are `fixed` cannot be changed once there is a store. `agree`
+    looks at all of them together and raises Unavailable where they do not go together: then nothing is kept.
 
     Raises Unavailable for a file that is damaged, lost, from a newer version, or another driver's, and for a change of
     a fixed option. Any method raises TimedOut when another process keeps the store to itself, and OSError (ENOSPC) on a
@@ -163,7 +163,7 @@ class Store:
                 yield Transaction(connection)
                 connection.execute("COMMIT")
             finally:
-                # Not after COMMIT; also not after an error for which sqlite has already rolled back (SQLITE_FULL).
+                # Not after COMMIT; nor after an error for which sqlite has already rolled back (SQLITE_FULL).
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
@@ -215,12 +215,13 @@ class Store:
             raise self._damaged(str(damage[0][0]))
 
     def check_newest(self, newest: int, where: str) -> None:
-        """Raise Unavailable if this is an older copy: by it the newer snapshots would be garbage, and their ids given
-        again. `newest` is the greatest id that something bears which is `where`, looked at before: by now it has a row.
+        """Raise Unavailable if this is an older copy: by it the newer snapshots would be garbage, and their ids would
+        be given again. `newest` is the greatest id borne by anything that is `where`. It was looked up before this: by
+        now it has a row.
         """
         with self.read() as transaction:
             last = transaction.last_id()
-        if newest > last + 1:  # one more may be of somebody who is just before COMMIT, or was killed there
+        if newest > last + 1:  # one more may belong to somebody who is just before COMMIT, or was killed there
             raise Unavailable(
                 f"{self.path} is an older copy: it knows {last} snapshots, and the newest {where} is the {newest}th; "
                 f"put back the one that belongs to them, or remove {os.path.dirname(self.path)} to begin anew"
@@ -251,8 +252,8 @@ class Store:
 
 
 def _is_want_of_room(error: Exception) -> bool:
-    """Whether an error in opening a store is one. Of a file that there is no room for, sqlite only says that it cannot
-    open it."""
+    """Whether an error in opening a store comes from a full disk. Of a file for which there is no room, sqlite only
+    says that it cannot open it."""
     if isinstance(error.__cause__, sqlite3.Error):
         code = error.__cause__.sqlite_errorcode & 0xFF
         return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
@@ -261,7 +262,7 @@ def _is_want_of_room(error: Exception) -> bool:
 
 @contextmanager
 def _opening(path: str) -> Iterator[None]:
-    """Openers take turns: the change of a new file to WAL mode does not wait for its lock as transactions do.
+    """Openers take turns: changing a new file to WAL mode does not wait for its lock as transactions do.
 
     Raises Unavailable if the directory is missing or not ours to use.
     """

@@ -2,7 +2,7 @@
 
     committed ◀── parent ── committed ◀── parent ── active or view
 
-A row is a snapshot. Its number is given once and for all; a parent is always committed, and was numbered before.
+A row is a snapshot. Its number is given once and for all; a parent is always committed, and was numbered earlier.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Value = int | float | str | None
 
 
 class Record(NamedTuple):
-    """One row: `id` is the number that directories and devices are named by; `usage` is None until it is committed."""
+    """One row: `id` is the number by which directories and devices are named; `usage` is None until it is committed."""
 
     id: int
     info: Info

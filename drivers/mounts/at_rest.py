@@ -1,9 +1,9 @@
 """The tree of an active snapshot that is not in use, to look at: nothing can be written to it, by whatever name.
 
-A union and an overlay that write to a layer must be the only ones that read it too: of what is changed beside them
-they know nothing, and a container that exchanges one thing for another between a look and an opening has the second
-server open what it likes. Such a tree is seen through the mount that there is. A directory, and a device, have one
-inode and one page cache for all mounts of them.
+A union or an overlay that writes to a layer must be the only one that reads it too: it knows nothing of what is changed
+beside it, and a container that exchanges one thing for another between a look and an opening could have a second server
+open what it likes. Such a tree is seen through the mount that there is. A directory, or a device, has one set of inodes
+and one page cache for all its mounts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from unionfs.options import parse
 
 
 def at_rest(mount: Mount) -> Mount:
-    """The tree of `mount`, the writable layer of a union or an overlay being one more that is only read.
+    """The tree of `mount`, with the writable layer of a union or an overlay as one more that is only read.
 
     InUse if a union or an overlay writes to that now. Raises OSError.
     """
@@ -58,11 +58,11 @@ def _is_locked(path: str) -> bool:
 
 
 def _is_upper(path: str, work: str) -> bool:
-    """Whether an overlay writes to `path`, in whatever mount namespace; no, too, where the kernel cannot tell.
+    """Whether an overlay writes to `path`, in whatever mount namespace; False, too, where the kernel cannot tell.
 
     With index=on it refuses a layer that is the upper one of another overlay (ovl_report_in_use(),
-    fs/overlayfs/super.c), if the file system has file handles. So it is tried as a lower layer, to which nothing is
-    written, of an overlay that is made for that in `work`, the work directory.
+    fs/overlayfs/super.c), if the file system has file handles. So `path` is tried as a lower layer, to which nothing is
+    written, of an overlay that is made for the purpose in `work`, the work directory.
     """
     place = tempfile.mkdtemp(prefix="try-", dir=work)
     try:

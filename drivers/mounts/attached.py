@@ -1,6 +1,6 @@
 """A tree at a place of the file system, and away from there again.
 
-For whoever wants a name for it; drivers.mounts.tree has what needs none. Needs CAP_SYS_ADMIN.
+For whoever wants a tree to have a name; drivers.mounts.tree is for those that need none. Needs CAP_SYS_ADMIN.
 """
 
 from __future__ import annotations

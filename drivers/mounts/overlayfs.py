@@ -8,8 +8,8 @@ fs/overlayfs/params.c):
     mount(2)             lowerdir=A:B,upperdir=…         a page of options: /proc/self/fd/N each, about 220 layers;
                                                          in a mount namespace of its own (linux.mounts.detached)
 
-`options` are those of a Mount("overlay", …) without what are flags of mount(2): "lowerdir+=DIR" once a layer, top
-first, "upperdir=", "workdir=", and others of overlayfs as they are. Failures are OSError with what the kernel said.
+`options` are those of a Mount("overlay", …) without the flags of mount(2): "lowerdir+=DIR" once per layer, top first,
+"upperdir=", "workdir=", and overlayfs's others as they are. Failures are OSError with what the kernel said.
 
 An overlay writes with the capabilities of whoever mounted it (ovl_override_creds()). It is mounted without
 CAP_SYS_RESOURCE, for quotas do not limit whoever has that (ignore_hardlimit(), fs/quota/dquot.c).
@@ -148,14 +148,14 @@ def _set_directory(context: int, key: str, path: str, held: ExitStack) -> None:
 
 
 def _by_descriptor(path: str, held: ExitStack) -> str:
-    """A name of the directory that is short and free of separators; good as long as `held`."""
+    """A name of the directory that is short and free of separators; valid as long as `held`."""
     descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     held.callback(os.close, descriptor)
     return f"/proc/self/fd/{descriptor}"
 
 
 def _allow_volatile(options: Sequence[str]) -> None:
-    """Let a volatile overlay be mounted once more, if the machine has not been restarted since it was first.
+    """Let a volatile overlay be mounted once more, if the machine has not been restarted since it was first mounted.
 
     The kernel marks the work directory of a volatile overlay and takes no marked one, ever: what was written need not
     have reached the disk (overlayfs.rst, "Volatile mount"). But as long as this kernel runs it is all there.

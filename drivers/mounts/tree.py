@@ -7,8 +7,8 @@ A tree is first a *detached* mount: it is attached nowhere and in no mount names
 no name, no copy of it gets into a namespace that is made meanwhile, and it ends with the last descriptor of it, however
 the process that has it ends. There are two uses of that, and no third:
 
-    private     what we look into or write to ourselves, without set-user-ID programs, devices and programs at all
-    open_tree   what becomes a container's root: with all that, attached in the container's mount namespace
+    private     what we look into or write to ourselves: nosuid, nodev and noexec
+    open_tree   what becomes a container's root: without these, attached in the container's mount namespace
 
 drivers.mounts.attached is for whoever wants a tree at a place of the file system: it attaches what open_tree() gives.
 
@@ -48,9 +48,8 @@ _HARMLESS = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOUNT_AT
 class Tree:
     """A detached mount, and the process that serves it if there is one. `fd` is a descriptor of its root (O_PATH).
 
-    What is attached of it (attach(), or move_mount(2) of `fd`) goes on after release() and leave(); what is attached
-    nowhere ends then. A child of this process that has not called execve(2) yet holds it too. Not for use by several
-    threads.
+    Once attached (attach(), or move_mount(2) of `fd`) it goes on after release() and leave(); attached nowhere, it ends
+    then. A child of this process that has not called execve(2) yet holds it too. Not for use by several threads.
     """
 
     def __init__(self, fd: int, server: int = -1) -> None:
@@ -59,7 +58,7 @@ class Tree:
         self._server = server
 
     def attach(self, target: str) -> None:
-        """At the directory `target`, over what is there. Raises OSError, which names the target."""
+        """Attach it at the directory `target`, over what is there. Raises OSError, which names the target."""
         try:
             sys_mounts.move_mount(self.fd, "", consts.AT_FDCWD, target, consts.MOVE_MOUNT_F_EMPTY_PATH)
         except OSError as error:
@@ -94,8 +93,8 @@ class Tree:
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        """An error that is on its way is what the caller is to hear of, and a signal that is one may have come between
-        a descriptor's opening and its name: then nothing of ours is to wait for it long."""
+        """If an error is under way, the caller is to hear of that one, and not of ours. It may be a signal's, which
+        came when a descriptor had been opened and not yet assigned: so nothing of ours waits long for the end."""
         if error is None:
             self.close()
             return
@@ -114,7 +113,7 @@ def private(mounts: Sequence[Mount], *, read_only: bool = False) -> Iterator[int
     """A descriptor of the root directory of the tree of `mounts`, which nobody else can find or enter.
 
     With nosuid, nodev and noexec, and ro if that is asked for. At the end of the `with` it has ended, as after
-    Tree.close(), unless something in it is still open: InUse then, of a union.
+    Tree.close(), unless something in it is still open: for a union that raises InUse.
     """
     with open_tree(mounts) as tree:
         attributes = _HARMLESS | (consts.MOUNT_ATTR_RDONLY if read_only else 0)
@@ -127,8 +126,8 @@ def private(mounts: Sequence[Mount], *, read_only: bool = False) -> Iterator[int
 
 
 def _bind(mount: Mount) -> Tree:
-    """Nothing is ever seen of a read-only one that could be written through; nor does it get or give what is mounted
-    elsewhere: a copy of a shared mount is one of its peers until it is made private."""
+    """A read-only one can never be seen while it could still be written through; nor do mounts made elsewhere propagate
+    into it or out of it: a copy of a shared mount is one of its peers until it is made private."""
     recursive = consts.AT_RECURSIVE if "rbind" in mount.options else 0
     fd = sys_mounts.open_tree(consts.AT_FDCWD, mount.source, consts.OPEN_TREE_CLONE | recursive)
     try:

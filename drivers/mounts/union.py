@@ -23,7 +23,7 @@ def union_tree(options: Sequence[str]) -> tuple[int, int]:
     With -P the working directory is not searched for modules; the package is found where ours was, so an editable
     install, a source tree and a wheel all do.
     """
-    import socket  # late: half of what importing this module would cost, and other drivers need none of it
+    import socket  # late: half of what importing this module would cost, and other drivers do not need it
     import subprocess
 
     from unionfs.transport import delivery
@@ -31,7 +31,7 @@ def union_tree(options: Sequence[str]) -> tuple[int, int]:
     where = os.path.dirname(os.path.dirname(os.path.abspath(unionfs.__file__)))
     path = os.pathsep.join(filter(None, [where, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", "unionfs", "mount", "-o", ",".join(options), "--hand-over"]
-    # A file, not a pipe: its end is not for the server, which goes on, to decide.
+    # A file, not a pipe: a pipe's end would come when the server, which goes on, lets it.
     output = os.memfd_create("unionfs-mount")
     ours, theirs = socket.socketpair()
     with ours:

@@ -30,7 +30,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5
 
 
 def zfs(*arguments: str, held: int | None = None) -> str:
-    """What `zfs ARGUMENTS` prints. The descriptor `held` is kept open by it, and a lock with that.
+    """What `zfs ARGUMENTS` prints. It keeps the descriptor `held` open, and with that a lock.
 
     Raises OSError with what it said; Unavailable if it cannot be run, or the module is not loaded; TimedOut.
     """
@@ -83,8 +83,9 @@ def destroy(name: str, patience: float) -> None:
     """Destroy a dataset with all its snapshots, whoever made them. None of that name is fine.
 
     A dataset is busy for a moment after its last unmount, and as long as some mount namespace has a copy of the mount:
-    this tries again for so many seconds. When that was not enough, or what others hold (zfs-hold(8)) or have cloned is
-    in the way, its snapshots are marked: each goes when nobody needs it any more. Then raises OSError, EBUSY.
+    this tries again for `patience` seconds. When that was not enough, or something that others hold (zfs-hold(8)) or
+    have cloned is in the way, its snapshots are marked: each goes when nobody needs it any more. Then raises OSError,
+    EBUSY.
     """
     deadline = time.monotonic() + patience
     pause = _FIRST_PAUSE

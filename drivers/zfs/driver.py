@@ -30,7 +30,7 @@ _BUSY_SECONDS = 10.0
 
 
 class _Commit(threading.local):
-    """What the hooks of one commit() or remove() tell each other; there is one a thread at a time."""
+    """What the hooks of one commit() or remove() tell each other; there is one per thread at a time."""
 
     held: int | None = None
     snapshot = ""
@@ -61,7 +61,7 @@ class Driver(GraphSnapshotter):
     def _making(self, *, alone: bool = False) -> Iterator[int]:
         """Hold the lock that says that something half-made is somebody's; cleanup() holds it alone.
 
-        Whoever comes passes the gate. Where cleanup() waits for others to finish no new ones pass it by.
+        Everybody passes the gate first. While cleanup() waits there for others to finish, no newcomer overtakes it.
         """
         with ExitStack() as holding:
             with locked(os.path.join(self._root, "gate")):
@@ -93,13 +93,13 @@ class Driver(GraphSnapshotter):
         return self._mount_of(name, new.kind)
 
     def _new_name(self) -> str:
-        """Which says how many snapshots there had been: so an older copy of the store is found out, before it makes
-        everybody's layers garbage (Store.check_newest)."""
+        """A name that says how many snapshots there had been: so an older copy of the store is found out, before it
+        makes everybody's layers garbage (Store.check_newest)."""
         with self._store.read() as transaction:
             return f"{transaction.last_id() + 1:08x}{os.urandom(4).hex()}"
 
     def _make_dataset(self, name: str, new: NewSnapshot, line: list[int], held: int) -> None:
-        """Make it, as durable as all that zfs(8) does. Raises as prepare() does."""
+        """Make it, as durably as zfs(8) does everything. Raises as prepare() does."""
         properties = []
         if new.quota:
             properties.append(f"-oquota={new.quota}")
@@ -120,7 +120,7 @@ class Driver(GraphSnapshotter):
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
-        """What is said of one dataset that is not there, when none of ours is."""
+        """When one dataset is not there because none of ours is, say that instead."""
         try:
             yield
         except FileNotFoundError:
@@ -131,7 +131,7 @@ class Driver(GraphSnapshotter):
             raise
 
     def _give_up(self, name: str) -> None:
-        """Destroy what was made for nothing, unless it is known after all: a COMMIT that fails may have been one."""
+        """Destroy what was made for nothing, unless it has a row after all: a COMMIT that fails may have succeeded."""
         try:
             with self._store.read() as transaction:
                 if transaction.execute("SELECT 1 FROM datasets WHERE name = ?", (name,)):
@@ -154,7 +154,7 @@ class Driver(GraphSnapshotter):
         return [Mount("zfs", self._snapshot(transaction, line[0]), ("ro",))]
 
     def _dataset(self, transaction: Transaction, number: int) -> str:
-        """The last part of the name of a snapshot's dataset; "" if it has none, being a view of its parent's."""
+        """The last part of the name of a snapshot's dataset; "" if it has none, being a view of its parent."""
         rows = transaction.execute("SELECT name FROM datasets WHERE id = ?", (number,))
         return str(rows[0][0]) if rows else ""
 
@@ -183,7 +183,7 @@ class Driver(GraphSnapshotter):
                 continue  # it has ended
 
     def _measure(self, record: Record) -> Usage:
-        """Blocks that no other dataset has. How many files they belong to zfs does not say."""
+        """Blocks that no other dataset has. zfs does not say how many files they belong to."""
         with self._store.read() as transaction:
             name = self._dataset(transaction, record.id)
         return Usage(0, int(zfs("get", "-Hp", "-ovalue", "used", f"{self._top}/{name}")) if name else 0)
@@ -233,7 +233,7 @@ class Driver(GraphSnapshotter):
             garbage, snapshots = self._find_garbage()
         for snapshot in snapshots:
             self._is_destroyed(snapshot)
-        # What is garbage may be a clone of what is garbage, made in the same moment: in rounds, until one gets nowhere.
+        # Garbage may be a clone of other garbage, made in the same moment: so in rounds, until one gets nowhere.
         while garbage:
             left = [name for name in garbage if not self._is_destroyed(name)]
             if len(left) == len(garbage):
@@ -268,7 +268,7 @@ class Driver(GraphSnapshotter):
         return {str(name): str(snapshot) for name, snapshot in rows}
 
     def _listed(self) -> list[tuple[str, str]]:
-        """Our datasets, and all snapshots of them: (name, "" or snapshot). Clones come before what they are of."""
+        """Our datasets, and all snapshots of them: (name, "" or snapshot). Clones come before their origins."""
         what = ("-oname", "-tfilesystem,snapshot", "-Screatetxg", "-d2", self._top)
         names = (full.removeprefix(self._top).partition("@") for full in zfs("list", "-Hr", *what).splitlines())
         return [(name[1:], snapshot) for name, _, snapshot in names if _DATASET.fullmatch(name)]

@@ -24,7 +24,7 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
         place = place_of(directory, options)
         pool = place.partition("/")[0]
         if zfs("get", "-H", "-ovalue", "type", place).strip() != "filesystem":
-            return Probe(False, f"{place} is no file system of zfs: layers are datasets below one")
+            return Probe(False, f"{place} is not a zfs file system: layers are datasets below one")
         health, readonly = zpool("list", "-H", "-ohealth,readonly", pool).split()
     except Unavailable as error:
         return Probe(False, str(error))
@@ -37,7 +37,7 @@ def probe(directory: str, options: Mapping[str, str]) -> Probe:
 
 
 def place_of(directory: str, options: Mapping[str, str]) -> str:
-    """The dataset below which those of a root go: the option's, or the one that the root is on. Raises Unavailable."""
+    """The dataset below which a root's go: the option's, or the one that the root is on. Raises Unavailable."""
     if "zfs.fsname" in options:
         name = options["zfs.fsname"]
         if not _NAME.fullmatch(name):

@@ -1,4 +1,4 @@
-"""The dataset of one root, which all its others are below: made by whoever opens the root first, and known again."""
+"""The dataset of one root, above all its others: made by whoever opens the root first, and recognised afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROPERTIES = {
     "xattr": "sa",
     "com.sun:auto-snapshot": "false",
 }
-# What can be said only when a dataset is made.
+# What can be set only when a dataset is made.
 _FROM_BIRTH = {"utf8only": "off", "normalization": "none", "casesensitivity": "sensitive"}
 
 
@@ -63,7 +63,7 @@ class TopDataset:
                     raise
                 self._with_hidden_snapshots("set", properties, top)
         except FileExistsError:
-            if self._owner(top) != self._store.identity:  # or else by one that was killed after it
+            if self._owner(top) != self._store.identity:  # else it was made by one of ours that was killed afterwards
                 raise Unavailable(f"{top} cannot be made: somebody else has just made it") from None
         except OSError as error:
             raise Unavailable(f"{top} cannot be made: {error.strerror}") from error
@@ -81,13 +81,13 @@ class TopDataset:
 
     def _is_half_made(self, top: str) -> bool:
         """The name is ours, and properties are set after a dataset is made (zfs_ioc_create(), module/zfs/zfs_ioctl.c):
-        a command cut off between the two, or one that outlives whoever called it, shows a dataset without any."""
+        a command cut off between the two, or one that outlives its caller, leaves a dataset to be seen without any."""
         found = zfs("get", "-Hr", "-tall", "-slocal,received", "-oname,property", "all", top)
         return not found and zfs("list", "-Hr", "-tall", "-oname", top).split("\n") == [top, ""]
 
     def _owner(self, top: str, name: str = _OWNER) -> str:
-        """A property of ours, which `top` has of its own or has brought along from where it was sent; "" if it has
-        none. FileNotFoundError if there is no such dataset."""
+        """A property of ours, which `top` has itself or has brought along from where it was sent; "" if it has none.
+        FileNotFoundError if there is no such dataset."""
         value, source = zfs("get", "-Hp", "-ovalue,source", name, top).rstrip("\n").split("\t")
         return value if source in ("local", "received") else ""
 

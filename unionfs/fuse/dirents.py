@@ -31,7 +31,7 @@ _pack_header = abi.OUT_HEADER.pack
 
 
 class DirectoryReply:
-    """One answer. `size` is fuse_read_in.size: so many bytes of entries fit. Belongs to one request, so to one thread.
+    """One answer. `size` is fuse_read_in.size: the bytes of entries that fit. Belongs to one request, so to one thread.
 
     `next_offset` is what the kernel sends as fuse_read_in.offset to get the entries after this one.
     An answer without entries is the end of the directory.

@@ -25,7 +25,7 @@ FLAG_NAMES: dict[int, str] = {
     for name in _constants[_constants.index("FUSE_ASYNC_READ") : _constants.index("FUSE_REQUEST_TIMEOUT") + 1]
 }
 
-# Flags whose message shapes or duties nothing here has. Wishing for one is a mistake in the program.
+# Flags whose message shapes or duties nothing here implements. Wishing for one is a mistake in the program.
 _NOT_SPOKEN = abi.FUSE_SETXATTR_EXT | abi.FUSE_MAP_ALIGNMENT | abi.FUSE_OVER_IO_URING | abi.FUSE_INIT_RESERVED
 
 
@@ -48,7 +48,7 @@ class Wish(NamedTuple):
 class Agreement(NamedTuple):
     """What was agreed on. `reply` is for reply.init; `missing` names the flags wished for that the kernel lacks.
 
-    `again`: the kernel speaks a later major version. It is to be sent `reply`, and then sends INIT once more.
+    `again`: the kernel speaks a later major version. It must be sent `reply`, and then sends INIT once more.
     """
 
     reply: tuple[int, ...]

@@ -1,7 +1,7 @@
-"""Answers and notifications: each function returns one complete message, its header included, to write in one write(2).
+"""Answers and notifications: each function returns one complete message, header included, to write in one write(2).
 
 `unique` is the request's. Times for which the kernel may keep what it is told are whole seconds. The generation of
-every node is 0: a node number is never used again. These run once a request, so each packs its message in one call.
+every node is 0: a node number is never used again. These run once per request, so each packs its message in one call.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def data_header(unique: int, size: int) -> bytes:
 
 
 def entry(unique: int, nodeid: int, ino: int, nlink: int, st: Status, entry_valid: int, attr_valid: int) -> bytes:
-    """LOOKUP, SYMLINK, MKNOD, MKDIR, LINK: the entry is the node `nodeid`, which counts one lookup more."""
+    """LOOKUP, SYMLINK, MKNOD, MKDIR, LINK: the entry is the node `nodeid`, which counts one more lookup."""
     atime, atimensec = divmod(st.st_atime_ns, _NS)
     mtime, mtimensec = divmod(st.st_mtime_ns, _NS)
     ctime, ctimensec = divmod(st.st_ctime_ns, _NS)
@@ -241,13 +241,13 @@ def notify_store(nodeid: int, offset: int, size: int) -> bytes:
 
 
 def notify_inval_entry(parent: int, name: bytes, flags: int) -> bytes:
-    """Forget one name, also that there is none. `flags`: 0, or FUSE_EXPIRE_ONLY: only ask again at its next use."""
+    """Forget one name, or that there is none. `flags`: 0, or FUSE_EXPIRE_ONLY: only ask again at its next use."""
     size = _INVAL_ENTRY.size + len(name) + 1
     return _INVAL_ENTRY.pack(size, abi.FUSE_NOTIFY_INVAL_ENTRY, 0, parent, len(name), flags) + name + b"\0"
 
 
 def notify_delete(parent: int, child: int, name: bytes) -> bytes:
-    """The name was removed, if it still is the node `child`: whoever watches it (inotify) is told."""
+    """The name was removed, if it is still the node `child`: whoever watches it (inotify) is told."""
     size = _DELETE.size + len(name) + 1
     return _DELETE.pack(size, abi.FUSE_NOTIFY_DELETE, 0, parent, child, len(name)) + name + b"\0"
 

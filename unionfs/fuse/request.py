@@ -18,7 +18,7 @@ _unpack_header = abi.IN_HEADER.unpack_from
 class Malformed(Exception):
     """The message cannot be served. `unique` is to be answered with the errno `code`, unless `answers` is False.
 
-    ENOSYS: no such opcode is known. EIO: cut short, bytes too many, a length that lies, a name without its NUL.
+    ENOSYS: no such opcode is known. EIO: cut short, too many bytes, a length that lies, a name without its NUL.
     """
 
     def __init__(self, unique: int, code: int, answers: bool, sentence: str) -> None:
@@ -112,7 +112,7 @@ def parse(message: memoryview) -> Request:
 
 
 def _init_fields(message: memoryview, unique: int) -> tuple[int, ...]:
-    """INIT as it is before 7.36 (16 bytes), or of another major version: only major and minor are sure to be there.
+    """INIT as it was before 7.36 (16 bytes), or of another major version: only major and minor are sure to be there.
 
     A later INIT may be longer as well. Which version this is, and whether it will do, is for init.negotiate to say.
     """

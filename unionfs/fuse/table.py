@@ -1,4 +1,4 @@
-"""What each opcode's request and reply are made of: the one place that says it. request and wiretext read it.
+"""What each opcode's request and reply are made of: the one place that says so. request and wiretext read it.
 
 A request is its header, the structure `request`, `names` strings each ending in NUL, and, where `unit` is not 0, data:
 as many times `unit` bytes as the field `counted` of the structure says. fs/fuse/dir.c, file.c, xattr.c, dev.c.
@@ -15,8 +15,8 @@ from unionfs.fuse import abi
 class Row(NamedTuple):
     """One opcode. `reply` is the structure its answer begins with; None: nothing, or plain bytes.
 
-    `answers`: whether the kernel waits for an answer. Where it does not, none is to be sent; INTERRUPT may have EAGAIN,
-    and then comes again (fuse_dev_do_write).
+    `answers`: whether the kernel waits for an answer. Where it does not, none must be sent; INTERRUPT may be answered
+    with EAGAIN, and then comes again (fuse_dev_do_write).
     """
 
     opcode: int

@@ -1,6 +1,6 @@
 """A message as one line of text, for --debug: `rx 6: LOOKUP i1 ['zurl'] by 0:0 pid 41`, `tx 6: ENOENT`.
 
-Fields that are 0 are left out. Total as request.parse is: any bytes are a line.
+Fields that are 0 are left out. Total, as request.parse is: any bytes make a line.
 """
 
 from __future__ import annotations

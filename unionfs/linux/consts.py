@@ -1,5 +1,5 @@
 """Kernel constants, with the kernel's names and grouped by the header they come from (x86-64 and arm64 agree
-unless said)."""
+unless noted)."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def ficlone(dst_fd: int, src_fd: int) -> None:
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """fallocate(2). EOPNOTSUPP where the file system has no such mode: unlike posix_fallocate(3), which then writes."""
+    """fallocate(2). EOPNOTSUPP where the file system lacks the mode, unlike posix_fallocate(3), which then writes."""
     _fallocate(fd, mode, offset, length)
 
 
@@ -72,7 +72,7 @@ def syncfs(fd: int) -> None:
 
 def btrfs_commit(fd: int) -> None:
     """Commit the btrfs transaction under way, and wait for it: every change of names and attributes made so far is then
-    on the disk, and of files' bytes those that were synced. `fd` is any file of the file system."""
+    on the disk; of the files' bytes only those that were synced. `fd` is any file of the file system."""
     transaction = bytearray(8)
     fcntl.ioctl(fd, consts.BTRFS_IOC_START_SYNC, transaction)
     fcntl.ioctl(fd, consts.BTRFS_IOC_WAIT_SYNC, bytes(transaction))
@@ -80,7 +80,7 @@ def btrfs_commit(fd: int) -> None:
 
 class Statx(NamedTuple):
     """What statx(2) tells that stat(2) does not. `btime_ns` is the time of birth in nanoseconds, None where the file
-    system keeps none; of `attributes` (STATX_ATTR_*) the bits in `attributes_mask` mean something."""
+    system keeps none; of `attributes` (STATX_ATTR_*) only the bits in `attributes_mask` mean something."""
 
     btime_ns: int | None
     attributes: int
@@ -88,7 +88,7 @@ class Statx(NamedTuple):
 
 
 def statx(dirfd: int, name: bytes) -> Statx:
-    """Of `name` in `dirfd`, not followed; with an empty name of the file `dirfd` itself."""
+    """statx(2) of `name` in `dirfd`, not followed; with an empty name, of the file `dirfd` itself."""
     buffer = ctypes.create_string_buffer(_STATX_SIZE)
     _statx(dirfd, name, consts.AT_SYMLINK_NOFOLLOW | consts.AT_EMPTY_PATH, consts.STATX_BTIME, buffer)
     mask, attributes, attributes_mask, seconds, nanoseconds = _STATX.unpack_from(buffer)
@@ -126,8 +126,8 @@ def set_fsxattr(fd: int, attributes: bytes) -> None:
 
 
 def file_system_id(fd: int) -> int:
-    """64 bits that tell the file system of `fd` (O_PATH will do only on ext4, btrfs and others whose f_fsid is made of
-    their uuid) from others, also after a remount and on a device of another number.
+    """64 bits that tell the file system of `fd` from others, even after a remount and on a device of another number.
+    (`fd` may be O_PATH only on ext4, btrfs and others whose f_fsid is made of their uuid.)
 
     XFS, squashfs and others answer statfs(2) with the device number; then the uuid is asked for (Linux 6.9,
     FS_IOC_GETFSUUID), and where there is none its size has to do.
@@ -167,7 +167,7 @@ def fd_path(fd: int, name: bytes = b"") -> bytes:
 
 
 def reopen(fd: int, flags: int) -> int:
-    """A descriptor opened with `flags` on the very file that `fd` is open on (O_PATH will do): no name leads to it that
+    """A descriptor opened with `flags` on the very file that `fd` is open on (O_PATH will do), not by any name that
     somebody could change. It waits for nobody: a FIFO is open at once, or ENXIO; a lease gives EWOULDBLOCK."""
     return os.open(fd_path(fd), flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
@@ -178,8 +178,8 @@ def link_fd(fd: int, dst_dirfd: int, dst: bytes) -> None:
 
 
 def waits_for_disk(fd: int, offset: int) -> bool:
-    """Whether to read the byte at `offset` would be to wait for a disk (preadv2(2), RWF_NOWAIT): a hint for the rest of
-    a read. Of a file system that cannot tell (tmpfs is one), no."""
+    """Whether reading the byte at `offset` would wait for a disk (preadv2(2), RWF_NOWAIT): a hint for the rest of a
+    read. False on a file system that cannot tell (tmpfs is one)."""
     try:
         os.preadv(fd, (bytearray(1),), offset, os.RWF_NOWAIT)
     except BlockingIOError:

@@ -1,6 +1,6 @@
 """The ioctls of /dev/fuse: more descriptors of one connection, and files that the kernel reads and writes by itself.
 
-linux/fuse.h; fs/fuse/dev.c, backing.c. The last two are on the path of every open: nothing is built that can be kept.
+linux/fuse.h; fs/fuse/dev.c, backing.c. The last two are on the path of every open: what can be kept is not built anew.
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ def backing_open(fuse_fd: int, fd: int) -> int:
 
 
 def backing_close(fuse_fd: int, backing_id: int) -> None:
-    """Take the id back; who has a file open by it goes on. Raises OSError: ENOENT, there is no such id."""
+    """Take the id back; files that are open by it go on. Raises OSError: ENOENT, there is no such id."""
     fcntl.ioctl(fuse_fd, consts.FUSE_DEV_IOC_BACKING_CLOSE, _U32.pack(backing_id))

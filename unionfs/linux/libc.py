@@ -1,6 +1,6 @@
 """Typed prototypes of libc functions and raw system calls.
 
-`bind` gives one prototype per signature (two of `prctl` can live side by side), with errno kept per
+`bind` gives one prototype per signature (two for `prctl` can live side by side), with errno kept per
 thread and turned into OSError, so wrappers elsewhere have no bodies to get wrong.
 Thread-safe: ctypes saves errno per thread with use_errno.
 """

@@ -67,7 +67,7 @@ def pivot_root(new_root: StrPath, put_old: StrPath) -> None:
 
 
 def open_tree(dirfd: int, path: StrPath, flags: int) -> int:
-    """A descriptor of the mount at `path`; with OPEN_TREE_CLONE of a detached copy of it. See open_tree(2)."""
+    """A descriptor of the mount at `path`; with OPEN_TREE_CLONE, of a detached copy of it. See open_tree(2)."""
     return _open_tree(dirfd, os.fsencode(path), flags | consts.OPEN_TREE_CLOEXEC)
 
 
@@ -108,7 +108,7 @@ def fsmount(fs_fd: int, attributes: int = 0) -> int:
 
 def new_mount(fstype: str, source: str, data: Sequence[tuple[str, str | None]], attributes: int = 0) -> int:
     """A new file system of that type, mounted nowhere: the descriptor of the mount. `data` are its options by name,
-    with None those that are flags; `attributes` MOUNT_ATTR_*. See fsopen(2)."""
+    those that are flags with None; `attributes` are MOUNT_ATTR_*. See fsopen(2)."""
     context = fsopen(fstype)
     try:
         if source:
@@ -156,8 +156,8 @@ def detached(mounting: Callable[[str], None]) -> int:
     except RuntimeError:
         raise OSError(errno.EAGAIN, "no thread can be started") from None
     thread.join()
-    # The namespace holds a copy of every mount there is, until the kernel is done with the thread, which join() is not
-    # about.
+    # The namespace holds a copy of every mount there is until the kernel is done with the thread, which join() does not
+    # wait for.
     while os.path.exists(f"/proc/self/task/{thread.native_id}"):
         time.sleep(0.0001)
     for error in failed:
@@ -190,13 +190,13 @@ def _unescape(field: str) -> str:
 
 
 class MountTable:
-    """The mounts of a process's mount namespace, to be read as often as one likes: it takes no further descriptor."""
+    """The mounts of a process's mount namespace, to be read any number of times: that takes no further descriptor."""
 
     def __init__(self, pid: int | str = "self") -> None:
         self._fd = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self) -> list[MountPoint]:
-        """In mount order: the last with a target is the one on top."""
+        """In mount order: the last one with a given target is on top."""
         table = b""
         while part := os.pread(self._fd, 1 << 16, len(table)):
             table += part
@@ -218,7 +218,7 @@ def _point(line: str) -> MountPoint:
 
 
 def mountinfo(pid: int | str = "self") -> list[MountPoint]:
-    """The mounts of a process's mount namespace, in mount order: the last with a target is the one on top."""
+    """The mounts of a process's mount namespace, in mount order: the last one with a given target is on top."""
     table = MountTable(pid)
     try:
         return table.read()
@@ -236,8 +236,8 @@ def mounted_at(target: str) -> MountPoint | None:
 
 
 def mount_of(path: StrPath) -> MountPoint | None:
-    """The mount whose root is `path`, or None. Its file system is not asked for anything: O_PATH does not tell it that
-    its root is opened (open(2))."""
+    """The mount whose root is `path`, or None. Its file system is not asked for anything: it is not told of an opening
+    with O_PATH (open(2))."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fields:
@@ -255,6 +255,6 @@ def mount_showing(device: int) -> MountPoint | None:
 
 
 def file_system_of(device: int) -> str | None:
-    """Its type; None where no mount shows it."""
+    """The type of the file system with this st_dev; None where no mount shows it."""
     point = mount_showing(device)
     return None if point is None else point.fstype

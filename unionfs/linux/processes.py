@@ -1,7 +1,7 @@
 """Processes: clone3, namespaces, credentials beyond os, prctl, descriptors of a process that is about to execve.
 
 The calls act on the calling thread only (namespaces, capabilities and prctl flags are per thread in Linux), so a
-process that means itself as a whole must be single-threaded.
+process that means to change itself as a whole must be single-threaded.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def unshare(flags: int) -> None:
 
 
 def setns(fd: int, flags: int = 0) -> None:
-    """Join the namespace `fd` is open on, or, with a pidfd, those of that process that `flags` names. See setns(2)."""
+    """Join the namespace that `fd` is open on or, with a pidfd, its process's that `flags` name. See setns(2)."""
     _setns(fd, flags)
 
 
@@ -143,7 +143,7 @@ def join_new_session_keyring() -> None:
 def invocation() -> tuple[memoryview, memoryview]:
     """The memory in which this process was given its arguments and its environment, each ended by a zero byte, to be
     written to. Others read it as /proc/PID/cmdline, which is open to everybody, and environ (proc(5)), and a fork has
-    it too; Python has made its own of both at its start."""
+    it too; Python has made its own copies of both when it started."""
     with open("/proc/self/stat", "rb") as fields:
         numbers = fields.read().rpartition(b")")[2].split()
     arg_start, arg_end, env_start, env_end = map(int, numbers[45:49])  # the 48th to the 51st, proc(5)
@@ -155,14 +155,14 @@ def _memory(start: int, end: int) -> memoryview:
 
 
 def is_dying(tid: int) -> bool:
-    """Whether a thread has a SIGKILL pending, as those of a process that a signal ends have, or is gone (proc(5))."""
+    """Whether a thread has a SIGKILL pending, as all of a process that a signal ends have, or is gone (proc(5))."""
     try:
         with open(f"/proc/{tid}/status", "rb") as fields:
             pending = [int(line.split()[1], 16) for line in fields if line.startswith((b"SigPnd:", b"ShdPnd:"))]
     except (FileNotFoundError, ProcessLookupError):
         return True
     except OSError:
-        return False  # not for us to see
+        return False  # we may not see it
     return any(signals >> signal.SIGKILL - 1 & 1 for signals in pending)
 
 
@@ -176,7 +176,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def groups(tid: int) -> set[int]:
-    """The supplementary groups of a thread (proc(5), /proc/PID/status); none that can be seen of one that is gone."""
+    """The supplementary groups of a thread (proc(5), /proc/PID/status); none for one that is gone."""
     try:
         with open(f"/proc/{tid}/status", "rb") as fields:
             return next({int(gid) for gid in line.split()[1:]} for line in fields if line.startswith(b"Groups:"))
@@ -186,8 +186,8 @@ def groups(tid: int) -> set[int]:
 
 def is_capable(tid: int, capability: int, uid: int) -> bool:
     """Whether a thread that acts as the user `uid` has a capability effectively, in the user namespace of this process:
-    one of an inner namespace has all of that, and none here. Not if it is gone or not for us to see, or acts as
-    somebody else than it is, of whom /proc tells nothing: an NFS server's (nfsd_setuser(), fs/nfsd/auth.c)."""
+    a thread of an inner namespace has all capabilities there, and none here. False if it is gone, or we may not see it,
+    or it acts as somebody other than /proc says, as an NFS server's does (nfsd_setuser(), fs/nfsd/auth.c)."""
     try:
         return _has_effective(tid, capability, uid) and _is_of_our_namespace(tid)
     except (OSError, LookupError, ValueError):
@@ -195,8 +195,8 @@ def is_capable(tid: int, capability: int, uid: int) -> bool:
 
 
 def is_capable_over(tid: int, capability: int, uid: int, file: tuple[int, int]) -> bool:
-    """The same over a file with this owner and group, as this process sees them: for that, one of any user namespace
-    that maps both is capable (capable_wrt_inode_uidgid(), kernel/capability.c)."""
+    """The same over a file with this owner and group, as this process sees them: for that, a thread of any user
+    namespace that maps both is capable (capable_wrt_inode_uidgid(), kernel/capability.c)."""
     owner, group = file
     try:
         return _has_effective(tid, capability, uid) and (
@@ -218,8 +218,8 @@ def _is_of_our_namespace(tid: int) -> bool:
 
 
 def _maps(path: str, number: int) -> bool:
-    """Whether a user namespace has our `number`; another one's map is shown in the numbers of the reader's
-    (user_namespaces(7))."""
+    """Whether a user namespace maps our `number`; the map of another namespace is shown in the numbers of the reader's
+    own (user_namespaces(7))."""
     with open(path, "rb") as lines:
         return any(
             first <= number < first + count for _, first, count in (map(int, line.split()) for line in lines)
@@ -228,7 +228,7 @@ def _maps(path: str, number: int) -> bool:
 
 class WithoutCapability:
     """`with` this, the calling thread does not have `capability` effectively. All threads that use one object must have
-    the same sets, those of its maker: the words are prepared once, because this is on the path of every open."""
+    the same sets as the thread that made it: they are prepared once, because this is on the path of every open."""
 
     def __init__(self, capability: int) -> None:
         self._header = ctypes.byref(cap_user_header(consts.LINUX_CAPABILITY_VERSION_3, 0))

@@ -1,8 +1,8 @@
 """Project quotas by quotactl_fd(2) (Linux 5.14): limits and use of a project on the file system of a descriptor.
 
 The commands are those of the common quota code, which ext4, f2fs and XFS answer alike (fs/quota/quota.c). Descriptors
-are of any file there, not O_PATH. All raise OSError: ENOSYS where the file system or the kernel has no quotas, ESRCH
-where they are not switched on. Setting needs CAP_SYS_ADMIN.
+may be of any file there, but not O_PATH. All raise OSError: ENOSYS where the file system or the kernel has no quotas,
+ESRCH where they are not switched on. Setting needs CAP_SYS_ADMIN.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _quotactl_fd = libc.syscall(consts.NR_quotactl_fd, ctypes.c_uint, ctypes.c_uint,
 
 
 class Quota(NamedTuple):
-    """Of a project: bytes it may have (0: any number), bytes and inodes that it has."""
+    """A project's: the bytes that it may have (0: any number), and the bytes and inodes that it has."""
 
     project: int
     limit: int
@@ -43,7 +43,7 @@ class Quota(NamedTuple):
 
 
 def limits_are_enforced(fd: int) -> bool:
-    """Of projects. False where they are not, or only counted."""
+    """Whether limits of projects are. False where there are none, or use is only counted."""
     state = ctypes.create_string_buffer(_STATV.pack(FS_QSTATV_VERSION1, 0), _STATV_SIZE)
     try:
         _call(fd, Q_XGETQSTATV, 0, state)
@@ -53,7 +53,7 @@ def limits_are_enforced(fd: int) -> bool:
 
 
 def get(fd: int, project: int) -> Quota:
-    """Of a project; of one that nobody has heard of all is 0."""
+    """The quota of a project; for one that nobody has heard of all is 0."""
     try:
         return _get(fd, Q_GETQUOTA, project)._replace(project=project)
     except FileNotFoundError:  # XFS has no record of it
@@ -61,7 +61,7 @@ def get(fd: int, project: int) -> Quota:
 
 
 def get_next(fd: int, project: int) -> Quota | None:
-    """Of the first project with this number or a higher one that has a limit or a file; None if there is none."""
+    """The quota of the first project from this number on that has a limit or a file; None if there is none."""
     try:
         return _get(fd, Q_GETNEXTQUOTA, project)
     except FileNotFoundError:

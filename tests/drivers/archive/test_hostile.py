@@ -70,7 +70,7 @@ def refused(victim: bytes) -> dict[str, tuple[list[bytes], str]]:
         "a long part": ([pax({b"path": b"n" * 256}), file(b"x")], "256 bytes long, 255 are allowed"),
         "a device without a number": ([header(b"dev/x", b"3", major=4096, minor=1)], "it is device 4096:1, a number"),
         "a garbled ACL": (
-            [pax({b"SCHILY.xattr.system.posix_acl_access": b"garbage"}), file(b"f")], "is no access control list"
+            [pax({b"SCHILY.xattr.system.posix_acl_access": b"garbage"}), file(b"f")], "is not an access control list"
         ),
         "an ACL in garbled words": ([pax({b"SCHILY.acl.access": b"user::r"}), file(b"f")], "list is damaged"),
         "whiteout of nothing": ([file(b".wh.")], "a whiteout of no name"),

@@ -156,7 +156,7 @@ def test_what_follows_the_end_is_not_read() -> None:
 
 
 WRONG = {
-    "a text": ([b"hello world".ljust(512, b"!")], "this is no tar archive"),
+    "a text": ([b"hello world".ljust(512, b"!")], "this is not a tar archive"),
     "sparse, pieces overlap": ([tape.old_sparse(b"f", [(0, 9), (8, 1)], 100, b"x" * 10)], "f .byte 0.: .* overlap"),
     "sparse, beyond its end": ([tape.old_sparse(b"f", [(0, 4), (95, 6)], 100, b"x" * 10)], "beyond its end"),
     "sparse, a negative piece": ([tape.sparse(b"-1,1,2,3", 10)], "its sparse map is not a number"),
@@ -184,7 +184,7 @@ WRONG = {
     "a huge size": ([tape.header(b"a", size=tape.base256(1 << 60, 12))], "it says it is 1152921504606846976 bytes"),
     "a size beyond 64 bits": ([tape.header(b"a", size=tape.base256(1 << 80, 12))], "it says it is"),
     "a pax size that is none": ([tape.pax({b"size": b"-1"}), tape.file(b"a")], "its size is not a number"),
-    "a size that is no number": ([tape.header(b"a", size=b"99999999999\0")], "its size is not a number|no tar archive"),
+    "a size that is no number": ([tape.header(b"a", size=b"99999999999\0")], "its size is not a number|a tar archive"),
     "user id -1": ([tape.pax({b"uid": b"4294967295"}), tape.file(b"a")], "user id 4294967295 is none that Linux has"),
     "group id -1": ([tape.file(b"a", gid=tape.base256(-1, 8))], "group id -1 is none"),
     "a group id below all": ([tape.file(b"a", gid=tape.base256(-(1 << 40), 8))], "group id -1099511627776 is none"),

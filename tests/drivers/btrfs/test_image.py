@@ -361,7 +361,7 @@ def test_the_default_size_is_what_the_disk_has(memory: Path) -> None:
 
 @pytest.mark.parametrize(("size", "sentence"), [
     ("10M", "btrfs.loopsize=10M is too small: at least 256M"),
-    ("many", "btrfs.loopsize=many is no size"),
+    ("many", "btrfs.loopsize=many is not a size"),
 ])
 def test_a_size_that_cannot_be(root: str, size: str, sentence: str) -> None:
     with pytest.raises(Unavailable, match=sentence):

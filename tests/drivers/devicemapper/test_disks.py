@@ -134,7 +134,7 @@ def test_a_disk_that_is_in_use_is_refused_whatever_is_said(force: bool, tmp_path
 
 def test_what_is_no_block_device(tmp_path: Path) -> None:
     paths = file_of(tmp_path / "metadata", 4 * MIB), file_of(tmp_path / "data", SIZE)
-    with pytest.raises(Unavailable, match="metadata is no block device"), devices(
+    with pytest.raises(Unavailable, match="metadata is not a block device"), devices(
         *map(str, paths)
     ).attached():
         pass
@@ -242,7 +242,7 @@ EXCHANGED: dict[str, tuple[str, Callable[[Pool, Path], tuple[Path, Path]]]] = {
         "has no metadata of a thin pool", lambda pool, place: (file_of(place, 4 * MIB), pool.data),
     ),
     "metadata for a strange pool's with the same numbers": (
-        "has not the metadata of what is on",
+        "does not have the metadata of what is on",
         lambda pool, place: (Pool(place, bytes(16), base_at=9).metadata, pool.data),
     ),
     "data for another pool's": (
@@ -291,7 +291,7 @@ def test_a_disk_that_has_grown(pool: Pool) -> None:
 
 def test_metadata_that_were_repaired_are_known_by_what_they_lead_to(pool: Pool) -> None:
     pool.restore(7, 3)
-    with pytest.raises(Unavailable, match="has not the metadata of what is on"):
+    with pytest.raises(Unavailable, match="does not have the metadata of what is on"):
         pool.check(base=None)
     pool.check()
     with lower(pool.metadata, pool.data) as disks:
@@ -309,7 +309,7 @@ def test_a_pool_of_an_older_version_has_neither(pool: Pool) -> None:
     with open(pool.data, "r+b") as file:
         file.seek(3 * BLOCK * 512)
         file.write(bytes(4096))
-    with pytest.raises(Unavailable, match="has not the metadata of what is on"):
+    with pytest.raises(Unavailable, match="does not have the metadata of what is on"):
         pool.check(data_sectors=0)
 
 

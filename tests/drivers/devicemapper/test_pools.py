@@ -207,7 +207,7 @@ def test_a_pool_of_an_older_version(opened: Opener, tmp_path: Path) -> None:
     (pool / "data").touch()
     os.truncate(pool / "data", 256 * MIB)
     os.chmod(pool / "data", 0o600)
-    with closing(opened()) as driver, pytest.raises(Unavailable, match="has not the metadata of what is on"):
+    with closing(opened()) as driver, pytest.raises(Unavailable, match="does not have the metadata of what is on"):
         driver.view("look", "base")
     assert not any(Path(pool / "data").read_bytes())
     os.rename(older, pool / "data")

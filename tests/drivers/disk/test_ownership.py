@@ -126,7 +126,7 @@ def test_a_store_that_is_no_file_of_ours(how: str, name: str, root: Path, tmp_pa
     else:
         shutil.copy(aside, store)
         os.chown(store, SOMEBODY, -1)
-    with pytest.raises(Unavailable, match=r"is no regular file|belongs to the user"):
+    with pytest.raises(Unavailable, match=r"is not a regular file|belongs to the user"):
         open_driver(name, str(root))
     store.rmdir() if how == "a directory" else store.unlink()
     os.rename(aside, store)

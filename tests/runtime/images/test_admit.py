@@ -54,7 +54,7 @@ BAD = {
     "another layer's diff id": (
         image_of(LAYERS, diff_ids=[digest_of(LAYERS[0]), digest_of(b"x")]), "its diff id is wrong",
     ),
-    "no archive": (image_of([LAYERS[0], b"x" * 2000]), "this is no tar archive"),
+    "no archive": (image_of([LAYERS[0], b"x" * 2000]), "this is not a tar archive"),
     "another number of layers": (image_of(LAYERS, diff_ids=[digest_of(LAYERS[0])]), "and its configuration another"),
 }  # fmt: skip
 

@@ -349,7 +349,7 @@ def hostile() -> dict[str, tuple[Mapping[str, bytes | str], str]]:
         "a link to itself": (docker | {"1/layer.tar": "../1/layer.tar"}, "it is a link that leads nowhere"),
         "a link to a directory": (docker | {"1/layer.tar": ".."}, "the archive has no such file"),
         "a wrong layer": (docker | {"1/layer.tar": LAYERS[0]}, "1/layer.tar: it is not the layer sha256:"),
-        "no layer": (docker | {"1/layer.tar": b"x" * 2000}, "1/layer.tar: this is no tar archive"),
+        "no layer": (docker | {"1/layer.tar": b"x" * 2000}, "1/layer.tar: this is not a tar archive"),
         "an xz layer": (docker | {"1/layer.tar": lzma.compress(LAYERS[1])}, "packed with bzip2 or xz"),
         "a bad configuration": (docker | {config: b"[]"}, "is no JSON object"),
         "a changed document": (oci | {manifest: b"{}"}, "is not what its name says"),

@@ -174,7 +174,7 @@ def test_a_beginning_of_an_id_that_is_not_enough(store: ImageStore, archive: Arc
 
 BAD: dict[str, tuple[bytes | None, str]] = {
     "no file": (None, "No such file or directory"),
-    "no archive": (b"hello" * 1000, "this is no tar archive"),
+    "no archive": (b"hello" * 1000, "this is not a tar archive"),
     "an empty file": (b"", "it is empty"),
     "an empty file, packed": (gzip.compress(b""), "it is empty"),
     "cut short": (tape.archive(tape.file(b"big", b"x" * 5000))[:2000], r"big \(byte 2000\): the archive is cut short"),
