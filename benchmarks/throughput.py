@@ -5,6 +5,7 @@ Measured on one file of 128 MiB, as seconds per MiB (shown as MiB/s), by one sys
   sequential read, cold      of the lower file, 1 MiB blocks: the union was just mounted, and the lower file's pages
                              dropped (posix_fadvise), so the disk's time counts; on tmpfs they are the file, and stay
   sequential read, warm      the same once more
+  sequential read, program   both of a file that begins as a program does: a union may treat it otherwise
   random read, fresh mount   of 4 KiB, 4096 of them, each at an offset of its own: the lower file's pages are in the
                              cache, and the union was just mounted
   random read, warm          the same once more
@@ -32,11 +33,17 @@ SIZE, QUICK_SIZE = 128 * MiB, 16 * MiB
 READS = 4096
 
 
-def fill(directory: str, size: int) -> None:
+# Files of the lower directory, and what each begins with: data, and what elf(5) says that a program does.
+KINDS = {"file": b"", "program": b"\x7fELF"}
+
+
+def fill(directory: str, size: int, names: Sequence[str] = tuple(KINDS)) -> None:
     block = os.urandom(BLOCK)
-    with open(os.path.join(directory, "file"), "wb", buffering=0) as file:
-        for _ in range(size // BLOCK):
-            file.write(block)
+    for name in names:
+        with open(os.path.join(directory, name), "wb", buffering=0) as file:
+            for _ in range(size // BLOCK):
+                file.write(block)
+            os.pwrite(file.fileno(), KINDS[name], 0)
 
 
 def drop_pages(path: str) -> None:
@@ -100,10 +107,12 @@ def run(unions: Sequence[Union], work: str, rounds: int, *, quick: bool = False)
 
 def _once(tree: Mounted, lower: str, size: int) -> Iterator[tuple[str, float]]:
     """One round on one union: each measure with its seconds per MiB."""
+    for name, kind in (("file", ""), ("program", ", program")):
+        path = os.path.join(tree.path, name)
+        drop_pages(os.path.join(lower, name))
+        for state in ("cold", "warm"):
+            yield f"sequential read, {state}{kind}", seconds(partial(read, path)) / (size / MiB)
     path = os.path.join(tree.path, "file")
-    drop_pages(os.path.join(lower, "file"))
-    for state in ("cold", "warm"):
-        yield f"sequential read, {state}", seconds(partial(read, path)) / (size / MiB)
     tree.remount()
     read(os.path.join(lower, "file"))
     offsets = page_offsets(size)

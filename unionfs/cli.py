@@ -25,8 +25,9 @@ permissions: rw, ro, rr (read-only medium); ro+wh and rr+wh are the same as ro a
 options:     ro, nosuid, nodev, noexec, noatime … as for mount(8); allow_other is root's default;
              volatile: copy-ups do not wait for the disk, a power cut may leave files without their data;
              transport=auto|direct|pyfuse3: who speaks to the kernel; auto is direct where that works;
-             posix: whoever reads a lower file sees it change when somebody else writes to it, as on any
-             file system; costs the kernel's own access to lower files (passthrough);
+             passthrough=programs|all|none: which lower files the kernel reads by itself, from one cache for
+             all mounts. Whoever has such a file open does not see what others write to it from then on, so
+             the default is programs and libraries (ELF); posix is another word for none;
              spin=MICROSECONDS: how long a busy server polls for the next request before it sleeps
              (default 200, 0 is off);
              fsname=TEXT, subtype=WORD: what the table of mounts shows as the source, and as the type after

@@ -17,9 +17,11 @@ from typing import Literal, cast
 
 Permission = Literal["rw", "ro", "rr"]
 Transport = Literal["auto", "direct", "pyfuse3"]
+Passthrough = Literal["programs", "all", "none"]
 
 PERMISSIONS = ("rw", "ro", "rr")
 TRANSPORTS = ("auto", "direct", "pyfuse3")
+PASSTHROUGH = ("programs", "all", "none")
 
 # Bytes of a string that fsconfig(2) takes, with its NUL.
 _LONGEST_STRING = 256
@@ -51,7 +53,7 @@ class MountPlan:
     allow_other: bool = False
     volatile: bool = False  # overlayfs's word: copy-ups do not wait for the disk
     transport: Transport = "auto"
-    posix: bool = False  # a descriptor opened for reading sees a later copy-up, even where that costs passthrough
+    passthrough: Passthrough = "programs"  # lower files that the kernel reads by itself, and does not see copied up
     spin: int = 200  # microseconds to poll for the next request before sleeping; 0, not at all
     workdir: str | None = None  # overlayfs's; must exist, is not used: the work area lies in the writable branch
     fsname: str = "unionfs"  # the source that the table of mounts shows
@@ -86,9 +88,9 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
     Raises OptionError.
     """
     flags: set[str] = set()
-    words = {"allow_other": False, "volatile": False, "posix": False}
+    words = {"allow_other": False, "volatile": False}
     writable_wanted = False
-    transport, spin = MountPlan.transport, MountPlan.spin
+    transport, spin, passthrough = MountPlan.transport, MountPlan.spin, MountPlan.passthrough
     fsname, subtype = MountPlan.fsname, MountPlan.subtype
     listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
     overlay: dict[str, str] = {}
@@ -110,7 +112,11 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         elif option in words:
             words[option] = True
         elif key == "transport":
-            transport = _transport(value, option)
+            transport = cast(Transport, _one_of(TRANSPORTS, key, value, option))
+        elif key == "passthrough":
+            passthrough = cast(Passthrough, _one_of(PASSTHROUGH, key, value, option))
+        elif option == "posix":
+            passthrough = "none"
         elif key == "spin":
             spin = _spin(value, option)
         elif key == "fsname" and option[len(key) :][:1] == "=":
@@ -122,7 +128,7 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         elif option not in _IGNORED and not key.startswith(("x-", "X-", "comment")):
             raise OptionError(
                 f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, transport, spin,"
-                " posix, volatile, fsname, subtype, allow_other and those of mount(8)"
+                " passthrough, posix, volatile, fsname, subtype, allow_other and those of mount(8)"
             )
     if overlay:
         listed.append(("lowerdir", _overlay(overlay)))
@@ -144,6 +150,7 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         workdir=None if workdir is None else _unescape(workdir),
         transport=transport,
         spin=spin,
+        passthrough=passthrough,
         fsname=fsname,
         subtype=subtype,
         **words,
@@ -158,10 +165,10 @@ def _check_writable(branches: Sequence[BranchSpec], wanted: bool) -> None:
         raise OptionError("rw is asked for, but no branch is writable: mark the top one =rw")
 
 
-def _transport(value: str | None, option: str) -> Transport:
-    if value not in TRANSPORTS:
-        raise OptionError(f"{option}: choose transport={', '.join(TRANSPORTS[:-1])} or {TRANSPORTS[-1]}")
-    return cast(Transport, value)
+def _one_of(words: Sequence[str], key: str, value: str | None, option: str) -> str:
+    if value is None or value not in words:
+        raise OptionError(f"{option}: choose {key}={', '.join(words[:-1])} or {words[-1]}")
+    return value
 
 
 def _spin(value: str | None, option: str) -> int:

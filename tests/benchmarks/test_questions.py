@@ -15,12 +15,13 @@ from benchmarks.unions import Union, lower_directory
 
 MEASURES = {
     "throughput": {
-        "sequential write", "sequential read, cold", "sequential read, warm", "random read, fresh mount",
-        "random read, warm",
+        "sequential write", "sequential read, cold", "sequential read, warm", "sequential read, cold, program",
+        "sequential read, warm, program", "random read, fresh mount", "random read, warm",
     },
     "metadata": {
-        "create + write 1 kB + close", "first open + read + close, lower", "open + read + close, lower", "rename",
-        "unlink", "mkdir + rmdir", "unlink, lower",
+        "create + write 1 kB + close", "first open + read + close, lower", "open + read + close, lower",
+        "first open + read + close, lower program", "open + read + close, lower program", "rename", "unlink",
+        "mkdir + rmdir", "unlink, lower",
     },
     "walk": {
         "cold walk, 100 files a directory", "second walk, 100 files a directory", "warm walk, 100 files a directory",
@@ -28,7 +29,7 @@ MEASURES = {
         "warm walk, 4 files a directory", "cold random lstat", "missing name", "missing name, again",
     },
     "workloads": {"git clone + status + checkout", "git clone", "git status", "git checkout", "tar x", "cc"},
-    "pagecache": {"lower file, 4 mounts"},
+    "pagecache": {"lower file, 4 mounts", "lower program, 4 mounts"},
     "memory": {"resident, idle", "resident after the walk", "resident a known inode"},
 }  # fmt: skip
 
@@ -139,5 +140,5 @@ def test_the_memory_of_a_process_has_that_of_its_children() -> None:
 def test_cached_counts_what_is_written(tmp_path: Path) -> None:
     with memory.tmpfs(str(tmp_path)):
         before = pagecache.cached()
-        throughput.fill(str(tmp_path), 64 << 20)
+        throughput.fill(str(tmp_path), 64 << 20, ["file"])
         assert pagecache.cached() - before > 48 << 20  # the machine's other files come and go

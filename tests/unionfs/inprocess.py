@@ -14,13 +14,20 @@ from typing import NamedTuple
 
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
+from unionfs.union.waiting import Waiting
 
 ROOT = 1
 _WHOLE = 1 << 20
 
 
 @contextlib.contextmanager
-def union(base: os.PathLike[str], *lower: str, upper: str | None = "up", volatile: bool = True) -> Iterator[UnionFs]:
+def union(
+    base: os.PathLike[str],
+    *lower: str,
+    upper: str | None = "up",
+    volatile: bool = True,
+    waiting: Waiting | None = None,
+) -> Iterator[UnionFs]:
     """`upper` over the directories `lower` ("low" unless named), top first, all below `base` and made if missing.
 
     The umask is 0 meanwhile, as in a server.
@@ -32,7 +39,7 @@ def union(base: os.PathLike[str], *lower: str, upper: str | None = "up", volatil
             path = os.path.join(base, name)
             os.makedirs(path, 0o755, exist_ok=True)
             branches.append(Branch.open(os.fsencode(path), "rw" if name == upper else "ro"))
-        fs = UnionFs(branches, volatile=volatile)
+        fs = UnionFs(branches, volatile=volatile, waiting=waiting)
         try:
             yield fs
         finally:

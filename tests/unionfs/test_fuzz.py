@@ -27,6 +27,7 @@ from tests.unionfs.inprocess import Seen, differences, known, snapshot, union
 from unionfs.fuse import abi
 from unionfs.fuse.request import Malformed, Request, Unintelligible, parse
 from unionfs.linux import consts, mounts
+from unionfs.options import PASSTHROUGH
 from unionfs.transport.memory import EVERYTHING, MemoryTransport
 from unionfs.union.fs import UnionFs
 
@@ -112,7 +113,7 @@ def one_round(base: Path, seed: int, count: int, complaints: list[str]) -> None:
         before = read(str(base / "low"))
         with union(base, *merged, upper=upper) as fs:
             offers = EVERYTHING if seed % 4 else EVERYTHING & ~abi.FUSE_PASSTHROUGH
-            transport = MemoryTransport(fs, posix=seed % 3 == 0, offers=offers)
+            transport = MemoryTransport(fs, passthrough=PASSTHROUGH[seed % 3], offers=offers)
             transport.lent.refuses = errno.EPERM if seed % 16 == 5 else 0
             requests(transport, seed, count, complaints)
             assert known(fs) == 1, "a node that nobody knows is left in the table"
@@ -162,7 +163,7 @@ def round_of_threads(base: Path, seed: int, count: int, complaints: list[str]) -
     problems: list[str] = []
     with branches(base), union(base, "low/1", "low/0") as fs:
         before = read(str(base / "low"))
-        transport = MemoryTransport(fs, posix=seed % 2 == 0)
+        transport = MemoryTransport(fs, passthrough=PASSTHROUGH[seed % 3])
         kernels = [Kernel(random.Random(seed * 10 + number)) for number in range(4)]
 
         def work(kernel: Kernel) -> None:

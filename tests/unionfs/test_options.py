@@ -74,17 +74,19 @@ def test_what_is_not_a_flag() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "transport", "posix", "spin"),
+    ("options", "transport", "passthrough", "spin"),
     [
-        ([], "auto", False, 200),
-        (["transport=direct,posix,spin=0"], "direct", True, 0),
-        (["transport=pyfuse3", "spin=10000"], "pyfuse3", False, 10_000),
-        (["transport=direct,spin=7", "transport=auto,spin=8"], "auto", False, 8),
+        ([], "auto", "programs", 200),
+        (["transport=direct,posix,spin=0"], "direct", "none", 0),
+        (["transport=pyfuse3", "spin=10000"], "pyfuse3", "programs", 10_000),
+        (["transport=direct,spin=7", "transport=auto,spin=8"], "auto", "programs", 8),
+        (["posix", "passthrough=all"], "auto", "all", 200),
+        (["passthrough=all,posix"], "auto", "none", 200),
     ],
 )
-def test_how_it_is_served(options: list[str], transport: str, posix: bool, spin: int) -> None:
+def test_how_it_is_served(options: list[str], transport: str, passthrough: str, spin: int) -> None:
     plan = parse("a:b", options)
-    assert (plan.transport, plan.posix, plan.spin) == (transport, posix, spin)
+    assert (plan.transport, plan.passthrough, plan.spin) == (transport, passthrough, spin)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +111,8 @@ def test_how_it_is_shown(options: list[str], shown: tuple[str, str]) -> None:
         ("low:up", ["transport=fuse"], ["transport=fuse", "auto, direct or pyfuse3"]),
         ("low:up", ["transport"], ["auto, direct or pyfuse3"]),
         ("low:up", ["posix=1"], ["'posix=1'", "known are"]),
+        ("low:up", ["passthrough"], ["programs, all or none"]),
+        ("low:up", ["passthrough=some"], ["passthrough=some", "programs, all or none"]),
         ("low:up", ["fsname"], ["'fsname'", "known are"]),
         ("low:up", ["fsname="], ["'fsname='", "255 bytes"]),
         ("low:up", ["fsname=" + "\n" * 256], ["fsname", "255 bytes"]),

@@ -24,7 +24,8 @@ SETTINGS = ("upper-only", "lower-only", "merged", "over-whiteouts")
 # Name of a union -> its setting, and the options of the mount.
 UNIONS = {f"{setting}-{transport}": (setting, f"transport={transport}")
           for transport in TRANSPORTS for setting in SETTINGS}
-UNIONS |= {f"{setting}-posix": (setting, "transport=direct,posix") for setting in ("lower-only", "merged")}
+UNIONS |= {f"{setting}-{which}": (setting, f"transport=direct,passthrough={which}")
+           for setting in ("lower-only", "merged") for which in ("none", "all")}
 
 OLD_DATA = "assert b'old data' == b'new data'"
 
@@ -49,9 +50,9 @@ OVERLAYFS_DIFFERS = {
     "open_again_through_proc": Differs(errno.EEXIST, "an unlinked lower file cannot be copied up"),
 }
 
-# What the direct transport does otherwise where the kernel reads lower files by itself (unionfs/serve/passthrough.py),
-# unless it is mounted with `posix`. Whoever opened a file before its copy-up has opened the lower file.
-DIRECT_DIFFERS = {
+# What differs where the kernel reads all lower files by itself (unionfs/serve/lending.py): who opened one before its
+# copy-up has opened the lower file.
+ALL_LENT_DIFFERS = {
     "a_read_only_map_sees_writes": Differs(OLD_DATA, "a map of the lower file is not moved to its copy"),
     "a_read_only_descriptor_sees_writes": Differs(OLD_DATA, "an open lower file is not moved to its copy"),
     "written_before_unlink_read_by_another_descriptor": Differs(
@@ -62,7 +63,7 @@ DIRECT_DIFFERS = {
         "assert False is True", "locks are on the kernel's inode, and the copy's is another"),
 }
 
-DIFFERS = {"overlayfs": OVERLAYFS_DIFFERS, "lower-only-direct": DIRECT_DIFFERS}
+DIFFERS = {"overlayfs": OVERLAYFS_DIFFERS, "lower-only-all": ALL_LENT_DIFFERS}
 
 
 @pytest.fixture(scope="module", params=["plain", "overlayfs", *UNIONS])

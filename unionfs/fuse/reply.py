@@ -82,6 +82,7 @@ _INIT = _message(abi.INIT_OUT)
 _INVAL_INODE = _message(abi.NOTIFY_INVAL_INODE_OUT)
 _INVAL_ENTRY = _message(abi.NOTIFY_INVAL_ENTRY_OUT)
 _DELETE = _message(abi.NOTIFY_DELETE_OUT)
+_STORE = _message(abi.NOTIFY_STORE_OUT)
 _PRUNE = _message(abi.NOTIFY_PRUNE_OUT)
 
 _pack_header = abi.OUT_HEADER.pack
@@ -230,6 +231,13 @@ def notify_inval_inode(nodeid: int, offset: int, length: int) -> bytes:
     is negative. The write fails with ENOENT if the kernel does not know the node.
     """
     return _INVAL_INODE.pack(_INVAL_INODE.size, abi.FUSE_NOTIFY_INVAL_INODE, 0, nodeid, offset, length)
+
+
+def notify_store(nodeid: int, offset: int, size: int) -> bytes:
+    """What goes before `size` bytes that the kernel is to have in its cache of a node, from `offset`; beyond its end it
+    would grow (fuse_notify_store(), fs/fuse/dev.c). The write fails with ENOENT if the kernel does not know the node.
+    """
+    return _STORE.pack(_STORE.size + size, abi.FUSE_NOTIFY_STORE, 0, nodeid, offset, size)
 
 
 def notify_inval_entry(parent: int, name: bytes, flags: int) -> bytes:

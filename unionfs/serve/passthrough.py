@@ -5,7 +5,7 @@ READ and WRITE, or all of them by one and the same backing file. What breaks it 
 of before a copy-up is given for an open after it, goes to the wrong file. So:
 
     no open file, upper       passthrough
-    no open file, lower       passthrough; under `posix` through us
+    no open file, lower       passthrough if it is lent at all (serve/lending.py), else through us
     open through us           through us: the data is read where it is, also after a copy-up, and stays coherent
     open by a backing file    by the same one, if the file is still there
     ... and copied up since   ESTALE, and the node is renumbered: the kernel looks the path up once more, finds the new
@@ -28,11 +28,14 @@ its file system clears bits that were set later, on anybody's write, root's too.
 map, for which a file must be open for reading and writing, and which may outlive the descriptor. `attributes_valid`
 says for how long the kernel may then keep attributes.
 
-Backing files are kept for a while after the last close: the next open costs no system call.
+Backing files are kept for a while after the last close: the next open costs no system call. A small lower file that is
+not lent goes into the kernel's cache whole before its first open is answered, while no copy-up of it can begin: then
+nobody asks for its bytes, and no descriptor is opened for who opens it again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
@@ -42,7 +45,12 @@ from typing import NamedTuple, Protocol
 
 from unionfs.fuse.abi import FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH
 from unionfs.serve.filesystem import Filesystem
+from unionfs.serve.lending import Lends
 from unionfs.union.branch import Branch
+
+# Bytes of a lower file that the kernel gets with its first open rather than when it asks: as many as it would ask for
+# (read_ahead_kb, 128). To give them costs less than the request.
+_MOST_GIVEN = 128 << 10
 
 # Files that nobody has open and whose backing file is kept; each pins an inode of its branch.
 _MOST_IDLE = 4096
@@ -65,6 +73,10 @@ class Lender(Protocol):
         ...
 
     def take_back(self, backing_id: int) -> None: ...
+
+    def give(self, number: int, content: bytes) -> None:
+        """Have the kernel keep the whole content of the file `number` in its cache, if it will."""
+        ...
 
 
 class Opened(NamedTuple):
@@ -100,25 +112,33 @@ class _Use:
         self.set_id = False
 
 
+def _head(fd: int) -> bytes:
+    try:
+        return os.pread(fd, 4, 0)
+    except OSError:  # EIO: who reads it is told
+        return b""
+
+
 class Passthrough:
-    """Guarded by `_lock`, which is outside of Stack.lock: `_uses`, by number, of all that are open or kept, and
-    `_numbers`, by handle, of all that are open.
+    """Guarded by `_lock`, which is outside of Stack.lock: `_uses`, by number, of all that are open or kept,
+    `_numbers`, by handle, of all that are open, and `_given`.
 
     Invariant: `_idle` holds exactly the numbers whose use has no open file; each has a backing id.
     """
 
     def __init__(
-        self, fs: Filesystem, lender: Lender, *, strict: bool, forget_attributes: Callable[[int], None]
+        self, fs: Filesystem, lender: Lender, *, lends: Lends, forget_attributes: Callable[[int], None]
     ) -> None:
-        """`strict` is the option `posix`. `forget_attributes(number)` makes the kernel ask for them again."""
+        """`lends` is asked about lower files. `forget_attributes(number)` makes the kernel ask for them again."""
         self._fs = fs
         self._lender = lender
-        self._strict = strict
+        self._lends = lends
         self._forget_attributes = forget_attributes
         self._lock = threading.Lock()
         self._uses: dict[int, _Use] = {}
         self._numbers: dict[int, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
+        self._given: set[int] = set()  # lower files that are not lent, and were given when they were opened first
         self._refused: dict[int, int] = {}  # number -> the process that was sent to look up again
 
     def open(self, number: int, fh: int, flags: int, pid: int, *, mode: int | None = None) -> Opened:
@@ -140,7 +160,7 @@ class Passthrough:
                     os.close(self._fs.open_again(fh, flags & _CHECKED)[0])
                 if not use.opens:
                     del self._idle[number]
-            if not use.backing_id:
+            if not use.backing_id and (use.branch.writable or use.branch.confined):
                 self._open_now(number, fh, use)
             use.opens += 1
             self._numbers[fh] = number
@@ -179,18 +199,18 @@ class Passthrough:
         return Opened(FOPEN_PASSTHROUGH, use.backing_id)
 
     def _begin(self, number: int, fh: int, flags: int, mode: int | None) -> _Use:
+        if mode is None and not self._fs.branch_of(fh).writable:
+            lower = self._begin_lower(number, fh)
+            if lower is not None:
+                self._uses[number] = lower
+                return lower
         if mode is None:
             fd, branch = self._fs.open_again(fh, flags & _CHECKED)
         else:
             fd, branch = self._fs.descriptor(fh)
         try:
-            upper = branch.writable
-            backing_id = 0
-            if not ((os.fstat(fd).st_mode if mode is None else mode) & _SET_ID if upper else self._strict):
-                try:
-                    backing_id = self._lender.lend(fd, writable=upper)
-                except OSError:
-                    pass  # a file system that cannot be lent: stacked too deep, or without read_iter
+            set_id = (os.fstat(fd).st_mode if mode is None else mode) & _SET_ID
+            backing_id = 0 if set_id else self._lend(fd, writable=True)
         finally:
             if mode is None:
                 os.close(fd)
@@ -198,6 +218,38 @@ class Passthrough:
             self._fs.close_descriptor(fh)
         use = self._uses[number] = _Use(backing_id, branch)
         return use
+
+    def _begin_lower(self, number: int, fh: int) -> _Use | None:
+        """None if it was copied up just now."""
+        if number in self._given:
+            return _Use(0, self._fs.branch_of(fh))
+        fd, branch = self._fs.descriptor(fh)
+        if branch.writable:
+            self._fs.close_descriptor(fh)
+            return None
+        if self._lends(_head(fd)) and (backing_id := self._lend(fd, writable=False)):
+            self._fs.close_descriptor(fh)
+            return _Use(backing_id, branch)
+        self._give(number, fh, fd)
+        return _Use(0, branch)
+
+    def _lend(self, fd: int, *, writable: bool) -> int:
+        """The backing id, or 0 on a file system that cannot be lent: stacked too deep, or without read_iter."""
+        try:
+            return self._lender.lend(fd, writable=writable)
+        except OSError:
+            return 0
+
+    def _give(self, number: int, fh: int, fd: int) -> None:
+        with self._fs.staying(fh) as stays:
+            if stays:
+                self._given.add(number)
+                size = os.fstat(fd).st_size
+                if 0 < size <= _MOST_GIVEN:
+                    with contextlib.suppress(OSError):  # EIO: who reads it is told
+                        content = os.pread(fd, size, 0)
+                        if len(content) == size:
+                            self._lender.give(number, content)
 
     def close(self, fh: int) -> None:
         """The open file `fh` is closed."""
@@ -225,6 +277,7 @@ class Passthrough:
     def forget(self, number: int) -> None:
         """The kernel has dropped the inode: what is kept for the next open would only hold the file's space."""
         # Unlocked: a number that is being opened is not being forgotten.
+        self._given.discard(number)
         if number in self._uses or number in self._refused:
             with self._lock:
                 self._refused.pop(number, None)

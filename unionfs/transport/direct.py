@@ -25,6 +25,7 @@ from unionfs.fuse.init import Agreement, Refused, Wish
 from unionfs.fuse.request import Malformed, parse
 from unionfs.linux import consts, fusedev
 from unionfs.linux.processes import WithoutCapability
+from unionfs.serve.lending import LENDS, Lends
 from unionfs.serve.passthrough import Passthrough
 from unionfs.serve.wire import WireOperations
 from unionfs.transport import control, info, serving
@@ -63,15 +64,15 @@ def serve(
     allow_other: bool,
     ready: Callable[[], None],
     volatile: bool = False,
-    posix: bool = False,
+    passthrough: str = "programs",
     spin_us: int = 200,
     reason: str = "",
 ) -> None:
     """Mount the union of `branches` (top first; closed at the end) and serve it; return when it is unmounted.
 
-    `ready` is called once, from the main thread, when the mount answers and is delivered; `posix` and `spin_us`
-    are the mount options; `reason` says why this transport was chosen. Raises OSError when the union or the mount is
-    refused, and fuse.init.Refused, with nothing left mounted or open, when the kernel is too old.
+    `ready` is called once, from the main thread, when the mount answers and is delivered; `passthrough` and
+    `spin_us` are the mount options; `reason` says why this transport was chosen. Raises OSError when the union or the
+    mount is refused, and fuse.init.Refused, with nothing left mounted or open, when the kernel is too old.
     """
     serving.prepare_process()
     started = time.time()
@@ -88,7 +89,7 @@ def serve(
         fd = delivery.mount(flags, allow_other, dont_mask=bool(WISH.flags & abi.FUSE_DONT_MASK))
         at_end.callback(os.close, fd)
         at_end.callback(lambda: unmounter.detach(delivery.identity))
-        connection = _Connection(fs, workers, fd, strict=posix)
+        connection = _Connection(fs, workers, fd, lends=LENDS[passthrough])
 
         def facts() -> info.Facts:
             agreed = connection.operations.agreed
@@ -99,7 +100,7 @@ def serve(
                 "flags": init.names(agreed.flags) if agreed else [],
                 "missing": list(agreed.missing) if agreed else [],
                 "passthrough": connection.passthrough_facts(),
-                "posix": posix,
+                "lends": passthrough,
                 "spin_us": spin_us,
                 "branches": info.branch_facts(branches),
                 "nodes": nodes,
@@ -141,10 +142,10 @@ class _Connection:
     answers INIT; `cannot_lend` (why a file was refused) and `has_lent` by those that open files; the rest is
     immutable."""
 
-    def __init__(self, fs: UnionFs, workers: Workers, fd: int, *, strict: bool) -> None:
+    def __init__(self, fs: UnionFs, workers: Workers, fd: int, *, lends: Lends) -> None:
         self.fs = fs
         self.workers = workers
-        self.strict = strict
+        self.lends = lends
         self.refused: Refused | None = None
         self.cannot_lend = ""
         self.has_lent = False
@@ -167,7 +168,7 @@ class _Connection:
         if not agreed.passthrough:
             self.cannot_lend = "the kernel does not offer it (it takes Linux 6.9)"
             return None
-        return Passthrough(self.fs, self, strict=self.strict, forget_attributes=self._forget_attributes)
+        return Passthrough(self.fs, self, lends=self.lends, forget_attributes=self._forget_attributes)
 
     def lend(self, fd: int, *, writable: bool) -> int:
         try:
@@ -187,6 +188,10 @@ class _Connection:
 
     def take_back(self, backing_id: int) -> None:
         fusedev.backing_close(self.fd, backing_id)
+
+    def give(self, number: int, content: bytes) -> None:
+        with contextlib.suppress(OSError):  # ENOMEM; ENOENT: the kernel does not know the number any more
+            os.writev(self.fd, (reply.notify_store(number, 0, len(content)), content))
 
     def _forget_attributes(self, number: int) -> None:
         with contextlib.suppress(OSError):  # ENOENT: the kernel does not know the number any more

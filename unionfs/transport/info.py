@@ -27,6 +27,14 @@ class PassthroughFacts(TypedDict):
     reason: str
 
 
+# What `Facts.lends` means.
+_LOWER_FILES = {
+    "programs": "programs and libraries are read by the kernel itself",
+    "all": "read by the kernel itself: who has one open for reading does not see a later change",
+    "none": "read through the server",
+}
+
+
 class BranchFacts(TypedDict):
     path: str
     permission: str
@@ -41,7 +49,7 @@ class Facts(TypedDict):
     flags: list[str]  # of FUSE_INIT, agreed on
     missing: list[str]  # wished for, and not offered by the kernel
     passthrough: PassthroughFacts
-    posix: bool
+    lends: str  # which lower files the kernel reads by itself: serve.lending.LENDS
     spin_us: int
     branches: list[BranchFacts]
     nodes: int
@@ -89,7 +97,6 @@ def _because_of(error: OSError) -> str:
 
 def text(facts: Facts, mountpoint: str) -> str:
     """The facts for a reader: lines of `Name: value`, lists going on below."""
-    posix = "yes" if facts["posix"] else "no: who has a lower file open for reading does not see a later change"
     rows: list[tuple[str, Sequence[str]]] = [
         ("Mount point", [_printable(mountpoint)]),
         ("Server", [f"process {facts['pid']}, up {_duration(time.time() - facts['started'])}"]),
@@ -98,7 +105,7 @@ def text(facts: Facts, mountpoint: str) -> str:
         ("Agreed on", [_flags(facts["flags"])]),
         ("Not offered", [_flags(facts["missing"])]),
         ("Passthrough", [_because("yes" if facts["passthrough"]["enabled"] else "no", facts["passthrough"]["reason"])]),
-        ("Strict POSIX", [posix]),
+        ("Lower files", [_LOWER_FILES[facts["lends"] if facts["passthrough"]["enabled"] else "none"]]),
         ("Spin", [f"{facts['spin_us']} microseconds" if facts["spin_us"] else "off"]),
         ("Branches", [_branch(branch) for branch in facts["branches"]]),
         ("Nodes", [str(facts["nodes"])]),

@@ -11,6 +11,7 @@ from typing import Any
 
 from unionfs.fuse import abi, init
 from unionfs.fuse.init import Agreement, Refused
+from unionfs.serve.lending import LENDS
 from unionfs.serve.passthrough import Passthrough
 from unionfs.serve.wire import WireOperations
 from unionfs.transport.direct import WISH
@@ -29,6 +30,7 @@ class Lent:
     def __init__(self) -> None:
         self.files: dict[int, tuple[int, int]] = {}  # (st_dev, st_ino)
         self.writable: set[int] = set()
+        self.given: dict[int, bytes] = {}
         self.refuses = 0
         self._last = 0
 
@@ -42,6 +44,9 @@ class Lent:
             self.writable.add(self._last)
         return self._last
 
+    def give(self, number: int, content: bytes) -> None:
+        self.given[number] = content
+
     def take_back(self, backing_id: int) -> None:
         del self.files[backing_id]
         self.writable.discard(backing_id)
@@ -51,10 +56,10 @@ class MemoryTransport:
     """One connection. `lent` is what it was lent, `forgotten` the numbers whose attributes it was told to ask for
     again; `operations` counts requests. Calls come one at a time."""
 
-    def __init__(self, fs: UnionFs, *, posix: bool = False, offers: int = EVERYTHING) -> None:
+    def __init__(self, fs: UnionFs, *, passthrough: str = "programs", offers: int = EVERYTHING) -> None:
         """`offers`: the flags of INIT (64 bits), which is the first request. OSError EPROTO when it is refused."""
         self.fs = fs
-        self.posix = posix
+        self._lends = LENDS[passthrough]
         self.lent = Lent()
         self.forgotten: list[int] = []
         self.operations = WireOperations(
@@ -70,7 +75,7 @@ class MemoryTransport:
     def _passthrough(self, agreed: Agreement) -> Passthrough | None:
         if not agreed.passthrough:
             return None
-        return Passthrough(self.fs, self.lent, strict=self.posix, forget_attributes=self.forgotten.append)
+        return Passthrough(self.fs, self.lent, lends=self._lends, forget_attributes=self.forgotten.append)
 
     def ask(self, opcode: int, nodeid: int, body: bytes = b"", *, uid: int = 0, gid: int = 0) -> bytes | None:
         """The answer to a request with this body, or None; fuse.request.Unintelligible."""

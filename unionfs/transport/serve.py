@@ -24,7 +24,7 @@ def serve(plan: MountPlan, delivery: Delivery, ready: Callable[[], None]) -> Non
         try:
             direct.serve(
                 opened, delivery, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile,
-                posix=plan.posix, spin_us=plan.spin, ready=ready,
+                passthrough=plan.passthrough, spin_us=plan.spin, ready=ready,
                 reason=reason if plan.transport == "direct" else "the kernel speaks what it needs",
             )  # fmt: skip
             return

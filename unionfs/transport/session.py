@@ -66,7 +66,7 @@ def serve(
             "flags": [],
             "missing": [],
             "passthrough": {"enabled": False, "reason": "pyfuse3 has none"},
-            "posix": True,
+            "lends": "none",
             "spin_us": 0,
             "branches": info.branch_facts(branches),
             "nodes": nodes,

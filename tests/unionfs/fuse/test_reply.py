@@ -150,6 +150,10 @@ ANSWERS: dict[str, tuple[bytes, bytes]] = {
         reply.notify_inval_entry(0x6162, b"name", abi.FUSE_EXPIRE_ONLY),
         _notification(3, "6261000000000000 04000000 01000000 6e616d6500  # parent, namelen, flags, name"),
     ),
+    "notify_store": (
+        reply.notify_store(0x6162, 3, 4) + b"data",
+        _notification(4, "6261000000000000 0300000000000000 04000000 00000000 64617461  # nodeid, offset, size, data"),
+    ),
     "notify_delete": (
         reply.notify_delete(0x6162, 0x6364, b"name"),
         _notification(6, "6261000000000000 6463000000000000 04000000 00000000 6e616d6500  # parent, child, namelen"),
@@ -243,6 +247,7 @@ def test_a_smaller_entry_may_follow_one_that_did_not_fit() -> None:
         ("data", "tx 578437695752307201: OK 3 bytes"),
         ("notify_inval_inode", "tx: INVAL_INODE ino=24930 off=-1"),
         ("notify_inval_entry", "tx: INVAL_ENTRY parent=24930 namelen=4 flags=0x1 ['name']"),
+        ("notify_store", "tx: STORE nodeid=24930 offset=3 size=4 4 bytes"),
         ("notify_delete", "tx: DELETE parent=24930 child=25444 namelen=4 ['name']"),
         ("notify_inc_epoch", "tx: INC_EPOCH"),
         ("notify_prune", "tx: PRUNE count=2 16 bytes"),

@@ -24,13 +24,13 @@ LOWER: Tree = {"low": DATA.decode(), "d": {"x": "x"}}
 UPPER: Tree = {"up": DATA.decode()}
 
 
-@pytest.fixture(params=["", "posix"])
+@pytest.fixture(params=["passthrough=all", "posix"])
 def at(request: pytest.FixtureRequest, tmp_path: Path, mount_union: Callable[..., Union]) -> Iterator[str]:
     """A mount whose lower files the kernel reads by itself, or (posix) the server. What a failed test left immutable
     can be removed afterwards."""
     build(str(tmp_path / "low"), LOWER)
     build(str(tmp_path / "up"), UPPER)
-    yield mount_union("low", "up", options=(request.param,) if request.param else ()).path
+    yield mount_union("low", "up", options=(request.param,)).path
     for name in ("low", "up", "d"):
         with contextlib.suppress(OSError), opened(str(tmp_path / "up" / name), os.O_RDONLY) as fd:
             files.set_fsxattr(fd, bytes(28))

@@ -31,7 +31,7 @@ FACTS: info.Facts = {
     "flags": ["FUSE_PASSTHROUGH", "FUSE_POSIX_ACL"],
     "missing": [],
     "passthrough": {"enabled": True, "reason": ""},
-    "posix": False,
+    "lends": "programs",
     "spin_us": 200,
     "branches": [
         {"path": "/up", "permission": "rw", "guarded": False},
@@ -54,7 +54,7 @@ def test_what_a_reader_sees(monkeypatch: pytest.MonkeyPatch) -> None:
         f"Protocol:     7.45, Linux {os.uname().release}\n"
         "Agreed on:    passthrough, posix_acl\n"
         "Passthrough:  yes\n"
-        "Strict POSIX: no: who has a lower file open for reading does not see a later change\n"
+        "Lower files:  programs and libraries are read by the kernel itself\n"
         "Spin:         200 microseconds\n"
         "Branches:     rw  /up\n"
         "              ro  '/a\\nb\\udcff' (guarded)\n"
@@ -69,7 +69,7 @@ def test_what_is_not_so_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 59.0)
     facts = FACTS.copy()
     facts |= {
-        "protocol": None, "missing": ["FUSE_PASSTHROUGH"], "posix": True, "spin_us": 0, "requests": {},
+        "protocol": None, "missing": ["FUSE_PASSTHROUGH"], "lends": "none", "spin_us": 0, "requests": {},
         "passthrough": {"enabled": False, "reason": "Linux before 6.9"},
     }  # fmt: skip
     lines = info.text(facts, "/mnt").splitlines()
@@ -78,7 +78,7 @@ def test_what_is_not_so_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         f"Protocol:     as libfuse agreed on, Linux {os.uname().release}",
         "Not offered:  passthrough",
         "Passthrough:  no: Linux before 6.9",
-        "Strict POSIX: yes",
+        "Lower files:  read through the server",
         "Spin:         off",
         "Requests:     none",
     } <= set(lines)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
 from unionfs.linux import consts, files
 from unionfs.union import create, extents, place
@@ -41,6 +43,23 @@ class OpenFiles(Calls):
         """Give up the handle's descriptor until it is needed again: somebody else does the I/O."""
         with self._lock:
             self._handles.close_descriptor(self._handles.file(fh))
+
+    @contextlib.contextmanager
+    def staying(self, fh: int) -> Iterator[bool]:
+        """Around what no copy-up of the handle's file may come between: others wait with one. False if it lives in the
+        writable branch, or soon will."""
+        node = self._handles.file(fh).node
+        with self._lock:
+            stays = not node.is_upper and not node.copying
+            if stays:
+                node.copying = True
+        try:
+            yield stays
+        finally:
+            if stays:
+                with self._lock:
+                    node.copying = False
+                    self._stack.settled.notify_all()
 
     def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> tuple[int, Attr]:
         """A new file, open for reading and writing: (handle, attributes)."""
