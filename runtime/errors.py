@@ -14,6 +14,7 @@ is something to do, what.
     ├── RegistryError            a registry cannot be reached, refuses, or answers with what it must not
     ├── NetworkError             unknown network, or the kernel refused a link, address or rule
     ├── ContainerError           a step of making a container failed: the sentence has step and errno text
+    │   ├── ContainerEnded
     │   ├── CommandNotExecutable
     │   └── CommandNotFound
     └── ShimLost                 the process that kept a container is gone
@@ -79,6 +80,10 @@ class NetworkError(RuntimeFault):
 
 class ContainerError(RuntimeFault):
     """A step of making a container failed."""
+
+
+class ContainerEnded(ContainerError):
+    """The process that a step was about has ended."""
 
 
 class CommandNotExecutable(ContainerError):

@@ -135,7 +135,7 @@ class Cgroup:
         """The processes in it, in this process's pid namespace (0: not in it). Empty if it does not exist."""
         found: set[int] = set()
         for hierarchy in (self._unified,) if self._unified else self.hierarchies:
-            for directory, _, _ in os.walk(self._directory(hierarchy)):
+            for directory, _, _ in os.walk(self._directory(hierarchy), onerror=_raise_unless_missing):
                 try:
                     found.update(int(pid) for pid in _read(directory, "cgroup.procs").split())
                 except FileNotFoundError:
@@ -307,6 +307,12 @@ def _remove_if_ours(directory: str) -> bool:
     except OSError:  # in use by another container (EBUSY), or already removed
         return False
     return ours
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    """What cannot be listed is not empty."""
+    with suppress(FileNotFoundError), _gone_is_missing(error.filename):
+        raise error
 
 
 def _read(directory: str, file: str) -> str:
