@@ -16,7 +16,7 @@ from runtime.engine.containers import release
 from runtime.engine.containers.container import Container
 from runtime.engine.installation import Installation
 from runtime.engine.state import AT_REST, State, Status, rested
-from runtime.errors import NoSuchContainer, RuntimeFault, step
+from runtime.errors import NoSuchContainer, RuntimeFault, StateError, step
 
 # The exit codes of containers that nobody saw the end of: as killed, and docker's for "the machine went down".
 _KILLED = 137
@@ -26,7 +26,8 @@ _WENT_DOWN = 255
 def recover(installation: Installation) -> None:
     """Bring every container that was left behind to rest.
 
-    One that cannot be (a full disk, a snapshot that someone uses) is left as it is: a verb that is about it says why.
+    One that cannot be (a process that does not end, a full disk, a snapshot that someone uses) is left as it is: a verb
+    that is about it says why.
     What is removed here was never to stay (it was still being made, or runs with --rm), or was being removed by a
     process that was killed; not what somebody failed to remove, who said so (release.discard), nor what is damaged.
     """
@@ -64,7 +65,9 @@ def _settle(installation: Installation, container: Container) -> bool:
     if found.status in AT_REST and not up:
         return False  # its shim has ended between our look and now
     killed = found.oom_killed or release.oom_killed(container)
-    trouble = release.attempt([release.processes, partial(release.endpoint, installation)], container)
+    if trouble := release.attempt([release.processes], container):
+        raise StateError(trouble)  # what still runs does not rest, and keeps what it has
+    trouble = release.attempt([partial(release.endpoint, installation)], container)
     if found.status is Status.DEAD:
         container.tidy()
     elif _stays(container, found):

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 
 def processes(container: Container) -> None:
-    """Kill what is left in the container's cgroups, and remove them."""
+    """Kill what is left in the container's cgroups, and remove them. Raises RuntimeFault when something goes on."""
+    if not os.path.isdir(container.run_directory):
+        return
     from runtime.oci.container import delete
 
     with step("end its processes"):
-        if not delete(container.run_directory) and os.path.isdir(container.run_directory):
+        if not delete(container.run_directory):
             # An earlier version's, or a damaged one: its cgroups are known by its configuration too.
             with suppress(KeyError):
                 cgroup = _cgroup(container)
@@ -113,7 +115,8 @@ def discard_damaged(installation: Installation, container: Container) -> list[Aw
     def leave_network(container: Container) -> None:
         installation.network("bridge").detach(container.id)
 
-    attempt([processes, leave_network], container)
+    processes(container)
+    attempt([leave_network], container)
     container.begin_removal()
     try:
         away = installation.drivers.remove(container.id)

@@ -32,6 +32,7 @@ def start(
         os.close(lock)
         raise
     try:
+        installation.close()  # the shim has its own, and we may wait for long
         shim.order(container, lock, mounts, window)
         shim.started()
     except ShimLost:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
+from runtime.engine.containers import release
 from runtime.engine.containers.container import Container
 from runtime.engine.containers.recovery import recover
 from runtime.engine.installation import Installation
 from runtime.engine.processes import Process
+from runtime.engine.state import Status
 from runtime.engine.watch import connect
-from runtime.errors import ContainerError, StateError
+from runtime.errors import ContainerEnded, ContainerError, StateError
 
 _ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its shim
 
@@ -26,7 +29,9 @@ def stop(installation: Installation, container: Container, *, number: int, patie
     """
     watch = connect(container)
     if watch is None:
+        _end_lost(installation, container)
         return
+    installation.close()  # what a driver holds, others would wait for as long as we do
     with watch:
         watch.signal(number)
         if not watch.ended(patience):
@@ -41,6 +46,16 @@ def stop(installation: Installation, container: Container, *, number: int, patie
     recover(installation)
 
 
+def _end_lost(installation: Installation, container: Container) -> None:
+    """End one that runs on without its shim, as recovery could not: this raises why."""
+    if container.state().status is Status.RUNNING and (lock := container.lock()) is not None:
+        try:
+            release.processes(container)
+        finally:
+            os.close(lock)
+        recover(installation)
+
+
 def _kill(container: Container) -> bool:
     """Kill the first process ourselves, and the others with it; whether it has ended. Its shim may be stopped."""
     from runtime.oci import container as oci
@@ -50,7 +65,11 @@ def _kill(container: Container) -> bool:
         return True
     try:
         with Process(pid) as init:
-            oci.kill(container.run_directory, signal.SIGKILL)  # which looks whether it is the container's
+            try:
+                oci.kill(container.run_directory, signal.SIGKILL)  # which looks whether it is the container's
+            except ContainerError:
+                if not init.ended(0):  # else its shim has deleted it meanwhile, record and all
+                    raise
             return init.ended(_AFTER_KILL)
-    except (ProcessLookupError, ContainerError):
+    except (ProcessLookupError, ContainerEnded):
         return True

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from runtime.engine.containers import release
+from runtime.engine.containers import remove as removal
+from runtime.engine.containers.recovery import recover
+from runtime.engine.containers.stop import stop
+from runtime.engine.installation import Installation
+from runtime.engine.state import Status
+from runtime.errors import ContainerError
+from runtime.oci.cgroups import Cgroup
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, die_at, links, wait_until
 from tests.runtime.containers import LOOP, alive, children, found, kill_and_wait, start
 
@@ -232,3 +242,56 @@ def test_what_has_a_log_has_run(runtime: Runtime) -> None:
     assert runtime.status("ran").startswith("Exited (255)")
     assert runtime("rm", "ran") == "ran\n"
     assert _snapshots(runtime) == []
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_what_cannot_be_killed_does_not_rest(
+    vfs: Runtime, monkeypatch: pytest.MonkeyPatch, remove: bool
+) -> None:
+    """A process that waits in the kernel outlives its SIGKILL: it runs on, with all that it has."""
+    start(vfs, "stuck", LOOP, *(["--rm"] if remove else []))
+    container = found(vfs, "stuck")
+    kill_and_wait(container.state().shim_pid)
+
+    def no_end(cgroup: Cgroup) -> None:
+        raise ContainerError("it does not end")
+
+    with Installation(container.paths) as installation, monkeypatch.context() as patched:
+        patched.setattr(Cgroup, "kill", no_end)
+        recover(installation)
+        assert container.state().status is Status.RUNNING
+        assert alive(container.state().pid)
+        with pytest.raises(ContainerError, match=r"^it does not end$"):
+            stop(installation, container, number=signal.SIGTERM, patience=0)
+        for force in (False, True):
+            with pytest.raises(ContainerError, match=r"^it does not end$"):
+                removal.remove(installation, container, force=force, tell=print)
+        assert container.state().status is Status.RUNNING
+        with pytest.raises(ContainerError, match=r"^it does not end$"):
+            release.discard_damaged(installation, container)
+    pid = container.state().pid
+    assert vfs.ids() == ([] if remove else [container.id])
+    assert not alive(pid)
+    if not remove:
+        assert vfs.status("stuck").startswith("Exited (137)")
+        vfs("rm", "stuck")
+
+
+def test_a_driver_is_not_held_while_a_container_is_waited_for(vfs: Runtime) -> None:
+    """Others would wait for what it holds, a lock or a pool."""
+    vfs("run", "--name=first", "--network=none", IMAGE, "true")
+    start(vfs, "second", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+    held = str(vfs.root / "drivers")
+    state = found(vfs, "second").state()
+    os.kill(state.shim_pid, signal.SIGSTOP)
+    try:
+        with vfs.popen("rm", "-f", "first", "second") as process:
+            wait_until(lambda: process.poll() is not None or not alive(state.pid), "it has killed the second")
+            assert process.poll() is None
+            opened = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")]
+            assert not [link for link in opened if link.startswith(held)]
+            os.kill(state.shim_pid, signal.SIGCONT)
+            assert process.wait(PATIENCE) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(state.shim_pid, signal.SIGCONT)
