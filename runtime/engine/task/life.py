@@ -66,7 +66,8 @@ class Life:
             os.mkdir(self._container.rootfs, 0o700)  # where it is attached for a moment, before it is pivoted into
         spec = self._write_spec(self._tree.fd, window)
         with step("create the container"):
-            self._init, ends = self._create(spec)
+            ends = self._create(spec)
+        assert self._init is not None
         with step(f"connect it to the network {self._config.network}"):
             endpoint = self._connect(self._init.pid)
         running = self.state.to(
@@ -90,17 +91,21 @@ class Life:
         own = [mount["destination"] for mount in mounts if mount["type"] in ("bind", "file")]
         return tuple(trees.led_elsewhere(init.root, own))
 
-    def _create(self, spec: dict[str, Any]) -> tuple[Init, Ends]:
+    def _create(self, spec: dict[str, Any]) -> Ends:
         assert self._tree is not None and self._etc is not None
         root, etc = self._tree.fd, self._etc.fd
         if self._config.terminal:
-            init = oci.create(self._container.run_directory, spec, root=root, files=etc)
-            assert init.console is not None
-            return init, Ends(console=init.console)
+            self._init = oci.create(self._container.run_directory, spec, root=root, files=etc)
+            assert self._init.console is not None
+            return Ends(console=self._init.console)
         theirs, ends = pipes(stdin=self._config.stdin)
         try:
             directory = self._container.run_directory
-            return oci.create(directory, spec, stdio=theirs, root=root, files=etc), ends
+            self._init = oci.create(directory, spec, stdio=theirs, root=root, files=etc)
+            return ends
+        except BaseException:
+            ends.close()
+            raise
         finally:
             for fd in theirs:
                 os.close(fd)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
+import select
 import signal
 import socket
+import subprocess
 import sys
 import termios
 import time
@@ -362,3 +365,71 @@ def test_a_traced_zombie_does_not_stop_the_task(with_program: Callable[[str], Co
         assert vfs("stop", "-t", "20", "box") == "box\n"
         assert heard(other, frames.EXIT).json()["code"] == 5
     line.close()
+
+
+def test_a_client_for_whom_there_is_no_descriptor_waits_and_nothing_spins(box: Container) -> None:
+    task = box.state().shim_pid
+    with closing(line_to(box, frames.pack(frames.ATTACH))) as first:
+        heard(first, frames.STARTED)
+        opened = set(map(int, os.listdir(f"/proc/{task}/fd")))
+        _, hard = resource.prlimit(task, resource.RLIMIT_NOFILE)
+        resource.prlimit(task, resource.RLIMIT_NOFILE, (min(set(range(hard)) - opened), hard))
+        with closing(line_to(box, frames.pack(frames.ATTACH))) as second:
+            first.send(frames.pack_number(frames.SIGNAL, signal.SIGUSR1))
+            assert heard(first, frames.OUT).payload == b"asked\n"
+            before = spent(task)
+            assert not select.select([second.sock], [], [], 1.0)[0]
+            assert spent(task) - before < 0.3
+            first.close()
+            assert heard(second, frames.STARTED).process == 0
+
+
+def spent(pid: int) -> float:
+    """The seconds that a process has had of a CPU (proc(5), /proc/PID/stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("options", [(), ("-t",)])
+def test_who_writes_on_into_the_output_of_one_that_has_ended_does_not_keep_it(
+    vfs: Runtime, options: tuple[str, ...]
+) -> None:
+    """A process outside may have been given an end of it, as over a socket in a volume."""
+    start(vfs, "box", ASKED, *options)
+    with open(f"/proc/{vfs.pid('box')}/fd/1", "wb") as out, subprocess.Popen(["yes"], stdout=out) as elsewhere:
+        try:
+            assert vfs("stop", "-t", "20", "box") == "box\n"
+            assert vfs.status("box").startswith("Exited (5)")
+        finally:
+            elsewhere.kill()
+            vfs("rm", "-f", "box")
+
+
+def test_all_that_a_process_has_written_is_passed_on_however_much_its_pipe_holds(
+    with_program: Callable[[str], Container]
+) -> None:
+    line, _ = added(with_program(_A_LARGE_PIPE), "/program")
+    with closing(line):
+        out = 0
+        while True:
+            for frame in line.received:
+                out += len(frame.payload) if frame.kind == frames.OUT else 0
+                if frame.kind == frames.EXIT:
+                    assert out == 1 << 20
+                    return
+            line.received.clear()
+            assert line.receive()
+
+
+# Fills a pipe that it has made larger, at once.
+_A_LARGE_PIPE = """
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <unistd.h>
+static char text[1 << 20];
+int main(void) {
+    if (fcntl(1, F_SETPIPE_SZ, sizeof text) < 0)
+        return 1;
+    return write(1, text, sizeof text) != sizeof text;
+}
+"""
