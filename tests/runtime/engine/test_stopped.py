@@ -139,6 +139,26 @@ def test_a_command_whose_task_is_late(runtime: Runtime, number: int, code: int, 
     runtime("rm", "-f", name)
 
 
+@pytest.mark.parametrize("verb", ["run", "exec"])
+def test_a_client_whose_task_does_not_hear_a_signal_ends_and_says_so(runtime: Runtime, verb: str) -> None:
+    runtime("run", "-d", "--network=none", "--name=other", "box", "sleep", "600")
+    name, *words = ("own", verb, "--network=none", "--name=own", "box") if verb == "run" else ("other", verb, "other")
+    patient = [sys.executable, "-c", _WITH, "runtime.client.foreground", "_PATIENCE", "0.2"]
+    command = [*patient, *runtime.command(*words, "sh", "-c", "echo here; sleep 600")[3:]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        assert client.stdout is not None and client.stdout.readline() == b"here\n"
+        task = parent(runtime.pid(name))
+        os.kill(task, signal.SIGSTOP)
+        try:
+            client.send_signal(signal.SIGTERM)
+            _, err = client.communicate(timeout=PATIENCE)
+        finally:
+            os.kill(task, signal.SIGCONT)
+    unheard = "runtime: the process that keeps the container does not answer, and has not heard signal 15\n"
+    assert (client.returncode, err.decode()) == (125, unheard)
+    runtime("rm", "-f", *{"other", name})
+
+
 def waits_in_its_input(pid: int) -> bool:
     """Whether there is something to be read from its standard input, a pipe."""
     with open(f"/proc/{pid}/fd/0", "rb") as pipe:
