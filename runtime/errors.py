@@ -17,7 +17,7 @@ is something to do, what.
     │   ├── ContainerEnded
     │   ├── CommandNotExecutable
     │   └── CommandNotFound
-    └── ShimLost                 the process that kept a container is gone
+    └── TaskLost                 the process that kept a container is gone
 
 Callers catch the class. What each is to a user, an exit code or a status of HTTP, is for the face that he uses to say
 (cli/usage.py); nothing below one prints.
@@ -94,7 +94,7 @@ class CommandNotFound(ContainerError):
     """The command is not there."""
 
 
-class ShimLost(RuntimeFault):
+class TaskLost(RuntimeFault):
     """The process that kept a container is gone without having recorded how the container ended."""
 
 

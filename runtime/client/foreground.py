@@ -18,7 +18,7 @@ from runtime.client.output import Output
 from runtime.client.signals import PASSED_ON, signals
 from runtime.engine import frames
 from runtime.engine.line import Line
-from runtime.errors import RuntimeFault, ShimLost
+from runtime.errors import RuntimeFault, TaskLost
 
 _PATIENCE = 5.0  # seconds for a task to read a signal, for which it waits for nothing, but it may be stopped
 
@@ -29,7 +29,7 @@ class Ended(NamedTuple):
 
 
 def foreground(line: Line, process: int, *, stdin: bool, wants_terminal: bool) -> Ended:
-    """Pass streams and signals until the end of that process. Raises ShimLost; RuntimeFault when a signal is not heard.
+    """Pass streams and signals until the end of that process. Raises TaskLost; RuntimeFault when a signal is not heard.
 
     With `stdin` our standard input is passed on. A process with a terminal that reads from ours has ours in raw mode,
     and follows its size.
@@ -70,7 +70,7 @@ class _Foreground:
                         # In raw mode there is no end of input but the terminal's own. The container goes on.
                         raise SystemExit(128 + signal.SIGHUP)
                 if self._line.fileno() in ready and not self._line.receive():
-                    raise ShimLost("the process that kept the container is gone, and the container with it")
+                    raise TaskLost("the process that kept the container is gone, and the container with it")
                 self._see_whether_heard()
         # From here on a signal is ours: ctrl-C leaves a reader that never reads on.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)

@@ -9,7 +9,7 @@
     <state>/containers/ID/           an OCI bundle: config.json, rootfs/ (empty); state.json and start.sock
                                      (runtime/oci/state.py); status.json, task.sock
 
-A container's run directory exists exactly as long as a shim has it up, or died having it up: below the --state with
+A container's run directory exists exactly as long as a task has it up, or died having it up: below the --state with
 which it was started, which need not be the one that is given now.
 """
 

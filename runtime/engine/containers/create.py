@@ -1,4 +1,4 @@
-"""From a request to a container that a shim can start."""
+"""From a request to a container that a task can start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DECLARED = ("Labels", "ExposedPorts", "Volumes", "Healthcheck")
 
 class Created(NamedTuple):
     container: Container
-    lock: int  # held; to be handed to a shim or closed
+    lock: int  # held; to be handed to a task or closed
     mounts: list[Mount]
 
     def leave(self) -> None:

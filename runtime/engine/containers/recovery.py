@@ -63,7 +63,7 @@ def _settle(installation: Installation, container: Container) -> bool:
     found = container.state()
     up = os.path.exists(container.run_directory)
     if found.status in AT_REST and not up:
-        return False  # its shim has ended between our look and now
+        return False  # its task has ended between our look and now
     killed = found.oom_killed or release.oom_killed(container)
     if trouble := release.attempt([release.processes], container):
         raise StateError(trouble)  # what still runs does not rest, and keeps what it has
@@ -87,9 +87,9 @@ def _stays(container: Container, found: State) -> bool:
 
 
 def _final(found: State, up: bool, trouble: str) -> State:
-    """How a container rests whose shim did not live to record it; `up`: its run directory is still there."""
+    """How a container rests whose task did not live to record it; `up`: its run directory is still there."""
     if found.status in AT_REST:
         return found
-    code, cause = (_KILLED, "its shim was killed") if up else (_WENT_DOWN, "the machine went down")
+    code, cause = (_KILLED, "its task was killed") if up else (_WENT_DOWN, "the machine went down")
     error = "; ".join(filter(None, [cause, trouble]))
-    return found.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=code, error=error)
+    return found.to(Status.EXITED, pid=0, task_pid=0, finished=time.time(), exit_code=code, error=error)

@@ -1,9 +1,9 @@
 """Taking back what a running container holds: processes, cgroups, its endpoint, and last its record.
 
-Its root file system is not among it: that ends with its processes and its shim (engine/task).
+Its root file system is not among it: that ends with its processes and its task (engine/task).
 
-Every step is idempotent and bears that the steps before it never happened, so the shim at the end of a container and
-recovery after a killed shim take the same path. A step that fails does not stop the others.
+Every step is idempotent and bears that the steps before it never happened, so the task at the end of a container and
+recovery after a killed task take the same path. A step that fails does not stop the others.
 """
 
 from __future__ import annotations

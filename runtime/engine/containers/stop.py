@@ -14,17 +14,17 @@ from runtime.engine.state import Status
 from runtime.engine.watch import connect
 from runtime.errors import ContainerEnded, ContainerError, StateError
 
-_ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its shim
+_ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its task
 
 # After SIGKILL a container ends as soon as the kernel lets its processes go; whoever waits longer waits for a disk.
 _AFTER_KILL = 30.0
-_GIVING_BACK = 30.0  # and so long its shim may take then
+_GIVING_BACK = 30.0  # and so long its task may take then
 
 
 def stop(installation: Installation, container: Container, *, number: int, patience: float | None) -> None:
     """Send `number`, and SIGKILL after `patience` seconds (None: never). Back when everything is given back.
 
-    A container that is not running is left as it is. Raises StateError when even SIGKILL does not end it, or its shim
+    A container that is not running is left as it is. Raises StateError when even SIGKILL does not end it, or its task
     does not answer: its processes are killed then all the same.
     """
     watch = connect(container)
@@ -42,12 +42,12 @@ def stop(installation: Installation, container: Container, *, number: int, patie
                     raise StateError(f"the container {name} does not end: a process of it waits in the kernel")
                 if not watch.ended(_GIVING_BACK):
                     raise StateError(f"the process that keeps {name} does not answer")
-    # A shim that was killed in the meantime ends the line as well, and leaves the work to us.
+    # A task that was killed in the meantime ends the line as well, and leaves the work to us.
     recover(installation)
 
 
 def _end_lost(installation: Installation, container: Container) -> None:
-    """End one that runs on without its shim, as recovery could not: this raises why."""
+    """End one that runs on without its task, as recovery could not: this raises why."""
     if container.state().status is Status.RUNNING and (lock := container.lock()) is not None:
         try:
             release.processes(container)
@@ -57,7 +57,7 @@ def _end_lost(installation: Installation, container: Container) -> None:
 
 
 def _kill(container: Container) -> bool:
-    """Kill the first process ourselves, and the others with it; whether it has ended. Its shim may be stopped."""
+    """Kill the first process ourselves, and the others with it; whether it has ended. Its task may be stopped."""
     from runtime.oci import container as oci
 
     pid = container.state().pid
@@ -68,7 +68,7 @@ def _kill(container: Container) -> bool:
             try:
                 oci.kill(container.run_directory, signal.SIGKILL)  # which looks whether it is the container's
             except ContainerError:
-                if not init.ended(0):  # else its shim has deleted it meanwhile, record and all
+                if not init.ended(0):  # else its task has deleted it meanwhile, record and all
                     raise
             return init.ended(_AFTER_KILL)
     except (ProcessLookupError, ContainerEnded):

@@ -2,7 +2,7 @@
 
 Locks, outermost first (flock(2): the kernel drops them with the last descriptor, so a killed owner holds nothing):
   <root>/containers/.lock      names and ids: held for the moment of adding or dropping a container
-  <root>/containers/ID/lock    one container: held by whoever creates, runs or removes it; a shim for its whole life
+  <root>/containers/ID/lock    one container: held by whoever creates, runs or removes it; a task for its whole life
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Life:
         with step(f"connect it to the network {self._config.network}"):
             endpoint = self._connect(self._init.pid)
         running = self.state.to(
-            Status.RUNNING, pid=self._init.pid, shim_pid=os.getpid(), started=time.time(), finished=0.0, exit_code=0,
+            Status.RUNNING, pid=self._init.pid, task_pid=os.getpid(), started=time.time(), finished=0.0, exit_code=0,
             error="", address=f"{endpoint.address}/{endpoint.prefix}" if endpoint else "",
             gateway=endpoint.gateway if endpoint else "", mac=endpoint.mac if endpoint else "",
             places=self._led_elsewhere(self._init),
@@ -151,7 +151,7 @@ class Life:
     def end(self, exit_code: int) -> str:
         """Give back everything, then record how it ended, or remove the container. What went wrong, "" if nothing."""
         return self._rest(self.state.to(
-            Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code,
+            Status.EXITED, pid=0, task_pid=0, finished=time.time(), exit_code=exit_code,
             oom_killed=release.oom_killed(self._container),
         ))  # fmt: skip
 

@@ -177,7 +177,7 @@ def test_a_client_that_goes_before_its_process_runs(box: Container, vfs: Runtime
     """In a container that stands still, whoever joins stands still with it; the task does not."""
     from runtime.oci.cgroups import Cgroup
 
-    task = box.state().shim_pid
+    task = box.state().task_pid
     before = children(task)
     group = Cgroup(box.config.spec["linux"]["cgroupsPath"])
     process = {"args": ["touch", "/ran"], "env": ["PATH=/bin"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
@@ -231,12 +231,12 @@ def test_an_exec_that_waits_in_a_container_that_stands_still_goes_on_with_it(box
     ],
 )  # fmt: skip
 def test_what_cannot_be_run_is_told_and_the_line_goes_on(box: Container, payload: bytes, fault: str) -> None:
-    before = children(box.state().shim_pid)
+    before = children(box.state().task_pid)
     with line_to(box, frames.pack(frames.EXEC, payload)) as line:
         assert heard(line, frames.FAULT).json()["fault"] == fault
         line.send(frames.pack(frames.ATTACH))
         assert heard(line, frames.STARTED).process == 0
-    wait_until(lambda: children(box.state().shim_pid) == before, "nothing of it is left")
+    wait_until(lambda: children(box.state().task_pid) == before, "nothing of it is left")
 
 
 def test_a_terminal_of_an_added_process(box: Container) -> None:
@@ -257,7 +257,7 @@ def test_clients_that_go_at_once(box: Container, vfs: Runtime) -> None:
         heard(one, frames.STARTED)
     for one in (line, *others):
         one.send(frames.pack(frames.IN, b"x" * frames.CHUNK, process=number))
-    task = box.state().shim_pid
+    task = box.state().task_pid
     os.kill(task, signal.SIGSTOP)
     for one in (line, *others):
         one.close()
@@ -345,11 +345,11 @@ def test_a_child_that_a_process_has_given_to_the_task_does_not_keep_the_containe
 ) -> None:
     """clone(2), CLONE_PARENT: pid 1 may not, an added process may. It is collected when it has ended."""
     container = with_program(_A_SIBLING)
-    before = children(container.state().shim_pid)
+    before = children(container.state().task_pid)
     line, _ = added(container, "/program")
     assert heard(line, frames.EXIT).json()["code"] == 0
     line.close()
-    wait_until(lambda: children(container.state().shim_pid) == before, "it is collected")
+    wait_until(lambda: children(container.state().task_pid) == before, "it is collected")
     assert vfs("stop", "-t", "20", "box") == "box\n"
 
 
@@ -368,7 +368,7 @@ def test_a_traced_zombie_does_not_stop_the_task(with_program: Callable[[str], Co
 
 
 def test_a_client_for_whom_there_is_no_descriptor_waits_and_nothing_spins(box: Container) -> None:
-    task = box.state().shim_pid
+    task = box.state().task_pid
     with closing(line_to(box, frames.pack(frames.ATTACH))) as first:
         heard(first, frames.STARTED)
         opened = set(map(int, os.listdir(f"/proc/{task}/fd")))
