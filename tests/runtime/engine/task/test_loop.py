@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -22,8 +23,11 @@ from runtime.engine import frames
 from runtime.engine.containers.container import Container
 from runtime.engine.frames import Frame
 from runtime.engine.line import Line
+from runtime.engine.stdio import Ends
 from runtime.engine.task.connection import BOUND, Connection
+from runtime.engine.task.process import Process
 from runtime.engine.watch import connect
+from runtime.oci.process import Init
 from tests.runtime.conftest import IMAGE, Runtime, wait_until
 from tests.runtime.containers import found, start
 
@@ -379,7 +383,7 @@ def test_a_client_for_whom_there_is_no_descriptor_waits_and_nothing_spins(box: C
             assert heard(first, frames.OUT).payload == b"asked\n"
             before = spent(task)
             assert not select.select([second.sock], [], [], 1.0)[0]
-            assert spent(task) - before < 0.3
+            assert spent(task) - before < 0.1
             first.close()
             assert heard(second, frames.STARTED).process == 0
 
@@ -403,6 +407,27 @@ def test_who_writes_on_into_the_output_of_one_that_has_ended_does_not_keep_it(
         finally:
             elsewhere.kill()
             vfs("rm", "-f", "box")
+
+
+def test_the_last_of_a_process_is_no_more_than_its_pipe_holds() -> None:
+    """Here the one who has another end of it writes again before each time that it is read."""
+    out, elsewhere = os.pipe()
+    holds = fcntl.fcntl(out, fcntl.F_GETPIPE_SZ)
+    taken = 0
+
+    def log(stream: str, data: bytes) -> None:
+        nonlocal taken
+        taken += len(data)
+        assert taken <= 2 * holds
+        os.write(elsewhere, data)
+
+    ours, theirs = socket.socketpair()
+    init = cast(Init, None)  # which it has no need of
+    with ours, theirs, open(elsewhere, "wb"):
+        process = Process(1, init, Ends(stdout=out), Connection(ours), log)
+        os.write(elsewhere, bytes(1 << 12))
+        process.finish()
+    assert taken == holds
 
 
 def test_all_that_a_process_has_written_is_passed_on_however_much_its_pipe_holds(
