@@ -118,7 +118,8 @@ class Host:
         with step(f"make the bridge {name}"):
             routes = list(rtnetlink.routes(self.netlink.dump(rtnetlink.dump_routes())))
             others = list(rtnetlink.links(self.netlink.dump(rtnetlink.dump_links())))
-            subnet = subnets.choose(wished, [*(route.destination for route in routes), *files.host_nameservers()])
+            servers = [IPv4Network(server) for server in files.host_nameservers()]  # which no bridge may hide
+            subnet = subnets.choose(wished, [*(route.destination for route in routes), *servers])
             gateway = IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
             uplinks = {route.link for route in routes if route.destination.prefixlen == 0}
             mtu = min((link.mtu for link in others if link.number in uplinks), default=_ETHERNET_MTU)

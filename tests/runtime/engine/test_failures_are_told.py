@@ -46,7 +46,7 @@ RUN = [
     ("task", "runtime.engine.containers.accounts.lookup", "look its user up"),
     ("task", "runtime.engine.task.life.EtcFiles", "make its files of /etc"),
     ("task", "runtime.engine.task.life.pipes", "create the container"),
-    ("task", "runtime.engine.networks.sandbox:Sandbox.loopback_up", "connect it to the network none"),
+    ("task", "runtime.engine.networks.none:NoneNetwork.attach", "connect it to the network none"),
     ("task", "runtime.engine.task.life.keep", "record that it runs"),
 ]
 
