@@ -19,8 +19,8 @@ is something to do, what.
     │   └── CommandNotFound
     └── TaskLost                 the process that kept a container is gone
 
-Callers catch the class. What each is to a user, an exit code or a status of HTTP, is for the face that he uses to say
-(cli/usage.py); nothing below one prints.
+Callers catch the class. What each means to a user, an exit code or an HTTP status, is for the front end to say
+(cli/usage.py); nothing below it prints.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The foreground of `run` and `exec`: a user's streams and signals for those of a container's process.
+"""The foreground of `run` and `exec`: a user's streams and signals, connected to a container's process.
 
-Nothing here blocks but poll: a standard output that nobody reads, or a process that does not read its input, must not
+Nothing but poll blocks here: a standard output that nobody reads, or a process that does not read its input, must not
 keep a signal from being passed on.
 """
 

@@ -50,7 +50,7 @@ class Paths(NamedTuple):
         return f"{self.state}/containers"
 
     def keep_private(self) -> None:
-        """Have the directories of ours that are right below the two, and let nobody but root into them: layers have
+        """Make our directories right below the two, and let nobody but root into them: layers have
         programs with set-id bits, containers' variables are secrets (CVE-2021-41091). The two themselves may be the
         user's, with other things in them.
 

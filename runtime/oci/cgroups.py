@@ -161,7 +161,7 @@ class Cgroup:
         if unified is not None:
             try:
                 _write(unified, "cgroup.kill", "1")
-                self.freeze(False)  # whom v1's freezer holds does not even die
+                self.freeze(False)  # what v1's freezer holds does not even die
                 _await_empty(unified, deadline)
             except FileNotFoundError:  # no such cgroup, or a kernel before 5.14
                 pass
@@ -192,8 +192,8 @@ class Cgroup:
                 pass
 
     def is_frozen(self) -> bool:
-        """Whether all processes in it have stopped, as one hierarchy says: whom one has stopped never comes to where
-        another would count it. True where nothing can stop them, or there is no such cgroup."""
+        """Whether all processes in it have stopped, as one hierarchy says: a process that one has stopped never
+        comes to where another would count it. True where nothing can stop them, or there is no such cgroup."""
         said = []
         for hierarchy in self.hierarchies:
             directory = self._directory(hierarchy)
@@ -333,7 +333,7 @@ def _write(directory: str, file: str, value: str) -> None:
 
 @contextmanager
 def _gone_is_missing(path: str) -> Iterator[None]:
-    """FileNotFoundError as well for ENODEV, which is what there is to hear of a cgroup that goes at this very moment
+    """FileNotFoundError also for ENODEV, which is what the kernel says of a cgroup that goes at this very moment
     (fs/kernfs, kernfs_get_active)."""
     try:
         yield

@@ -3,8 +3,8 @@
     creating ──▶ created ──▶ running ──▶ stopped
 
 Whether a container has stopped is never recorded: its process tells, which nobody may be waiting for. That process is
-known by its pid, by when it started, and by its cgroup: a pid is given again, and what is signalled here is signalled
-by root.
+known by its pid, by when it started, and by its cgroup: pids are reused, and what is signalled here is signalled by
+root.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def save(directory: str, state: State) -> None:
 
 
 def load(directory: str) -> State:
-    """As it was recorded. ContainerError where there is no container, or one of another version's."""
+    """As it was recorded. ContainerError where there is no container, or a record of another version's."""
     try:
         with open(f"{directory}/{_RECORD}", encoding="utf-8") as file:
             found = json.load(file)

@@ -20,7 +20,7 @@ from runtime.images.image import Image
 from runtime.images.unpack import unpack
 from runtime.oci.spec import parse
 
-# Of an image's configuration, what nothing here acts upon.
+# The parts of an image's configuration that nothing here acts upon.
 _DECLARED = ("Labels", "ExposedPorts", "Volumes", "Healthcheck")
 
 
@@ -60,7 +60,7 @@ def create(installation: Installation, request: CreateRequest, tell: Listener = 
             images.confirm(image)  # whoever removes images looks at the containers that are recorded
             mounts = driver.prepare(container.id, parent, quota=request.quota, volatile=request.remove)
     except BaseException:
-        # Whatever comes of that, what the user is to hear of is why there is no container; recovery tries again.
+        # Whatever comes of that, the user is to hear why there is no container; recovery tries again.
         release.attempt([partial(release.discard, installation)], container)
         os.close(lock)
         raise

@@ -1,7 +1,7 @@
 """What a killed process or a power cut left behind, taken back by whichever command comes next.
 
-A container in a status which some process must be working on, or with a run directory, while nobody holds its lock, was
-left by one that died. Taking its lock makes this process the one at work.
+A container whose status says that a process is at work on it, or which has a run directory, while nobody holds its
+lock, was left by one that died. Taking its lock makes this process the one at work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runtime.engine.installation import Installation
 from runtime.engine.state import AT_REST, State, Status, rested
 from runtime.errors import NoSuchContainer, RuntimeFault, StateError, step
 
-# The exit codes of containers that nobody saw the end of: as killed, and docker's for "the machine went down".
+# The exit codes of containers whose end nobody saw: as killed, and docker's for "the machine went down".
 _KILLED = 137
 _WENT_DOWN = 255
 
@@ -87,7 +87,7 @@ def _stays(container: Container, found: State) -> bool:
 
 
 def _final(found: State, up: bool, trouble: str) -> State:
-    """How a container rests whose task did not live to record it; `up`: its run directory is still there."""
+    """The state in which a container rests whose task died before recording it; `up`: its run directory is there."""
     if found.status in AT_REST:
         return found
     code, cause = (_KILLED, "its task was killed") if up else (_WENT_DOWN, "the machine went down")

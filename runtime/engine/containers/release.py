@@ -2,7 +2,7 @@
 
 Its root file system is not among it: that ends with its processes and its task (engine/task).
 
-Every step is idempotent and bears that the steps before it never happened, so the task at the end of a container and
+Every step is idempotent and works even if the steps before it never happened, so the task at the end of a container and
 recovery after a killed task take the same path. A step that fails does not stop the others.
 """
 
@@ -59,7 +59,7 @@ def endpoint(installation: Installation, container: Container) -> None:
 
 
 def leases(installation: Installation) -> None:
-    """Detach what no container has up any more, also of containers that are gone."""
+    """Detach the endpoints of containers that are not up any more, or are gone."""
     with suppress(RuntimeFault, OSError):
         installation.network("bridge").cleanup(())
 

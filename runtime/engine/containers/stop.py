@@ -14,11 +14,11 @@ from runtime.engine.state import Status
 from runtime.engine.watch import connect
 from runtime.errors import ContainerEnded, ContainerError, StateError
 
-_ANSWER = 5.0  # seconds for a killed container to be given back, until its first process is killed past its task
+_ANSWER = 5.0  # seconds for a killed container to be taken down, before we kill its first process ourselves
 
 # After SIGKILL a container ends as soon as the kernel lets its processes go; whoever waits longer waits for a disk.
 _AFTER_KILL = 30.0
-_GIVING_BACK = 30.0  # and so long its task may take then
+_GIVING_BACK = 30.0  # and for its task to take the rest down then
 
 
 def stop(installation: Installation, container: Container, *, number: int, patience: float | None) -> None:

@@ -1,7 +1,7 @@
 """The network's three files in a container's /etc, as text: resolv.conf, hosts, hostname.
 
-Docker's rules (moby, daemon/libnetwork/internal/resolvconf): a nameserver on the host's loopback is nobody in the
-container's; where none is left, systemd-resolved's real ones, then public ones.
+Docker's rules (moby, daemon/libnetwork/internal/resolvconf): a nameserver on the host's loopback cannot be reached
+from the container; where none is left, systemd-resolved's real ones, then public ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def resolv(source: Callable[[str], str] = read) -> str:
 
 
 def _reachable(server: str) -> bool:
-    """Not the host's loopback, nor an address that is none; and no IPv6 server, as the bridge has no IPv6."""
+    """Neither one on the host's loopback nor 0.0.0.0; and no IPv6 server, as the bridge has no IPv6."""
     try:
         address = socket.inet_pton(socket.AF_INET, server)  # ipaddress takes longer to import than all of this
     except (OSError, ValueError):

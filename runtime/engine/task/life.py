@@ -55,7 +55,7 @@ class Life:
         self.state = found if found.status in AT_REST else found.to(Status.CREATED)
 
     def record(self) -> None:
-        """That somebody is at it, in its run directory."""
+        """Say in its run directory that somebody is at work on it."""
         save(self._container.run_directory, self.state)
 
     def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[Init, Ends]:
@@ -149,7 +149,7 @@ class Life:
         return endpoint
 
     def end(self, exit_code: int) -> str:
-        """Give back everything, then record how it ended, or remove the container. What went wrong, "" if nothing."""
+        """Give back everything, then record how it ended, or remove the container. Returns what went wrong, or ""."""
         return self._rest(self.state.to(
             Status.EXITED, pid=0, task_pid=0, finished=time.time(), exit_code=exit_code,
             oom_killed=release.oom_killed(self._container),
@@ -201,7 +201,8 @@ class Life:
 
 
 def _make_source(path: str) -> None:
-    """A volume's source that is missing becomes a directory, as with docker's -v; a user's, and not of ours."""
+    """A volume's source that is missing becomes a directory, as with docker's -v: made as by a user, and not as
+    private as ours are."""
     ours = os.umask(0o022)
     try:
         os.makedirs(path, exist_ok=True)

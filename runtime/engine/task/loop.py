@@ -2,7 +2,7 @@
 one poll.
 
 Every child is collected here as soon as it has ended, whatever its client does: a container ends only when every
-process of its pid namespace has been collected, also one whose parent is outside (zap_pid_ns_processes,
+process of its pid namespace has been collected, even one whose parent is outside (zap_pid_ns_processes,
 kernel/pid_namespace.c).
 """
 

@@ -1,7 +1,7 @@
 """One process of the container, with its streams and the clients that have them.
 
 What is polled follows from the state alone: as long as something waits to be sent to whoever had the process started,
-no output of it is read, so a slow client slows its process through the pipe and nothing grows here.
+none of its output is read, so a slow client slows its process through the pipe and nothing grows here.
 """
 
 from __future__ import annotations
