@@ -14,12 +14,13 @@ is something to do, what.
     ├── RegistryError            a registry cannot be reached, refuses, or answers with what it must not
     ├── NetworkError             unknown network, or the kernel refused a link, address or rule
     ├── ContainerError           a step of making a container failed: the sentence has step and errno text
+    │   ├── ContainerEnded
     │   ├── CommandNotExecutable
     │   └── CommandNotFound
-    └── ShimLost                 the process that kept a container is gone
+    └── TaskLost                 the process that kept a container is gone
 
-Callers catch the class. What each is to a user, an exit code or a status of HTTP, is for the face that he uses to say
-(cli/usage.py); nothing below one prints.
+Callers catch the class. What each means to a user, an exit code or an HTTP status, is for the front end to say
+(cli/usage.py); nothing below it prints.
 """
 
 from __future__ import annotations
@@ -81,6 +82,10 @@ class ContainerError(RuntimeFault):
     """A step of making a container failed."""
 
 
+class ContainerEnded(ContainerError):
+    """The process that a step was about has ended."""
+
+
 class CommandNotExecutable(ContainerError):
     """The command is there and cannot be executed: no permission, a directory, a wrong format."""
 
@@ -89,7 +94,7 @@ class CommandNotFound(ContainerError):
     """The command is not there."""
 
 
-class ShimLost(RuntimeFault):
+class TaskLost(RuntimeFault):
     """The process that kept a container is gone without having recorded how the container ended."""
 
 

@@ -51,15 +51,15 @@ def main(given: Given, settings: Settings) -> int:
     with (
         settings.installation() as installation,
         progress(sys.stderr) as shown,  # standard output is the container's
-        running(installation, wanted, size, shown, debug=settings.debug) as (container, shim),
+        running(installation, wanted, size, shown, debug=settings.debug) as (container, task),
     ):
         if detach:
             print(container.id)
             return 0
         from runtime.client.foreground import foreground
 
-        ended = foreground(shim.line, 0, stdin=wanted.stdin, wants_terminal=wanted.terminal)
-        shim.wait()
+        ended = foreground(task.line, 0, stdin=wanted.stdin, wants_terminal=wanted.terminal)
+        task.wait()
         if ended.trouble:
             print(f"runtime: {ended.trouble}", file=sys.stderr)
         return ended.code

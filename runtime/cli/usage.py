@@ -29,7 +29,7 @@ _OF_A_RUN: dict[type[RuntimeFault], int] = {
     errors.NoSuchContainer: 1,
     errors.CommandNotExecutable: 126,
     errors.CommandNotFound: 127,
-    errors.ShimLost: 137,
+    errors.TaskLost: 137,
 }
 
 

@@ -1,6 +1,6 @@
-"""The foreground of `run` and `exec`: a user's streams and signals for those of a container's process.
+"""The foreground of `run` and `exec`: a user's streams and signals, connected to a container's process.
 
-Nothing here blocks but poll: a standard output that nobody reads, or a process that does not read its input, must not
+Nothing but poll blocks here: a standard output that nobody reads, or a process that does not read its input, must not
 keep a signal from being passed on.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -17,7 +18,9 @@ from runtime.client.output import Output
 from runtime.client.signals import PASSED_ON, signals
 from runtime.engine import frames
 from runtime.engine.line import Line
-from runtime.errors import ShimLost
+from runtime.errors import RuntimeFault, TaskLost
+
+_PATIENCE = 5.0  # seconds for a task to read a signal, for which it waits for nothing, but it may be stopped
 
 
 class Ended(NamedTuple):
@@ -26,7 +29,7 @@ class Ended(NamedTuple):
 
 
 def foreground(line: Line, process: int, *, stdin: bool, wants_terminal: bool) -> Ended:
-    """Pass streams and signals until the end of that process. Raises ShimLost.
+    """Pass streams and signals until the end of that process. Raises TaskLost; RuntimeFault when a signal is not heard.
 
     With `stdin` our standard input is passed on. A process with a terminal that reads from ours has ours in raw mode,
     and follows its size.
@@ -45,6 +48,8 @@ class _Foreground:
         self._terminal_fd = terminal_fd
         self._out, self._err = Output(1), Output(2)
         self._ended: Ended | None = None
+        self._unheard: list[int] = []  # signals that were passed on
+        self._heard_by = 0.0  # and when, of time.monotonic, the task has to have read them
 
     def run(self, *, reading: bool) -> Ended:
         with signals() as caught:
@@ -65,7 +70,8 @@ class _Foreground:
                         # In raw mode there is no end of input but the terminal's own. The container goes on.
                         raise SystemExit(128 + signal.SIGHUP)
                 if self._line.fileno() in ready and not self._line.receive():
-                    raise ShimLost("the process that kept the container is gone, and the container with it")
+                    raise TaskLost("the process that kept the container is gone, and the container with it")
+                self._see_whether_heard()
         # From here on a signal is ours: ctrl-C leaves a reader that never reads on.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         for output in (self._out, self._err):
@@ -100,7 +106,8 @@ class _Foreground:
         poll.register(self._line.fileno(), 0 if self._out.queue or self._err.queue else select.POLLIN)
         if reading:
             poll.register(0, select.POLLIN)
-        return {fd for fd, _ in poll.poll()}
+        patience = max(self._heard_by - time.monotonic(), 0) * 1000 if self._unheard else None
+        return {fd for fd, _ in poll.poll(patience)}
 
     def _read_input(self) -> bool:
         """Pass on what is there to be read; False at its end."""
@@ -118,6 +125,18 @@ class _Foreground:
             elif not self._line.send(frames.pack_number(frames.SIGNAL, number, process=self._process)):
                 # The container has ended, and what keeps us is that nobody reads its output: the signal is ours.
                 raise SystemExit(128 + number)
+            else:
+                if not self._unheard:
+                    self._heard_by = time.monotonic() + _PATIENCE
+                self._unheard.append(number)
+
+    def _see_whether_heard(self) -> None:
+        if self._unheard and time.monotonic() >= self._heard_by:
+            if self._line.unread():
+                raise RuntimeFault(
+                    f"the process that keeps the container does not answer, and has not heard signal {self._unheard[0]}"
+                )
+            self._unheard.clear()
 
     def _tell_size(self) -> None:
         if self._terminal_fd is not None:

@@ -21,7 +21,7 @@ PASSED_ON = frozenset(signal.valid_signals() - NOT_PASSED_ON)
 def held() -> Iterator[None]:
     """Signals that come within the block take effect after it, or in a block of `signals` within it.
 
-    For the time between giving a container its start and being able to pass signals on to it.
+    For the time between starting a container and being able to pass signals on to it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     try:

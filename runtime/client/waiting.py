@@ -1,4 +1,4 @@
-"""Waiting for another process of ours, which may be stopped, or in the kernel, as everything is that asks a union
+"""Waiting for another process of ours, which may be stopped, or in the kernel, as is everything that asks a union
 whose server is stopped.
 
 Every such wait ends: by the answer, by its bound, which the caller tells, or by a signal that is to end us.
@@ -14,8 +14,8 @@ from contextlib import suppress
 
 from runtime.client.signals import PASSED_ON, held, signals
 
-# How long an answer may still take once we were told to end, seconds: it is on its way in most cases, and the signal is
-# for what it says is there.
+# How long an answer may still take once we were told to end, seconds: in most cases it is on its way, and
+# what it tells of is what the signal is for.
 GRACE = 1.0
 
 

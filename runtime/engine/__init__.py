@@ -5,7 +5,7 @@ in, values out, a RuntimeFault for what cannot be; events are told to a listener
     paths          where everything of an installation lies
     records        JSON on disk, replaced whole          state   what a container is doing, and the record of it
     facts          what this machine offers, for `info`
-    shim           the program of a task, started early; frames, line, watch and waiting are the talk with one
+    spawn          a task, seen by its starter; frames, line, watch and waiting are the talk with one
     stdio          the ends of a process's standard streams
 
 The rooms, each with a map in its __init__:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -39,6 +42,10 @@ class Line:
             self.sock.sendall(frame)
             return True
         return False
+
+    def unread(self) -> int:
+        """How much of what was sent the task has not read yet, 0 for nothing (unix(7), SIOCOUTQ)."""
+        return int.from_bytes(fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def receive(self) -> bool:
         """Add what one read gives to `received`; False at the task's end."""

@@ -9,7 +9,7 @@
     <state>/containers/ID/           an OCI bundle: config.json, rootfs/ (empty); state.json and start.sock
                                      (runtime/oci/state.py); status.json, task.sock
 
-A container's run directory exists exactly as long as a shim has it up, or died having it up: below the --state with
+A container's run directory exists exactly as long as a task has it up, or died having it up: below the --state with
 which it was started, which need not be the one that is given now.
 """
 
@@ -50,7 +50,7 @@ class Paths(NamedTuple):
         return f"{self.state}/containers"
 
     def keep_private(self) -> None:
-        """Have the directories of ours that are right below the two, and let nobody but root into them: layers have
+        """Make our directories right below the two, and let nobody but root into them: layers have
         programs with set-id bits, containers' variables are secrets (CVE-2021-41091). The two themselves may be the
         user's, with other things in them.
 

@@ -3,8 +3,8 @@
 Two ways to write one. What must outlive the machine (below --root) is kept: durable before what depends on it is done.
 What goes with the machine (below --state, which is in memory) is only written.
 
-A record that is there and cannot be understood is not a missing one: it says that something was here, and
-nobody takes for garbage what it was about.
+A record that is there and cannot be understood is not a missing one: it says that something was here, and what it was
+about is not taken for garbage.
 """
 
 from __future__ import annotations

@@ -30,6 +30,9 @@ from runtime.errors import DamagedRecord, StateError
 # The first lies beside oci's state.json.
 RUNNING_RECORD, RESTING_RECORD = "status.json", "state.json"
 
+# What State had besides, in 0.2.0 and before: the pid of the task, under another name.
+_FORMER = ("shim_pid",)
+
 
 class Status(enum.Enum):
     CREATING = "creating"
@@ -58,11 +61,11 @@ class State(NamedTuple):
 
     status: Status
     pid: int = 0  # of the container's init as the host sees it; 0 when not running
-    shim_pid: int = 0
+    task_pid: int = 0
     started: float = 0.0
     finished: float = 0.0
     exit_code: int = 0  # of one that could not be started 126, 127 or 128, as docker has it
-    error: str = ""  # why it could not be started, how its shim was lost, or what could not be given back
+    error: str = ""  # why it could not be started, how its task was lost, or what could not be given back
     address: str = ""  # on its network, ADDRESS/PREFIX
     gateway: str = ""
     mac: str = ""
@@ -107,7 +110,7 @@ def _first_whole(*paths: str) -> State | None:
     damaged: DamagedRecord | None = None
     for path in paths:
         try:
-            found = records.fields(path, State)
+            found = records.fields(path, State, former=_FORMER)
         except DamagedRecord as error:
             damaged = damaged or error
             continue

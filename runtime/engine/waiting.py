@@ -1,4 +1,4 @@
-"""Waiting for another process of ours, with a bound: it may be stopped, or in the kernel, as everything is that asks a
+"""Waiting for another process of ours, with a bound: it may be stopped, or in the kernel, as is everything that asks a
 union whose server is stopped."""
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def drop_bounding(keep: int) -> None:
 
 
 def become(*, permitted: int, effective: int, inheritable: int, ambient: int) -> None:
-    """Set the thread's sets to these, as far as the thread holds them: nobody can give what he has not.
+    """Set the thread's sets to these, as far as the thread holds them: nobody can give what they do not have.
 
     Ambient and inheritable are emptied unless asked for: with an inheritable capability, a file in the image that
     has the same one as file-inheritable would raise it for any user (CVE-2022-24769, CVE-2022-27650).

@@ -135,7 +135,7 @@ class Cgroup:
         """The processes in it, in this process's pid namespace (0: not in it). Empty if it does not exist."""
         found: set[int] = set()
         for hierarchy in (self._unified,) if self._unified else self.hierarchies:
-            for directory, _, _ in os.walk(self._directory(hierarchy)):
+            for directory, _, _ in os.walk(self._directory(hierarchy), onerror=_raise_unless_missing):
                 try:
                     found.update(int(pid) for pid in _read(directory, "cgroup.procs").split())
                 except FileNotFoundError:
@@ -161,7 +161,7 @@ class Cgroup:
         if unified is not None:
             try:
                 _write(unified, "cgroup.kill", "1")
-                self.freeze(False)  # whom v1's freezer holds does not even die
+                self.freeze(False)  # what v1's freezer holds does not even die
                 _await_empty(unified, deadline)
             except FileNotFoundError:  # no such cgroup, or a kernel before 5.14
                 pass
@@ -192,8 +192,8 @@ class Cgroup:
                 pass
 
     def is_frozen(self) -> bool:
-        """Whether all processes in it have stopped, as one hierarchy says: whom one has stopped never comes to where
-        another would count it. True where nothing can stop them, or there is no such cgroup."""
+        """Whether all processes in it have stopped, as one hierarchy says: a process that one has stopped never
+        comes to where another would count it. True where nothing can stop them, or there is no such cgroup."""
         said = []
         for hierarchy in self.hierarchies:
             directory = self._directory(hierarchy)
@@ -309,6 +309,12 @@ def _remove_if_ours(directory: str) -> bool:
     return ours
 
 
+def _raise_unless_missing(error: OSError) -> None:
+    """What cannot be listed is not empty."""
+    with suppress(FileNotFoundError), _gone_is_missing(error.filename):
+        raise error
+
+
 def _read(directory: str, file: str) -> str:
     path = f"{directory}/{file}"
     with _gone_is_missing(path), open(path, encoding="ascii") as stream:
@@ -327,7 +333,7 @@ def _write(directory: str, file: str, value: str) -> None:
 
 @contextmanager
 def _gone_is_missing(path: str) -> Iterator[None]:
-    """FileNotFoundError as well for ENODEV, which is what there is to hear of a cgroup that goes at this very moment
+    """FileNotFoundError also for ENODEV, which is what the kernel says of a cgroup that goes at this very moment
     (fs/kernfs, kernfs_get_active)."""
     try:
         yield

@@ -27,6 +27,8 @@ from unionfs.linux import consts, processes
 
 _CHANNEL_FD = 3
 _LISTENER_FD = 4
+# How many may be connected to the listener and say nothing, before the first of them is hung up on.
+_MOST_CALLERS = 8
 
 Step = tuple[str, Callable[[], None]]
 
@@ -85,27 +87,37 @@ def _await_start(channel: sync.Channel, listener: int | None) -> sync.Channel:
     With a listener that is anybody who connects to it: our parent may have said that it leaves (LEAVE). If it ends
     without a word, or says another, nobody wants this process any more.
     """
-    poll = select.poll()
-    poll.register(channel.fileno(), select.POLLIN)
     if listener is None:
         if channel.receive().kind != sync.START:
             os._exit(0)
         return channel
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
     poll.register(listener, select.POLLIN)
     starts = socket.socket(fileno=listener)
+    callers: dict[int, sync.Channel] = {}  # who has connected and said nothing yet, the oldest first
     while True:
         ready = {fd for fd, _ in poll.poll()}
         if channel.fileno() in ready:
             poll.unregister(channel.fileno())
             if channel.receive().kind != sync.LEAVE:
                 os._exit(0)
-        if listener in ready:
-            caller = sync.Channel(starts.accept()[0])
+        for fd in ready & set(callers):
+            caller = callers.pop(fd)
+            poll.unregister(fd)
             if caller.receive().kind == sync.START:
                 with suppress(OSError):  # whoever said it may not live to hear that it was heard
                     caller.send(sync.STARTING)
                 return caller
             caller.close()  # it has only looked whether anybody waits here
+        if listener in ready:
+            if len(callers) == _MOST_CALLERS:
+                oldest = next(iter(callers))
+                poll.unregister(oldest)
+                callers.pop(oldest).close()
+            caller = sync.Channel(starts.accept()[0])
+            callers[caller.fileno()] = caller
+            poll.register(caller.fileno(), select.POLLIN)
 
 
 def _keep_only(plan: Plan, channel: sync.Channel) -> tuple[list[tuple[int, int]], newroot.Work, sync.Channel]:

@@ -13,7 +13,7 @@ import signal
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from runtime.errors import ConfigError, ContainerError
+from runtime.errors import ConfigError, ContainerEnded, ContainerError
 from runtime.oci import parent, rootfs, state, sync
 from runtime.oci.cgroups import Cgroup, hierarchies
 from runtime.oci.child import Plan
@@ -158,13 +158,13 @@ def exec_process(directory: str, process: dict[str, Any], *, stdio: Stdio | None
 
 
 def kill(directory: str, signum: int) -> None:
-    """Signal the container's first process. ContainerError if it has ended: a pid that meanwhile went to another
+    """Signal the container's first process. ContainerEnded if it has ended: a pid that meanwhile went to another
     process is never signalled."""
     pidfd = state.load(directory).open()
     try:
         signal.pidfd_send_signal(pidfd, signum)
     except ProcessLookupError:
-        raise ContainerError("the container's process has ended") from None
+        raise ContainerEnded("the container's process has ended") from None
     finally:
         os.close(pidfd)
 
@@ -183,8 +183,8 @@ def delete(directory: str) -> bool:
     elif known.pid:
         try:
             kill(directory, signal.SIGKILL)
-        except ContainerError:
-            pass  # it has ended
+        except ContainerEnded:
+            pass
     state.forget(directory)
     return True
 

@@ -166,5 +166,5 @@ def _make_or_read(parent: int, name: bytes, make: _Make) -> bytes:
         try:
             return os.readlink(name, dir_fd=parent)
         except OSError:
-            pass  # no link: someone was quicker; opening it tells what it is
+            pass  # not a link: somebody was quicker; opening it tells what it is
     return b""

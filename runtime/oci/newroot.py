@@ -114,7 +114,7 @@ class AttachRoot(NamedTuple):
 
 
 class OpenFiles(NamedTuple):
-    """Each of these files as a mount of its own. Only of a mount that is in a namespace can there be one of a part
+    """Each of these files as a mount of its own. A part can be had only of a mount that is in a namespace
     (open_tree(2), before Linux 6.15); so theirs is in this one for a moment, at a place that every namespace has."""
 
     names: tuple[str, ...]
@@ -161,7 +161,7 @@ def look(root: Root) -> int:
 
 
 def _enter_namespace() -> None:
-    """Out of whatever chroot the caller is in: to enter a mount namespace, also one's own, leads to its root
+    """Out of whatever chroot the caller is in: entering a mount namespace, even one's own, leads to its root
     (fs/namespace.c, mntns_install)."""
     namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:

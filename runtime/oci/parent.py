@@ -1,8 +1,8 @@
 """The side of the fork that waits: it makes the child and hears how the child is getting on.
 
-It can be done without ever blocking, as whoever keeps other processes needs it: a child that joins a container may be
-in the kernel for long, as one is that looks for its command on a union whose server is stopped, or does not move at
-all, as in a container that is paused.
+It can be done without ever blocking, which whoever keeps other processes needs: a child that joins a container may be
+in the kernel for long, looking for its command on a union whose server is stopped, or may not move at all, in a
+container that is paused.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _collect(pid: int, pidfd: int) -> int:
 
 def collect_strays(known: Collection[int]) -> bool:
     """Collect those children in inner pid namespaces that have ended and are not `known`; whether one is left alive.
-    Not while a birth of this process's has not said BORN, or its pid could be another's by then.
+    Not to be called before every birth of this process's has said BORN: its pid could be another's by then.
 
     A process that joins a container may be killed, for the memory limit say, between cloning its sibling and saying
     BORN. The sibling ends when its channel is closed, is a child of this process, and would keep its container from

@@ -3,12 +3,13 @@
     creating ──▶ created ──▶ running ──▶ stopped
 
 Whether a container has stopped is never recorded: its process tells, which nobody may be waiting for. That process is
-known by its pid, by when it started, and by its cgroup: a pid is given again, and what is signalled here is signalled
-by root.
+known by its pid, by when it started, and by its cgroup: pids are reused, and what is signalled here is signalled by
+root.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -16,12 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from runtime.errors import ContainerError
+from runtime.errors import ContainerEnded, ContainerError, sentence
 from runtime.oci import sync
 from runtime.oci.cgroups import Cgroup
 
 VERSION = "1.2.0"  # of the runtime-spec
 CREATING, CREATED, RUNNING, STOPPED = "creating", "created", "running", "stopped"
+
+# How the kernel says that a process has ended: its pid is nobody's, or is a thread's by now (pidfd_open(2)), or
+# /proc/PID has gone.
+_GONE = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 
 _RECORD = "state.json"
 # Whoever connects to it and says START lets the process go on (sync.py). It is in no mount namespace but the host's, so
@@ -50,14 +55,21 @@ class State(NamedTuple):
         }  # fmt: skip
 
     def open(self) -> int:
-        """A pidfd of its first process, which lives. ContainerError when it has ended."""
-        with suppress(OSError):
+        """A pidfd of its first process, which lives. ContainerEnded, or ContainerError when it cannot be looked at."""
+        try:
             pidfd = os.pidfd_open(self.pid)
-            # It holds on to the process, so that whatever is found of the pid from here on is about this one.
-            if start_time(self.pid) == self.start_time and self._is_member():
-                return pidfd
+            try:
+                # It holds on to the process, so that whatever is found of the pid from here on is about this one.
+                if start_time(self.pid) == self.start_time and self._is_member():
+                    return pidfd
+            except BaseException:
+                os.close(pidfd)
+                raise
             os.close(pidfd)
-        raise ContainerError(f"the container's process {self.pid} has ended")
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise ContainerError(f"cannot look at the container's process {self.pid}: {sentence(error)}") from error
+        raise ContainerEnded(f"the container's process {self.pid} has ended")
 
     def _is_member(self) -> bool:
         return self.cgroups_path is None or self.pid in Cgroup(self.cgroups_path).pids()
@@ -80,7 +92,7 @@ def save(directory: str, state: State) -> None:
 
 
 def load(directory: str) -> State:
-    """As it was recorded. ContainerError where there is no container, or one of another version's."""
+    """As it was recorded. ContainerError where there is no container, or a record of another version's."""
     try:
         with open(f"{directory}/{_RECORD}", encoding="utf-8") as file:
             found = json.load(file)
@@ -95,13 +107,14 @@ def load(directory: str) -> State:
 
 
 def observe(directory: str) -> State:
-    """As it is now: `stopped` when its process has ended, `running` even if its starter did not live to say so."""
+    """As it is now: `stopped` when its process has ended, `running` even if its starter did not live to say so. Raises
+    ContainerError also when that cannot be seen."""
     found = load(directory)
     if found.status == CREATING:
         return found
     try:
         os.close(found.open())
-    except ContainerError:
+    except ContainerEnded:
         return found._replace(status=STOPPED)
     if found.status == CREATED:
         try:

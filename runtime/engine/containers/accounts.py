@@ -100,7 +100,7 @@ def groups(text: str) -> Iterator[Group]:
 
 
 def _rows(text: str, most: int) -> Iterator[list[str]]:
-    """The fields of each line, `most` at most, but of comments and of what NIS was to replace, `+` and `-`.
+    """The fields of each line, `most` at most, except for comments and for what NIS was to replace, `+` and `-`.
 
     A line ends at a newline and at nothing else: the text of a field may have whatever else str.splitlines() takes for
     an end, and what follows would be an account that somebody made up.

@@ -1,5 +1,5 @@
-"""What a container has changed, and all that it has: `diff` and `export`. Of one that runs it is read through its own
-mount (trees.py)."""
+"""What a container has changed, and all that it has: `diff` and `export`. A running one is read through its own mount
+(trees.py)."""
 
 from __future__ import annotations
 

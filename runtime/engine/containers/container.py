@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from drivers.disk import durable, locks
+from drivers.disk import durable, locks, trees
 from drivers.errors import TimedOut
 from runtime.engine import records, state
 from runtime.engine.paths import Paths
@@ -198,7 +197,7 @@ class Container(NamedTuple):
                     os.unlink(f"{place}/{state.RUNNING_RECORD}")
                 if "rootfs" in names:
                     os.rmdir(f"{place}/rootfs")
-                shutil.rmtree(place)
+                trees.delete_path(place)
             os.unlink(self._up)
 
     def lock(self, patience: float = 0) -> int | None:

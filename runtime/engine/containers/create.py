@@ -1,4 +1,4 @@
-"""From a request to a container that a shim can start."""
+"""From a request to a container that a task can start."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from runtime.images.image import Image
 from runtime.images.unpack import unpack
 from runtime.oci.spec import parse
 
-# Of an image's configuration, what nothing here acts upon.
+# The parts of an image's configuration that nothing here acts upon.
 _DECLARED = ("Labels", "ExposedPorts", "Volumes", "Healthcheck")
 
 
 class Created(NamedTuple):
     container: Container
-    lock: int  # held; to be handed to a shim or closed
+    lock: int  # held; to be handed to a task or closed
     mounts: list[Mount]
 
     def leave(self) -> None:
@@ -60,7 +60,7 @@ def create(installation: Installation, request: CreateRequest, tell: Listener = 
             images.confirm(image)  # whoever removes images looks at the containers that are recorded
             mounts = driver.prepare(container.id, parent, quota=request.quota, volatile=request.remove)
     except BaseException:
-        # Whatever comes of that, what the user is to hear of is why there is no container; recovery tries again.
+        # Whatever comes of that, the user is to hear why there is no container; recovery tries again.
         release.attempt([partial(release.discard, installation)], container)
         os.close(lock)
         raise

@@ -1,4 +1,4 @@
-"""Leaving when we are told to, also from where no signal is heard.
+"""Leaving when we are told to, even from where no signal is heard.
 
 Whoever reads from a union whose server is stopped waits in the kernel, and only what kills ends that wait
 (fs/fuse/dev.c, request_wait_answer). A handler of ours, which would undo what was begun, runs when the main thread
@@ -64,8 +64,8 @@ def _watch(receiver: int, main: int, over: threading.Event) -> None:
 
 
 def within(patience: float, what: str, ask: Callable[[], Found]) -> Found:
-    """What `ask` gives. StateError, that `what` does not answer, when it takes more than `patience` seconds; then it
-    waits on, in a thread that ends with the process."""
+    """What `ask` gives. StateError, saying that `what` does not answer, when it takes more than `patience` seconds;
+    then it waits on, in a thread that ends with the process."""
     answers: list[Found | OSError | RuntimeFault] = []
 
     def work() -> None:

@@ -60,7 +60,7 @@ class Writer:
         return self._append(whole + "".join(lines).encode())
 
     def close(self) -> None:
-        """Write what no newline ended."""
+        """Write the last line, if no newline has ended it."""
         moment = timestamp(time.time_ns())
         self._append("".join(_line(stream, rest, moment) for stream, rest in self._partial.items() if rest).encode())
         os.close(self._fd)

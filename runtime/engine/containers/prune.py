@@ -11,7 +11,7 @@ from runtime.errors import NoSuchContainer, RuntimeFault, StateError
 
 
 def prune(installation: Installation) -> Pruned[str]:
-    """Remove them; their ids. One that somebody else works on stays, and one that is damaged."""
+    """Remove them; their ids. One that somebody else is at work on stays, and so does one that is damaged."""
     pruned = Pruned[str]([], 0, [], [])
     for container in installation.containers:
         try:

@@ -1,7 +1,7 @@
 """What a killed process or a power cut left behind, taken back by whichever command comes next.
 
-A container in a status which some process must be working on, or with a run directory, while nobody holds its lock, was
-left by one that died. Taking its lock makes this process the one at work.
+A container whose status says that a process is at work on it, or which has a run directory, while nobody holds its
+lock, was left by one that died. Taking its lock makes this process the one at work.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from runtime.engine.containers import release
 from runtime.engine.containers.container import Container
 from runtime.engine.installation import Installation
 from runtime.engine.state import AT_REST, State, Status, rested
-from runtime.errors import NoSuchContainer, RuntimeFault, step
+from runtime.errors import NoSuchContainer, RuntimeFault, StateError, step
 
-# The exit codes of containers that nobody saw the end of: as killed, and docker's for "the machine went down".
+# The exit codes of containers whose end nobody saw: as killed, and docker's for "the machine went down".
 _KILLED = 137
 _WENT_DOWN = 255
 
@@ -26,7 +26,8 @@ _WENT_DOWN = 255
 def recover(installation: Installation) -> None:
     """Bring every container that was left behind to rest.
 
-    One that cannot be (a full disk, a snapshot that someone uses) is left as it is: a verb that is about it says why.
+    One that cannot be (a process that does not end, a full disk, a snapshot that someone uses) is left as it is: a verb
+    that is about it says why.
     What is removed here was never to stay (it was still being made, or runs with --rm), or was being removed by a
     process that was killed; not what somebody failed to remove, who said so (release.discard), nor what is damaged.
     """
@@ -62,9 +63,11 @@ def _settle(installation: Installation, container: Container) -> bool:
     found = container.state()
     up = os.path.exists(container.run_directory)
     if found.status in AT_REST and not up:
-        return False  # its shim has ended between our look and now
+        return False  # its task has ended between our look and now
     killed = found.oom_killed or release.oom_killed(container)
-    trouble = release.attempt([release.processes, partial(release.endpoint, installation)], container)
+    if trouble := release.attempt([release.processes], container):
+        raise StateError(trouble)  # what still runs does not rest, and keeps what it has
+    trouble = release.attempt([partial(release.endpoint, installation)], container)
     if found.status is Status.DEAD:
         container.tidy()
     elif _stays(container, found):
@@ -84,9 +87,9 @@ def _stays(container: Container, found: State) -> bool:
 
 
 def _final(found: State, up: bool, trouble: str) -> State:
-    """How a container rests whose shim did not live to record it; `up`: its run directory is still there."""
+    """The state in which a container rests whose task died before recording it; `up`: its run directory is there."""
     if found.status in AT_REST:
         return found
-    code, cause = (_KILLED, "its shim was killed") if up else (_WENT_DOWN, "the machine went down")
+    code, cause = (_KILLED, "its task was killed") if up else (_WENT_DOWN, "the machine went down")
     error = "; ".join(filter(None, [cause, trouble]))
-    return found.to(Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=code, error=error)
+    return found.to(Status.EXITED, pid=0, task_pid=0, finished=time.time(), exit_code=code, error=error)

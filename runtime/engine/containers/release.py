@@ -1,9 +1,9 @@
 """Taking back what a running container holds: processes, cgroups, its endpoint, and last its record.
 
-Its root file system is not among it: that ends with its processes and its shim (engine/task).
+Its root file system is not among it: that ends with its processes and its task (engine/task).
 
-Every step is idempotent and bears that the steps before it never happened, so the shim at the end of a container and
-recovery after a killed shim take the same path. A step that fails does not stop the others.
+Every step is idempotent and works even if the steps before it never happened, so the task at the end of a container and
+recovery after a killed task take the same path. A step that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 
 def processes(container: Container) -> None:
-    """Kill what is left in the container's cgroups, and remove them."""
+    """Kill what is left in the container's cgroups, and remove them. Raises RuntimeFault when something goes on."""
+    if not os.path.isdir(container.run_directory):
+        return
     from runtime.oci.container import delete
 
     with step("end its processes"):
-        if not delete(container.run_directory) and os.path.isdir(container.run_directory):
+        if not delete(container.run_directory):
             # An earlier version's, or a damaged one: its cgroups are known by its configuration too.
             with suppress(KeyError):
                 cgroup = _cgroup(container)
@@ -57,7 +59,7 @@ def endpoint(installation: Installation, container: Container) -> None:
 
 
 def leases(installation: Installation) -> None:
-    """Detach what no container has up any more, also of containers that are gone."""
+    """Detach the endpoints of containers that are not up any more, or are gone."""
     with suppress(RuntimeFault, OSError):
         installation.network("bridge").cleanup(())
 
@@ -113,7 +115,8 @@ def discard_damaged(installation: Installation, container: Container) -> list[Aw
     def leave_network(container: Container) -> None:
         installation.network("bridge").detach(container.id)
 
-    attempt([processes, leave_network], container)
+    processes(container)
+    attempt([leave_network], container)
     container.begin_removal()
     try:
         away = installation.drivers.remove(container.id)

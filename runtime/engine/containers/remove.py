@@ -46,6 +46,7 @@ def remove(installation: Installation, container: Container, *, force: bool, tel
             for driver in release.discard_damaged(installation, container):
                 tell(driver)
         else:
+            release.processes(container)  # there is one only where recovery could not end it, and this says why
             release.discard(installation, container)
     finally:
         os.close(lock)

@@ -1,4 +1,4 @@
-"""What a container is asked to be: values, and what holds of them whoever asks, a command line or an API."""
+"""What a container is asked to be: values, and the rules that hold for them whoever asks, a command line or an API."""
 
 from __future__ import annotations
 

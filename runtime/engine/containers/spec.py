@@ -1,7 +1,7 @@
 """An image's configuration and the options of `run`, made into an OCI configuration (runtime-spec config.md).
 
 A pure function of its arguments; what only the root file system tells (numeric ids, the home directory) is filled in
-by the shim once it is mounted.
+by the task once it is mounted.
 """
 
 from __future__ import annotations

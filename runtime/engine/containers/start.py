@@ -8,16 +8,16 @@ from runtime.engine import waiting
 from runtime.engine.containers.container import Container
 from runtime.engine.containers.recovery import recover
 from runtime.engine.installation import Installation
-from runtime.engine.shim import Shim
+from runtime.engine.spawn import Task
 from runtime.engine.state import AT_REST
-from runtime.errors import ShimLost, StateError
+from runtime.errors import StateError, TaskLost
 
 
 def start(
     installation: Installation, container: Container, window: tuple[int, int] = (0, 0), *,
     answered: waiting.Answered = waiting.answered,
-) -> Shim:  # fmt: skip
-    """Start a container that is at rest; its shim, which has `started` it. Raises RuntimeFault, DriverError or OSError;
+) -> Task:  # fmt: skip
+    """Start a container that is at rest; its task, which has `started` it. Raises RuntimeFault, DriverError or OSError;
     the container is at rest then as it was, or is gone if it removes itself."""
     name, lock = container.config.name, container.lock()
     if lock is None:
@@ -27,18 +27,19 @@ def start(
         if found.status not in AT_REST:
             raise StateError(f"the container {name} is {found.status.value}: it cannot be started")
         mounts = installation.drivers.get(container.config.driver).mounts(container.id)
-        shim = Shim(answered=answered)
+        task = Task(answered=answered)
     except BaseException:
         os.close(lock)
         raise
     try:
-        shim.order(container, lock, mounts, window)
-        shim.started()
-    except ShimLost:
-        shim.wait()
+        installation.close()  # the task has its own, and we may wait for long
+        task.order(container, lock, mounts, window)
+        task.started()
+    except TaskLost:
+        task.wait()
         recover(installation)
         raise
     except BaseException:
-        shim.wait()
+        task.wait()
         raise
-    return shim
+    return task

@@ -2,19 +2,18 @@
 
 Locks, outermost first (flock(2): the kernel drops them with the last descriptor, so a killed owner holds nothing):
   <root>/containers/.lock      names and ids: held for the moment of adding or dropping a container
-  <root>/containers/ID/lock    one container: held by whoever creates, runs or removes it; a shim for its whole life
+  <root>/containers/ID/lock    one container: held by whoever creates, runs or removes it; a task for its whole life
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 
-from drivers.disk import durable, locks
+from drivers.disk import durable, locks, trees
 from drivers.errors import DriverError
 from runtime.engine import records, state
 from runtime.engine.containers import names
@@ -80,7 +79,7 @@ class ContainerStore:
     def _forget(self, container: Container) -> None:
         """What add() could not finish. The names' lock is held."""
         self._unpoint(container.id)
-        shutil.rmtree(container.directory, ignore_errors=True)
+        _clear_away(container.directory)
 
     def _free_name(self, wish: str) -> str:
         if wish:
@@ -139,7 +138,7 @@ class ContainerStore:
         for path in (container.log, f"{container.directory}/state.json", f"{container.directory}/config.json"):
             with suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink(path)
-        shutil.rmtree(container.directory, ignore_errors=True)
+        _clear_away(container.directory)
 
     def sweep(self) -> None:
         """Remove what a process left that was killed in `add`, or at the end of `drop`: a directory with a lock and no
@@ -158,12 +157,12 @@ class ContainerStore:
         try:
             lock = flock(f"{directory}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
-            shutil.rmtree(directory, ignore_errors=True)
+            _clear_away(directory)
             return
         except BlockingIOError:
             return  # it is being made
         if self._is_remnant(container_id):
-            shutil.rmtree(directory, ignore_errors=True)
+            _clear_away(directory)
         os.close(lock)
 
     def _is_remnant(self, container_id: str) -> bool:
@@ -268,3 +267,9 @@ class ContainerStore:
                     if found is not None and found.status in (*state.AT_REST, Status.REMOVING):
                         continue
                 yield self.load(container_id)
+
+
+def _clear_away(directory: str) -> None:
+    """Delete what is left of one, as far as that is possible."""
+    with suppress(OSError):
+        trees.delete_path(directory)

@@ -2,7 +2,7 @@
 is not its own.
 
 While a container runs, what it has written is read through its own mount: another view of the same layer, put together
-beside it, would open by name what the container has exchanged for something else meanwhile. Its shim hands out a mount
+beside it, would open by name what the container has exchanged for something else meanwhile. Its task hands out a mount
 that was made before anything of the container ran. To enter the container's mount namespace instead, and copy what is
 mounted at its root, would ask the container: one with CAP_SYS_ADMIN can mount anything there.
 """
@@ -20,7 +20,7 @@ from runtime.engine.watch import connect
 from runtime.errors import StateError
 from unionfs.linux import consts, files
 
-_PATIENCE = 30.0  # seconds for a shim to answer; one that is stopped, or starved, does not
+_PATIENCE = 30.0  # seconds for a task to answer; one that is stopped, or starved, does not
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def live(container: Container) -> Iterator[int | None]:
     mounted in it; None of one that does not.
 
     Nothing can be written through it, nor a device or a program opened. It stays good when the container ends.
-    StateError when the container's shim does not answer, or its file system, which a server may have.
+    StateError when the container's task does not answer, or its file system, which a server may have.
     """
     watch = connect(container)
     if watch is None:

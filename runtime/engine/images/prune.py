@@ -22,7 +22,7 @@ def prune(installation: Installation, *, named: bool = False) -> Pruned[Removed]
     for image in kept.list():
         if image.id in used or (image.tags and not named):
             continue
-        # By its manifest, what digests of other repositories still hold; its id may be another's that has a tag.
+        # By its manifest, which digests of other repositories may still hold; its id may be that of another with a tag.
         for name in (*image.tags, image.manifest):
             with suppress(NoSuchImage, ImageInUse):
                 removed.append(kept.remove(name, in_use=lambda: in_use(installation)))

@@ -44,7 +44,7 @@ def remove_image(installation: Installation, reference: str, *, tell: Callable[[
 def in_use(installation: Installation) -> set[str]:
     """The ids of images that containers are made of.
 
-    A container whose record is damaged says it by what its snapshot is on. ImageInUse where even that cannot be told.
+    For a container whose record is damaged, what its snapshot is on says it. ImageInUse where even that cannot be told.
     """
     used = {container.config.image_id for container in installation.containers}
     damaged = {container.id for container in installation.containers.damaged()}

@@ -20,7 +20,7 @@ def pull(
     installation: Installation, name: str, environ: Mapping[str, str], tell: Listener = unheard, *,
     platform: Platform | None = None, all_tags: bool = False,
 ) -> Reference:  # fmt: skip
-    """Have the store have what the registry has under `name`, or all tags of it, unpacked in the chosen driver.
+    """Bring what the registry has under `name`, or all tags of it, into the store, unpacked in the chosen driver.
 
     `environ` says where registries.toml and the credentials lie. What was pulled; of all tags, it has none. Raises
     InvalidValue and ImageError for a name that cannot be pulled, and as registry.pull does.

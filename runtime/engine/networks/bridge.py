@@ -99,7 +99,7 @@ class BridgeNetwork:
         return Endpoint(str(lease.address), subnet.prefixlen, str(gateway.ip), mac, lease.port)
 
     def _leave(self, container_id: str, host: Host, leases: Leases) -> None:
-        """Links first: whoever is killed here leaves a lease, and comes by again."""
+        """Links first: if we are killed here a lease is left, and with it a second try."""
         lease = leases.get(container_id)
         if not leases.others(container_id):
             self._dismantle(host, leases)

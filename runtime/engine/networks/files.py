@@ -1,13 +1,13 @@
 """The network's three files in a container's /etc, as text: resolv.conf, hosts, hostname.
 
-Docker's rules (moby, daemon/libnetwork/internal/resolvconf): a nameserver on the host's loopback is nobody in the
-container's; where none is left, systemd-resolved's real ones, then public ones.
+Docker's rules (moby, daemon/libnetwork/internal/resolvconf): a nameserver on the host's loopback cannot be reached
+from the container; where none is left, systemd-resolved's real ones, then public ones.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network, ip_address
 
 HOST_RESOLV = "/etc/resolv.conf"
 HOST_HOSTS = "/etc/hosts"
@@ -36,9 +36,9 @@ def _words(line: str) -> list[str]:
     return [word for word in line.replace("\t", " ").split(" ") if word]
 
 
-def host_nameservers() -> list[IPv4Network]:
-    """The host's nameservers as networks of one address: no bridge may hide them."""
-    return [IPv4Network(server) for server in nameservers(read(HOST_RESOLV)) if _reachable(server)]
+def host_nameservers() -> list[str]:
+    """The addresses of the host's nameservers that a container can reach."""
+    return [server for server in nameservers(read(HOST_RESOLV)) if _reachable(server)]
 
 
 def resolv(source: Callable[[str], str] = read) -> str:
@@ -52,12 +52,12 @@ def resolv(source: Callable[[str], str] = read) -> str:
 
 
 def _reachable(server: str) -> bool:
-    """IPv6 servers are not: the bridge has no IPv6."""
+    """Neither one on the host's loopback nor 0.0.0.0; and no IPv6 server, as the bridge has no IPv6."""
     try:
-        address = ip_address(server)
-    except ValueError:
+        address = socket.inet_pton(socket.AF_INET, server)  # ipaddress takes longer to import than all of this
+    except (OSError, ValueError):
         return False
-    return isinstance(address, IPv4Address) and not address.is_loopback and not address.is_unspecified
+    return address[0] != 127 and any(address)
 
 
 def hosts(hostname: str, address: str = "") -> str:

@@ -1,6 +1,6 @@
 """The packet filter's part of a bridge with iptables: one chain of the bridge's own in each table, and a jump to it.
 
-For kernels and machines without nft (runtime/engine/networks/nat.py decides), and to be let through a FORWARD chain
+For kernels and machines without nft (runtime/engine/networks/nat.py decides), and for being let through a FORWARD chain
 that another tool guards. iptables-restore replaces a chain's rules in one transaction; the jump follows, so a chain
 is never entered half-made. `tool` is the path of iptables, iptables-nft or iptables-legacy.
 """
@@ -45,7 +45,7 @@ def masquerades(tool: str, bridge: str) -> bool:
 
 
 def remove(tool: str, table: str, bridge: str) -> None:
-    """Take the bridge's chain out of one table. None there is fine. NetworkError."""
+    """Take the bridge's chain out of one table. It is fine if there is none. NetworkError."""
     chain = chain_of(bridge)
     code, _ = command.attempt(tool, "-w", "-t", table, "-S", chain)
     if code:

@@ -118,7 +118,8 @@ class Host:
         with step(f"make the bridge {name}"):
             routes = list(rtnetlink.routes(self.netlink.dump(rtnetlink.dump_routes())))
             others = list(rtnetlink.links(self.netlink.dump(rtnetlink.dump_links())))
-            subnet = subnets.choose(wished, [*(route.destination for route in routes), *files.host_nameservers()])
+            servers = [IPv4Network(server) for server in files.host_nameservers()]  # which no bridge may hide
+            subnet = subnets.choose(wished, [*(route.destination for route in routes), *servers])
             gateway = IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
             uplinks = {route.link for route in routes if route.destination.prefixlen == 0}
             mtu = min((link.mtu for link in others if link.number in uplinks), default=_ETHERNET_MTU)
@@ -163,7 +164,7 @@ class Host:
     def dismantle(self, bridge: Link) -> None:
         """Take the bridge away, with its ports, its rules and, if it was us and nobody is left, forwarding.
 
-        Whoever is killed on the way leaves the bridge, which is last, and so a second try.
+        If we are killed on the way the bridge is left, which goes last, and so there is a second try.
         """
         nat.remove(bridge.name)
         if _turned_forwarding_on(bridge):
@@ -173,7 +174,7 @@ class Host:
         self._delete(rtnetlink.delete_group(bridge.group))
 
     def _delete(self, request: Request) -> None:
-        """None there is fine: a port goes with the namespace of its peer."""
+        """It is fine if there is none: a port goes with the namespace of its peer."""
         try:
             self.netlink.request(request)
         except OSError as error:
@@ -192,7 +193,7 @@ def _owner(root: str) -> str:
 
 
 def _is_ours(link: Link) -> bool:
-    """Whether it is a bridge of any root's."""
+    """Whether it is the bridge of some root."""
     return link.alias.partition(" ")[0] in (_OWNED, _OWNED_FORWARDING)
 
 

@@ -92,7 +92,7 @@ def add(rules: Rules) -> None:
 
 
 def remove(bridge: str) -> None:
-    """Take the bridge's rules away, from wherever they are. None there is fine."""
+    """Take the bridge's rules away, from wherever they are. It is fine if there are none."""
     if _nft_table(table_of(bridge)):
         command.run(find("nft") or "nft", "delete", "table", "ip", table_of(bridge))
     for tool, table in _iptables_tables():

@@ -6,7 +6,6 @@ from collections.abc import Collection
 
 from runtime.engine.networks import files
 from runtime.engine.networks.network import Endpoint
-from runtime.engine.networks.sandbox import Sandbox
 
 
 class NoneNetwork:
@@ -18,8 +17,7 @@ class NoneNetwork:
         """Nothing is kept below `root`."""
 
     def attach(self, pid: int, container_id: str) -> Endpoint | None:
-        with Sandbox(pid) as sandbox:
-            sandbox.loopback_up()
+        """Nothing to add: a new namespace's loopback is brought up with it (oci/child.py)."""
         return None
 
     def detach(self, container_id: str) -> None:

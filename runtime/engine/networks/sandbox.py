@@ -43,10 +43,6 @@ class Sandbox:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def loopback_up(self) -> None:
-        with self._enter() as netlink:
-            netlink.request(rtnetlink.set_link(_LOOPBACK, up=True))
-
     def configure(self, address: IPv4Interface, gateway: IPv4Address) -> None:
         """Bring lo and eth0 up; give eth0 its address and the default route. OSError."""
         with self._enter(INTERFACE) as netlink:

@@ -24,7 +24,7 @@ class Storage(NamedTuple):
 
 class Away(NamedTuple):
     """A driver that this installation has used and that does not work here now: its pool is exported, its module gone,
-    a program or a disk missing. That is nothing to a verb that wants nothing of it but to tell it."""
+    a program or a disk missing. A verb that wants nothing of it only tells of it."""
 
     driver: str
     reason: str

@@ -1,4 +1,4 @@
-"""What processes of ours left that were killed, taken back in one place: docs/leftovers.md lists it.
+"""What our processes left when they were killed, taken back in one place: docs/leftovers.md lists it.
 
 Every verb that makes room comes here at its end: rm, rmi and the prune verbs. Whoever unpacks an image comes to
 images.unpack.take_back(), the part of it that is about one driver. Two things are not here: containers, which the next

@@ -10,8 +10,8 @@ _Removed = TypeVar("_Removed")
 
 
 class Pruned(NamedTuple, Generic[_Removed]):
-    """What is gone, and the bytes that went with it; why what could not be removed was not, which is no reason to keep
-    the rest, nor to be silent about it; and drivers that could not be asked."""
+    """What is gone, and the bytes that went with it; why something could not be removed, which is no reason to keep the
+    rest, nor to be silent about it; and drivers that could not be asked."""
 
     removed: list[_Removed]
     freed: int

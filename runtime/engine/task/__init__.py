@@ -11,8 +11,8 @@ container's lock from before the first mount until the last trace is gone, so a 
 the container any more (containers/recovery.py). No client is waited for, but for the pace of a process that it had
 started.
 
-The program itself is called the shim. Its interpreter's file is out of the container's reach (oci/sealed.py): what
-becomes a container's command is a fork of it until then.
+Its interpreter's file is out of the container's reach (oci/sealed.py): what becomes a container's command is a fork of
+it until then.
 
 The root file system is a mount that is attached nowhere but in the container's own mount namespace. Nobody else gets a
 copy of it, and it ends with the last of the container's processes and our descriptors, however we end. Nor has a

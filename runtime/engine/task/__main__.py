@@ -1,4 +1,4 @@
-"""`python -I -S runtime/engine/task PATH`: started by runtime/engine/shim.py with a socket as descriptor 3.
+"""`python -I -S runtime/engine/task PATH`: started by runtime/engine/spawn.py with a socket as descriptor 3.
 
 PATH is the caller's sys.path. To have the interpreter find it again (site.py, with what a virtual environment adds to
 it) would take longer than all that is imported here.

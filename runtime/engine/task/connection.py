@@ -1,4 +1,4 @@
-"""One client of the task: what it sent, and what is to be sent to it. Nothing here waits but `finish`."""
+"""One client of the task: what it sent, and what is to be sent to it. Nothing but `finish` waits here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.engine import frames
 from runtime.engine.frames import Frame, Splitter
 from runtime.errors import RuntimeFault, sentence
 
-# Bytes that may wait for a client whose reading nothing waits for: an attached one that is slower gets no more.
+# Bytes that may be queued for a client that nothing waits for: an attached one that reads too slowly gets no more.
 BOUND = 1 << 20
 
 
@@ -36,24 +36,24 @@ class Connection:
             self.flush()
 
     def offer(self, frame: bytes) -> None:
-        """The same, if it reads what it is sent; or hang up."""
+        """The same, or hang up on a client that does not read what it is sent."""
         self.send(frame)
         if len(self.outbox) > BOUND:
             self.hang_up()
 
     def tell(self, frame: bytes) -> None:
-        """The same for a notice: one that has others to read needs no more of them."""
+        """The same for a notice: a client that has something to read already needs no more of them."""
         if not self.outbox:
             self.send(frame)
 
     def refuse(self, error: Exception, *, tried: str, besides: str = "") -> None:
-        """Tell it of an error, whose cause is in what was `tried`, and what went wrong `besides`."""
+        """Tell it of an error in what was `tried`, and of what went wrong `besides`."""
         name, message = _named(error, tried)
         told = f"{message}; {besides}" if besides else message
         self.send(frames.pack_json(frames.FAULT, {"fault": name, "message": told}))
 
     def hand(self, fd: int) -> None:
-        """Give a LOOK with a descriptor, which the caller may close at any time, as soon as nothing else waits."""
+        """Send a LOOK with a descriptor as soon as nothing else is queued; the caller may close its own at any time."""
         self._forget_look()
         self._look = os.dup(fd)
         self.flush()

@@ -1,5 +1,6 @@
-"""A process on its way into the container, for the client that asked for it. None of its steps waits: one may be in
-the kernel for long, which looks for its command on a union whose server is stopped, or stand still with the container.
+"""A process on its way into the container, for the client that asked for it. None of its steps waits: the process
+may be in the kernel for long, looking for its command on a union whose server is stopped, or stand still with the
+container.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Life:
         self.state = found if found.status in AT_REST else found.to(Status.CREATED)
 
     def record(self) -> None:
-        """That somebody is at it, in its run directory."""
+        """Say in its run directory that somebody is at work on it."""
         save(self._container.run_directory, self.state)
 
     def begin(self, mounts: list[Mount], window: tuple[int, int]) -> tuple[Init, Ends]:
@@ -66,11 +66,12 @@ class Life:
             os.mkdir(self._container.rootfs, 0o700)  # where it is attached for a moment, before it is pivoted into
         spec = self._write_spec(self._tree.fd, window)
         with step("create the container"):
-            self._init, ends = self._create(spec)
+            ends = self._create(spec)
+        assert self._init is not None
         with step(f"connect it to the network {self._config.network}"):
             endpoint = self._connect(self._init.pid)
         running = self.state.to(
-            Status.RUNNING, pid=self._init.pid, shim_pid=os.getpid(), started=time.time(), finished=0.0, exit_code=0,
+            Status.RUNNING, pid=self._init.pid, task_pid=os.getpid(), started=time.time(), finished=0.0, exit_code=0,
             error="", address=f"{endpoint.address}/{endpoint.prefix}" if endpoint else "",
             gateway=endpoint.gateway if endpoint else "", mac=endpoint.mac if endpoint else "",
             places=self._led_elsewhere(self._init),
@@ -90,17 +91,21 @@ class Life:
         own = [mount["destination"] for mount in mounts if mount["type"] in ("bind", "file")]
         return tuple(trees.led_elsewhere(init.root, own))
 
-    def _create(self, spec: dict[str, Any]) -> tuple[Init, Ends]:
+    def _create(self, spec: dict[str, Any]) -> Ends:
         assert self._tree is not None and self._etc is not None
         root, etc = self._tree.fd, self._etc.fd
         if self._config.terminal:
-            init = oci.create(self._container.run_directory, spec, root=root, files=etc)
-            assert init.console is not None
-            return init, Ends(console=init.console)
+            self._init = oci.create(self._container.run_directory, spec, root=root, files=etc)
+            assert self._init.console is not None
+            return Ends(console=self._init.console)
         theirs, ends = pipes(stdin=self._config.stdin)
         try:
             directory = self._container.run_directory
-            return oci.create(directory, spec, stdio=theirs, root=root, files=etc), ends
+            self._init = oci.create(directory, spec, stdio=theirs, root=root, files=etc)
+            return ends
+        except BaseException:
+            ends.close()
+            raise
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -144,9 +149,9 @@ class Life:
         return endpoint
 
     def end(self, exit_code: int) -> str:
-        """Give back everything, then record how it ended, or remove the container. What went wrong, "" if nothing."""
+        """Give back everything, then record how it ended, or remove the container. Returns what went wrong, or ""."""
         return self._rest(self.state.to(
-            Status.EXITED, pid=0, shim_pid=0, finished=time.time(), exit_code=exit_code,
+            Status.EXITED, pid=0, task_pid=0, finished=time.time(), exit_code=exit_code,
             oom_killed=release.oom_killed(self._container),
         ))  # fmt: skip
 
@@ -196,7 +201,8 @@ class Life:
 
 
 def _make_source(path: str) -> None:
-    """A volume's source that is missing becomes a directory, as with docker's -v; a user's, and not of ours."""
+    """A volume's source that is missing becomes a directory, as with docker's -v: made as by a user, and not as
+    private as ours are."""
     ours = os.umask(0o022)
     try:
         os.makedirs(path, exist_ok=True)

@@ -2,16 +2,18 @@
 one poll.
 
 Every child is collected here as soon as it has ended, whatever its client does: a container ends only when every
-process of its pid namespace has been collected, also one whose parent is outside (zap_pid_ns_processes,
+process of its pid namespace has been collected, even one whose parent is outside (zap_pid_ns_processes,
 kernel/pid_namespace.c).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import socket
+import time
 from functools import partial
 
 from runtime.engine import frames
@@ -24,6 +26,10 @@ from runtime.engine.task.process import Interests, Process
 from runtime.errors import StateError
 from runtime.oci import parent
 from runtime.oci.process import Init
+
+# What accept(2) says of a client that there is no room for, and for how many seconds it is left waiting then.
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_PAUSE = 0.1
 
 
 class Loop:
@@ -39,6 +45,7 @@ class Loop:
         self._processes = {0: self._first}
         self._last = 0
         self._connections = [caller]
+        self._accepts_from = 0.0  # a time of time.monotonic
         self._followers: list[Connection] = []
         self._joining: list[Joining] = []
         self._unreaped: dict[int, int] = {}  # pids by pidfd, of processes that nobody asks for
@@ -57,7 +64,8 @@ class Loop:
             poll = select.poll()
             for fd, (events, _) in interests.items():
                 poll.register(fd, events)
-            for fd, _ in poll.poll():
+            pause = self._accepts_from - time.monotonic()
+            for fd, _ in poll.poll(pause * 1000 if pause > 0 else None):
                 if fd == self._first.init.pidfd:
                     over = True
                 else:
@@ -65,7 +73,7 @@ class Loop:
             if self._may_have_strays and all(joining.init is not None for joining in self._joining):
                 self._may_have_strays = False
                 parent.collect_strays(self._known())
-        self._first.finish()  # nobody is left to write: what the pipes hold is all there will ever be
+        self._first.finish()
         self._log.close()
         for joining in list(self._joining):
             self._give_up(joining)
@@ -91,9 +99,9 @@ class Loop:
         while gone := [one for one in self._connections if one.sock is None]:
             for connection in gone:  # of which others may hear, and turn out to have gone as well
                 self._gone(connection)
-        wanted: Interests = {
-            self._listener.fileno(): (select.POLLIN, self._accept), self._news: (select.POLLIN, self._hear_of_children),
-        }  # fmt: skip
+        wanted: Interests = {self._news: (select.POLLIN, self._hear_of_children)}
+        if self._accepts_from <= time.monotonic():
+            wanted[self._listener.fileno()] = (select.POLLIN, self._accept)
         for connection in self._connections:
             assert connection.sock is not None
             waiting = select.POLLOUT if connection.is_waiting else 0
@@ -117,8 +125,9 @@ class Loop:
     def _accept(self) -> None:
         try:
             self._connections.append(Connection(self._listener.accept()[0]))
-        except OSError:
-            pass  # it went away again
+        except OSError as error:  # else it went away again
+            if error.errno in _NO_ROOM:
+                self._accepts_from = time.monotonic() + _PAUSE
 
     def _serve(self, client: Connection) -> None:
         client.flush()
@@ -229,7 +238,7 @@ class Loop:
         if code is None:
             self._traced.add(pidfd)
             return
-        process.finish(most=frames.CHUNK)
+        process.finish()
         for client in process.clients():
             client.send(process.exited(code))
         if process.owner is not None:

@@ -1,7 +1,7 @@
 """One process of the container, with its streams and the clients that have them.
 
 What is polled follows from the state alone: as long as something waits to be sent to whoever had the process started,
-no output of it is read, so a slow client slows its process through the pipe and nothing grows here.
+none of its output is read, so a slow client slows its process through the pipe and nothing grows here.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Process:
     def _copy(self, fd: int) -> int:
         """Pass on what can be read of one source; how many bytes. At its end it is one no longer."""
         if fd not in self._sources:
-            return 0  # closed since it was polled
+            return 0  # closed since it was polled, or at its end
         try:
             data = os.read(fd, frames.CHUNK)
         except BlockingIOError:
@@ -145,15 +145,16 @@ class Process:
         if self._input_ends:
             self._ends.end_input()
 
-    def finish(self, *, most: int | None = None) -> None:
-        """It has ended: pass on what is left of its output, at most so many bytes of each stream, and let go of them.
+    def finish(self) -> None:
+        """It has ended: pass on what is left of its output, and let go of it.
 
-        What it has left running may write on and on.
+        That is no more than its streams hold. Others may have their ends too, and write on and on: what it has left
+        running, or been given them by it.
         """
         for fd in list(self._sources):
-            taken = 0
-            while fd in self._sources and (most is None or taken < most) and (count := self._copy(fd)):
-                taken += count
+            left = self._ends.holds(fd)
+            while left > 0 and (count := self._copy(fd)):
+                left -= count
         self.close()
 
     def close(self) -> None:

@@ -127,15 +127,15 @@ def test_what_ran_out_of_memory(runtime: Runtime) -> None:
     assert (state["OOMKilled"], state["ExitCode"]) == (True, 4)
 
 
-def test_what_ran_out_of_memory_and_lost_its_shim(runtime: Runtime) -> None:
+def test_what_ran_out_of_memory_and_lost_its_task(runtime: Runtime) -> None:
     from runtime.engine.containers.store import ContainerStore
     from runtime.engine.paths import Paths
 
     name = runtime("run", "-d", "-m", "16m", "--network=none", "box", "sh", "-c", f"{_EATS}; sleep 600").strip()
     try:
         wait_until(lambda: "sleep 600" in runtime("exec", name, "ps"), "its first program was killed")
-        shim = ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get(name).state().shim_pid
-        os.kill(shim, signal.SIGKILL)
+        task = ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get(name).state().task_pid
+        os.kill(task, signal.SIGKILL)
         wait_until(lambda: not inspect(runtime, name)["State"]["Running"], "it is recovered")
         assert inspect(runtime, name)["State"]["OOMKilled"] is True
     finally:

@@ -21,7 +21,7 @@ from runtime.cli.usage import NotPermitted, UsageError, exit_code
         (errors.ContainerError, 125, 1),
         (errors.CommandNotExecutable, 126, 1),
         (errors.CommandNotFound, 127, 1),
-        (errors.ShimLost, 137, 1),
+        (errors.TaskLost, 137, 1),
         (errors.StateError, 1, 1),
         (errors.DamagedRecord, 1, 1),
         (errors.ImageInUse, 1, 1),

@@ -90,7 +90,7 @@ def test_ctrl_c_leaves_a_reader_that_never_reads(runtime: Runtime) -> None:
         wait_until(lambda: os.listdir(runtime.state / "containers"), "it runs")
         wait_until(lambda: not os.listdir(runtime.state / "containers"), "it has ended")
         assert process.poll() is None
-        # The first may still have gone to the shim, on its way out.
+        # The first may still have gone to the task, on its way out.
         wait_until(lambda: ended_by(process, signal.SIGINT), "it ends")
         assert process.wait() == 130
 
@@ -181,20 +181,20 @@ def test_the_terminal_is_restored_after_a_signal(
     assert user.mode() == user.before
 
 
-def test_the_terminal_is_restored_when_the_shim_dies(runtime: Runtime, terminal: Callable[..., Terminal]) -> None:
+def test_the_terminal_is_restored_when_the_task_dies(runtime: Runtime, terminal: Callable[..., Terminal]) -> None:
     user = terminal(runtime.command(*RUN, "-it", IMAGE, "sh"))
     user.expect("# ")
     (container,) = runtime.ids()
-    os.kill(shim_pid(runtime, container), signal.SIGKILL)
+    os.kill(task_pid(runtime, container), signal.SIGKILL)
     assert user.wait() == 137
     assert user.mode() == user.before
 
 
-def shim_pid(runtime: Runtime, container: str) -> int:
+def task_pid(runtime: Runtime, container: str) -> int:
     from runtime.engine.containers.store import ContainerStore
     from runtime.engine.paths import Paths
 
-    return ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get(container).state().shim_pid
+    return ContainerStore(Paths.of(str(runtime.root), str(runtime.state))).get(container).state().task_pid
 
 
 def test_the_terminal_goes_away(runtime: Runtime, terminal: Callable[..., Terminal]) -> None:
@@ -254,14 +254,14 @@ _INTERRUPTED = """
 import os, signal
 from runtime.cli import command
 from runtime.engine import frames
-from runtime.engine.shim import Shim
-original = Shim.started
-def started(shim):
-    original(shim)
-    while not any(b"ready" in frame.payload for frame in shim.line.received):
-        shim.line.receive()
+from runtime.engine.spawn import Task
+original = Task.started
+def started(task):
+    original(task)
+    while not any(b"ready" in frame.payload for frame in task.line.received):
+        task.line.receive()
     os.kill(os.getpid(), signal.SIGINT)
-Shim.started = started
+Task.started = started
 raise SystemExit(command(sys.argv[1:]))
 """
 
@@ -298,7 +298,7 @@ def test_exec_whose_output_nobody_reads_can_be_ended(runtime: Runtime, number: s
 
 def _runs(runtime: Runtime, name: str, word: bytes) -> bool:
     """Whether a child of the container's task has this in its command line."""
-    for child in children(found(runtime, name).state().shim_pid):
+    for child in children(found(runtime, name).state().task_pid):
         try:
             if word in Path(f"/proc/{child}/cmdline").read_bytes():
                 return True

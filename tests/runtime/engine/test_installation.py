@@ -134,20 +134,20 @@ def _open_below(pid: int, directory: str) -> list[str]:
 
 
 def test_who_goes_on_holds_no_driver_open(each_driver: Runtime) -> None:
-    """What a driver has set up goes with the last who has it open: neither a client nor a shim is that for days."""
+    """What a driver has set up goes with the last who has it open: neither a client nor a task is that for days."""
     runtime = each_driver
     words = ("--name=runs", "--network=none", IMAGE, "sh", "-c", "echo ready; while :; do sleep 0.1; done")
     with runtime.popen("run", *words) as client:
         assert client.stdout is not None
         client.stdout.readline()
         with Installation(Paths.of(str(runtime.root), str(runtime.state))) as installation:
-            shim = installation.containers.get("runs").state().shim_pid
+            task = installation.containers.get("runs").state().task_pid
         with runtime.popen("exec", "runs", "sh", "-c", "echo ready; exec sleep 1000") as command:
             assert command.stdout is not None
             command.stdout.readline()
-            held = [_open_below(pid, f"{runtime.root}/drivers") for pid in (client.pid, shim, command.pid)]
+            held = [_open_below(pid, f"{runtime.root}/drivers") for pid in (client.pid, task, command.pid)]
             runtime("rm", "-f", "runs")  # what the two wait for, whatever was found
             command.communicate()
         client.communicate()
     assert held == [[], [], []]
-    wait_until(lambda: not os.path.exists(f"/proc/{shim}"), "the shim has ended")
+    wait_until(lambda: not os.path.exists(f"/proc/{task}"), "the task has ended")

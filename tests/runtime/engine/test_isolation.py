@@ -305,7 +305,7 @@ def evil(tmp_path: Path) -> Path:
 def test_the_callers_directory_and_variables_decide_nothing(
     runtime: Runtime, evil: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """Neither of the command nor of any process that it starts: the shim, the union's server, what exec adds."""
+    """Neither of the command nor of any process that it starts: the task, the union's server, what exec adds."""
     program = Path(sys.executable).with_name("runtime")
     if not program.exists():
         pytest.skip(f"the command is not installed: {program}")

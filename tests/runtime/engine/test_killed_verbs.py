@@ -115,7 +115,7 @@ def has_its_changes(site: Site) -> None:
 
 
 def has_gone(site: Site) -> None:
-    """As it was told to at its end, whoever sees to that: its shim, or the next command if it came to none."""
+    """As it was told to at its end, whoever sees to that: its task, or the next command if it came to none."""
     wait_until(lambda: "victim" not in site.runtime("ps", "-a"), "it has gone")
     assert site.runtime.run("--name=victim", IMAGE, "echo", "free") == "free\n"
 

@@ -139,6 +139,26 @@ def test_a_command_whose_task_is_late(runtime: Runtime, number: int, code: int, 
     runtime("rm", "-f", name)
 
 
+@pytest.mark.parametrize("verb", ["run", "exec"])
+def test_a_client_whose_task_does_not_hear_a_signal_ends_and_says_so(runtime: Runtime, verb: str) -> None:
+    runtime("run", "-d", "--network=none", "--name=other", "box", "sleep", "600")
+    name, *words = ("own", verb, "--network=none", "--name=own", "box") if verb == "run" else ("other", verb, "other")
+    patient = [sys.executable, "-c", _WITH, "runtime.client.foreground", "_PATIENCE", "0.2"]
+    command = [*patient, *runtime.command(*words, "sh", "-c", "echo here; sleep 600")[3:]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        assert client.stdout is not None and client.stdout.readline() == b"here\n"
+        task = parent(runtime.pid(name))
+        os.kill(task, signal.SIGSTOP)
+        try:
+            client.send_signal(signal.SIGTERM)
+            _, err = client.communicate(timeout=PATIENCE)
+        finally:
+            os.kill(task, signal.SIGCONT)
+    unheard = "runtime: the process that keeps the container does not answer, and has not heard signal 15\n"
+    assert (client.returncode, err.decode()) == (125, unheard)
+    runtime("rm", "-f", *{"other", name})
+
+
 def waits_in_its_input(pid: int) -> bool:
     """Whether there is something to be read from its standard input, a pipe."""
     with open(f"/proc/{pid}/fd/0", "rb") as pipe:
@@ -159,11 +179,11 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("words", [("run", "--rm"), ("run", "-d")], ids=" ".join)
-def test_run_whose_shim_is_stopped(runtime: Runtime, words: tuple[str, ...]) -> None:
+def test_run_whose_task_is_stopped(runtime: Runtime, words: tuple[str, ...]) -> None:
     """What had been begun is taken back."""
     with runtime.popen(*words, "--network=none", "box", "sleep", "600", stdin=subprocess.DEVNULL) as process:
-        wait_until(lambda: shims(process.pid), "it has a shim")
-        for pid in shims(process.pid):
+        wait_until(lambda: tasks_of(process.pid), "it has a task")
+        for pid in tasks_of(process.pid):
             os.kill(pid, signal.SIGSTOP)
         wait_until(runtime.ids, "it has recorded the container")
         process.send_signal(signal.SIGTERM)
@@ -172,17 +192,17 @@ def test_run_whose_shim_is_stopped(runtime: Runtime, words: tuple[str, ...]) -> 
     assert runtime.ids() == []
 
 
-def shims(client: int) -> list[int]:
+def tasks_of(client: int) -> list[int]:
     return [pid for pid in children(client) if b"engine/task" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def test_a_container_whose_shim_is_stopped(runtime: Runtime) -> None:
+def test_a_container_whose_task_is_stopped(runtime: Runtime) -> None:
     """Its processes do not go on, and what does not answer is named."""
     for words in (("stop", "-t", "0"), ("rm", "-f")):
         name = runtime("run", "-d", "--network=none", "--name=kept", "box", "sleep", "600").strip()
         init = runtime.pid(name)
-        shim = parent(init)
-        os.kill(shim, signal.SIGSTOP)
+        task = parent(init)
+        os.kill(task, signal.SIGSTOP)
         try:
             command = [sys.executable, "-c", _WITH, "runtime.engine.containers.stop", "_ANSWER,_GIVING_BACK", "0.2"]
             done = subprocess.run(
@@ -192,8 +212,8 @@ def test_a_container_whose_shim_is_stopped(runtime: Runtime) -> None:
             assert done.stderr == "runtime: the process that keeps kept does not answer\n"
             assert has_ended(init), words
         finally:
-            os.kill(shim, signal.SIGCONT)
-        wait_until(lambda: runtime.status("kept").startswith("Exited (137)"), "its shim has recorded its end")
+            os.kill(task, signal.SIGCONT)
+        wait_until(lambda: runtime.status("kept").startswith("Exited (137)"), "its task has recorded its end")
         runtime("rm", "kept")
 
 

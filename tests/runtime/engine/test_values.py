@@ -13,7 +13,7 @@ from runtime.engine import frames, records, state
 from runtime.engine.containers import logs, names, spec
 from runtime.engine.containers.request import CreateRequest, Volume
 from runtime.engine.state import State, Status
-from runtime.errors import ConfigError, DamagedRecord, InvalidValue, RuntimeFault, ShimLost, StateError, by_name
+from runtime.errors import ConfigError, DamagedRecord, InvalidValue, RuntimeFault, StateError, TaskLost, by_name
 
 
 def test_environment_of_image_and_user_over_the_defaults() -> None:
@@ -137,8 +137,8 @@ def test_names() -> None:
 
 
 def test_a_fault_crosses_processes_by_its_name() -> None:
-    fault = by_name("ShimLost", "why")
-    assert isinstance(fault, ShimLost)
+    fault = by_name("TaskLost", "why")
+    assert isinstance(fault, TaskLost)
     assert str(fault) == "why"
     for other in ("OSError", "os", "annotations", "nothing"):
         assert type(by_name(other, "why")) is RuntimeFault
@@ -168,3 +168,8 @@ def test_a_log_is_the_same_whatever_the_pieces(tmp_path: Path) -> None:
         assert all({*record} == {"log", "stream", "time"} for record in records)
         # As json.dumps writes it, whichever way it was written.
         assert path.read_text().splitlines() == [json.dumps(record, separators=(",", ":")) for record in records]
+
+
+def test_a_state_that_an_earlier_version_recorded(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"status": "exited", "pid": 0, "shim_pid": 0, "exit_code": 3}')
+    assert state.rested(str(tmp_path)) == State(Status.EXITED, exit_code=3)

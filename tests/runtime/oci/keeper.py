@@ -1,4 +1,4 @@
-"""A single-threaded process that creates containers for the tests, as a shim does; driven by lines of JSON.
+"""A single-threaded process that creates containers for the tests, as a task does; driven by lines of JSON.
 
 A request is {"op": name, …}; the answer {"result": …} or {"fault": [class name, message]}. The test process itself
 must not fork containers: it has threads. `Keeper` is the test's side, `main` the process's.

@@ -387,3 +387,20 @@ def test_an_added_process_counts(keeper: Keeper, config: Make) -> None:
         box.exec(process("true"))
     box.delete()
     assert box.wait().code == 137
+
+
+def test_what_cannot_be_listed_is_not_empty(tmp_path: Path) -> None:
+    """Or a process at its descriptor limit would take a container for one that has ended."""
+    script = (
+        "import os, resource\n"
+        "from runtime.oci.cgroups import Cgroup\n"
+        "cgroup = Cgroup('/')\n"
+        "assert os.getpid() in cgroup.pids() or cgroup.pids()\n"
+        "lowest = os.dup(0)\n"
+        "os.close(lowest)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, lowest))\n"
+        "try: print(cgroup.pids())\n"
+        "except OSError as error: print(error.strerror)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "Too many open files\n"

@@ -8,12 +8,13 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from runtime.errors import CommandNotFound, ContainerError
+from runtime.errors import CommandNotFound, ContainerEnded, ContainerError
 from runtime.oci import container, state
 from tests.runtime.oci.conftest import Config, process
 from tests.runtime.oci.keeper import Keeper
@@ -150,3 +151,60 @@ def test_a_record_of_something_else_is_refused_and_deleted_nothing_by(tmp_path: 
             with pytest.raises(ContainerError, match="is not a record of a container"):
                 do(str(tmp_path))
         container.delete(str(tmp_path))
+
+
+def test_who_connects_and_says_nothing_keeps_nobody_from_starting_it(keeper: Keeper, config: Make) -> None:
+    box = keeper.create(config("true"))
+    silent = [state.connect(box.directory) for _ in range(30)]
+    box.start()
+    assert box.wait().code == 0
+    for channel in silent:
+        channel.close()
+    box.delete()
+
+
+# Looks at a process that lives, with so many descriptors left.
+_LOOK = """
+import os, resource, sys
+from runtime.errors import ContainerEnded, ContainerError
+from runtime.oci import container, state
+lowest = os.open("/dev/null", os.O_RDONLY)
+os.close(lowest)
+resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1 + int(sys.argv[2]), 1 << 10))
+for look in (state.observe, lambda directory: container.kill(directory, 9)):
+    try:
+        look(sys.argv[1])
+    except ContainerEnded:
+        print("ended")
+    except ContainerError as error:
+        print(error)
+assert os.open("/dev/null", os.O_RDONLY) == lowest
+"""
+
+
+def test_what_cannot_be_looked_at_is_not_said_to_have_ended(tmp_path: Path) -> None:
+    pid = os.getpid()
+    state.save(str(tmp_path), state.State("box", state.RUNNING, "", pid=pid, start_time=state.start_time(pid)))
+    command = [sys.executable, "-c", _LOOK, str(tmp_path), "0"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == 2 * f"cannot look at the container's process {pid}: /proc/{pid}/stat: Too many open files\n"
+
+
+def test_whatever_a_pid_has_become_the_process_has_ended(tmp_path: Path) -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        for pid, started in ((thread.native_id or 0, 1), (os.getpid(), 1), (_ended(), 1), (0, 0)):
+            state.save(str(tmp_path), state.State("box", state.RUNNING, "", pid=pid, start_time=started))
+            assert state.observe(str(tmp_path)).status == state.STOPPED
+            with pytest.raises(ContainerEnded):
+                container.kill(str(tmp_path), signal.SIGKILL)
+    finally:
+        over.set()
+        thread.join()
+
+
+def _ended() -> int:
+    with subprocess.Popen(["true"]) as process:
+        return process.pid

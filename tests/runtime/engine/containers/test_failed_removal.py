@@ -163,7 +163,7 @@ def test_one_that_cannot_be_removed_leaves_the_others_alone(runtime: Runtime) ->
     try:
         fcntl.flock(holder, fcntl.LOCK_EX)
         start(runtime, "lost", LOOP)
-        kill_and_wait(found(runtime, "lost").state().shim_pid)
+        kill_and_wait(found(runtime, "lost").state().task_pid)
         assert runtime.status("held") == "Removing"
         assert runtime.status("lost").startswith("Exited (137)")
         assert runtime.run(IMAGE, "echo", "works") == "works\n"

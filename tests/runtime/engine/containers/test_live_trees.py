@@ -135,7 +135,7 @@ def test_what_is_looked_at_is_the_containers_own_root(each_driver: Runtime) -> N
         assert root is None
 
 
-def test_a_shim_that_has_much_else_to_tell(runtime: Runtime) -> None:
+def test_a_task_that_has_much_else_to_tell(runtime: Runtime) -> None:
     runtime("run", "-d", "--network=none", "--name=seen", IMAGE, "yes")
     container = found(runtime, "seen")
     for _ in range(20):
@@ -144,17 +144,17 @@ def test_a_shim_that_has_much_else_to_tell(runtime: Runtime) -> None:
     runtime("rm", "-f", "seen")
 
 
-def test_a_shim_that_does_not_answer(runtime: Runtime) -> None:
+def test_a_task_that_does_not_answer(runtime: Runtime) -> None:
     start(runtime, "seen", LOOP)
-    shim_pid = found(runtime, "seen").state().shim_pid
-    os.kill(shim_pid, signal.SIGSTOP)
+    task_pid = found(runtime, "seen").state().task_pid
+    os.kill(task_pid, signal.SIGSTOP)
     try:
         watch = connect(found(runtime, "seen"))
         assert watch is not None
         with watch, pytest.raises(TimeoutError):
             watch.look(0.2)
     finally:
-        os.kill(shim_pid, signal.SIGCONT)
+        os.kill(task_pid, signal.SIGCONT)
         runtime("rm", "-f", "seen")
 
 

@@ -38,10 +38,10 @@ def own(
 
 
 def reboot(runtime: Runtime, names: list[str]) -> None:
-    """Shims first: no process of ours sees another one end. What a server of a union has not synced, it has written."""
+    """Tasks first: no process of ours sees another one end. What a server of a union has not synced, it has written."""
     states = [found(runtime, name).state() for name in names]
     for state in states:
-        kill_and_wait(state.shim_pid)
+        kill_and_wait(state.task_pid)
     for state in states:
         if alive(state.pid):
             kill_and_wait(state.pid)

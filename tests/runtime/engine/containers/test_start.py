@@ -15,7 +15,7 @@ from runtime.engine.containers.recovery import recover
 from runtime.engine.containers.start import start
 from runtime.engine.installation import Installation
 from runtime.engine.paths import Paths
-from runtime.engine.shim import Shim
+from runtime.engine.spawn import Task
 from runtime.engine.state import State, Status
 from runtime.errors import CommandNotFound, StateError
 from tests.runtime.conftest import IMAGE, Runtime, wait_until
@@ -47,24 +47,24 @@ def installation(runtime: Runtime) -> Installation:
     return Installation(Paths.of(str(runtime.root), str(runtime.state)))
 
 
-def started(runtime: Runtime, container: Container) -> Shim:
+def started(runtime: Runtime, container: Container) -> Task:
     with installation(runtime) as own:
         return start(own, container)
 
 
-def outcome(shim: Shim) -> tuple[bytes, int]:
+def outcome(task: Task) -> tuple[bytes, int]:
     """All that the container writes, and its exit code."""
     out, code = b"", None
     while code is None:
-        for frame in shim.line.received:
+        for frame in task.line.received:
             if frame.kind == frames.OUT:
                 out += frame.payload
             elif frame.kind == frames.EXIT:
                 code = int(frame.json()["code"])
-        shim.line.received.clear()
+        task.line.received.clear()
         if code is None:
-            assert shim.line.receive(), "its task is gone"
-    shim.wait()
+            assert task.line.receive(), "its task is gone"
+    task.wait()
     return out, code
 
 
@@ -83,12 +83,12 @@ def test_created_by_one_process_and_started_by_another_again_and_again(each_driv
 
 def test_one_that_runs_is_not_started(runtime: Runtime) -> None:
     container = created(runtime, "sleep", "600")
-    shim = started(runtime, container)
+    task = started(runtime, container)
     with pytest.raises(StateError, match="the container made is running"):
         started(runtime, container)
-    shim.close()
+    task.close()
     runtime("rm", "-f", "made")
-    shim.wait()
+    task.wait()
 
 
 def test_one_that_cannot_be_started_rests_as_it_was(runtime: Runtime) -> None:
@@ -112,7 +112,7 @@ def test_one_that_removes_itself_is_gone_when_it_cannot_be_started(runtime: Runt
 
 @pytest.mark.parametrize("at_rest", [Status.CREATED, Status.EXITED])
 def test_recovery_brings_back_what_was_at_rest(runtime: Runtime, at_rest: Status) -> None:
-    """Its shim died before it had it running."""
+    """Its task died before it had it running."""
     container = created(runtime, "true")
     before = State(at_rest, exit_code=4, finished=1.0)
     state.keep(container.directory, before)
@@ -140,10 +140,10 @@ def test_a_record_of_a_version_before_is_no_reason_to_crash(runtime: Runtime) ->
 
 
 def test_what_a_record_of_a_version_before_has_running_is_killed(runtime: Runtime) -> None:
-    """Its shim is gone, and nothing here says its process: its control group does."""
+    """Its task is gone, and nothing here says its process: its control group does."""
     runtime("run", "-d", "--name=made", "--network=none", IMAGE, "sleep", "600")
     container = installation(runtime).containers.get("made")
-    init, task = container.state().pid, container.state().shim_pid
+    init, task = container.state().pid, container.state().task_pid
     os.kill(task, signal.SIGKILL)
     for name in ("spec.json", "state.json"):
         with open(f"{container.run_directory}/{name}", "w") as file:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
+import select
 import signal
 import socket
+import subprocess
 import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -19,8 +23,11 @@ from runtime.engine import frames
 from runtime.engine.containers.container import Container
 from runtime.engine.frames import Frame
 from runtime.engine.line import Line
+from runtime.engine.stdio import Ends
 from runtime.engine.task.connection import BOUND, Connection
+from runtime.engine.task.process import Process
 from runtime.engine.watch import connect
+from runtime.oci.process import Init
 from tests.runtime.conftest import IMAGE, Runtime, wait_until
 from tests.runtime.containers import found, start
 
@@ -174,7 +181,7 @@ def test_a_client_that_goes_before_its_process_runs(box: Container, vfs: Runtime
     """In a container that stands still, whoever joins stands still with it; the task does not."""
     from runtime.oci.cgroups import Cgroup
 
-    task = box.state().shim_pid
+    task = box.state().task_pid
     before = children(task)
     group = Cgroup(box.config.spec["linux"]["cgroupsPath"])
     process = {"args": ["touch", "/ran"], "env": ["PATH=/bin"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
@@ -228,12 +235,12 @@ def test_an_exec_that_waits_in_a_container_that_stands_still_goes_on_with_it(box
     ],
 )  # fmt: skip
 def test_what_cannot_be_run_is_told_and_the_line_goes_on(box: Container, payload: bytes, fault: str) -> None:
-    before = children(box.state().shim_pid)
+    before = children(box.state().task_pid)
     with line_to(box, frames.pack(frames.EXEC, payload)) as line:
         assert heard(line, frames.FAULT).json()["fault"] == fault
         line.send(frames.pack(frames.ATTACH))
         assert heard(line, frames.STARTED).process == 0
-    wait_until(lambda: children(box.state().shim_pid) == before, "nothing of it is left")
+    wait_until(lambda: children(box.state().task_pid) == before, "nothing of it is left")
 
 
 def test_a_terminal_of_an_added_process(box: Container) -> None:
@@ -254,7 +261,7 @@ def test_clients_that_go_at_once(box: Container, vfs: Runtime) -> None:
         heard(one, frames.STARTED)
     for one in (line, *others):
         one.send(frames.pack(frames.IN, b"x" * frames.CHUNK, process=number))
-    task = box.state().shim_pid
+    task = box.state().task_pid
     os.kill(task, signal.SIGSTOP)
     for one in (line, *others):
         one.close()
@@ -342,11 +349,11 @@ def test_a_child_that_a_process_has_given_to_the_task_does_not_keep_the_containe
 ) -> None:
     """clone(2), CLONE_PARENT: pid 1 may not, an added process may. It is collected when it has ended."""
     container = with_program(_A_SIBLING)
-    before = children(container.state().shim_pid)
+    before = children(container.state().task_pid)
     line, _ = added(container, "/program")
     assert heard(line, frames.EXIT).json()["code"] == 0
     line.close()
-    wait_until(lambda: children(container.state().shim_pid) == before, "it is collected")
+    wait_until(lambda: children(container.state().task_pid) == before, "it is collected")
     assert vfs("stop", "-t", "20", "box") == "box\n"
 
 
@@ -362,3 +369,92 @@ def test_a_traced_zombie_does_not_stop_the_task(with_program: Callable[[str], Co
         assert vfs("stop", "-t", "20", "box") == "box\n"
         assert heard(other, frames.EXIT).json()["code"] == 5
     line.close()
+
+
+def test_a_client_for_whom_there_is_no_descriptor_waits_and_nothing_spins(box: Container) -> None:
+    task = box.state().task_pid
+    with closing(line_to(box, frames.pack(frames.ATTACH))) as first:
+        heard(first, frames.STARTED)
+        opened = set(map(int, os.listdir(f"/proc/{task}/fd")))
+        _, hard = resource.prlimit(task, resource.RLIMIT_NOFILE)
+        resource.prlimit(task, resource.RLIMIT_NOFILE, (min(set(range(hard)) - opened), hard))
+        with closing(line_to(box, frames.pack(frames.ATTACH))) as second:
+            first.send(frames.pack_number(frames.SIGNAL, signal.SIGUSR1))
+            assert heard(first, frames.OUT).payload == b"asked\n"
+            before = spent(task)
+            assert not select.select([second.sock], [], [], 1.0)[0]
+            assert spent(task) - before < 0.1
+            first.close()
+            assert heard(second, frames.STARTED).process == 0
+
+
+def spent(pid: int) -> float:
+    """The seconds that a process has had of a CPU (proc(5), /proc/PID/stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("options", [(), ("-t",)])
+def test_who_writes_on_into_the_output_of_one_that_has_ended_does_not_keep_it(
+    vfs: Runtime, options: tuple[str, ...]
+) -> None:
+    """A process outside may have been given an end of it, as over a socket in a volume."""
+    start(vfs, "box", ASKED, *options)
+    with open(f"/proc/{vfs.pid('box')}/fd/1", "wb") as out, subprocess.Popen(["yes"], stdout=out) as elsewhere:
+        try:
+            assert vfs("stop", "-t", "20", "box") == "box\n"
+            assert vfs.status("box").startswith("Exited (5)")
+        finally:
+            elsewhere.kill()
+            vfs("rm", "-f", "box")
+
+
+def test_the_last_of_a_process_is_no_more_than_its_pipe_holds() -> None:
+    """Here the one who has another end of it writes again before each time that it is read."""
+    out, elsewhere = os.pipe()
+    holds = fcntl.fcntl(out, fcntl.F_GETPIPE_SZ)
+    taken = 0
+
+    def log(stream: str, data: bytes) -> None:
+        nonlocal taken
+        taken += len(data)
+        assert taken <= 2 * holds
+        os.write(elsewhere, data)
+
+    ours, theirs = socket.socketpair()
+    init = cast(Init, None)  # which it has no need of
+    with ours, theirs, open(elsewhere, "wb"):
+        process = Process(1, init, Ends(stdout=out), Connection(ours), log)
+        os.write(elsewhere, bytes(1 << 12))
+        process.finish()
+    assert taken == holds
+
+
+def test_all_that_a_process_has_written_is_passed_on_however_much_its_pipe_holds(
+    with_program: Callable[[str], Container]
+) -> None:
+    line, _ = added(with_program(_A_LARGE_PIPE), "/program")
+    with closing(line):
+        out = 0
+        while True:
+            for frame in line.received:
+                out += len(frame.payload) if frame.kind == frames.OUT else 0
+                if frame.kind == frames.EXIT:
+                    assert out == 1 << 20
+                    return
+            line.received.clear()
+            assert line.receive()
+
+
+# Fills a pipe that it has made larger, at once.
+_A_LARGE_PIPE = """
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <unistd.h>
+static char text[1 << 20];
+int main(void) {
+    if (fcntl(1, F_SETPIPE_SZ, sizeof text) < 0)
+        return 1;
+    return write(1, text, sizeof text) != sizeof text;
+}
+"""

@@ -1,4 +1,4 @@
-"""A shim that dies by SIGKILL, or has the kernel's refusal, when it comes to the call that the environment names:
+"""A task that dies by SIGKILL, or has the kernel's refusal, when it comes to the call that the environment names:
 `MODULE[:CLASS].NAME`.
 
 The program of runtime/engine/task with that one call exchanged; started in its place, by its path.

@@ -1,4 +1,4 @@
-"""kill -9 of a shim in each phase of its life: what it had of a container's root goes by itself, and nobody is kept."""
+"""kill -9 of a task in each phase of its life: what it had of a container's root goes by itself, and nobody is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.capabilities import missing
 from tests.runtime.conftest import IMAGE, PATIENCE, Runtime, wait_until
 from tests.runtime.containers import LOOP, found, kill_and_wait, start
-from tests.runtime.engine.task import dying_shim
+from tests.runtime.engine.task import dying_task
 from unionfs.linux.mounts import mountinfo
 
 pytestmark = pytest.mark.needs("root")
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.needs("root")
 _NEEDS = {"fuse-aufs": ("fuse",), "overlay2": ("overlay",), "btrfs": ("loop", "program:mkfs.btrfs"), "vfs": ()}
 _OPTIONS = {"btrfs": ("--storage-opt", "btrfs.loopsize=512M")}
 
-# A command with another program for its shim.
+# A command with another program for its task.
 _RUN = """
 import sys
-from runtime.engine import shim
-shim._PROGRAM = sys.argv[1]
+from runtime.engine import spawn
+spawn._PROGRAM = sys.argv[1]
 from runtime.cli import command
 sys.exit(command(sys.argv[2:]))
 """
@@ -71,10 +71,10 @@ def gone(store: Runtime, deadline: None) -> Iterator[Runtime]:
 
 
 def run_and_die(runtime: Runtime, call: str, *words: str) -> None:
-    program = os.path.abspath(dying_shim.__file__)
+    program = os.path.abspath(dying_task.__file__)
     command = [sys.executable, "-c", _RUN, program, *runtime.command("run", "--network=none", *words)[3:]]
     done = subprocess.run(
-        command, env={**os.environ, dying_shim.CALL: call}, capture_output=True, text=True, timeout=2 * PATIENCE
+        command, env={**os.environ, dying_task.CALL: call}, capture_output=True, text=True, timeout=2 * PATIENCE
     )
     assert done.returncode == 137, done.stderr  # as of a container that was killed
 
@@ -134,7 +134,7 @@ def test_while_the_unions_server_starts(runtime: Runtime) -> None:
 
 def test_while_the_container_runs(gone: Runtime) -> None:
     start(gone, "lost", LOOP)
-    kill_and_wait(found(gone, "lost").state().shim_pid)
+    kill_and_wait(found(gone, "lost").state().task_pid)
     assert gone.status("lost").startswith("Exited (137)")
     nothing_is_left(gone)
     assert gone("rm", "lost") == "lost\n"
@@ -146,7 +146,7 @@ def test_while_somebody_looks_at_the_container(gone: Runtime) -> None:
     with gone.popen("export", "lost") as export:
         assert export.stdout is not None
         export.stdout.read(512)
-        kill_and_wait(found(gone, "lost").state().shim_pid)
+        kill_and_wait(found(gone, "lost").state().task_pid)
         assert gone.status("lost").startswith("Exited (137)")
         export.stdout.read()
         assert export.wait(PATIENCE) == 0

@@ -22,9 +22,10 @@ _END = 10.0  # and for it to end that has no more to do
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "task")
 
 
-class Shim:
-    """A task's process, which waits for its orders. Started early, it loads its modules while the container is
-    prepared. Once it has `started` a container, `line` has the streams of the container's first process."""
+class Task:
+    """A task, seen by its starter: a process that waits for its orders. Started early, it loads its modules while the
+    container is prepared. Once it has `started` a container, `line` has the streams of the container's first process.
+    """
 
     def __init__(self, *, debug: bool = False, answered: waiting.Answered = waiting.answered) -> None:
         self._answered = answered
@@ -49,7 +50,7 @@ class Shim:
             theirs.close()
 
     def order(self, container: Container, lock: int, mounts: Sequence[Mount], window: tuple[int, int]) -> None:
-        """Hand the container over, to be started. The lock is the shim's from here on; the descriptor is closed."""
+        """Hand the container over, to be started. The lock is the task's from here on; the descriptor is closed."""
         orders = {
             "root": container.paths.root, "state": container.paths.state, "id": container.id,
             "mounts": [[mount.type, mount.source, list(mount.options)] for mount in mounts],
@@ -58,32 +59,32 @@ class Shim:
         try:
             socket.send_fds(self.line.sock, [frames.pack_json(frames.ORDERS, orders)], [lock])
         except OSError:
-            raise errors.ShimLost("the shim could not be started") from None
+            raise errors.TaskLost("the task could not be started") from None
         finally:
             os.close(lock)
 
     def started(self) -> None:
-        """Return when the container's command runs. Raises the fault that it met instead; ShimLost also when that takes
-        too long or a signal comes meanwhile, which then has its effect: the shim is killed."""
+        """Return when the container's command runs. Raises the fault that it met instead; TaskLost also when that takes
+        too long or a signal comes meanwhile, which then has its effect: the task is killed."""
         while not self.line.received:
             if not self._answered(self.line.fileno(), _PATIENCE):
                 os.kill(self._pid, signal.SIGKILL)
-                raise errors.ShimLost(
-                    f"the container has not been started within {_PATIENCE:g} seconds: its shim does not answer"
+                raise errors.TaskLost(
+                    f"the container has not been started within {_PATIENCE:g} seconds: its task does not answer"
                 )
             if not self.line.receive():
-                raise errors.ShimLost("the process that was to keep the container ended before it had started it")
+                raise errors.TaskLost("the process that was to keep the container ended before it had started it")
         first = self.line.received.pop(0)
         if first.kind == frames.FAULT:
             fault = first.json()
             raise errors.by_name(fault["fault"], fault["message"])
 
     def close(self) -> None:
-        """Hang up. A shim without a container ends then, one with a container goes on."""
+        """Hang up. A task without a container ends then, one with a container goes on."""
         self.line.close()
 
     def wait(self) -> None:
-        """Hang up and wait for the shim's end. It must have no container, have sent EXIT or FAULT, or be lost.
+        """Hang up and wait for the task's end. It must have no container, have sent EXIT or FAULT, or be lost.
 
         One that does not end, as it is stopped, is killed; one that is in the kernel and does not come out is left.
         """
