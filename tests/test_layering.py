@@ -135,9 +135,7 @@ _RUNTIME = {
     # Its faces.
     "runtime.client": {
         "unionfs.linux",
-        "runtime.errors", "runtime.events", "runtime.engine.containers.request",
-        "runtime.engine.containers.container", "runtime.engine.installation", "runtime.engine",
-        "runtime.engine.containers",
+        "runtime.errors", "runtime.engine.containers.container", "runtime.engine", "runtime.engine.containers",
     },
     "runtime.cli": {
         "unionfs.linux",

@@ -44,14 +44,18 @@ def main(given: Given, settings: Settings) -> int:
         raise UsageError("the input device is not a terminal: leave -t out, or run it in one")
 
     from runtime.cli.progress import progress
-    from runtime.client.run import running
+    from runtime.client.signals import held
     from runtime.client.terminal import window
+    from runtime.client.waiting import answered
+    from runtime.engine.containers.run import running
 
     size = window(1) if wanted.terminal else (0, 0)
     with (
         settings.installation() as installation,
         progress(sys.stderr) as shown,  # standard output is the container's
-        running(installation, wanted, size, shown, debug=settings.debug) as (container, task),
+        running(
+            installation, wanted, size, shown, debug=settings.debug, answered=answered, held=held
+        ) as (container, task),
     ):
         if detach:
             print(container.id)

@@ -12,7 +12,7 @@ What there is, which a task needs too:
 
 The verbs, on top:
 
-    create  start  exec  stop  remove  pause  commit  changes  prune  inspect
+    create  run  start  exec  stop  remove  pause  commit  changes  prune  inspect
     recovery       what a killed process left, brought to rest by whichever verb comes next
     trees          a look into its file system, also while it runs
     leaving        ending on time, though the kernel does not answer

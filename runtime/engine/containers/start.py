@@ -1,9 +1,11 @@
-"""`start` of a container that is at rest: one that was created, or has ended."""
+"""`start` of a container that is at rest, as one that was created or has ended; and what every start ends with."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
+from drivers.api import Mount
 from runtime.engine import waiting
 from runtime.engine.containers.container import Container
 from runtime.engine.containers.recovery import recover
@@ -31,15 +33,24 @@ def start(
     except BaseException:
         os.close(lock)
         raise
+    installation.close()  # the task has its own, and we may wait for long
+    hand_over(installation, task, container, lock, mounts, window)
+    return task
+
+
+def hand_over(
+    installation: Installation, task: Task, container: Container, lock: int, mounts: Sequence[Mount],
+    window: tuple[int, int],
+) -> None:  # fmt: skip
+    """Have `task` start the container, whose lock is its own from here on. Raises what it met; it has ended then, and
+    the container is at rest."""
     try:
-        installation.close()  # the task has its own, and we may wait for long
         task.order(container, lock, mounts, window)
         task.started()
-    except TaskLost:
+    except TaskLost:  # at once: signals may come of it that end us
         task.wait()
         recover(installation)
         raise
     except BaseException:
         task.wait()
         raise
-    return task
