@@ -39,9 +39,10 @@ whole of it for the layers above; the other modules are functions over one `stac
 Locks, outermost first:
 
     1. Stack.lock  guards everything reachable from a Stack except the bytes of open files. `UnionFs` takes it; the
-                   functions of the other modules are called with it held. It is not reentrant on purpose:
-                   `copyup` lets go of it (data copy, fsync), so a caller of `copyup.copy_up` or `copyup.complete`
-                   looks its names up again afterwards; `listing` does while it reads a large directory.
+                   functions of the other modules are called with it held. It is not reentrant on purpose. Four let go
+                   of it, and what was looked up before is looked up again after: `copyup` while it copies and syncs
+                   data or waits for another's copy-up (so every caller of `copy_up` and `complete`), `listing` while
+                   it reads a large directory, `remove.rmdir` and `outlived` while they delete what nobody sees.
     2. none        reads, writes and fsyncs of open files, and `extents`, take no lock at all: a descriptor in a handle
                    stays open until release, and release comes after the last request on it (fs/fuse/file.c).
 

@@ -43,7 +43,7 @@ def copy_up(stack: Stack, node: Node, *, size: int | None = None) -> bool:
         stack.waiting.begins()
         stack.settled.wait(stack.waiting.patience())
         stack.waiting.check()
-    if not node.is_upper:
+    if not node.is_upper:  # else what was waited for has done it
         node.copying = True
         try:
             if node.kind == stat.S_IFREG:

@@ -1,6 +1,7 @@
 """The state of one union, and the merge of one name over its branches.
 
-Everything here is called with `Stack.lock` held (the lock order is in the package's docstring).
+Everything here but `tell_changes` is called with `Stack.lock` held (the lock order, and who lets go of it, are in the
+package's docstring).
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ def tell_nobody(number: int) -> None:
 
 
 class Stack(Adoption):
-    """What names are (`resolve`), the nodes of their files (`adopt`), and what changes about both."""
+    """What names are (`resolve`), the nodes of their files (`adopt`), and what changes about both.
+
+    `lock` guards the nodes and their fields, `identity`, `pseudo_links`, `outlived`, `directories`, `spare` and
+    `_missing`. `held` is of the calling thread. The others are immutable, but for `_tell`, which is set once.
+    """
 
     def __init__(self, branches: Sequence[Branch], *, volatile: bool = False, waiting: Waiting) -> None:
         """Raises OSError: EINVAL for no branches or a writable branch that is not on top; whatever cleaning the work
