@@ -263,6 +263,18 @@ def test_a_database_in_a_layer_of_the_image(runtime: Runtime, database: str, dri
     assert found[0] == "ok" and found[1].startswith("0|") and int(found[1][2:]) >= 500
 
 
+@pytest.mark.parametrize("driver", ["fuse-aufs", "overlay2"])
+def test_a_log_of_the_image_is_followed(runtime: Runtime, driver: str) -> None:
+    """From before its first change on."""
+    on = runtime.on(driver)
+    with running(on, "--network=none", "box", "tail", "-n1", "-F", "/etc/group") as name:
+        wait_until(lambda: on("logs", name), "it has it open")
+        told = on("logs", name)
+        for number in (1, 2):
+            on("exec", name, "sh", "-c", f"echo line {number} >>/etc/group")
+        wait_until(lambda: on("logs", name) == f"{told}line 1\nline 2\n", "both lines are told")
+
+
 # -- The bridge --
 
 
