@@ -72,17 +72,32 @@ _TAKES_BACK = {
     "atime": "noatime", "diratime": "nodiratime", "norelatime": "relatime", "nostrictatime": "strictatime",
 }  # fmt: skip
 
-# For fstab(5) and mount(8) themselves, or always so here.
+_ACCESS = {"noatime", "relatime", "strictatime"}  # each says all, so the last one counts
+
+# For fstab(5) and mount(8) themselves (who adds what `user` and its like imply), or always so here.
 _IGNORED = {
-    "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group",
-    "default_permissions", "udba=none",
+    "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group", "silent", "loud",
+    "nomand", "noiversion", "nolazytime", "default_permissions", "udba=none",
+}
+
+_BRANCHES = ("br", "dirs", "lowerdir", "upperdir")
+
+# What mount(8) has and no union can do.
+_REFUSED = {
+    "lazytime": "times are kept by the branches' file systems: mount those with it",
+    "iversion": "FUSE has no such counter",
+    "mand": "Linux has no mandatory locks any more",
+    "remount": "that is for mount(8): 'mount -o remount,… MOUNTPOINT'",
 }
 
 
-def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
+def parse(
+    spec: str | None, options: Sequence[str] = (), *, rw_is_default: bool = False, sloppy: bool = False
+) -> MountPlan:
     """The plan of `spec` (the first dialect, or None) and of `-o` values, each a comma-separated list.
 
-    With no writable branch the union is read-only; with the option `ro` no branch is writable.
+    With no writable branch the union is read-only; with the option `ro` no branch is writable. `rw` asks for a writable
+    branch, but for `rw_is_default`: mount(8) always says it. What is unknown is left out if `sloppy` (mount(8), -s).
     Raises OptionError.
     """
     flags: set[str] = set()
@@ -97,6 +112,8 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
     for option in (word for text in options for word in _split(text, ",") if word):
         key, value = _key_value(option)
         if option in FLAGS:
+            if option in _ACCESS:
+                flags -= _ACCESS
             flags.add(option)
         elif option in _TAKES_BACK:
             flags.discard(_TAKES_BACK[option])
@@ -119,7 +136,9 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
             subtype = _subtype(value, option)
         elif key == "udba" and value != "none":
             raise OptionError(f"{option}: only udba=none is available, the mount owns its branches")
-        elif option not in _IGNORED and not key.startswith(("x-", "X-", "comment")):
+        elif option in _REFUSED:
+            raise OptionError(f"'{option}' cannot be had: {_REFUSED[option]}")
+        elif option not in _IGNORED and not _is_for_mount8(key) and not sloppy:
             raise OptionError(
                 f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, transport, spin,"
                 " posix, volatile, fsname, subtype, allow_other and those of mount(8)"
@@ -134,7 +153,7 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         branches = tuple(replace(b, permission="ro") if b.permission == "rw" else b for b in listed[0][1])
     else:
         branches = listed[0][1]
-        _check_writable(branches, writable_wanted)
+        _check_writable(branches, writable_wanted and not rw_is_default)
         if branches[0].permission != "rw":
             flags.add("ro")
     workdir = overlay.get("workdir")
@@ -148,6 +167,15 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         subtype=subtype,
         **words,
     )
+
+
+def names_branches(options: Sequence[str]) -> bool:
+    """Whether the `-o` values say what the branches are, so that a source beside them is but a name."""
+    return any(_key_value(word)[0] in _BRANCHES for text in options for word in _split(text, ","))
+
+
+def _is_for_mount8(key: str) -> bool:
+    return key.startswith(("x-", "X-")) or key in ("comment", "user", "helper", "uhelper")
 
 
 def _check_writable(branches: Sequence[BranchSpec], wanted: bool) -> None:

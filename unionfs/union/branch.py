@@ -17,19 +17,24 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Collection, Iterator
+from typing import Literal, NamedTuple
 
 from unionfs.linux import consts, files, mounts
-from unionfs.union import form, times
+from unionfs.union import form, own_mount, times
 from unionfs.union.errors import fail
 
 Permission = Literal["rw", "ro", "rr"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-# What the union's own mount allows is said by that mount; these are about what the server itself opens.
-_NO_PRIVILEGES = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOUNT_ATTR_NOEXEC
+
+class Kept(NamedTuple):
+    """Descriptors that a writable branch has besides its own: the directory on the mount that everybody sees, which is
+    locked, and the mount of its own."""
+
+    seen: int
+    tree: int
 
 
 class Branch:
@@ -39,7 +44,8 @@ class Branch:
     `root_changed` is set by the Stack, and called when the root directory has other attributes than before."""
 
     def __init__(
-        self, path: bytes, permission: Permission, fd: int, namespace: str, *, private: bool, lock_fd: int = -1
+        self, path: bytes, permission: Permission, fd: int, namespace: str, *, private: bool,
+        kept: Kept | None = None,
     ) -> None:
         root = os.fstat(fd)
         self.path = path
@@ -57,7 +63,7 @@ class Branch:
         self.confined = os.geteuid() != 0
         self.root_changed: Callable[[], None] = lambda: None
         self._namespace = namespace
-        self._lock_fd = lock_fd
+        self._kept = kept
         self._work_fd = -1
         self._serial = 0
 
@@ -74,24 +80,34 @@ class Branch:
             on_failure.callback(os.close, seen)
             if permission == "rw":
                 _lock(seen, path)
-            private = _open_private(seen, read_only=permission != "rw")
-            fd = seen
-            if private is not None:
-                fd = private
+            tree = own_mount.make(seen, read_only=permission != "rw")
+            kept, fd = None, seen
+            if tree is not None:
+                on_failure.callback(os.close, tree)
+                fd = os.open(".", _DIRECTORY, dir_fd=tree)
                 on_failure.callback(os.close, fd)
+                # The lock keeps the mount that everybody sees busy, too: what is written to must not be unplugged.
+                kept = Kept(seen, tree) if permission == "rw" else None
             namespace = _check_writable(fd, path) if permission == "rw" else "trusted"
-            # The lock keeps the mount that everybody sees busy, too: what is written to must not be unplugged.
-            lock_fd = seen if permission == "rw" and private is not None else -1
-            branch = cls(path, permission, fd, namespace, private=private is not None, lock_fd=lock_fd)
+            branch = cls(path, permission, fd, namespace, private=tree is not None, kept=kept)
             on_failure.pop_all()
-        if private is not None and lock_fd < 0:
+        if tree is not None and kept is None:
             os.close(seen)
+            os.close(tree)
         return branch
 
     @property
     def guarded(self) -> bool:
         """By its own mount, on which the kernel refuses to write."""
         return self.private and not self.writable
+
+    def note_access(self, flags: Collection[str]) -> None:
+        """Note times of access from now on as a mount with these `flags` of mount(8) does; with none that is about them,
+        as before. A branch that is guarded notes none ever. EPERM: that cannot be had here."""
+        if not self.private:
+            own_mount.check_access(self.fd, self.path, flags)
+        elif self._kept is not None:
+            own_mount.note_access(self._kept.tree, flags)
 
     def attribute(self, name: str) -> str:
         """The extended attribute that carries our `name`: in trusted.*, or user.* where trusted.* is not allowed."""
@@ -201,38 +217,8 @@ class Branch:
             except OSError:
                 pass  # a full or failing disk: the next mount cleans it
         os.close(self.fd)
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-
-
-def _open_private(seen: int, *, read_only: bool) -> int | None:
-    """The directory `seen` on a copy of its mount and of those below it, which is in no mount namespace and goes with
-    the last descriptor; None where that cannot be had: CAP_SYS_ADMIN is missing (EPERM), the mount is of another
-    namespace (EINVAL), Linux is before 5.12 (ENOSYS).
-
-    Mounts made or taken away below it later do not show in the copy.
-    """
-    whole = consts.AT_EMPTY_PATH | consts.AT_RECURSIVE
-    try:
-        tree = mounts.open_tree(seen, b"", consts.OPEN_TREE_CLONE | whole)
-    except OSError:
-        return None
-    try:
-        # A copy of a shared mount is one of its peers. Detached trees get nothing from their peers, but for Linux 6.15.
-        attributes = _NO_PRIVILEGES | (consts.MOUNT_ATTR_RDONLY if read_only else 0)
-        mounts.mount_setattr(tree, b"", whole, attr_set=attributes, propagation=consts.MS_PRIVATE)
-        if read_only:
-            # It notes no access, but without this tries to at each read (touch_atime(), fs/inode.c). Apart, because a
-            # user namespace may have it locked (mount_namespaces(7)).
-            with contextlib.suppress(PermissionError):
-                mounts.mount_setattr(
-                    tree, b"", whole, attr_set=consts.MOUNT_ATTR_NOATIME, attr_clr=consts.MOUNT_ATTR__ATIME
-                )
-        return os.open(".", _DIRECTORY, dir_fd=tree)
-    except OSError:
-        return None
-    finally:
-        os.close(tree)
+        for fd in self._kept or ():
+            os.close(fd)
 
 
 def _inherit_nothing(fd: int) -> None:
