@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 Permission = Literal["rw", "ro", "rr"]
 Transport = Literal["auto", "direct", "pyfuse3"]
@@ -80,7 +80,10 @@ _IGNORED = {
     "nomand", "noiversion", "nolazytime", "default_permissions", "udba=none",
 }
 
+_FOR_MOUNT8 = ("comment", "user", "helper", "uhelper")  # with a value
+
 _BRANCHES = ("br", "dirs", "lowerdir", "upperdir")
+_SWITCHES = ("allow_other", "volatile", "posix")
 
 # What mount(8) has and no union can do.
 _REFUSED = {
@@ -100,82 +103,121 @@ def parse(
     branch, but for `rw_is_default`: mount(8) always says it. What is unknown is left out if `sloppy` (mount(8), -s).
     Raises OptionError.
     """
-    flags: set[str] = set()
-    words = {"allow_other": False, "volatile": False, "posix": False}
-    writable_wanted = False
-    transport, spin = MountPlan.transport, MountPlan.spin
-    fsname, subtype = MountPlan.fsname, MountPlan.subtype
-    listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
-    overlay: dict[str, str] = {}
-    if spec is not None:
-        listed.append((spec, _bottom_to_top(spec)))
-    for option in (word for text in options for word in _split(text, ",") if word):
-        key, value = _key_value(option)
+    read = _Reading(spec, options, sloppy=sloppy)
+    branches = read.branches()
+    if branches is None:
+        raise OptionError("no branches: give LOWER:UPPER, or -o br=…, or -o lowerdir=…,upperdir=…")
+    if "ro" in read.flags:
+        branches = tuple(replace(b, permission="ro") if b.permission == "rw" else b for b in branches)
+    else:
+        _check_writable(branches, read.writable_wanted and not rw_is_default)
+        if branches[0].permission != "rw":
+            read.flags.add("ro")
+    workdir = read.overlay.get("workdir")
+    return replace(
+        MountPlan(branches, frozenset(read.flags), workdir=None if workdir is None else _unescape(workdir)),
+        **read.given,
+    )
+
+
+@dataclass(frozen=True)
+class Change:
+    """What `mount -o remount` asks for: all the flags that are to be, and what else is said, by fields of MountPlan."""
+
+    flags: frozenset[str]
+    given: dict[str, Any]
+    branches: tuple[BranchSpec, ...] | None
+
+
+def parse_change(spec: str | None, options: Sequence[str], *, sloppy: bool = False) -> Change:
+    """As parse(), of a union that is mounted: its branches need not be said again. Raises OptionError."""
+    read = _Reading(spec, options, sloppy=sloppy)
+    return Change(frozenset(read.flags), read.given, read.branches())
+
+
+class _Reading:
+    """The words of `-o` values, one after the other: what comes later counts. `given` has fields of MountPlan."""
+
+    def __init__(self, spec: str | None, options: Sequence[str], *, sloppy: bool) -> None:
+        self.flags: set[str] = set()
+        self.given: dict[str, Any] = {}
+        self.writable_wanted = False
+        self.overlay: dict[str, str] = {}
+        self._listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
+        if spec is not None:
+            self._listed.append((spec, _bottom_to_top(spec)))
+        for option in (word for text in options for word in split(text)):
+            if not (self._flag(option) or self._value(option, *_key_value(option)) or sloppy):
+                raise OptionError(
+                    f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, transport,"
+                    " spin, posix, volatile, fsname, subtype, allow_other and those of mount(8)"
+                )
+
+    def branches(self) -> tuple[BranchSpec, ...] | None:
+        """Top first; None where they are not said."""
+        listed = [*self._listed, *([("lowerdir", _overlay(self.overlay))] if self.overlay else [])]
+        if len(listed) > 1:
+            raise OptionError(
+                f"branches are given twice, by '{listed[0][0]}' and by '{listed[1][0]}': choose one form"
+            )
+        return listed[0][1] if listed else None
+
+    def _flag(self, option: str) -> bool:
         if option in FLAGS:
             if option in _ACCESS:
-                flags -= _ACCESS
-            flags.add(option)
+                self.flags -= _ACCESS
+            self.flags.add(option)
         elif option in _TAKES_BACK:
-            flags.discard(_TAKES_BACK[option])
-            writable_wanted |= option == "rw"
-        elif key in ("br", "dirs") and value is not None:
-            listed.append((option, _aufs(value)))
-        elif key in ("lowerdir", "upperdir", "workdir") and value:
-            if key in overlay:
-                raise OptionError(f"{key} is given twice: join lower directories with ':'")
-            overlay[key] = value
-        elif option in words:
-            words[option] = True
-        elif key == "transport":
-            transport = _transport(value, option)
-        elif key == "spin":
-            spin = _spin(value, option)
-        elif key == "fsname" and option[len(key) :][:1] == "=":
-            fsname = _shown(value, option)
-        elif key == "subtype":
-            subtype = _subtype(value, option)
-        elif key == "udba" and value != "none":
-            raise OptionError(f"{option}: only udba=none is available, the mount owns its branches")
+            self.flags.discard(_TAKES_BACK[option])
+            self.writable_wanted |= option == "rw"
+        elif option in _SWITCHES:
+            self.given[option] = True
         elif option in _REFUSED:
             raise OptionError(f"'{option}' cannot be had: {_REFUSED[option]}")
-        elif option not in _IGNORED and not _is_for_mount8(key) and not sloppy:
-            raise OptionError(
-                f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, transport, spin,"
-                " posix, volatile, fsname, subtype, allow_other and those of mount(8)"
-            )
-    if overlay:
-        listed.append(("lowerdir", _overlay(overlay)))
-    if not listed:
-        raise OptionError("no branches: give LOWER:UPPER, or -o br=…, or -o lowerdir=…,upperdir=…")
-    if len(listed) > 1:
-        raise OptionError(f"branches are given twice, by '{listed[0][0]}' and by '{listed[1][0]}': choose one form")
-    if "ro" in flags:
-        branches = tuple(replace(b, permission="ro") if b.permission == "rw" else b for b in listed[0][1])
-    else:
-        branches = listed[0][1]
-        _check_writable(branches, writable_wanted and not rw_is_default)
-        if branches[0].permission != "rw":
-            flags.add("ro")
-    workdir = overlay.get("workdir")
-    return MountPlan(
-        branches,
-        frozenset(flags),
-        workdir=None if workdir is None else _unescape(workdir),
-        transport=transport,
-        spin=spin,
-        fsname=fsname,
-        subtype=subtype,
-        **words,
-    )
+        else:
+            return option in _IGNORED
+        return True
+
+    def _value(self, option: str, key: str, value: str | None) -> bool:
+        if key in ("br", "dirs") and value is not None:
+            self._listed.append((option, _aufs(value)))
+        elif key in ("lowerdir", "upperdir", "workdir") and value:
+            if key in self.overlay:
+                raise OptionError(f"{key} is given twice: join lower directories with ':'")
+            self.overlay[key] = value
+        elif key == "transport":
+            self.given[key] = _transport(value, option)
+        elif key == "spin":
+            self.given[key] = _spin(value, option)
+        elif key == "fsname" and option[len(key) :][:1] == "=":
+            self.given[key] = _shown(value, option)
+        elif key == "subtype":
+            self.given[key] = _subtype(value, option)
+        elif key == "udba" and value != "none":
+            raise OptionError(f"{option}: only udba=none is available, the mount owns its branches")
+        else:
+            return key.startswith(("x-", "X-")) or key in _FOR_MOUNT8
+        return True
+
+
+def split(text: str) -> list[str]:
+    """The options of one `-o` value."""
+    return [word for word in _split(text, ",") if word]
+
+
+def shown_as(source: str, subtype: str) -> list[str]:
+    """Options that have the table of mounts show these, as far as it can."""
+    wanted = []
+    if 0 < len(os.fsencode(source)) < _LONGEST_STRING:
+        wanted.append("fsname=" + re.sub(r"([\\,])", r"\\\1", source))
+    if _is_subtype(subtype):
+        wanted.append(f"subtype={subtype}")
+    return wanted
 
 
 def names_branches(options: Sequence[str]) -> bool:
     """Whether the `-o` values say what the branches are, so that a source beside them is but a name."""
-    return any(_key_value(word)[0] in _BRANCHES for text in options for word in _split(text, ","))
-
-
-def _is_for_mount8(key: str) -> bool:
-    return key.startswith(("x-", "X-")) or key in ("comment", "user", "helper", "uhelper")
+    return any(_key_value(word)[0] in _BRANCHES for text in options for word in split(text))
 
 
 def _check_writable(branches: Sequence[BranchSpec], wanted: bool) -> None:
@@ -208,9 +250,13 @@ def _shown(value: str | None, option: str) -> str:
 
 def _subtype(value: str | None, option: str) -> str:
     text = _unescape(value or "")
-    if not _SUBTYPE.fullmatch(text) or len(text) >= _LONGEST_STRING - len("fuse."):
+    if not _is_subtype(text):
         raise OptionError(f"{option[:60]!r}: subtype takes a word of letters, digits, '.', '_', '+' and '-'")
     return text
+
+
+def _is_subtype(text: str) -> bool:
+    return _SUBTYPE.fullmatch(text) is not None and len(text) < _LONGEST_STRING - len("fuse.")
 
 
 def _bottom_to_top(text: str) -> tuple[BranchSpec, ...]:

@@ -84,6 +84,11 @@ def identity_of(point: MountPoint) -> str | None:
     return None if its is None else identity(point.device, its)
 
 
+def mount_flags(flags: Collection[str]) -> int:
+    """MS_* of those flags of mount(8) that mount(2) takes."""
+    return sum(_MS[flag] for flag in flags)
+
+
 def attach(mountpoint: str, flags: Collection[str], allow_other: bool, max_read: int, shown: Shown) -> int:
     """Mount with the `flags` of mount(8) (keys of _MS) and return the descriptor to serve.
 
@@ -139,7 +144,7 @@ def mount(mountpoint: str, flags: Collection[str], max_read: int, shown: Shown) 
     try:
         data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other"
         data += f",max_read={max_read}"
-        mounts.mount(shown.source, mountpoint, shown.fstype, sum(_MS[flag] for flag in flags) | _MS_POSIXACL, data)
+        mounts.mount(shown.source, mountpoint, shown.fstype, mount_flags(flags) | _MS_POSIXACL, data)
     except OSError as error:
         os.close(fd)
         raise _refused(error, mountpoint) from None

@@ -27,7 +27,7 @@ from unionfs.linux import consts, fusedev
 from unionfs.linux.processes import WithoutCapability
 from unionfs.serve.passthrough import Passthrough
 from unionfs.serve.wire import WireOperations
-from unionfs.transport import control, info, serving
+from unionfs.transport import control, info, remount, serving
 from unionfs.transport.delivery import Delivery
 from unionfs.transport.workers import Answer, Workers
 from unionfs.union.branch import Branch
@@ -100,6 +100,7 @@ def serve(
                 "missing": list(agreed.missing) if agreed else [],
                 "passthrough": connection.passthrough_facts(),
                 "posix": posix,
+                "volatile": volatile,
                 "spin_us": spin_us,
                 "branches": info.branch_facts(branches),
                 "nodes": nodes,
@@ -109,13 +110,14 @@ def serve(
                 "pid": os.getpid(),
             }
 
+        answers = {b"info": lambda _: facts(), **remount.orders(branches)}
         answer: Answer = connection.operations.answer
         if _log.isEnabledFor(logging.DEBUG):
             answer = _told(answer)
         _needing_a_thread(lambda: workers.start(fd, answer, fs.close), workers)
         patience = serving.ENDED_SECONDS
         try:
-            if not _attend(connection, delivery, unmounter, signals, ready, facts):
+            if not _attend(connection, delivery, unmounter, signals, ready, answers):
                 patience = serving.HURRIED_SECONDS
         finally:
             workers.stop()
@@ -252,7 +254,7 @@ def _attend(
     unmounter: serving.Unmounter,
     signals: int,
     ready: Callable[[], None],
-    facts: control.Facts,
+    answers: control.Answers,
 ) -> bool:
     """The main thread, until the connection has ended; False if that was under its users."""
     try:
@@ -287,17 +289,17 @@ def _attend(
                 _log.info("%s: %s", delivery.name, name)
                 unmounter.unmount(delivery.identity)
                 unmounting = True
-            if announcement is not None and listener in found and not _serve_client(announcement, facts):
+            if announcement is not None and listener in found and not _serve_client(announcement, answers):
                 poll.unregister(listener)
                 pause_ms = control.PAUSE_SECONDS * 1000
 
 
-def _serve_client(announcement: control.Announcement, facts: control.Facts) -> bool:
+def _serve_client(announcement: control.Announcement, answers: control.Answers) -> bool:
     """False if there is nothing to do so by now."""
     try:
         with announcement.client() as client:
             if client is not None:
-                control.serve_one(client, facts)
+                control.serve_one(client, answers)
     except OSError as error:
         _log.warning("who asks for this mount has to wait: %s", error.strerror)
         return False

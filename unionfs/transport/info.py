@@ -42,6 +42,7 @@ class Facts(TypedDict):
     missing: list[str]  # wished for, and not offered by the kernel
     passthrough: PassthroughFacts
     posix: bool
+    volatile: bool
     spin_us: int
     branches: list[BranchFacts]
     nodes: int

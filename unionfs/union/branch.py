@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Literal, NamedTuple
 
 from unionfs.linux import consts, files, mounts
-from unionfs.union import form, own_mount, times
+from unionfs.union import form, mark, own_mount, times
 from unionfs.union.errors import fail
 
 Permission = Literal["rw", "ro", "rr"]
@@ -45,13 +45,14 @@ class Branch:
 
     def __init__(
         self, path: bytes, permission: Permission, fd: int, namespace: str, *, private: bool,
-        kept: Kept | None = None,
+        unnamed: bool = True, kept: Kept | None = None,
     ) -> None:
         root = os.fstat(fd)
         self.path = path
         self.permission: Permission = permission
         self.writable = permission == "rw"
         self.private = private  # on a mount of its own, on which the kernel refuses to open devices
+        self.has_unnamed = unnamed  # files: O_TMPFILE
         self.fd = fd
         self.device = root.st_dev
         self.root_inode = root.st_ino
@@ -70,10 +71,10 @@ class Branch:
     @classmethod
     def open(cls, path: bytes, permission: Permission) -> Branch:
         """Open the directory `path`. A writable branch is locked against a second union and checked for what
-        copy-up needs: extended attributes and O_TMPFILE.
+        copy-up needs: extended attributes, and names that begin with ".wh.".
 
         Raises OSError(errno, text, path): ENOENT, ENOTDIR, EACCES; for `rw` also EROFS, EBUSY (another union writes
-        to it), EOPNOTSUPP (no extended attributes, or no O_TMPFILE).
+        to it), EOPNOTSUPP (it lacks one of these).
         """
         with contextlib.ExitStack() as on_failure:
             seen = os.open(path, _DIRECTORY)
@@ -88,8 +89,8 @@ class Branch:
                 on_failure.callback(os.close, fd)
                 # The lock keeps the mount that everybody sees busy, too: what is written to must not be unplugged.
                 kept = Kept(seen, tree) if permission == "rw" else None
-            namespace = _check_writable(fd, path) if permission == "rw" else "trusted"
-            branch = cls(path, permission, fd, namespace, private=tree is not None, kept=kept)
+            namespace, unnamed = _check_writable(fd, path) if permission == "rw" else ("trusted", False)
+            branch = cls(path, permission, fd, namespace, private=tree is not None, unnamed=unnamed, kept=kept)
             on_failure.pop_all()
         if tree is not None and kept is None:
             os.close(seen)
@@ -102,7 +103,7 @@ class Branch:
         return self.private and not self.writable
 
     def note_access(self, flags: Collection[str]) -> None:
-        """Note times of access from now on as a mount with these `flags` of mount(8) does; with none that is about them,
+        """Note times of access from now on as a mount with these `flags` of mount(8) does; if none is about them,
         as before. A branch that is guarded notes none ever. EPERM: that cannot be had here."""
         if not self.private:
             own_mount.check_access(self.fd, self.path, flags)
@@ -196,6 +197,15 @@ class Branch:
         self._serial += 1
         return b"%d" % self._serial
 
+    def fresh_file(self, mode: int) -> tuple[int, bytes | None]:
+        """A new regular file, open for reading and writing, and its name in the work area, None if it needs none.
+        One with a name is to be moved into place, or discarded."""
+        if self.has_unnamed:
+            return os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=self.work_fd), None
+        name = self.work_name()
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, mode, dir_fd=self.work_fd), name
+
     def discard_work(self, name: bytes) -> None:
         """Delete a tree in the work area, if it is there. It is unreachable from the union, so a failure loses nothing:
         the next mount cleans up."""
@@ -245,26 +255,54 @@ def _lock(fd: int, path: bytes) -> None:
             raise OSError(error.errno, error.strerror, path) from None
 
 
-def _check_writable(fd: int, path: bytes) -> str:
-    """The namespace for our attributes: "trusted", or "user" when trusted.* needs a privilege we lack."""
-    try:
-        unnamed = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=fd)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            fail(errno.EOPNOTSUPP, path, "the file system has no unnamed files (O_TMPFILE)")
-        raise OSError(error.errno, error.strerror, path) from None
-    try:
+# What a file system says that does not have something, in whatever words.
+_LACKING = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.EPERM, errno.ENOSYS)
+
+
+def _check_writable(fd: int, path: bytes) -> tuple[str, bool]:
+    """The namespace for our attributes, "trusted", or "user" when trusted.* needs a privilege we lack; whether there
+    are unnamed files (O_TMPFILE). EOPNOTSUPP where something is missing that no union can do without."""
+    point = mounts.mount_showing(os.fstat(fd).st_dev)
+    where = "the file system here" if point is None else f"the file system here ({point.fstype})"
+    reserved = f"{where} keeps names that begin with {os.fsdecode(form.PREFIX)} for itself, and so do we"
+    if point is not None and mark.of(point) is not None:
+        fail(errno.EOPNOTSUPP, path, f"{reserved}: it is a union")
+    with contextlib.ExitStack() as at_end:
+        try:
+            probe, unnamed = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=fd), True
+        except OSError as error:
+            if error.errno not in _LACKING:
+                raise OSError(error.errno, error.strerror, path) from None
+            try:
+                probe, unnamed = at_end.enter_context(_probe(fd)), False
+            except OSError as error:
+                if error.errno in _LACKING:
+                    fail(errno.EOPNOTSUPP, path, reserved)
+                raise OSError(error.errno, error.strerror, path) from None
+        at_end.callback(os.close, probe)
         for namespace in ("trusted", "user"):
             try:
-                os.setxattr(unnamed, f"{namespace}.unionfs.origin", b"probe")
+                os.setxattr(probe, f"{namespace}.unionfs.origin", b"probe")
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                if error.errno not in _LACKING:
                     raise OSError(error.errno, error.strerror, path) from None
             else:
-                return namespace
-    finally:
-        os.close(unnamed)
-    fail(errno.EOPNOTSUPP, path, "the file system has no extended attributes")
+                return namespace, unnamed
+    fail(errno.EOPNOTSUPP, path, f"{where} has no extended attributes")
+
+
+@contextlib.contextmanager
+def _probe(fd: int) -> Iterator[int]:
+    """A file with a name of ours. It is in the work area, which nobody else has: the branch is locked."""
+    with times.kept(fd):
+        with contextlib.suppress(FileNotFoundError):
+            remove_tree(fd, form.WORK_AREA)
+        os.mkdir(form.WORK_AREA, 0o700, dir_fd=fd)
+        try:
+            name = os.path.join(form.WORK_AREA, form.whiteout_of(b"probe"))
+            yield os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        finally:
+            remove_tree(fd, form.WORK_AREA)
 
 
 def _open_up(name: bytes, parent_fd: int) -> None:

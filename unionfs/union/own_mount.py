@@ -44,8 +44,8 @@ def make(seen: int, *, read_only: bool) -> int | None:
 
 
 def note_access(tree: int, flags: Collection[str]) -> None:
-    """Times of access are noted there from now on as by a mount with these flags of mount(8): the files' own file system
-    notes them, whoever reads (touch_atime(), fs/inode.c). Without one of them nothing changes, as in mount(2)."""
+    """Note times of access there from now on as a mount with these flags of mount(8) does. They are of the files' own
+    file system, whoever reads (touch_atime(), fs/inode.c). Without one of them nothing changes, as in mount(2)."""
     if not _SHOWN.keys() & flags:
         return
     wanted = consts.MOUNT_ATTR_NODIRATIME if "nodiratime" in flags else 0
