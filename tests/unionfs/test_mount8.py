@@ -217,23 +217,40 @@ def test_a_line_of_fstab(place: Path, fstab: Callable[..., list[str]]) -> None: 
     assert mounts.mounted_at(f"{place}/mnt") is None
 
 
-@pytest.mark.needs("program:setpriv", "program:fusermount3")
+@pytest.mark.needs("program:unshare", "program:setpriv", "program:fusermount3")
+@pytest.mark.skipif(not os.path.exists("/etc/fstab"), reason="there is no /etc/fstab to put another one over")
 def test_a_line_for_users(nobodys: Path, fstab: Callable[..., list[str]]) -> None:  # noqa: F811
     """mount(8) is root's and drops that before it calls us: the user mounts with his own rights, or not at all."""
     os.mkdir("run")
     os.chown("run", 65534, 65534)
-    mount = fstab(f"{nobodys}/low:{nobodys}/up {nobodys}/mnt fuse.unionfs user,noauto 0 0",
-                  f"{nobodys}/low:{nobodys}/up {nobodys}/low fuse.unionfs users,noauto 0 0")  # fmt: skip
-    table = "mount --bind fstab /etc/fstab && "
+    os.mkdir("roots")
+    lines = [
+        f"{nobodys}/low:{nobodys}/up {nobodys}/{where} fuse.unionfs {options},noauto 0 0"
+        for where, options in (("mnt", "user"), ("roots", "users"), ("run", "user,strictatime"))
+    ]
+    (nobodys / "fstab").write_text("\n".join([*lines, ""]))
     script = (
-        f'"$@" mount {nobodys}/mnt; echo $?; cat mnt/file; echo; "$@" sh -c "echo x >mnt/new"; '
+        f'"$@" mount {nobodys}/mnt; echo $?; "$@" cat mnt/file; echo; "$@" sh -c "echo x >mnt/new"; '
         f"grep {nobodys}/mnt /proc/self/mountinfo; "
-        f'"$@" umount {nobodys}/mnt; echo $?; "$@" mount {nobodys}/low; echo $?'
+        f'"$@" mount -o remount,ro {nobodys}/mnt; echo $?; "$@" umount {nobodys}/mnt; echo $?; '
+        f'for where in roots run; do "$@" mount {nobodys}/$where; echo $?; done; grep -c {nobodys} /proc/self/mountinfo'
     )
-    (nobodys / "fstab").write_text((Path("/").joinpath(mount[2])).read_text())
-    prefix = [*bare_dev("mknod -m 666 /dev/fuse c 10 229 && " + table)]
-    said = call("sh", "-c", script, "sh", *AS_NOBODY, "env", f"XDG_RUNTIME_DIR={nobodys}/run", prefix=prefix)
-    assert said
+    prefix = bare_dev("mknod -m 666 /dev/fuse c 10 229 && mount --bind fstab /etc/fstab && ")
+    done = subprocess.run(
+        [*prefix, "sh", "-c", script, "sh", *AS_NOBODY, "env", f"XDG_RUNTIME_DIR={nobodys}/run"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    said = done.stdout.splitlines()
+    assert said[:2] == ["0", "content"]
+    assert {"nosuid", "nodev", "noexec"} <= set(said[2].split()[5].split(","))
+    assert "user_id=65534" in said[2]
+    assert said[4:6] == ["32", "0"]
+    assert "only root can remount" in said[3]
+    assert said[7] == said[9] == "32"
+    assert "roots: " in said[6] and "no write access" in said[6]
+    assert "strictatime takes a mount of the branch's own" in said[8]
+    assert said[10:] == ["0"]
+    assert os.listdir("up") == ["new"]
 
 
 # Remounting

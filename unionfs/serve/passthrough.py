@@ -186,7 +186,8 @@ class Passthrough:
         try:
             upper = branch.writable
             backing_id = 0
-            if not ((os.fstat(fd).st_mode if mode is None else mode) & _SET_ID if upper else self._strict):
+            through_us = (os.fstat(fd).st_mode if mode is None else mode) & _SET_ID if upper else self._strict
+            if not through_us and not branch.on_fuse:
                 try:
                     backing_id = self._lender.lend(fd, writable=upper)
                 except OSError:

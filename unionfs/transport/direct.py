@@ -89,6 +89,8 @@ def serve(
         at_end.callback(os.close, fd)
         at_end.callback(lambda: unmounter.detach(delivery.identity))
         connection = _Connection(fs, workers, fd, strict=posix)
+        if any(branch.on_fuse for branch in branches):
+            connection.cannot_lend = "a branch is itself on FUSE"
 
         def facts() -> info.Facts:
             agreed = connection.operations.agreed

@@ -59,7 +59,10 @@ class Branch:
         self.fsid = files.file_system_id(fd)
         self.durable = permission == "rw" and mounts.file_system_of(root.st_dev) not in ("tmpfs", "ramfs")
         # Whether the changes of names and attributes come to the disk in the order they were made in (union/order).
-        self.keeps_order = not self.durable or files.file_system_type(fd) != consts.BTRFS_SUPER_MAGIC
+        kind = files.file_system_type(fd)
+        self.keeps_order = not self.durable or kind != consts.BTRFS_SUPER_MAGIC
+        # Another server decides there who may open what: one that was lent a file may be refused it, with EIO.
+        self.on_fuse = kind == consts.FUSE_SUPER_MAGIC
         # The server may do no more than the owner of a file; else permissions are none to it (CAP_DAC_OVERRIDE).
         self.confined = os.geteuid() != 0
         self.root_changed: Callable[[], None] = lambda: None
@@ -276,7 +279,7 @@ def _check_writable(fd: int, path: bytes) -> tuple[str, bool]:
             try:
                 probe, unnamed = at_end.enter_context(_probe(fd)), False
             except OSError as error:
-                if error.errno in _LACKING:
+                if error.errno in (*_LACKING, errno.ENOENT):
                     fail(errno.EOPNOTSUPP, path, reserved)
                 raise OSError(error.errno, error.strerror, path) from None
         at_end.callback(os.close, probe)
