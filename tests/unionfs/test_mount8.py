@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
@@ -182,6 +183,49 @@ def test_in_another_namespace() -> None:
     assert "absent" in call(program, "low:up", "mnt", "-N", "absent", fails=32)
 
 
+NAMES: list[Callable[[], object]] = [
+    lambda: os.close(os.open("mnt/f", os.O_CREAT | os.O_EXCL | os.O_WRONLY)),
+    lambda: os.mkdir("mnt/d"),
+    lambda: os.mknod("mnt/p", 0o600 | stat.S_IFIFO),
+    lambda: os.symlink("f", "mnt/l"),
+    lambda: os.link("mnt/f", "mnt/d/g"),
+    lambda: os.rename("mnt/d/g", "mnt/g"),
+    lambda: os.unlink("mnt/g"),
+    lambda: os.rmdir("mnt/d"),
+]
+METADATA: list[Callable[[], object]] = [
+    lambda: os.chmod("mnt/f", 0o640),
+    lambda: os.utime("mnt/f", (1, 1)),
+    lambda: os.setxattr("mnt/f", "user.a", b"1"),
+    lambda: os.removexattr("mnt/f", "user.a"),
+    lambda: os.truncate("mnt/f", 5),
+]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(
+    ("options", "expected"), [("sync", [*NAMES, *METADATA]), ("dirsync", NAMES), ("async", []), ("sync,async", [])]
+)
+@pytest.mark.needs("ptrace")
+def test_what_is_on_the_disk_at_once(transport: str, options: str, expected: list[Callable[[], object]]) -> None:
+    """Each change is on the disk when it has been answered."""
+    call(*MOUNT, "low:up", "mnt", "-o", f"{options},transport={transport}")
+    assert {"sync", "dirsync"} & shown() == {"sync", "dirsync"} & {options}
+    server = str(info.ask("mnt")["pid"])
+    synced: list[Callable[[], object]] = []
+    words = ["strace", "-f", "-e", "trace=syncfs", "-o", "trace", "-p", server]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        assert "attached" in tracer.stderr.readline()
+        for change in (*NAMES, *METADATA):
+            before = Path("trace").read_text().count("syncfs(")
+            change()
+            if Path("trace").read_text().count("syncfs(") > before:
+                synced.append(change)
+        tracer.terminate()
+    assert synced == expected
+
+
 # fstab
 
 
@@ -217,23 +261,28 @@ def test_a_line_of_fstab(place: Path, fstab: Callable[..., list[str]]) -> None: 
     assert mounts.mounted_at(f"{place}/mnt") is None
 
 
+WISHES = {"mnt": "user", "roots": "users", "run": "user,strictatime", "nofollow": "user,nosymfollow"}
+
+
 @pytest.mark.needs("program:unshare", "program:setpriv", "program:fusermount3")
 @pytest.mark.skipif(not os.path.exists("/etc/fstab"), reason="there is no /etc/fstab to put another one over")
 def test_a_line_for_users(nobodys: Path, fstab: Callable[..., list[str]]) -> None:  # noqa: F811
     """mount(8) is root's and drops that before it calls us: the user mounts with his own rights, or not at all."""
-    os.mkdir("run")
-    os.chown("run", 65534, 65534)
+    for name in ("run", "nofollow"):
+        os.mkdir(name)
+        os.chown(name, 65534, 65534)
     os.mkdir("roots")
     lines = [
         f"{nobodys}/low:{nobodys}/up {nobodys}/{where} fuse.unionfs {options},noauto 0 0"
-        for where, options in (("mnt", "user"), ("roots", "users"), ("run", "user,strictatime"))
+        for where, options in WISHES.items()
     ]
     (nobodys / "fstab").write_text("\n".join([*lines, ""]))
     script = (
         f'"$@" mount {nobodys}/mnt; echo $?; "$@" cat mnt/file; echo; "$@" sh -c "echo x >mnt/new"; '
         f"grep {nobodys}/mnt /proc/self/mountinfo; "
         f'"$@" mount -o remount,ro {nobodys}/mnt; echo $?; "$@" umount {nobodys}/mnt; echo $?; '
-        f'for where in roots run; do "$@" mount {nobodys}/$where; echo $?; done; grep -c {nobodys} /proc/self/mountinfo'
+        f'for where in roots run nofollow; do "$@" mount {nobodys}/$where; echo $?; done; '
+        f"grep -c 'fuse.*{nobodys}' /proc/self/mountinfo"
     )
     prefix = bare_dev("mknod -m 666 /dev/fuse c 10 229 && mount --bind fstab /etc/fstab && ")
     done = subprocess.run(
@@ -249,7 +298,8 @@ def test_a_line_for_users(nobodys: Path, fstab: Callable[..., list[str]]) -> Non
     assert said[7] == said[9] == "32"
     assert "roots: " in said[6] and "no write access" in said[6]
     assert "strictatime takes a mount of the branch's own" in said[8]
-    assert said[10:] == ["0"]
+    assert said[11:] == ["32", "0"]
+    assert "nosymfollow takes root" in said[10]
     assert os.listdir("up") == ["new"]
 
 
@@ -324,13 +374,15 @@ def test_read_only_in_use() -> None:
     remount("ro")
 
 
+@pytest.mark.needs("ptrace")
 def test_what_is_read_only_on_the_disk_is_there() -> None:
     """A remount brings the writable branch to its disk, as it does of any file system."""
     call(*MOUNT, "low:up", "mnt")
     server = info.ask("mnt")["pid"]
-    with subprocess.Popen(["strace", "-f", "-e", "syncfs", "-o", "trace", "-p", str(server)]) as tracer:
-        while f"TracerPid:\t{tracer.pid}" not in Path(f"/proc/{server}/status").read_text():
-            pass
+    words = ["strace", "-f", "-e", "trace=syncfs", "-o", "trace", "-p", str(server)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        assert "attached" in tracer.stderr.readline()
         remount("noatime")
         remount("ro")
         tracer.terminate()
@@ -341,8 +393,8 @@ def test_what_is_read_only_on_the_disk_is_there() -> None:
     ("options", "word"),
     [("posix", "posix"), ("volatile", "volatile"), ("spin=7", "spin"), ("transport=pyfuse3", "transport"),
      ("fsname=a", "fsname"), ("subtype=a", "subtype"), ("br=up:mnt2", "branches"), ("lowerdir=low", "branches"),
-     ("dirsync", "dirsync"), ("frobnicate", "frobnicate"), ("max_read=5", "max_read"), ("user_id=7", "user_id"),
-     ("lazytime", "lazytime"), ("append:low", "append:low")],
+     ("dirsync", "dirsync"), ("sync", "sync"), ("frobnicate", "frobnicate"), ("max_read=5", "max_read"),
+     ("user_id=7", "user_id"),     ("lazytime", "lazytime"), ("append:low", "append:low")],
 )  # fmt: skip
 def test_what_is_fixed(options: str, word: str) -> None:
     call(*MOUNT, "low:up", "mnt")

@@ -21,7 +21,7 @@ branches, in one of three forms (a backslash escapes ':', '=' and ','):
   unionfs mount -o lowerdir=A:B,upperdir=U,workdir=W MOUNTPOINT    overlayfs: lowerdir top first
 
 permissions: rw, ro, rr (read-only medium); ro+wh and rr+wh are as ro and rr
-options:     ro, nosuid, nodev, noexec, noatime … as for mount(8); allow_other is root's default;
+options:     ro, nosuid, nodev, noexec, noatime, sync … as for mount(8); allow_other is root's default;
              volatile: copy-ups do not wait for the disk, a power cut may leave files without their data;
              transport=auto|direct|pyfuse3: who speaks to the kernel; auto is direct where that works;
              posix: who reads a lower file sees it change when somebody else writes to it, as on a file

@@ -11,18 +11,19 @@ import os
 import stat
 import sys
 import sysconfig
+from collections.abc import Iterator
 
 # Type fuse.unionfs is what the table of mounts shows, so what umount(8) asks for; `-t unionfs` is for those who mount.
 _NEEDED = ("mount.fuse.unionfs", "umount.fuse.unionfs")
 _WISHED = ("mount.unionfs",)
 
-_MODULES = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_MODULES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def install(directory: str) -> list[str]:
     """What to tell of what was left as it is. Raises OSError(errno, what is wrong; what to do, path)."""
     program = os.path.join(sysconfig.get_path("scripts"), "unionfs")
-    for path in (program, os.path.realpath(sys.executable), _MODULES):
+    for path in (program, sys.executable, _MODULES):
         _check_roots(path)
     foreign = [name for name in (*_NEEDED, *_WISHED) if not _is_ours(os.path.join(directory, name))]
     for name in _NEEDED:
@@ -60,15 +61,34 @@ def _is_ours(path: str) -> bool:
 
 
 def _check_roots(path: str) -> None:
-    while True:
+    for step in _on_the_way(path):
         try:
-            entry = os.stat(path)
+            entry = os.lstat(step)
         except FileNotFoundError:
-            raise OSError(errno.ENOENT, "is not there: install the package with pip first", path) from None
-        others = entry.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not entry.st_mode & stat.S_ISVTX
-        if entry.st_uid != 0 or others:
+            raise OSError(errno.ENOENT, "is not there: install the package with pip first", step) from None
+        open_to_all = entry.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not entry.st_mode & stat.S_ISVTX
+        if entry.st_uid != 0 or (open_to_all and not stat.S_ISLNK(entry.st_mode)):
             text = "others than root may change it, and mount(8) would run it as root: install for root alone"
-            raise OSError(errno.EPERM, text, path)
-        if path == "/":
-            return
-        path = os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path)
+            raise OSError(errno.EPERM, text, step)
+
+
+def _on_the_way(path: str) -> Iterator[str]:
+    """Everything that is looked at to get to the absolute `path`: directories, and links themselves."""
+    here, names = "/", path.split("/")[::-1]
+    yield here
+    while names:
+        name = names.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            here = os.path.dirname(here)
+            continue
+        step = os.path.join(here, name)
+        yield step
+        if not os.path.islink(step):
+            here = step
+            continue
+        target = os.readlink(step)
+        names += target.split("/")[::-1]
+        if target.startswith("/"):
+            here = "/"

@@ -65,8 +65,8 @@ _ATTRIBUTES = {
 }
 _OF_FILE_SYSTEM = ("ro", "sync", "dirsync")
 
-# Always so, or unknown to fusermount3.
-_NOT_FOR_FUSERMOUNT = {"nosuid", "nodev", "nosymfollow", "relatime", "strictatime"}
+# Always so, or unknown to fusermount3 and so by then with the branches (Branch.note_access).
+_NOT_FOR_FUSERMOUNT = {"nosuid", "nodev", "nodiratime", "relatime", "strictatime"}
 
 
 def identity(device: str, number: int | str) -> str:
@@ -170,6 +170,8 @@ def _refused(error: OSError, place: str) -> OSError:
 
 
 def _fusermount(mountpoint: str, flags: Collection[str], allow_other: bool, max_read: int, shown: Shown) -> int:
+    if "nosymfollow" in flags:
+        raise OSError(errno.EPERM, "nosymfollow takes root: fusermount3 does not know it", mountpoint)
     source = shown.source.replace("\\", r"\\").replace(",", r"\,")  # as do_mount() of fusermount.c undoes
     words = [f"fsname={source}", f"subtype={shown.subtype}", "default_permissions", f"max_read={max_read}"]
     words += [flag for flag in flags if flag not in _NOT_FOR_FUSERMOUNT]

@@ -30,6 +30,7 @@ from unionfs.serve.wire import WireOperations
 from unionfs.transport import control, info, remount, serving
 from unionfs.transport.delivery import Delivery
 from unionfs.transport.workers import Answer, Workers
+from unionfs.union import synchronous
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
 
@@ -80,7 +81,7 @@ def serve(
         at_end.callback(workers.close)
         unmounter = _needing_a_thread(serving.Unmounter, workers)
         at_end.callback(unmounter.close)
-        fs = UnionFs(branches, volatile=volatile, waiting=workers)
+        fs = synchronous.kind(flags)(branches, volatile=volatile, waiting=workers)
         at_end.callback(fs.close)
         # Before the mount: a signal between the two would leave it without a server.
         signals = at_end.enter_context(_signals())

@@ -1,8 +1,8 @@
 """`mount -o remount,…`: what can change while a union is mounted, and who has to know.
 
-    kernel    ro, rw, sync, nosuid, nodev, noexec, nosymfollow    what the mount allows, by mount(2)
-    server    noatime, nodiratime, relatime, strictatime          it reads the writable branch (union/own_mount)
-              ro                                                  it brings that to the disk
+    kernel    ro, rw, nosuid, nodev, noexec, nosymfollow      what the mount allows, by mount(2)
+    server    noatime, nodiratime, relatime, strictatime      it reads the writable branch (union/own_mount)
+              ro                                              it brings that to the disk
 
 Everything else is fixed for as long as it is mounted, and asking for another value is refused.
 """
@@ -37,22 +37,30 @@ def remount(
     Raises OptionError, and OSError(errno, what is wrong; what to do, mountpoint): EPERM, EBUSY, EROFS; EINVAL, what is
     fixed, or no union; ENOTCONN, ETIMEDOUT, its server.
     """
-    point = mounts.mount_of(mountpoint)
-    identity = None if point is None else device.identity_of(point)
-    if point is None or identity is None:
-        raise OSError(errno.EINVAL, "no union is mounted there", mountpoint)
-    said = point.super_options.split(",")
-    words = [word for word in listed if not (word in said and word.partition("=")[0] in _SHOWN)]
-    spec = None if ":" not in source or source == point.source else source
-    change = options.parse_change(spec, words, sloppy=sloppy)
-    _check_fixed(change, point, info.ask(mountpoint), mountpoint)
-    if os.geteuid() != 0:
-        raise OSError(errno.EPERM, "only root can remount", mountpoint)
-    if fake:
-        return
+    fd = os.open(mountpoint, os.O_PATH | os.O_CLOEXEC)  # and nothing by its name after that
+    try:
+        here = os.fsdecode(files.fd_path(fd))
+        point = mounts.mount_of(here)
+        identity = None if point is None else device.identity_of(point)
+        if point is None or identity is None:
+            raise OSError(errno.EINVAL, "no union is mounted there", mountpoint)
+        said = point.super_options.split(",")
+        words = [word for word in listed if not (word in said and word.partition("=")[0] in _SHOWN)]
+        spec = None if ":" not in source or source == point.source else source
+        change = options.parse_change(spec, words, sloppy=sloppy)
+        _check_fixed(change, point, info.ask(mountpoint), mountpoint)
+        if os.geteuid() != 0:
+            raise OSError(errno.EPERM, "only root can remount", mountpoint)
+        if not fake:
+            _change(change, identity, point, here, mountpoint)
+    finally:
+        os.close(fd)
+
+
+def _change(change: options.Change, identity: str, point: MountPoint, here: str, mountpoint: str) -> None:
     _tell(identity, _access(change.flags), mountpoint)
     try:
-        mounts.mount("none", point.target, None, consts.MS_REMOUNT | device.mount_flags(change.flags))
+        mounts.mount("none", here, None, consts.MS_REMOUNT | device.mount_flags(change.flags))
     except OSError as error:
         _tell(identity, _access(point.options.split(",")), mountpoint)
         busy = f"busy; end what writes to it (see 'fuser -vm {mountpoint}') and try again"
@@ -76,8 +84,9 @@ def _check_fixed(change: options.Change, point: MountPoint, facts: info.Facts, m
         asked = [os.path.realpath(branch.path) for branch in change.branches]
         if asked != [branch["path"] for branch in facts["branches"]]:
             _refuse("branches cannot be changed while it is mounted", mountpoint)
-    if ("dirsync" in change.flags) != ("dirsync" in shown):
-        _refuse("dirsync cannot be changed while it is mounted", mountpoint)
+    for flag in ("sync", "dirsync"):
+        if (flag in change.flags) != (flag in shown):
+            _refuse(f"{flag} cannot be changed while it is mounted", mountpoint)
     if "ro" not in change.flags and facts["branches"][0]["permission"] != "rw":
         text = "its branches are open for reading only: to write, unmount it and mount it with a writable branch and rw"
         raise OSError(errno.EROFS, text, mountpoint)

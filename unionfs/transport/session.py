@@ -27,6 +27,7 @@ from unionfs.transport import control, info, remount, serving
 from unionfs.transport.delivery import Delivery
 from unionfs.transport.interrupt import Interrupts
 from unionfs.transport.watch import Watch
+from unionfs.union import synchronous
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
 
@@ -53,7 +54,7 @@ def serve(
     transport was chosen, for `unionfs info`. Raises OSError when the union or the mount is refused.
     """
     serving.prepare_process()
-    fs = UnionFs(branches, volatile=volatile)
+    fs = synchronous.kind(flags)(branches, volatile=volatile)
     started = time.time()
 
     def facts() -> info.Facts:
