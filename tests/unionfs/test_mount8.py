@@ -164,6 +164,21 @@ def test_names_that_are_shown(sbin: Path) -> None:
     assert point().source == "unionfs", "256 bytes are more than the kernel takes"
 
 
+def test_a_mount_at_two_places() -> None:
+    """umount(8) takes one away, and has nothing to wait for."""
+    call(*MOUNT, "low:up", "mnt")
+    os.mkdir("second")
+    os.mkdir("third")
+    call("mount", "--bind", "mnt", "second")
+    call("mount", "--bind", "mnt/", "third")
+    assert call("umount", "mnt") == ""
+    assert Path("second/file").read_text() == "content"
+    said = call(PROGRAM, "umount", "third", fails=1)
+    assert f"it is also mounted at {os.path.realpath('second')}" in said
+    assert mounts.mounted_at(os.path.realpath("third")) is None
+    assert call("umount", "second") == ""
+
+
 @pytest.mark.needs("program:unshare")
 def test_in_another_namespace() -> None:
     with subprocess.Popen(

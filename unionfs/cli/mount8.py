@@ -86,5 +86,5 @@ def umount(program: str, words: Sequence[str]) -> int:
         os.execvp("umount", ["umount", "--internal-only", *words])
     from unionfs.transport.unmount import unmount
 
-    unmount(asked.directory)
+    unmount(asked.directory, elsewhere=True)
     return 0
