@@ -81,7 +81,7 @@ def serve(
         at_end.callback(workers.close)
         unmounter = _needing_a_thread(serving.Unmounter, workers)
         at_end.callback(unmounter.close)
-        fs = synchronous.kind(flags)(branches, volatile=volatile, waiting=workers)
+        fs = synchronous.kind(flags, UnionFs)(branches, volatile=volatile, waiting=workers)
         at_end.callback(fs.close)
         # Before the mount: a signal between the two would leave it without a server.
         signals = at_end.enter_context(_signals())

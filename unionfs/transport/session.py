@@ -54,7 +54,7 @@ def serve(
     transport was chosen, for `unionfs info`. Raises OSError when the union or the mount is refused.
     """
     serving.prepare_process()
-    fs = synchronous.kind(flags)(branches, volatile=volatile)
+    fs = synchronous.kind(flags, UnionFs)(branches, volatile=volatile)
     started = time.time()
 
     def facts() -> info.Facts:

@@ -52,8 +52,8 @@ class SyncUnionFs(DirSyncUnionFs):
     copy_file_range = _synced(UnionFs.copy_file_range)
 
 
-def kind(flags: Collection[str]) -> type[UnionFs]:
-    """Of a union that is mounted with these flags of mount(8)."""
+def kind(flags: Collection[str], otherwise: type[UnionFs]) -> type[UnionFs]:
+    """Of a union that is mounted with these flags of mount(8); `otherwise` if none of them is about that."""
     if "sync" in flags:
         return SyncUnionFs
-    return DirSyncUnionFs if "dirsync" in flags else UnionFs
+    return DirSyncUnionFs if "dirsync" in flags else otherwise
