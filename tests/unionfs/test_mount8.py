@@ -241,6 +241,22 @@ def test_what_is_on_the_disk_at_once(transport: str, options: str, expected: lis
     assert synced == expected
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.needs("ptrace")
+def test_data_is_on_the_disk_at_once(transport: str) -> None:
+    """Also of a file that would otherwise be written to by the kernel alone."""
+    Path("up/f").touch()
+    call(*MOUNT, "low:up", "mnt", "-o", f"sync,transport={transport}")
+    words = ["strace", "-f", "-e", "trace=fsync,fdatasync", "-o", "trace", "-p", str(info.ask("mnt")["pid"])]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as tracer, open("mnt/f", "r+b", 0) as file:
+        assert tracer.stderr is not None
+        assert "attached" in tracer.stderr.readline()
+        for _ in range(3):
+            file.write(b"data")
+        tracer.terminate()
+    assert Path("trace").read_text().count("sync(") == 3
+
+
 # fstab
 
 

@@ -89,7 +89,7 @@ def serve(
         fd = delivery.mount(flags, allow_other, dont_mask=bool(WISH.flags & abi.FUSE_DONT_MASK))
         at_end.callback(os.close, fd)
         at_end.callback(lambda: unmounter.detach(delivery.identity))
-        connection = _Connection(fs, workers, fd, strict=posix)
+        connection = _Connection(fs, workers, fd, strict=posix, lends="sync" not in flags)
         if any(branch.on_fuse for branch in branches):
             connection.cannot_lend = "a branch is itself on FUSE"
 
@@ -146,10 +146,11 @@ class _Connection:
     answers INIT; `cannot_lend` (why a file was refused) and `has_lent` by those that open files; the rest is
     immutable."""
 
-    def __init__(self, fs: UnionFs, workers: Workers, fd: int, *, strict: bool) -> None:
+    def __init__(self, fs: UnionFs, workers: Workers, fd: int, *, strict: bool, lends: bool) -> None:
         self.fs = fs
         self.workers = workers
         self.strict = strict
+        self.lends = lends
         self.refused: Refused | None = None
         self.cannot_lend = ""
         self.has_lent = False
@@ -171,6 +172,10 @@ class _Connection:
     def _passthrough(self, agreed: Agreement) -> Passthrough | None:
         if not agreed.passthrough:
             self.cannot_lend = "the kernel does not offer it (it takes Linux 6.9)"
+            return None
+        if not self.lends:
+            # IS_SYNC() is asked of the lent file's inode, which is not mounted so (generic_write_sync(), fs.h).
+            self.cannot_lend = "what is written to a lent file is not synced (-o sync)"
             return None
         return Passthrough(self.fs, self, strict=self.strict, forget_attributes=self._forget_attributes)
 

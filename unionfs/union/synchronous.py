@@ -1,8 +1,8 @@
 """A union mounted with `dirsync` or `sync` (mount(8)): what was changed is on the disk when the call returns.
 
-The kernel sees to data: with `sync` it asks for an fsync after each write (fuse_cache_write_iter(), fs/fuse/file.c), or
-writes to a lent file with O_DSYNC. Of the rest it tells the server nothing, nor can one fsync(2) cover it: a rename
-changes two directories, and takes whiteouts and copies of directories with it.
+The kernel sees to data: with `sync` it asks for an fsync after each write (generic_write_sync(), linux/fs.h), if no
+file is lent to it. Of the rest it tells the server nothing, nor can one fsync(2) cover it: a rename changes two
+directories, and takes whiteouts and copies of directories with it.
 """
 
 from __future__ import annotations
