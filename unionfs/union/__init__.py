@@ -6,6 +6,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     form        what "deleted" and "opaque" look like on disk; the only module that says so, and it imports nothing
     opaque      whether a directory is
     own_mount   the mount that a branch is read and written by: no devices, times of access as the union's mount says
+    removal     trees in the work area, deleted
     mark        the sign by which a union's mount is known
     branch      one directory of the stack: descriptor, permission, work area
     identity    inode numbers that survive copy-up and remount
