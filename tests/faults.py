@@ -45,7 +45,9 @@ class Point(NamedTuple):
 class Server:
     """A union of `lower` and `upper`, served by a child of this process until `stop` or a kill."""
 
-    def __init__(self, lower: str, upper: str, path: str, log: str, *, transport: str) -> None:
+    def __init__(
+        self, lower: str, upper: str, path: str, log: str, *, transport: str, passthrough: str = "programs"
+    ) -> None:
         from unionfs.transport import direct, session  # before the fork: it takes a tenth of a second, once
 
         self.path = path
@@ -55,7 +57,7 @@ class Server:
         if self.pid == 0:
             # Without its companion the direct transport makes the same calls each time.
             serves: dict[str, Callable[..., None]] = {
-                "direct": functools.partial(direct.serve, spin_us=0),
+                "direct": functools.partial(direct.serve, spin_us=0, passthrough=passthrough),
                 "pyfuse3": session.serve,
             }
             _serve(serves[transport], lower, upper, path, log, writer)

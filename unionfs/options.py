@@ -4,7 +4,7 @@
     br=/up=rw:/low=ro  (br:, dirs=)       AUFS: top first, the first writable
     lowerdir=a:b,upperdir=u,workdir=w     overlayfs: lowerdir top first, upperdir writable
 
-A backslash takes away the meaning of the `:`, `=`, `,` or backslash after it.
+A backslash takes the meaning from the `:`, `=`, `,` or backslash after it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 Permission = Literal["rw", "ro", "rr"]
 Transport = Literal["auto", "direct", "pyfuse3"]
@@ -25,7 +25,7 @@ PASSTHROUGH = ("programs", "all", "none")
 
 # Bytes of a string that fsconfig(2) takes, with its NUL.
 _LONGEST_STRING = 256
-# Readers of the table of mounts take the type for a word, and mount(8) for a part of a program's name.
+# What reads the table of mounts takes the type for a word, and mount(8) for a part of a program's name.
 _SUBTYPE = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 
 MOST_SPIN = 10_000  # microseconds: beyond that a server that waits would show as load
@@ -74,87 +74,156 @@ _TAKES_BACK = {
     "atime": "noatime", "diratime": "nodiratime", "norelatime": "relatime", "nostrictatime": "strictatime",
 }  # fmt: skip
 
-# Meant for fstab(5) and mount(8) themselves, or always the case here.
+_ACCESS = {"noatime", "relatime", "strictatime"}  # each says all, so the last one counts
+
+# Meant for fstab(5) and mount(8) themselves (who adds what `user` and its like imply), or always the case here.
 _IGNORED = {
-    "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group",
-    "default_permissions", "udba=none",
+    "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group", "silent", "loud",
+    "nomand", "noiversion", "nolazytime", "default_permissions", "udba=none",
+}
+
+_FOR_MOUNT8 = ("comment", "user", "helper", "uhelper")  # with a value
+
+_BRANCHES = ("br", "dirs", "lowerdir", "upperdir")
+_SWITCHES = ("allow_other", "volatile")
+
+# What mount(8) has and no union can do.
+_REFUSED = {
+    "lazytime": "times are kept by the branches' file systems: mount those with it",
+    "iversion": "FUSE has no such counter",
+    "mand": "Linux has no mandatory locks any more",
+    "remount": "that is for mount(8): 'mount -o remount,… MOUNTPOINT'",
 }
 
 
-def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
+def parse(
+    spec: str | None, options: Sequence[str] = (), *, rw_is_default: bool = False, sloppy: bool = False
+) -> MountPlan:
     """The plan of `spec` (the first dialect, or None) and of `-o` values, each a comma-separated list.
 
-    With no writable branch the union is read-only; with the option `ro` no branch is writable.
+    With no writable branch the union is read-only; with the option `ro` no branch is writable. `rw` asks for a writable
+    branch, but for `rw_is_default`: mount(8) always says it. What is unknown is left out if `sloppy` (mount(8), -s).
     Raises OptionError.
     """
-    flags: set[str] = set()
-    words = {"allow_other": False, "volatile": False}
-    writable_wanted = False
-    transport, spin, passthrough = MountPlan.transport, MountPlan.spin, MountPlan.passthrough
-    fsname, subtype = MountPlan.fsname, MountPlan.subtype
-    listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
-    overlay: dict[str, str] = {}
-    if spec is not None:
-        listed.append((spec, _bottom_to_top(spec)))
-    for option in (word for text in options for word in _split(text, ",") if word):
-        key, value = _key_value(option)
+    read = _Reading(spec, options, sloppy=sloppy)
+    branches = read.branches()
+    if branches is None:
+        raise OptionError("no branches: give LOWER:UPPER, or -o br=…, or -o lowerdir=…,upperdir=…")
+    if "ro" in read.flags:
+        branches = tuple(replace(b, permission="ro") if b.permission == "rw" else b for b in branches)
+    else:
+        _check_writable(branches, read.writable_wanted and not rw_is_default)
+        if branches[0].permission != "rw":
+            read.flags.add("ro")
+    workdir = read.overlay.get("workdir")
+    return replace(
+        MountPlan(branches, frozenset(read.flags), workdir=None if workdir is None else _unescape(workdir)),
+        **read.given,
+    )
+
+
+@dataclass(frozen=True)
+class Change:
+    """What `mount -o remount` asks for: all the flags that are to be, and what else is said, by fields of MountPlan."""
+
+    flags: frozenset[str]
+    given: dict[str, Any]
+    branches: tuple[BranchSpec, ...] | None
+
+
+def parse_change(spec: str | None, options: Sequence[str], *, sloppy: bool = False) -> Change:
+    """As parse(), of a union that is mounted: its branches need not be said again. Raises OptionError."""
+    read = _Reading(spec, options, sloppy=sloppy)
+    return Change(frozenset(read.flags), read.given, read.branches())
+
+
+class _Reading:
+    """The words of `-o` values, one after the other: what comes later counts. `given` has fields of MountPlan."""
+
+    def __init__(self, spec: str | None, options: Sequence[str], *, sloppy: bool) -> None:
+        self.flags: set[str] = set()
+        self.given: dict[str, Any] = {}
+        self.writable_wanted = False
+        self.overlay: dict[str, str] = {}
+        self._listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
+        if spec is not None:
+            self._listed.append((spec, _bottom_to_top(spec)))
+        for option in (word for text in options for word in split(text)):
+            if not (self._flag(option) or self._value(option, *_key_value(option)) or sloppy):
+                raise OptionError(
+                    f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, transport,"
+                    " spin, passthrough, posix, volatile, fsname, subtype, allow_other and those of mount(8)"
+                )
+
+    def branches(self) -> tuple[BranchSpec, ...] | None:
+        """Top first; None where they are not said."""
+        listed = [*self._listed, *([("lowerdir", _overlay(self.overlay))] if self.overlay else [])]
+        if len(listed) > 1:
+            raise OptionError(
+                f"branches are given twice, by '{listed[0][0]}' and by '{listed[1][0]}': choose one form"
+            )
+        return listed[0][1] if listed else None
+
+    def _flag(self, option: str) -> bool:
         if option in FLAGS:
-            flags.add(option)
+            if option in _ACCESS:
+                self.flags -= _ACCESS
+            self.flags.add(option)
         elif option in _TAKES_BACK:
-            flags.discard(_TAKES_BACK[option])
-            writable_wanted |= option == "rw"
-        elif key in ("br", "dirs") and value is not None:
-            listed.append((option, _aufs(value)))
-        elif key in ("lowerdir", "upperdir", "workdir") and value:
-            if key in overlay:
-                raise OptionError(f"{key} is given twice: join lower directories with ':'")
-            overlay[key] = value
-        elif option in words:
-            words[option] = True
-        elif key == "transport":
-            transport = cast(Transport, _one_of(TRANSPORTS, key, value, option))
-        elif key == "passthrough":
-            passthrough = cast(Passthrough, _one_of(PASSTHROUGH, key, value, option))
+            self.flags.discard(_TAKES_BACK[option])
+            self.writable_wanted |= option == "rw"
+        elif option in _SWITCHES:
+            self.given[option] = True
         elif option == "posix":
-            passthrough = "none"
+            self.given["passthrough"] = "none"
+        elif option in _REFUSED:
+            raise OptionError(f"'{option}' cannot be had: {_REFUSED[option]}")
+        else:
+            return option in _IGNORED
+        return True
+
+    def _value(self, option: str, key: str, value: str | None) -> bool:
+        if key in ("br", "dirs") and value is not None:
+            self._listed.append((option, _aufs(value)))
+        elif key in ("lowerdir", "upperdir", "workdir") and value:
+            if key in self.overlay:
+                raise OptionError(f"{key} is given twice: join lower directories with ':'")
+            self.overlay[key] = value
+        elif key == "transport":
+            self.given[key] = _one_of(TRANSPORTS, key, value, option)
+        elif key == "passthrough":
+            self.given[key] = _one_of(PASSTHROUGH, key, value, option)
         elif key == "spin":
-            spin = _spin(value, option)
+            self.given[key] = _spin(value, option)
         elif key == "fsname" and option[len(key) :][:1] == "=":
-            fsname = _shown(value, option)
+            self.given[key] = _shown(value, option)
         elif key == "subtype":
-            subtype = _subtype(value, option)
+            self.given[key] = _subtype(value, option)
         elif key == "udba" and value != "none":
             raise OptionError(f"{option}: only udba=none is available, the mount owns its branches")
-        elif option not in _IGNORED and not key.startswith(("x-", "X-", "comment")):
-            raise OptionError(
-                f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, transport, spin,"
-                " passthrough, posix, volatile, fsname, subtype, allow_other and those of mount(8)"
-            )
-    if overlay:
-        listed.append(("lowerdir", _overlay(overlay)))
-    if not listed:
-        raise OptionError("no branches: give LOWER:UPPER, or -o br=…, or -o lowerdir=…,upperdir=…")
-    if len(listed) > 1:
-        raise OptionError(f"branches are given twice, by '{listed[0][0]}' and by '{listed[1][0]}': choose one form")
-    if "ro" in flags:
-        branches = tuple(replace(b, permission="ro") if b.permission == "rw" else b for b in listed[0][1])
-    else:
-        branches = listed[0][1]
-        _check_writable(branches, writable_wanted)
-        if branches[0].permission != "rw":
-            flags.add("ro")
-    workdir = overlay.get("workdir")
-    return MountPlan(
-        branches,
-        frozenset(flags),
-        workdir=None if workdir is None else _unescape(workdir),
-        transport=transport,
-        spin=spin,
-        passthrough=passthrough,
-        fsname=fsname,
-        subtype=subtype,
-        **words,
-    )
+        else:
+            return key.startswith(("x-", "X-")) or key in _FOR_MOUNT8
+        return True
+
+
+def split(text: str) -> list[str]:
+    """The options of one `-o` value."""
+    return [word for word in _split(text, ",") if word]
+
+
+def shown_as(source: str, subtype: str) -> list[str]:
+    """Options that have the table of mounts show these, as far as it can."""
+    wanted = []
+    if 0 < len(os.fsencode(source)) < _LONGEST_STRING:
+        wanted.append("fsname=" + re.sub(r"([\\,])", r"\\\1", source))
+    if _is_subtype(subtype):
+        wanted.append(f"subtype={subtype}")
+    return wanted
+
+
+def names_branches(options: Sequence[str]) -> bool:
+    """Whether the `-o` values say what the branches are, so that a source beside them is but a name."""
+    return any(_key_value(word)[0] in _BRANCHES for text in options for word in split(text))
 
 
 def _check_writable(branches: Sequence[BranchSpec], wanted: bool) -> None:
@@ -187,9 +256,13 @@ def _shown(value: str | None, option: str) -> str:
 
 def _subtype(value: str | None, option: str) -> str:
     text = _unescape(value or "")
-    if not _SUBTYPE.fullmatch(text) or len(text) >= _LONGEST_STRING - len("fuse."):
+    if not _is_subtype(text):
         raise OptionError(f"{option[:60]!r}: subtype takes a word of letters, digits, '.', '_', '+' and '-'")
     return text
+
+
+def _is_subtype(text: str) -> bool:
+    return _SUBTYPE.fullmatch(text) is not None and len(text) < _LONGEST_STRING - len("fuse.")
 
 
 def _bottom_to_top(text: str) -> tuple[BranchSpec, ...]:

@@ -152,17 +152,6 @@ def test_writable_branch_without_xattrs(tmpfs_at: Callable[..., None]) -> None:
     assert "mark it =ro" in said
 
 
-@pytest.mark.needs("fuse")
-@pytest.mark.parametrize("transport", ["pyfuse3"])
-def test_writable_branch_without_unnamed_files(mount_union: Callable[..., Union], tmp_path: Path) -> None:
-    """A union through pyfuse3 has no O_TMPFILE."""
-    inner = mount_union("inner-low", "inner-up")
-    status, said = run("mount", f"low:{inner.path}", "up")
-    assert status == 1
-    assert "O_TMPFILE" in said
-    assert said.count("\n") == 1
-
-
 def test_writable_branch_on_a_read_only_file_system(tmpfs_at: Callable[..., None]) -> None:
     tmpfs_at("up", flags=consts.MS_RDONLY)
     said = refused("mount", "low:up", "mnt")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionfs.options import MountPlan, OptionError, parse
+from unionfs.options import MountPlan, OptionError, names_branches, parse
 
 
 def branches(plan: MountPlan) -> list[tuple[str, str]]:
@@ -57,11 +57,26 @@ def test_a_union_without_a_writable_branch_is_read_only(spec: str | None, option
         (["ro,rw"], set()),
         (["defaults,auto,_netdev,x-systemd.automount,comment=a,udba=none,default_permissions"], set()),
         (["sync", "async,relatime"], {"relatime"}),
+        (["noatime,relatime", "strictatime,nodiratime"], {"strictatime", "nodiratime"}),
+        (["strictatime,noatime"], {"noatime"}),
+        (["user=joe,users,owner,group,helper=a,uhelper=b,silent,loud,x-a=b,X-b,nomand,noiversion,nolazytime"], set()),
         ([",,nodev,"], {"nodev"}),
     ],
 )
 def test_options_of_mount(options: list[str], flags: set[str]) -> None:
     assert parse("low:up", options).flags == flags
+
+
+def test_as_mount8_says_it() -> None:
+    """It always says rw, and -s is for options that are unknown."""
+    assert parse("a=ro", ["rw"], rw_is_default=True).read_only
+    assert not parse("a", ["ro,rw"], rw_is_default=True).read_only
+    assert parse("a", ["frobnicate=1,nodev"], sloppy=True).flags == {"nodev"}
+    with pytest.raises(OptionError, match="'lazytime'"):
+        parse("a", ["lazytime"], sloppy=True)
+    assert names_branches(["nodev", "rw,lowerdir=a"])
+    assert names_branches(["br:a"])
+    assert not names_branches([r"fsname=a\,br=b,nodev", "rw"])
 
 
 def test_what_is_not_a_flag() -> None:
@@ -122,6 +137,11 @@ def test_how_it_is_shown(options: list[str], shown: tuple[str, str]) -> None:
           for value in ("", "=", "=-1", "=1.5", "=1ms", "=10001", "=99999", "=" + "9" * 5000)),
         ("low:up", ["frobnicate"], ["'frobnicate'", "lowerdir"]),
         ("low:up", ["nosuidd"], ["'nosuidd'"]),
+        ("low:up", ["lazytime"], ["'lazytime'", "branches' file systems"]),
+        ("low:up", ["iversion"], ["'iversion'", "counter"]),
+        ("low:up", ["mand"], ["'mand'", "mandatory locks"]),
+        ("low:up", ["nosuid,remount"], ["'remount'", "mount(8)"]),
+        ("low:up", ["commentary"], ["'commentary'"]),
         ("low:up", ["upperdir"], ["'upperdir'"]),
         ("low:up", ["udba=reval"], ["udba=reval", "udba=none"]),
         ("low:up", ["br=/a:/b"], ["'low:up'", "'br=/a:/b'", "choose one"]),

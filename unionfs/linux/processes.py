@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 
 from unionfs.linux import consts, libc
 
@@ -167,12 +168,28 @@ def is_dying(tid: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process waits to be continued, by a signal or by a debugger (proc(5), /proc/PID/stat)."""
+    """Whether a process waits to be continued, by a signal or by a debugger (proc(5), /proc/PID/status).
+
+    strace(1) stops one at each system call and lets it go on: then this looks for up to a tenth of a second.
+    """
+    first = _state(pid)
+    if first[0] != b"t":
+        return first[0] == b"T"
+    for _ in range(10):
+        time.sleep(0.01)
+        if _state(pid) != first:
+            return False
+    return True
+
+
+def _state(pid: int) -> tuple[bytes, int]:
+    """The state of a process's first thread, a letter, and how often it gave up the processor; b"" if it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as fields:
-            return fields.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+        with open(f"/proc/{pid}/status", "rb") as file:
+            fields = dict(line.split(b":", 1) for line in file if b":" in line)
     except OSError:
-        return False
+        return b"", 0
+    return fields[b"State"].split()[0], int(fields[b"voluntary_ctxt_switches"])
 
 
 def groups(tid: int) -> set[int]:

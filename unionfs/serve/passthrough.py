@@ -210,7 +210,7 @@ class Passthrough:
             fd, branch = self._fs.descriptor(fh)
         try:
             set_id = (os.fstat(fd).st_mode if mode is None else mode) & _SET_ID
-            backing_id = 0 if set_id else self._lend(fd, writable=True)
+            backing_id = 0 if set_id or branch.on_fuse else self._lend(fd, writable=True)
         finally:
             if mode is None:
                 os.close(fd)
@@ -227,7 +227,7 @@ class Passthrough:
         if branch.writable:
             self._fs.close_descriptor(fh)
             return None
-        if self._lends(_head(fd)) and (backing_id := self._lend(fd, writable=False)):
+        if not branch.on_fuse and self._lends(_head(fd)) and (backing_id := self._lend(fd, writable=False)):
             self._fs.close_descriptor(fh)
             return _Use(backing_id, branch)
         self._give(number, fh, fd)

@@ -16,7 +16,9 @@
     background   the server as a process of its own, its readiness and its log
     control      how others find a mount's server, and ask it
     info         what it answers, and how that is shown
+    remount      what of a mount can change, and who has to know
     unmount      take a mount away and wait for its server
+    namespace    mounting in another mount namespace
 
 Only `session` imports trio and pyfuse3.
 """

@@ -19,7 +19,9 @@ import syslog
 from collections.abc import Callable, Collection
 
 from unionfs.linux.mounts import mounted_at
-from unionfs.transport import device
+from unionfs.options import MountPlan
+from unionfs.transport import device, serve
+from unionfs.transport.delivery import Delivery
 
 _READY = b"\n"
 
@@ -66,6 +68,33 @@ def log_to(handler: logging.Handler, *, debug: bool) -> None:
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)  # its debug lines are about its own workers
+
+
+def mount(
+    plan: MountPlan,
+    delivery: Delivery,
+    *,
+    foreground: bool = False,
+    log: str | None = None,
+    debug: bool = False,
+    keep: Collection[int] = (),
+) -> None:
+    """Serve a resolved plan: in the background, and return when it is delivered; or in the foreground, to the end. The
+    server keeps the descriptors `keep`. Raises OSError with the reason."""
+    try:
+        handler = log_handler(log, foreground=foreground)
+    except OSError as error:
+        raise OSError(error.errno, f"the log cannot be written ({error.strerror})", log) from None
+    log_to(handler, debug=debug)
+
+    def serve_it(ready: Callable[[], None]) -> None:
+        serve.serve(plan, delivery, ready)
+
+    if foreground:
+        serve_it(lambda: None)
+    else:
+        start(serve_it, handler, delivery.name, keep)
+    logging.shutdown()
 
 
 def start(serve: Serve, handler: logging.Handler, name: str, keep: Collection[int] = ()) -> None:

@@ -48,6 +48,7 @@ def open_branches(plan: MountPlan) -> list[Branch]:
         for branch in plan.branches:
             try:
                 opened.append(Branch.open(os.fsencode(branch.path), branch.permission))
+                opened[-1].note_access(plan.flags)
             except OSError as error:
                 _refuse(error.errno or errno.EIO, _why(error, branch.permission), branch.path)
     except BaseException:
@@ -96,6 +97,7 @@ def _ancestors(path: str) -> list[tuple[int, int]]:
 def _why(error: OSError, permission: str) -> str:
     text = error.strerror or str(error)
     remedies = {
+        errno.EPERM: text,
         errno.EACCES: "the branch cannot be read; change its mode or run as root",
         errno.EROFS: "the branch is on a read-only file system; mark it =ro or choose another",
         errno.EBUSY: f"{text}; unmount that first, or mark this one =ro",

@@ -8,6 +8,7 @@ it: a server that is stopped, or just ending, is not taken for that of a mount w
     connect, close                           wants the process only: the kernel tells it (SO_PEERCRED)
     "info\n" ------------------>
              <------------------ an object of JSON, end of stream
+    "access noatime\n" --------> another word that the server knows (`remount`): {} or {"error": what is wrong}
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ _SPARE = 3
 _LONGEST_REQUEST = 64
 _LONGEST_PATH = 108  # of what a client connects to: sun_path (unix(7)), with its zero
 
-Facts = Callable[[], Mapping[str, object]]
+# What a server answers, by the first word that it is asked; the rest is given to the function.
+Answers = Mapping[bytes, Callable[[bytes], Mapping[str, object]]]
 
 _UCRED = struct.Struct("3i")  # struct ucred: pid uid gid (unix(7), SO_PEERCRED)
 _TIMEVAL = struct.Struct("ll")  # struct timeval (socket(7), SO_SNDTIMEO)
@@ -184,27 +186,29 @@ def is_complete(request: bytes) -> bool:
     return request.endswith(b"\n") or len(request) >= _LONGEST_REQUEST
 
 
-def answer(request: bytes, facts: Facts) -> bytes:
-    """What to send for all that a client said: `facts()` as JSON, nothing to who said nothing, else what is wrong."""
+def answer(request: bytes, answers: Answers) -> bytes:
+    """What to send for all that a client said: what is answered to that, as JSON, nothing to who said nothing, else
+    what is wrong."""
     if not request:
         return b""
     import json  # 2 ms that every mount would pay
 
-    if request != INFO:
+    word, _, rest = request.removesuffix(b"\n").partition(b" ")
+    if not request.endswith(b"\n") or word not in answers:
         said: Mapping[str, object] = {"error": f"the request {request[:_LONGEST_REQUEST]!r} is not known"}
     else:
         try:
-            said = facts()
+            said = answers[word](rest)
         except Exception:  # a mistake of ours must not end the session
             import logging  # 4 ms that everything that unmounts would pay
 
-            logging.getLogger(__name__).exception("the facts of this mount could not be gathered")
+            logging.getLogger(__name__).exception("%s could not be answered", word.decode())
             said = {"error": "the server could not gather its facts; see its log"}
     return json.dumps(said).encode() + b"\n"
 
 
-def serve_one(connection: socket.socket, facts: Facts) -> None:
-    """Answer the client of `connection` and close it, within PATIENCE_SECONDS altogether."""
+def serve_one(connection: socket.socket, answers: Answers) -> None:
+    """Answer the client of `connection` and close it, whose words and ears may take PATIENCE_SECONDS each."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     with connection, contextlib.suppress(OSError):  # the client is gone, or stalls (TimeoutError)
         request = b""
@@ -214,8 +218,8 @@ def serve_one(connection: socket.socket, facts: Facts) -> None:
             if not part:
                 break
             request += part
-        said = answer(request, facts)
-        connection.settimeout(max(0.0, deadline - time.monotonic()))
+        said = answer(request, answers)
+        connection.settimeout(PATIENCE_SECONDS)
         connection.sendall(said)
 
 
@@ -233,7 +237,7 @@ def find(identity: str) -> Server | None:
     return None
 
 
-def ask(identity: str, request: bytes) -> bytes | None:
+def ask(identity: str, request: bytes, *, patience: float = _CLIENT_PATIENCE_SECONDS) -> bytes | None:
     """The answer of the server of the mount with this identity, or None where `find` would find none.
 
     Raises TimeoutError when it does not come, with the reason if it is known.
@@ -243,7 +247,7 @@ def ask(identity: str, request: bytes) -> bytes | None:
         if client is not None:
             if is_stopped(pid := _listener(client)):
                 raise TimeoutError(errno.ETIMEDOUT, f"process {pid} is stopped")
-            client.settimeout(_CLIENT_PATIENCE_SECONDS)
+            client.settimeout(patience)
             with contextlib.suppress(ConnectionError):  # ended since
                 client.sendall(request)
                 while part := client.recv(1 << 16):

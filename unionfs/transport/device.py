@@ -65,8 +65,8 @@ _ATTRIBUTES = {
 }
 _OF_FILE_SYSTEM = ("ro", "sync", "dirsync")
 
-# Always so, or unknown to fusermount3.
-_NOT_FOR_FUSERMOUNT = {"nosuid", "nodev", "nosymfollow", "relatime", "strictatime"}
+# Always so, or unknown to fusermount3 and so by then with the branches (Branch.note_access).
+_NOT_FOR_FUSERMOUNT = {"nosuid", "nodev", "nodiratime", "relatime", "strictatime"}
 
 
 def identity(device: str, number: int | str) -> str:
@@ -82,6 +82,11 @@ def identity_of(point: MountPoint) -> str | None:
     """None if it is not a union's."""
     its = mark.of(point)
     return None if its is None else identity(point.device, its)
+
+
+def mount_flags(flags: Collection[str]) -> int:
+    """MS_* of those flags of mount(8) that mount(2) takes."""
+    return sum(_MS[flag] for flag in flags)
 
 
 def attach(mountpoint: str, flags: Collection[str], allow_other: bool, max_read: int, shown: Shown) -> int:
@@ -139,7 +144,7 @@ def mount(mountpoint: str, flags: Collection[str], max_read: int, shown: Shown) 
     try:
         data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other"
         data += f",max_read={max_read}"
-        mounts.mount(shown.source, mountpoint, shown.fstype, sum(_MS[flag] for flag in flags) | _MS_POSIXACL, data)
+        mounts.mount(shown.source, mountpoint, shown.fstype, mount_flags(flags) | _MS_POSIXACL, data)
     except OSError as error:
         os.close(fd)
         raise _refused(error, mountpoint) from None
@@ -165,6 +170,8 @@ def _refused(error: OSError, place: str) -> OSError:
 
 
 def _fusermount(mountpoint: str, flags: Collection[str], allow_other: bool, max_read: int, shown: Shown) -> int:
+    if "nosymfollow" in flags:
+        raise OSError(errno.EPERM, "nosymfollow takes root: fusermount3 does not know it", mountpoint)
     source = shown.source.replace("\\", r"\\").replace(",", r"\,")  # as do_mount() of fusermount.c undoes
     words = [f"fsname={source}", f"subtype={shown.subtype}", "default_permissions", f"max_read={max_read}"]
     words += [flag for flag in flags if flag not in _NOT_FOR_FUSERMOUNT]

@@ -28,9 +28,10 @@ from unionfs.linux.processes import WithoutCapability
 from unionfs.serve.lending import LENDS, Lends
 from unionfs.serve.passthrough import Passthrough
 from unionfs.serve.wire import WireOperations
-from unionfs.transport import control, info, serving
+from unionfs.transport import control, info, remount, serving
 from unionfs.transport.delivery import Delivery
 from unionfs.transport.workers import Answer, Workers
+from unionfs.union import synchronous
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
 
@@ -81,7 +82,7 @@ def serve(
         at_end.callback(workers.close)
         unmounter = _needing_a_thread(serving.Unmounter, workers)
         at_end.callback(unmounter.close)
-        fs = UnionFs(branches, volatile=volatile, waiting=workers)
+        fs = synchronous.kind(flags, UnionFs)(branches, volatile=volatile, waiting=workers)
         at_end.callback(fs.close)
         # Before the mount: a signal between the two would leave it without a server.
         signals = at_end.enter_context(_signals())
@@ -89,7 +90,9 @@ def serve(
         fd = delivery.mount(flags, allow_other, dont_mask=bool(WISH.flags & abi.FUSE_DONT_MASK))
         at_end.callback(os.close, fd)
         at_end.callback(lambda: unmounter.detach(delivery.identity))
-        connection = _Connection(fs, workers, fd, lends=LENDS[passthrough])
+        connection = _Connection(fs, workers, fd, lends=LENDS[passthrough], syncs="sync" in flags)
+        if any(branch.on_fuse for branch in branches):
+            connection.cannot_lend = "a branch is itself on FUSE"
 
         def facts() -> info.Facts:
             agreed = connection.operations.agreed
@@ -101,6 +104,7 @@ def serve(
                 "missing": list(agreed.missing) if agreed else [],
                 "passthrough": connection.passthrough_facts(),
                 "lends": passthrough,
+                "volatile": volatile,
                 "spin_us": spin_us,
                 "branches": info.branch_facts(branches),
                 "nodes": nodes,
@@ -110,13 +114,14 @@ def serve(
                 "pid": os.getpid(),
             }
 
+        answers = {b"info": lambda _: facts(), **remount.orders(branches)}
         answer: Answer = connection.operations.answer
         if _log.isEnabledFor(logging.DEBUG):
             answer = _told(answer)
         _needing_a_thread(lambda: workers.start(fd, answer, fs.close), workers)
         patience = serving.ENDED_SECONDS
         try:
-            if not _attend(connection, delivery, unmounter, signals, ready, facts):
+            if not _attend(connection, delivery, unmounter, signals, ready, answers):
                 patience = serving.HURRIED_SECONDS
         finally:
             workers.stop()
@@ -142,9 +147,10 @@ class _Connection:
     answers INIT; `cannot_lend` (why a file was refused) and `has_lent` by those that open files; the rest is
     immutable."""
 
-    def __init__(self, fs: UnionFs, workers: Workers, fd: int, *, lends: Lends) -> None:
+    def __init__(self, fs: UnionFs, workers: Workers, fd: int, *, lends: Lends, syncs: bool) -> None:
         self.fs = fs
         self.workers = workers
+        self.syncs = syncs
         self.lends = lends
         self.refused: Refused | None = None
         self.cannot_lend = ""
@@ -167,6 +173,10 @@ class _Connection:
     def _passthrough(self, agreed: Agreement) -> Passthrough | None:
         if not agreed.passthrough:
             self.cannot_lend = "the kernel does not offer it (it takes Linux 6.9)"
+            return None
+        if self.syncs:
+            # IS_SYNC() is asked of the lent file's inode, which is not mounted so (generic_write_sync(), fs.h).
+            self.cannot_lend = "what is written to a lent file is not synced (-o sync)"
             return None
         return Passthrough(self.fs, self, lends=self.lends, forget_attributes=self._forget_attributes)
 
@@ -257,7 +267,7 @@ def _attend(
     unmounter: serving.Unmounter,
     signals: int,
     ready: Callable[[], None],
-    facts: control.Facts,
+    answers: control.Answers,
 ) -> bool:
     """The main thread, until the connection has ended; False if that was under its users."""
     try:
@@ -292,17 +302,17 @@ def _attend(
                 _log.info("%s: %s", delivery.name, name)
                 unmounter.unmount(delivery.identity)
                 unmounting = True
-            if announcement is not None and listener in found and not _serve_client(announcement, facts):
+            if announcement is not None and listener in found and not _serve_client(announcement, answers):
                 poll.unregister(listener)
                 pause_ms = control.PAUSE_SECONDS * 1000
 
 
-def _serve_client(announcement: control.Announcement, facts: control.Facts) -> bool:
+def _serve_client(announcement: control.Announcement, answers: control.Answers) -> bool:
     """False if there is nothing to do so by now."""
     try:
         with announcement.client() as client:
             if client is not None:
-                control.serve_one(client, facts)
+                control.serve_one(client, answers)
     except OSError as error:
         _log.warning("who asks for this mount has to wait: %s", error.strerror)
         return False

@@ -50,6 +50,7 @@ class Facts(TypedDict):
     missing: list[str]  # wished for, and not offered by the kernel
     passthrough: PassthroughFacts
     lends: str  # which lower files the kernel reads by itself: serve.lending.LENDS
+    volatile: bool
     spin_us: int
     branches: list[BranchFacts]
     nodes: int

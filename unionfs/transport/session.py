@@ -13,6 +13,7 @@ mount was handed over and is not to be found.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -22,12 +23,13 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 import pyfuse3
 import trio
 
-from unionfs.serve.inplace import InPlace, in_thread
+from unionfs.serve.inplace import InPlace, NoThread, in_thread
 from unionfs.serve.pyfuse import UnionOperations
-from unionfs.transport import control, info, serving
+from unionfs.transport import control, info, remount, serving
 from unionfs.transport.delivery import Delivery
 from unionfs.transport.interrupt import Interrupts
 from unionfs.transport.watch import Watch
+from unionfs.union import synchronous
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
 
@@ -55,7 +57,7 @@ def serve(
     """
     serving.prepare_process()
     in_place = InPlace()
-    fs = UnionFs(branches, volatile=volatile, waiting=in_place)
+    fs = synchronous.kind(flags, UnionFs)(branches, volatile=volatile, waiting=in_place)
     started = time.time()
 
     def facts() -> info.Facts:
@@ -67,6 +69,7 @@ def serve(
             "missing": [],
             "passthrough": {"enabled": False, "reason": "pyfuse3 has none"},
             "lends": "none",
+            "volatile": volatile,
             "spin_us": 0,
             "branches": info.branch_facts(branches),
             "nodes": nodes,
@@ -76,12 +79,13 @@ def serve(
             "pid": os.getpid(),
         }
 
+    answers = {b"info": lambda _: facts(), **remount.orders(branches)}
     with contextlib.ExitStack() as at_end:
         at_end.callback(fs.close)
         unmounter = serving.Unmounter()
         at_end.callback(unmounter.close)
         try:
-            trio.run(_session, fs, in_place, delivery, unmounter, flags, allow_other, ready, facts)
+            trio.run(_session, fs, in_place, delivery, unmounter, flags, allow_other, ready, answers)
         except ExceptionGroup as group:  # what a task of a nursery raises comes in one
             refusal, other = group.split(OSError)
             if refusal is None or other is not None:
@@ -101,7 +105,7 @@ async def _session(
     flags: Collection[str],
     allow_other: bool,
     ready: Callable[[], None],
-    facts: control.Facts,
+    answers: control.Answers,
 ) -> None:
     interrupts = Interrupts()
     # Before the mount: a signal between the two would leave it without a server.
@@ -120,7 +124,7 @@ async def _session(
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_on_signal, signals, delivery, unmounter, watch)
-                    nursery.start_soon(_announce, delivery, ready, interrupts, facts)
+                    nursery.start_soon(_announce, delivery, ready, interrupts, answers)
                     try:
                         await pyfuse3.main(max_tasks=_REQUESTS_AT_ONCE)
                     except* ConnectionAbortedError:
@@ -146,7 +150,7 @@ async def _announce(
     delivery: Delivery,
     ready: Callable[[], None],
     interrupts: Interrupts,
-    facts: control.Facts,
+    answers: control.Answers,
 ) -> None:
     """Wait until the mount answers, say so, and be found by those who unmount it or ask about it."""
     with interrupts:
@@ -166,7 +170,7 @@ async def _announce(
             try:
                 with announcement.client() as client:
                     if client is not None:
-                        await _attend(trio.socket.from_stdlib_socket(client), facts)
+                        await _attend(trio.socket.from_stdlib_socket(client), answers)
             except OSError as error:
                 _log.warning("who asks for this mount has to wait: %s", error.strerror)
                 await trio.sleep(control.PAUSE_SECONDS)
@@ -174,18 +178,25 @@ async def _announce(
         announcement.withdraw()
 
 
-async def _attend(connection: trio.socket.SocketType, facts: control.Facts) -> None:
+async def _attend(connection: trio.socket.SocketType, answers: control.Answers) -> None:
     """control.serve_one(), for trio. One client at a time, whatever comes."""
-    with connection, trio.move_on_after(control.PATIENCE_SECONDS), contextlib.suppress(OSError):
+    with connection, contextlib.suppress(OSError):
         request = b""
-        while not control.is_complete(request):
-            part = await connection.recv(64)
-            if not part:
-                break
-            request += part
-        said = memoryview(control.answer(request, facts))
-        while said:
-            said = said[await connection.send(said) :]
+        with trio.move_on_after(control.PATIENCE_SECONDS) as limit:
+            while not control.is_complete(request):
+                part = await connection.recv(64)
+                if not part:
+                    break
+                request += part
+        if limit.cancelled_caught:
+            return
+        try:
+            said = memoryview(await in_thread(functools.partial(control.answer, request, answers)))
+        except NoThread:
+            said = memoryview(control.answer(request, answers))
+        with trio.move_on_after(control.PATIENCE_SECONDS):
+            while said:
+                said = said[await connection.send(said) :]
 
 
 async def _end_on_signal(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import select
 
-from unionfs.linux.mounts import mount_of
+from unionfs.linux.mounts import mount_of, mountinfo
 from unionfs.linux.processes import is_stopped
 from unionfs.transport import control, device
 
@@ -17,15 +17,16 @@ from unionfs.transport import control, device
 DEADLINE_SECONDS = 30.0
 
 
-def unmount(mountpoint: str) -> None:
-    """Unmount `mountpoint`; when this returns, its branches are free for another union.
+def unmount(mountpoint: str, *, elsewhere: bool = False) -> None:
+    """Unmount `mountpoint`; when this returns, its branches are free for another union; or, if that is allowed by
+    `elsewhere`, it is still mounted at another place.
 
     A server that is stopped keeps nobody waiting: a map has been written back before its last user lets go of it
     (fuse_vma_close(), fs/fuse/file.c).
 
     Raises OSError(errno, what is wrong; what to do, mountpoint): EINVAL, no union is mounted there; EBUSY, it is in
-    use; ETIMEDOUT, it is gone from here but its server has not ended: another mount namespace holds it, or the server
-    is stopped.
+    use, or gone from here and still mounted at another place; ETIMEDOUT, it is gone from here but its server has not
+    ended: another mount namespace holds it, or the server is stopped.
     """
     try:
         point = mount_of(mountpoint)
@@ -45,7 +46,11 @@ def unmount(mountpoint: str) -> None:
         return
     try:
         _detach(point.target, mountpoint)
-        _wait(server, mountpoint)
+        other = next((p.target for p in mountinfo() if device.identity_of(p) == identity), None)
+        if other is None:
+            _wait(server, mountpoint)
+        elif not elsewhere:
+            raise OSError(errno.EBUSY, f"unmounted, but served on: it is also mounted at {other}", mountpoint)
     finally:
         server.close()
 

@@ -7,8 +7,10 @@ whole of it for the layers above; the other modules are functions over one `stac
     form            what "deleted" and "opaque" look like on disk; the only module that says so, and it imports nothing
     opaque          whether a directory is
     times           a directory's times, kept over changes that the union does not show
-    branch          one directory of the stack: descriptor, permission, work area
+    own_mount       the mount that a branch is read and written by: no devices, access noted as the union's says
+    removal         trees in the work area, deleted
     mark            the sign by which a union's mount is known
+    branch          one directory of the stack: descriptor, permission, work area
     identity        inode numbers that survive copy-up and remount
     pseudolink      hard links that stay one file after copy-up
     nodes           the table of files the kernel knows
@@ -34,6 +36,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     operation       the lock for one of them, and what follows at its end
     calls/          what can be asked of a union, by what it is about
     fs              UnionFs: all of it, and what is asked of the whole
+    synchronous     UnionFs that syncs after each change (mount options sync, dirsync)
     again           which failed operations are tried again
 
 Locks, outermost first:

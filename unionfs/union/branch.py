@@ -17,19 +17,25 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Collection, Iterator
+from typing import Literal, NamedTuple
 
 from unionfs.linux import consts, files, mounts
-from unionfs.union import form, times
+from unionfs.union import form, mark, own_mount, times
 from unionfs.union.errors import fail
+from unionfs.union.removal import remove_tree
 
 Permission = Literal["rw", "ro", "rr"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-# What the union's own mount allows is said by that mount; these are about what the server itself opens.
-_NO_PRIVILEGES = consts.MOUNT_ATTR_NOSUID | consts.MOUNT_ATTR_NODEV | consts.MOUNT_ATTR_NOEXEC
+
+class Kept(NamedTuple):
+    """Descriptors that a writable branch has besides its own: the directory on the mount that everybody sees, which is
+    locked, and the mount of its own."""
+
+    seen: int
+    tree: int
 
 
 class Branch:
@@ -39,59 +45,74 @@ class Branch:
     `root_changed` is set by the Stack, and called when the root directory has other attributes than before."""
 
     def __init__(
-        self, path: bytes, permission: Permission, fd: int, namespace: str, *, private: bool, lock_fd: int = -1
+        self, path: bytes, permission: Permission, fd: int, namespace: str, *, private: bool,
+        unnamed: bool = True, kept: Kept | None = None,
     ) -> None:
         root = os.fstat(fd)
         self.path = path
         self.permission: Permission = permission
         self.writable = permission == "rw"
         self.private = private  # on a mount of its own, on which the kernel refuses to open devices
+        self.has_unnamed = unnamed  # files: O_TMPFILE
         self.fd = fd
         self.device = root.st_dev
         self.root_inode = root.st_ino
         self.fsid = files.file_system_id(fd)
         self.durable = permission == "rw" and mounts.file_system_of(root.st_dev) not in ("tmpfs", "ramfs")
         # Whether the changes of names and attributes come to the disk in the order they were made in (union/order).
-        self.keeps_order = not self.durable or files.file_system_type(fd) != consts.BTRFS_SUPER_MAGIC
+        kind = files.file_system_type(fd)
+        self.keeps_order = not self.durable or kind != consts.BTRFS_SUPER_MAGIC
+        # Another server decides there who may open what: one that was lent a file may be refused it, with EIO.
+        self.on_fuse = kind == consts.FUSE_SUPER_MAGIC
         # The server may do no more than the owner of a file; else permissions are none to it (CAP_DAC_OVERRIDE).
         self.confined = os.geteuid() != 0
         self.root_changed: Callable[[], None] = lambda: None
         self._namespace = namespace
-        self._lock_fd = lock_fd
+        self._kept = kept
         self._work_fd = -1
         self._serial = 0
 
     @classmethod
     def open(cls, path: bytes, permission: Permission) -> Branch:
         """Open the directory `path`. A writable branch is locked against a second union and checked for what
-        copy-up needs: extended attributes and O_TMPFILE.
+        copy-up needs: extended attributes, and names that begin with ".wh.".
 
         Raises OSError(errno, text, path): ENOENT, ENOTDIR, EACCES; for `rw` also EROFS, EBUSY (another union writes
-        to it), EOPNOTSUPP (no extended attributes, or no O_TMPFILE).
+        to it), EOPNOTSUPP (it lacks one of these).
         """
         with contextlib.ExitStack() as on_failure:
             seen = os.open(path, _DIRECTORY)
             on_failure.callback(os.close, seen)
             if permission == "rw":
                 _lock(seen, path)
-            private = _open_private(seen, read_only=permission != "rw")
-            fd = seen
-            if private is not None:
-                fd = private
+            tree = own_mount.make(seen, read_only=permission != "rw")
+            kept, fd = None, seen
+            if tree is not None:
+                on_failure.callback(os.close, tree)
+                fd = os.open(".", _DIRECTORY, dir_fd=tree)
                 on_failure.callback(os.close, fd)
-            namespace = _check_writable(fd, path) if permission == "rw" else "trusted"
-            # The lock keeps the mount that everybody sees busy, too: what is written to must not be unplugged.
-            lock_fd = seen if permission == "rw" and private is not None else -1
-            branch = cls(path, permission, fd, namespace, private=private is not None, lock_fd=lock_fd)
+                # The lock keeps the mount that everybody sees busy, too: what is written to must not be unplugged.
+                kept = Kept(seen, tree) if permission == "rw" else None
+            namespace, unnamed = _check_writable(fd, path) if permission == "rw" else ("trusted", False)
+            branch = cls(path, permission, fd, namespace, private=tree is not None, unnamed=unnamed, kept=kept)
             on_failure.pop_all()
-        if private is not None and lock_fd < 0:
+        if tree is not None and kept is None:
             os.close(seen)
+            os.close(tree)
         return branch
 
     @property
     def guarded(self) -> bool:
         """By its own mount, on which the kernel refuses to write."""
         return self.private and not self.writable
+
+    def note_access(self, flags: Collection[str]) -> None:
+        """Note times of access from now on as a mount with these `flags` of mount(8) does; if none is about them,
+        as before. A branch that is guarded notes none ever. EPERM: that cannot be had here."""
+        if not self.private:
+            own_mount.check_access(self.fd, self.path, flags)
+        elif self._kept is not None:
+            own_mount.note_access(self._kept.tree, flags)
 
     def attribute(self, name: str) -> str:
         """The extended attribute that carries our `name`: in trusted.*, or user.* where trusted.* is not allowed."""
@@ -180,6 +201,15 @@ class Branch:
         self._serial += 1
         return b"%d" % self._serial
 
+    def fresh_file(self, mode: int) -> tuple[int, bytes | None]:
+        """A new regular file, open for reading and writing, and its name in the work area, None if it needs none.
+        One with a name is to be moved into place, or discarded."""
+        if self.has_unnamed:
+            return os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=self.work_fd), None
+        name = self.work_name()
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, mode, dir_fd=self.work_fd), name
+
     def discard_work(self, name: bytes) -> None:
         """Delete a tree in the work area, if it is there. It is unreachable from the union, so a failure loses nothing:
         the next mount cleans up."""
@@ -201,38 +231,8 @@ class Branch:
             except OSError:
                 pass  # a full or failing disk: the next mount cleans it
         os.close(self.fd)
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-
-
-def _open_private(seen: int, *, read_only: bool) -> int | None:
-    """The directory `seen` on a copy of its mount and of those below it, which is in no mount namespace and goes with
-    the last descriptor; None where that cannot be had: CAP_SYS_ADMIN is missing (EPERM), the mount is of another
-    namespace (EINVAL), Linux is before 5.12 (ENOSYS).
-
-    Mounts made or taken away below it later do not show in the copy.
-    """
-    whole = consts.AT_EMPTY_PATH | consts.AT_RECURSIVE
-    try:
-        tree = mounts.open_tree(seen, b"", consts.OPEN_TREE_CLONE | whole)
-    except OSError:
-        return None
-    try:
-        # A copy of a shared mount is one of its peers. Detached trees get nothing from their peers, but for Linux 6.15.
-        attributes = _NO_PRIVILEGES | (consts.MOUNT_ATTR_RDONLY if read_only else 0)
-        mounts.mount_setattr(tree, b"", whole, attr_set=attributes, propagation=consts.MS_PRIVATE)
-        if read_only:
-            # It notes no access, but without this tries to at each read (touch_atime(), fs/inode.c). Apart, because a
-            # user namespace may have it locked (mount_namespaces(7)).
-            with contextlib.suppress(PermissionError):
-                mounts.mount_setattr(
-                    tree, b"", whole, attr_set=consts.MOUNT_ATTR_NOATIME, attr_clr=consts.MOUNT_ATTR__ATIME
-                )
-        return os.open(".", _DIRECTORY, dir_fd=tree)
-    except OSError:
-        return None
-    finally:
-        os.close(tree)
+        for fd in self._kept or ():
+            os.close(fd)
 
 
 def _inherit_nothing(fd: int) -> None:
@@ -259,69 +259,51 @@ def _lock(fd: int, path: bytes) -> None:
             raise OSError(error.errno, error.strerror, path) from None
 
 
-def _check_writable(fd: int, path: bytes) -> str:
-    """The namespace for our attributes: "trusted", or "user" when trusted.* needs a privilege we lack."""
-    try:
-        unnamed = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=fd)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            fail(errno.EOPNOTSUPP, path, "the file system has no unnamed files (O_TMPFILE)")
-        raise OSError(error.errno, error.strerror, path) from None
-    try:
+# What a file system says that does not have something, in whatever words.
+_LACKING = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.EPERM, errno.ENOSYS)
+
+
+def _check_writable(fd: int, path: bytes) -> tuple[str, bool]:
+    """The namespace for our attributes, "trusted", or "user" when trusted.* needs a privilege we lack; whether there
+    are unnamed files (O_TMPFILE). EOPNOTSUPP where something is missing that no union can do without."""
+    point = mounts.mount_showing(os.fstat(fd).st_dev)
+    where = "the file system here" if point is None else f"the file system here ({point.fstype})"
+    reserved = f"{where} keeps names that begin with {os.fsdecode(form.PREFIX)} for itself, and so do we"
+    if point is not None and mark.of(point) is not None:
+        fail(errno.EOPNOTSUPP, path, f"{reserved}: it is a union")
+    with contextlib.ExitStack() as at_end:
+        try:
+            probe, unnamed = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=fd), True
+        except OSError as error:
+            if error.errno not in _LACKING:
+                raise OSError(error.errno, error.strerror, path) from None
+            try:
+                probe, unnamed = at_end.enter_context(_probe(fd)), False
+            except OSError as error:
+                if error.errno in (*_LACKING, errno.ENOENT):
+                    fail(errno.EOPNOTSUPP, path, reserved)
+                raise OSError(error.errno, error.strerror, path) from None
+        at_end.callback(os.close, probe)
         for namespace in ("trusted", "user"):
             try:
-                os.setxattr(unnamed, f"{namespace}.unionfs.origin", b"probe")
+                os.setxattr(probe, f"{namespace}.unionfs.origin", b"probe")
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                if error.errno not in _LACKING:
                     raise OSError(error.errno, error.strerror, path) from None
             else:
-                return namespace
-    finally:
-        os.close(unnamed)
-    fail(errno.EOPNOTSUPP, path, "the file system has no extended attributes")
+                return namespace, unnamed
+    fail(errno.EOPNOTSUPP, path, f"{where} has no extended attributes")
 
 
-def _open_up(name: bytes, parent_fd: int) -> None:
-    """Let the owner of a directory into it."""
-    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
-    try:
-        if os.fstat(fd).st_mode & stat.S_IRWXU != stat.S_IRWXU:
-            os.chmod(files.fd_path(fd), 0o700)
-    finally:
-        os.close(fd)
-
-
-def remove_tree(parent_fd: int, name: bytes) -> None:
-    """Delete `name` and all below it, however deep, by descriptors, following no link.
-
-    Raises FileNotFoundError when there is no such name.
-    """
-    if not stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
-        os.unlink(name, dir_fd=parent_fd)
-        return
-    path: list[tuple[bytes, int, list[bytes]]] = []
-
-    def enter(directory: bytes, fd: int) -> None:
-        if os.geteuid() != 0:
-            _open_up(directory, fd)
-        inside = os.open(directory, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-        path.append((directory, inside, []))
-        path[-1][2].extend(os.listdir(files.fd_path(inside)))
-
-    try:
-        enter(name, parent_fd)
-        while path:
-            directory, fd, children = path[-1]
-            if not children:
-                os.close(fd)
-                path.pop()
-                os.rmdir(directory, dir_fd=path[-1][1] if path else parent_fd)
-                continue
-            child = children.pop()
-            if stat.S_ISDIR(os.stat(child, dir_fd=fd, follow_symlinks=False).st_mode):
-                enter(child, fd)
-            else:
-                os.unlink(child, dir_fd=fd)
-    finally:
-        for _, fd, _ in path:
-            os.close(fd)
+@contextlib.contextmanager
+def _probe(fd: int) -> Iterator[int]:
+    """A file with a name of ours. It is in the work area, which nobody else has: the branch is locked."""
+    with times.kept(fd):
+        with contextlib.suppress(FileNotFoundError):
+            remove_tree(fd, form.WORK_AREA)
+        os.mkdir(form.WORK_AREA, 0o700, dir_fd=fd)
+        try:
+            name = os.path.join(form.WORK_AREA, form.whiteout_of(b"probe"))
+            yield os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        finally:
+            remove_tree(fd, form.WORK_AREA)

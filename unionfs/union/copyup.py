@@ -1,8 +1,9 @@
 """Copy-up: making a file's bytes live in the writable branch before it is changed.
 
-Parents first; the copy is made complete without a name (O_TMPFILE; other kinds in the work area) and then linked into
-place, so that a crash or a full disk leaves the union, and the branch's names, as they were. However many ask, the
-data is copied once: the first marks the node, lets go of the lock and copies; the others wait for it.
+Parents first; the copy is made complete without a name (O_TMPFILE; where there are no such files, and other kinds, in
+the work area) and then linked or renamed into place, so that a crash or a full disk leaves the union, and the branch's
+names, as they were. However many ask, the data is copied once: the first marks the node, lets go of the lock and
+copies; the others wait for it.
 """
 
 from __future__ import annotations
@@ -135,9 +136,10 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
         mode = stat.S_IMODE(entry.st_mode) & 0o777
         if branch.confined:
             mode |= stat.S_IRUSR | stat.S_IWUSR  # else its attributes could not be set
-        copy = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=branch.work_fd)
+        copy, staged = branch.fresh_file(mode)
         made = os.fstat(copy)
-        if syncs and not order.is_kept(stack, branch):
+        unnamed = staged is None
+        if syncs and unnamed and not order.is_kept(stack, branch):
             staged = branch.work_name()
         with stack.unlocked():
             if length:
@@ -147,7 +149,7 @@ def _copy_up_regular(stack: Stack, node: Node, size: int | None) -> None:
             copyattributes.by_descriptor(branch, source, entry, copy, made, record(node.origin, kept), modified)
             if syncs:
                 # Before the name: after a power cut a name without its data would hide the lower file.
-                if staged is not None:
+                if unnamed and staged is not None:
                     files.link_fd(copy, branch.work_fd, staged)
                 os.fsync(copy)
         if not node.names:

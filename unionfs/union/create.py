@@ -78,20 +78,44 @@ class New(NamedTuple):
 def create(stack: Stack, parent: Node, name: bytes, mode: int, uid: int, gid: int) -> tuple[New, int]:
     """A new regular file and a descriptor on it, open for reading and writing."""
     directory = new_name(stack, parent, name)
-    at_once = _is_callers(mode, uid, gid)
-    if at_once:
+    if _is_callers(mode, uid, gid):
         fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory.fd)
+    elif directory.branch.has_unnamed:
+        fd = _linked(directory, name, mode, uid, gid)
     else:
-        fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory.fd)
+        fd = _moved(directory, name, mode, uid, gid)
     try:
-        if not at_once:
-            _own(Place(fd, b""), directory, uid, gid, mode)
-            files.link_fd(fd, directory.fd, name)
         appeared(stack, parent, name)
         return _adopted(stack, parent, name, os.fstat(fd)), fd
     except BaseException:
         os.close(fd)
         raise
+
+
+def _linked(directory: BranchDirectory, name: bytes, mode: int, uid: int, gid: int) -> int:
+    fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory.fd)
+    try:
+        _own(Place(fd, b""), directory, uid, gid, mode)
+        files.link_fd(fd, directory.fd, name)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _moved(directory: BranchDirectory, name: bytes, mode: int, uid: int, gid: int) -> int:
+    made: list[int] = []
+
+    def make(dirfd: int, new: bytes) -> None:
+        made.append(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=dirfd))
+
+    try:
+        _make_staged(directory, name, uid, gid, mode, make)
+    except BaseException:
+        for fd in made:
+            os.close(fd)
+        raise
+    return made[0]
 
 
 def tmpfile(stack: Stack, parent: Node, mode: int, uid: int, gid: int) -> tuple[Node, int]:
@@ -217,10 +241,21 @@ def _make_staged(
             make(staging, new)
             _own(Place(staging, new), directory, uid, gid, mode)
             with _movable(branch, staging, new, mode):
-                files.renameat2(staging, new, directory.fd, name, consts.RENAME_NOREPLACE)
+                _move(staging, new, directory.fd, name)
         except BaseException:
             branch.discard_work(new)
             raise
+
+
+def _move(src_dirfd: int, src: bytes, dst_dirfd: int, dst: bytes) -> None:
+    """To a name that is free."""
+    try:
+        files.renameat2(src_dirfd, src, dst_dirfd, dst, consts.RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # A file system without flags. The name was free before, and nobody else takes it: the branch is locked.
+        os.rename(src, dst, src_dir_fd=src_dirfd, dst_dir_fd=dst_dirfd)
 
 
 @contextlib.contextmanager

@@ -126,6 +126,10 @@ class UnionFs(Names, Attributes, OpenFiles, Directories):
         fields[-1] = min(fields[-1], form.NAME_MAX)
         return os.statvfs_result(fields)
 
+    def takes_long(self) -> None:
+        """What the caller does next (see Waiting.begins)."""
+        self._stack.waiting.begins()
+
     def syncfs(self) -> None:
         """syncfs(2) of the writable branch; a union without one has nothing to save."""
         branch = self._stack.upper_branch

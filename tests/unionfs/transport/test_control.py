@@ -21,20 +21,26 @@ def facts() -> dict[str, object]:
     return {"path": "\udcff\n", "nodes": 7}
 
 
-def broken() -> dict[str, object]:
+def broken(_: bytes) -> dict[str, object]:
     raise ValueError("a mistake of ours")
 
 
+ANSWERS: control.Answers = {b"info": lambda _: facts(), b"echo": lambda said: {"said": said.decode()}}
+BROKEN: control.Answers = {b"info": broken}
+
+
 def test_answers() -> None:
-    assert control.answer(b"", broken) == b""
-    assert json.loads(control.answer(b"info\n", facts)) == facts()
-    assert control.answer(b"info\n", facts).isascii()
-    for request in (b"info", b"inf", b"\n", b"info\ninfo\n", b"\xff" * 1000):
-        assert "not known" in json.loads(control.answer(request, facts))["error"]
+    assert control.answer(b"", BROKEN) == b""
+    assert json.loads(control.answer(b"info\n", ANSWERS)) == facts()
+    assert control.answer(b"info\n", ANSWERS).isascii()
+    assert json.loads(control.answer(b"echo a b\n", ANSWERS)) == {"said": "a b"}
+    assert json.loads(control.answer(b"echo\n", ANSWERS)) == {"said": ""}
+    for request in (b"info", b"inf", b" info\n", b"echo a", b"\n", b"info\ninfo\n", b"\xff" * 1000):
+        assert "not known" in json.loads(control.answer(request, ANSWERS))["error"]
 
 
 def test_a_mistake_in_the_facts_is_logged_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    assert "see its log" in json.loads(control.answer(b"info\n", broken))["error"]
+    assert "see its log" in json.loads(control.answer(b"info\n", BROKEN))["error"]
     assert "a mistake of ours" in caplog.text
 
 
@@ -47,7 +53,7 @@ def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def client() -> Iterator[socket.socket]:
     """The client's end; the server's is in a thread that must end within the test."""
     server, client = socket.socketpair()
-    thread = threading.Thread(target=control.serve_one, args=[server, facts])
+    thread = threading.Thread(target=control.serve_one, args=[server, ANSWERS])
     thread.start()
     with client:
         client.settimeout(20)
@@ -98,7 +104,7 @@ def test_a_client_that_does_not_read(patience: None) -> None:
     server, client = socket.socketpair()
     with client:
         client.sendall(b"info\n")
-        control.serve_one(server, lambda: {"paths": "x" * (4 << 20)})
+        control.serve_one(server, {b"info": lambda _: {"paths": "x" * (4 << 20)}})
 
 
 @pytest.fixture
@@ -115,7 +121,7 @@ def test_finding_and_asking(announcement: control.Announcement) -> None:
     def serve() -> None:
         for _ in range(3):
             connection, _ = announcement.socket.accept()
-            control.serve_one(connection, facts)
+            control.serve_one(connection, ANSWERS)
 
     thread = threading.Thread(target=serve)
     thread.start()

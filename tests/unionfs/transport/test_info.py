@@ -32,6 +32,7 @@ FACTS: info.Facts = {
     "missing": [],
     "passthrough": {"enabled": True, "reason": ""},
     "lends": "programs",
+    "volatile": False,
     "spin_us": 200,
     "branches": [
         {"path": "/up", "permission": "rw", "guarded": False},
@@ -123,7 +124,7 @@ def test_asking_sends_nothing_to_the_mount(
 
     def serve() -> None:
         for _ in ways:
-            control.serve_one(announcement.socket.accept()[0], lambda: FACTS)
+            control.serve_one(announcement.socket.accept()[0], {b"info": lambda _: FACTS})
 
     thread = threading.Thread(target=serve)
     thread.start()

@@ -282,17 +282,17 @@ def test_a_client_when_all_descriptors_are_taken(
         client.connect(announcement.path)
         client.sendall(b"info\n")
     exhausted()
-    assert direct._serve_client(announcement, lambda: {"a": 1})
+    assert direct._serve_client(announcement, {b"info": lambda _: {"a": 1}})
     assert b'"a": 1' in clients[0].recv(100)
     announcement._give_spare()
     exhausted()
-    assert not direct._serve_client(announcement, lambda: {"a": 1})
+    assert not direct._serve_client(announcement, {b"info": lambda _: {"a": 1}})
     with fails(errno.EMFILE):
         with announcement.client():
             pass
     for client in clients:
         client.close()
-    assert direct._serve_client(announcement, lambda: {"a": 1})
+    assert direct._serve_client(announcement, {b"info": lambda _: {"a": 1}})
     announcement.withdraw()
 
 

@@ -24,7 +24,7 @@ from tests.contracts.posix.case import fails
 from tests.mounting import Union
 from tests.unionfs.inprocess import ROOT, content, descriptors, listing, union, walk, write
 from unionfs.linux import consts, files, mounts
-from unionfs.union import branch as branches
+from unionfs.union import own_mount
 from unionfs.union.fs import UnionFs
 
 pytestmark = pytest.mark.needs("root", "trusted-xattr")
@@ -96,7 +96,7 @@ USES: dict[str, Callable[[UnionFs, int], object]] = {
 def mounts_of_branches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With mounts of the branches' own, and without them, as where CAP_SYS_ADMIN is missing."""
     if request.param != "private":
-        monkeypatch.setattr(branches, "_open_private", lambda seen, *, read_only: None)
+        monkeypatch.setattr(own_mount, "make", lambda seen, *, read_only: None)
 
 
 def state(path: Path) -> tuple[object, ...]:

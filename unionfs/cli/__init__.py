@@ -1,5 +1,5 @@
-"""`unionfs mount | umount | info`: words to a plan, a plan to a server, and one line when that cannot be. Under the
-name umount.fuse.unionfs it is what umount(8) calls ("EXTERNAL HELPERS"), so that umount(8) too waits for the server.
+"""`unionfs mount | umount | info | install-helpers`: words to a plan, a plan to a server, and one line when it cannot
+be. By the names mount.TYPE and umount.TYPE it is what mount(8) and umount(8) call (`mount8`).
 
 Exit codes: 0; 1, refused or failed; 2, the command line makes no sense. trio and pyfuse3 are imported by a server only.
 """
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 _FORMS = """\
@@ -21,8 +20,8 @@ branches, in one of three forms (a backslash escapes ':', '=' and ','):
   unionfs mount -o br=/UP=rw:/LOW=ro MOUNTPOINT    AUFS: top first; the first is writable
   unionfs mount -o lowerdir=A:B,upperdir=U,workdir=W MOUNTPOINT    overlayfs: lowerdir top first
 
-permissions: rw, ro, rr (read-only medium); ro+wh and rr+wh are the same as ro and rr
-options:     ro, nosuid, nodev, noexec, noatime … as for mount(8); allow_other is root's default;
+permissions: rw, ro, rr (read-only medium); ro+wh and rr+wh are as ro and rr
+options:     ro, nosuid, nodev, noexec, noatime, sync … as for mount(8); allow_other is root's default;
              volatile: copy-ups do not wait for the disk, a power cut may leave files without their data;
              transport=auto|direct|pyfuse3: who speaks to the kernel; auto is direct where that works;
              passthrough=programs|all|none: which lower files the kernel reads by itself, from one cache for
@@ -43,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="unionfs", description="A union of directories, in the layout of AUFS.", allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="mount|umount|info")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="mount|umount|info|install-helpers")
     mount = verbs.add_parser(
         "mount",
         help="mount a union; returns when it answers",
@@ -67,12 +66,18 @@ def _parser() -> argparse.ArgumentParser:
     info = verbs.add_parser("info", help="say how a mount is served, without using it", allow_abbrev=False)
     info.add_argument("mountpoint", metavar="MOUNTPOINT")
     info.add_argument("--json", action="store_true", help="an object of JSON, for programs")
+    install = verbs.add_parser(
+        "install-helpers", allow_abbrev=False,
+        help="let mount(8) and fstab(5) mount unions: 'mount -t fuse.unionfs LOWER:UPPER MOUNTPOINT'",
+    )  # fmt: skip
+    install.add_argument("directory", nargs="?", default="/sbin", metavar="DIRECTORY", help="default /sbin")
+    install.add_argument("--remove", action="store_true", help="take the links away again")
     return parser
 
 
 def _mount(arguments: argparse.Namespace) -> int:
     from unionfs import options
-    from unionfs.transport import background, branches, delivery, device, serve
+    from unionfs.transport import background, branches, delivery, device
 
     spec, mountpoint, receiver = arguments.spec, arguments.mountpoint, arguments.hand_over
     if mountpoint is None and receiver is None:
@@ -98,20 +103,9 @@ def _mount(arguments: argparse.Namespace) -> int:
         connection = _socket(receiver)
         goal, keep = delivery.HandedOver(connection, shown), (connection.fileno(),)
         plan = branches.resolve(wanted, None)
-    try:
-        handler = background.log_handler(arguments.log, foreground=arguments.foreground)
-    except OSError as error:
-        raise OSError(error.errno, f"the log cannot be written ({error.strerror})", arguments.log) from None
-    background.log_to(handler, debug=arguments.debug)
-
-    def serve_it(ready: Callable[[], None]) -> None:
-        serve.serve(plan, goal, ready)
-
-    if arguments.foreground:
-        serve_it(lambda: None)
-    else:
-        background.start(serve_it, handler, goal.name, keep)
-    logging.shutdown()
+    background.mount(
+        plan, goal, foreground=arguments.foreground, log=arguments.log, debug=arguments.debug, keep=keep
+    )
     return 0
 
 
@@ -130,19 +124,6 @@ def _umount(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _umount_for_umount8(words: Sequence[str]) -> int:
-    """Called by umount(8) as its helper for the type: what this does not know how to do, umount(8) is to do itself."""
-    parser = _Parser(prog="umount.fuse.unionfs", add_help=False, allow_abbrev=False)
-    parser.add_argument("mountpoint")
-    parser.add_argument("-t")
-    for quiet in ("-n", "-v"):
-        parser.add_argument(quiet, action="store_true")
-    arguments, others = parser.parse_known_args(words)
-    if others:  # -f, -l, -r, -N
-        os.execvp("umount", ["umount", "--internal-only", *words])
-    return _umount(arguments)
-
-
 def _info(arguments: argparse.Namespace) -> int:
     from unionfs.transport import info
 
@@ -156,6 +137,33 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _install(arguments: argparse.Namespace) -> int:
+    from unionfs.cli import installing
+
+    if arguments.remove:
+        installing.remove(arguments.directory)
+        return 0
+    for line in installing.install(arguments.directory):
+        print(f"unionfs: {line}", file=sys.stderr)
+    return 0
+
+
+def _for_mount8(program: str, words: Sequence[str]) -> int:
+    from unionfs import options
+    from unionfs.cli import mount8
+
+    try:
+        return (mount8.mount if program.startswith("mount.") else mount8.umount)(program, words)
+    except options.OptionError as error:
+        said, code = str(error), mount8.INVOCATION
+    except OSError as error:
+        said, code = _sentence(error), mount8.FAILED
+    except KeyboardInterrupt:
+        return mount8.INTERRUPTED
+    print(f"{program}: {said}", file=sys.stderr)
+    return code
+
+
 def _sentence(error: OSError) -> str:
     name = error.filename
     if name is None or isinstance(name, int):  # a descriptor says nothing to the reader
@@ -164,11 +172,13 @@ def _sentence(error: OSError) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    program = os.path.basename(sys.argv[0])
+    if argv is None and program.startswith(("mount.", "umount.")):
+        return _for_mount8(program, sys.argv[1:])
     try:
-        if argv is None and os.path.basename(sys.argv[0]).startswith("umount."):
-            return _umount_for_umount8(sys.argv[1:])
         arguments = _parser().parse_args(argv)
-        return {"mount": _mount, "umount": _umount, "info": _info}[arguments.verb](arguments)
+        verb = {"mount": _mount, "umount": _umount, "info": _info, "install-helpers": _install}[arguments.verb]
+        return verb(arguments)
     except OSError as error:
         print(f"unionfs: {_sentence(error)}", file=sys.stderr)
         return 1
