@@ -11,6 +11,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     directories descriptors and name sets of branch directories, cached
     whiteout    whiteouts and opaque marks, made and removed
     stack       the state of one union, and the merge of one name over the branches
+    cookies     where a listing goes on, in 31 bits
     merge       the merge of all names in a directory
     opening     opening what a node is, and nothing that was put in its place
     protection  what chattr(1) forbids of lower files, and of their copies

@@ -1,11 +1,8 @@
 """Listings without handles: each request says where to go on, and the server need not know that somebody reads.
 
-Entries come in the order of a keyed hash of their names, and the cookie of an entry is its hash. That order does not
-depend on which branch holds an entry, so that what is copied up, whited out, renamed or made opaque in the midst of a
-listing neither repeats nor drops any other entry (the branches' own positions, d_off, would; and ext4's take all 63
-bits). The hash is Python's own for bytes: SipHash under a key of the process, which cookies need not outlive. Two names
-of one cookie, which a listing interrupted between them would make one, are expected once in 10^7 directories of a
-million names.
+Entries come in the order of a hash of their names, in which a cookie is a point (`cookies`). That order does not depend
+on which branch holds an entry, so that what is copied up, whited out, renamed or made opaque in the midst of a listing
+neither repeats nor drops any other entry (the branches' own positions, d_off, would; and ext4's take all 63 bits).
 
 What has been read of a directory is kept as a *window*: the names of a range of hashes, in order. A directory of up to
 _MOST_NAMES names is one window; of a larger one the range is halved until it fits, and the names are read anew for each
@@ -27,10 +24,11 @@ from unionfs.linux import files
 from unionfs.union import attributes, form
 from unionfs.union.attributes import Attr
 from unionfs.union.branch import Branch
+from unionfs.union.cookies import LAST, Cookies
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
 from unionfs.union.identity import Source
-from unionfs.union.merge import BEFORE, LAST, Merge
+from unionfs.union.merge import Merge
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Found, Stack
 
@@ -39,7 +37,7 @@ Entry = tuple[bytes, int, int, int]
 # (name, attributes, next cookie)
 EntryPlus = tuple[bytes, Attr, int]
 
-# Of one window, and of all windows that are kept; about 80 bytes each.
+# Of one window, and of all windows that are kept; about 90 bytes each.
 _MOST_NAMES = 1 << 18
 _MOST_KEPT = 1 << 19
 _MOST_WINDOWS = 64
@@ -47,10 +45,6 @@ _MOST_WINDOWS = 64
 _MOST_HINTS = 1 << 17
 # Names read at once: 1 ms.
 _CHUNK = 4096
-
-# Cookies are 62 bits of the hash and begin behind those of `.` and `..`.
-_SHIFT = 2
-_FIRST = (1 << 61) + 3
 
 _FORMAT = 0o170000  # S_IFMT
 _FILE = stat.S_IFREG >> 12
@@ -64,19 +58,21 @@ class _Window:
     """The names whose hashes are larger than `after` and not larger than `last`, in order, as they were when the
     directory merged `layers`. Names that are whited out are among them: `Stack.resolve` tells.
 
+    `cookies` has that of each name: the range ends where a bucket does (`Cookies.of`).
     `where` has the branches of each name, top first (`merge`); None: there is only one branch.
     `hints` has the inode number and the type of each as its topmost directory entry says, packed by `_hint`, or 0; it
     is empty in a very large window. `sources` has, of the branches that were asked for it, the source of their files,
     None where readdir(3) and stat(2) disagree.
     """
 
-    __slots__ = ("after", "hints", "last", "layers", "names", "sources", "where")
+    __slots__ = ("after", "cookies", "hints", "last", "layers", "names", "sources", "where")
 
-    def __init__(self, merge: Merge, layers: tuple[Branch, ...], hints: dict[bytes, int]) -> None:
+    def __init__(self, merge: Merge, layers: tuple[Branch, ...], hints: dict[bytes, int], cookies: Cookies) -> None:
         self.after = merge.after
         self.last = merge.last
         self.layers = layers
         self.names = names = sorted(merge.where, key=hash)
+        self.cookies = cookies.of(names)
         self.where: list[tuple[Branch, ...]] | None = None
         if len(layers) > 1:
             same: dict[tuple[Branch, ...], tuple[Branch, ...]] = {}
@@ -98,6 +94,7 @@ class Listings:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
+        self._cookies = Cookies()
         self._windows: dict[Node, _Window] = {}
         self._weight = 0
 
@@ -107,7 +104,7 @@ class Listings:
         entries: list[Entry] = [
             (name, shown.ino, stat.S_IFDIR, following) for name, shown, following in self._dots(node, cookie, most)
         ]
-        after = _hash_at(cookie)
+        after = self._cookies.point(cookie)
         while len(entries) < most and (window := self._window(node, after)):
             hints = () if self._stack.nodes.any_collided else window.hints
             places = window.following(after, most - len(entries))
@@ -121,6 +118,7 @@ class Listings:
         """Here a large directory spends its time: so what a hint tells goes through no other function."""
         stack = self._stack
         find = stack.nodes.find
+        cookies = window.cookies
         upper = self._upper(node)
         writable = upper and upper.branch
         sources: dict[Branch, Source | None] = {}
@@ -136,12 +134,12 @@ class Listings:
                     number = source.number(inode)
                     known = find(number)
                     if known is None or (known.inode == inode and known.source is source):
-                        entries.append((name, number, (hint & 15) << 12, (hash(name) >> _SHIFT) + _FIRST))
+                        entries.append((name, number, (hint & 15) << 12, cookies[at]))
                         continue
             found = stack.resolve(node, name, among=_among(upper, branches))
             if found is not None:
                 shown = stack.node_at(node, name, found)
-                entries.append((name, shown.ino, shown.kind, _cookie(name)))
+                entries.append((name, shown.ino, shown.kind, cookies[at]))
                 stack.unreference(shown, 0)
 
     def entries_plus(self, node: Node, cookie: int, most: int) -> list[EntryPlus]:
@@ -150,7 +148,7 @@ class Listings:
         entries: list[EntryPlus] = [
             (name, self._directory(shown), following) for name, shown, following in self._dots(node, cookie, most)
         ]
-        after = _hash_at(cookie)
+        after = self._cookies.point(cookie)
         try:
             while len(entries) < most and (window := self._window(node, after)):
                 places = window.following(after, most - len(entries))
@@ -169,6 +167,7 @@ class Listings:
         """
         stack = self._stack
         upper = self._upper(node)
+        cookies = window.cookies
         last: Branch | None = None
         for at in places:
             name = window.names[at]
@@ -195,13 +194,13 @@ class Listings:
                     file.lookups += 1
                     if file.parent is not node or file.name != name:
                         stack.give_name(file, node, name)
-                    entries.append((name, attributes.of_entry(stack, file, entry), _cookie(name)))
+                    entries.append((name, attributes.of_entry(stack, file, entry), cookies[at]))
                     continue
                 if kind == stat.S_IFCHR and form.is_overlay_whiteout(entry):
                     continue
                 found = Found(branch, entry, branches if kind == stat.S_IFDIR else ())
             if found is not None:
-                entries.append((name, attributes.counted(stack, node, name, found), _cookie(name)))
+                entries.append((name, attributes.counted(stack, node, name, found), cookies[at]))
 
     def _upper(self, node: Node) -> BranchDirectory | None:
         """The writable branch's part of a directory, which may have changed since a window was read."""
@@ -284,8 +283,7 @@ class Listings:
             merge.enter(branch)
             for chunk in self._chunks(node, branch):
                 merge.add(map(_name_of, chunk))
-                while len(merge.where) > _MOST_NAMES:
-                    merge.narrow((after + merge.last) // 2)
+                while len(merge.where) > _MOST_NAMES and merge.halve():
                     hints = {name: hint for name, hint in hints.items() if name in merge.where}
                 if len(merge.where) > _MOST_HINTS:
                     hints = {}
@@ -296,7 +294,7 @@ class Listings:
         if node.layers != layers:
             # Changed meanwhile: what was lower when the writable branch was read may be there now.
             return self._read(node, after)
-        return _Window(merge, layers, hints if len(hints) == len(merge.where) else {})
+        return _Window(merge, layers, hints if len(hints) == len(merge.where) else {}, self._cookies)
 
     def _chunks(self, node: Node, branch: Branch) -> Iterator[list[os.DirEntry[bytes]]]:
         stack = self._stack
@@ -323,15 +321,6 @@ class Listings:
     def close(self) -> None:
         self._windows.clear()
         self._weight = 0
-
-
-def _cookie(name: bytes) -> int:
-    return (hash(name) >> _SHIFT) + _FIRST
-
-
-def _hash_at(cookie: int) -> int:
-    """The largest hash that has this cookie: names with larger ones are still to come."""
-    return (cookie - _FIRST + 1 << _SHIFT) - 1 if cookie > 2 else BEFORE
 
 
 def _hint(entry: os.DirEntry[bytes]) -> int:
