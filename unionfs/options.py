@@ -18,10 +18,12 @@ from typing import Literal, cast
 Permission = Literal["rw", "ro", "rr"]
 Transport = Literal["auto", "direct", "pyfuse3"]
 Passthrough = Literal["programs", "all", "none"]
+Xino = Literal["auto", "on", "off"]
 
 PERMISSIONS = ("rw", "ro", "rr")
 TRANSPORTS = ("auto", "direct", "pyfuse3")
 PASSTHROUGH = ("programs", "all", "none")
+XINO = ("auto", "on", "off")
 
 # Bytes of a string that fsconfig(2) takes, with its NUL.
 _LONGEST_STRING = 256
@@ -54,6 +56,7 @@ class MountPlan:
     volatile: bool = False  # overlayfs's word: copy-ups do not wait for the disk
     transport: Transport = "auto"
     passthrough: Passthrough = "programs"  # lower files that the kernel reads by itself, and does not see copied up
+    xino: Xino = "auto"  # overlayfs's word: how inode numbers tell several file systems apart
     spin: int = 200  # microseconds to poll for the next request before sleeping; 0, not at all
     workdir: str | None = None  # overlayfs's; must exist, is not used: the work area lies in the writable branch
     fsname: str = "unionfs"  # the source that the table of mounts shows
@@ -91,7 +94,7 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
     words = {"allow_other": False, "volatile": False}
     writable_wanted = False
     transport, spin, passthrough = MountPlan.transport, MountPlan.spin, MountPlan.passthrough
-    fsname, subtype = MountPlan.fsname, MountPlan.subtype
+    fsname, subtype, xino = MountPlan.fsname, MountPlan.subtype, MountPlan.xino
     listed: list[tuple[str, tuple[BranchSpec, ...]]] = []
     overlay: dict[str, str] = {}
     if spec is not None:
@@ -117,6 +120,8 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
             passthrough = cast(Passthrough, _one_of(PASSTHROUGH, key, value, option))
         elif option == "posix":
             passthrough = "none"
+        elif key == "xino":
+            xino = cast(Xino, _one_of(XINO, key, value, option))
         elif key == "spin":
             spin = _spin(value, option)
         elif key == "fsname" and option[len(key) :][:1] == "=":
@@ -128,7 +133,7 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         elif option not in _IGNORED and not key.startswith(("x-", "X-", "comment")):
             raise OptionError(
                 f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, transport, spin,"
-                " passthrough, posix, volatile, fsname, subtype, allow_other and those of mount(8)"
+                " passthrough, posix, volatile, xino, fsname, subtype, allow_other and those of mount(8)"
             )
     if overlay:
         listed.append(("lowerdir", _overlay(overlay)))
@@ -151,6 +156,7 @@ def parse(spec: str | None, options: Sequence[str] = ()) -> MountPlan:
         transport=transport,
         spin=spin,
         passthrough=passthrough,
+        xino=xino,
         fsname=fsname,
         subtype=subtype,
         **words,

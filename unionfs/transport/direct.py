@@ -33,6 +33,7 @@ from unionfs.transport.delivery import Delivery
 from unionfs.transport.workers import Answer, Workers
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
+from unionfs.union.numbers import Xino
 
 _MAX_WRITE = 1 << 20
 WISH = Wish(
@@ -64,6 +65,7 @@ def serve(
     allow_other: bool,
     ready: Callable[[], None],
     volatile: bool = False,
+    xino: Xino = "auto",
     passthrough: str = "programs",
     spin_us: int = 200,
     reason: str = "",
@@ -81,7 +83,7 @@ def serve(
         at_end.callback(workers.close)
         unmounter = _needing_a_thread(serving.Unmounter, workers)
         at_end.callback(unmounter.close)
-        fs = UnionFs(branches, volatile=volatile, waiting=workers)
+        fs = UnionFs(branches, volatile=volatile, xino=xino, waiting=workers)
         at_end.callback(fs.close)
         # Before the mount: a signal between the two would leave it without a server.
         signals = at_end.enter_context(_signals())

@@ -29,6 +29,7 @@ from unionfs.transport.interrupt import Interrupts
 from unionfs.transport.watch import Watch
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
+from unionfs.union.numbers import Xino
 
 # Requests under way. Only those in threads can pile up, and a crowd that waits for fsync must not keep the next look-up
 # from being read. A task costs its read buffer, as far as it was ever filled.
@@ -45,6 +46,7 @@ def serve(
     allow_other: bool,
     ready: Callable[[], None],
     volatile: bool = False,
+    xino: Xino = "auto",
     reason: str = "the direct transport was not tried",
 ) -> None:
     """Mount the union of `branches` (top first; closed at the end) and serve it; return when it is unmounted.
@@ -53,7 +55,7 @@ def serve(
     transport was chosen, for `unionfs info`. Raises OSError when the union or the mount is refused.
     """
     serving.prepare_process()
-    fs = UnionFs(branches, volatile=volatile)
+    fs = UnionFs(branches, volatile=volatile, xino=xino)
     started = time.time()
 
     def facts() -> info.Facts:

@@ -6,6 +6,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     form        what "deleted" and "opaque" look like on disk; the only module that says so, and it imports nothing
     opaque      whether a directory is
     branch      one directory of the stack: descriptor, permission, work area
+    numbers     inode numbers on one file system and on several
     identity    inode numbers that survive copy-up and remount
     nodes       the table of files the kernel knows
     directories descriptors and name sets of branch directories, cached

@@ -34,6 +34,7 @@ from unionfs.union.errors import fail
 from unionfs.union.handles import Handles
 from unionfs.union.listing import Entry, EntryPlus, Listings
 from unionfs.union.nodes import Node
+from unionfs.union.numbers import Xino
 from unionfs.union.operation import Operation
 from unionfs.union.privileges import ROOT, Caller
 from unionfs.union.stack import Stack, tell_nobody
@@ -48,14 +49,20 @@ _MOST_PATIENT = 16
 
 class UnionFs:
     def __init__(
-        self, branches: Sequence[Branch], *, volatile: bool = False, waiting: Waiting | None = None
+        self,
+        branches: Sequence[Branch],
+        *,
+        volatile: bool = False,
+        xino: Xino = "auto",
+        waiting: Waiting | None = None,
     ) -> None:
         """Merge `branches`, top first; the union owns them and closes them. With `volatile` a copy-up does not wait
-        for the disk: faster, and for trees that a power cut may take. `waiting` is told of work that takes long.
+        for the disk: faster, and for trees that a power cut may take. `waiting` is told of work that takes long; `xino`
+        says how inode numbers tell file systems apart (`numbers`).
 
         Raises OSError: EINVAL (no branch; a writable branch that is not on top), or what cleaning the work area gives.
         """
-        self._stack = Stack(branches, volatile=volatile, waiting=waiting or Waiting())
+        self._stack = Stack(branches, volatile=volatile, xino=xino, waiting=waiting or Waiting())
         self._lock = self._stack.lock
         self._operation = Operation(self._stack)
         self._handles = Handles(self._stack)

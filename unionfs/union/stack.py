@@ -21,6 +21,7 @@ from unionfs.union.directories import BranchDirectory, DirectoryCache
 from unionfs.union.errors import fail
 from unionfs.union.identity import Identity, Origin, Source
 from unionfs.union.nodes import Directory, Node, NodeTable
+from unionfs.union.numbers import Xino
 from unionfs.union.pseudolink import PseudoLinks
 from unionfs.union.spare import Spare
 from unionfs.union.waiting import Waiting
@@ -63,7 +64,9 @@ class _Held(threading.local):
 class Stack:
     """Branches top first. `upper_branch` is the writable one, if any is: the top one."""
 
-    def __init__(self, branches: Sequence[Branch], *, volatile: bool = False, waiting: Waiting) -> None:
+    def __init__(
+        self, branches: Sequence[Branch], *, volatile: bool = False, xino: Xino = "auto", waiting: Waiting
+    ) -> None:
         """Raises OSError: EINVAL for no branches or a writable branch that is not on top; whatever cleaning the work
         area gives."""
         if not branches:
@@ -80,7 +83,7 @@ class Stack:
         self.lock = threading.Lock()
         self.held = _Held()
         self.settled = threading.Condition(self.lock)  # a copy-up finished or failed
-        self.identity = Identity(self.branches)
+        self.identity = Identity(self.branches, xino)
         self.pseudo_links = PseudoLinks(self.branches)
         self.outlived: list[tuple[Node, bytes]] = []  # see `outlived`
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
