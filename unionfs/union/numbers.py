@@ -7,9 +7,9 @@ what it is (the word is overlayfs's, Documentation/filesystems/overlayfs.rst):
     auto  the place is in the uppermost of 32 bits, and a 32-bit program can use the number, as long as the inode fits
           beside it; else in the uppermost of 64. Two file systems leave 31 bits, four 30.
     on    always in the bits from 48 on. What is below is the inode, however many file systems there are.
-    off   within 32 bits at any rate. Where the inode does not fit beside the place, the number is a digest. No two files
-          that the kernel knows have one number; but where two digests are the same, who comes second gets another one,
-          which may be a third on the next mount, or when the kernel has forgotten the file.
+    off   within 32 bits at any rate. Where the inode does not fit beside the place, the number is a digest. No two
+          files that the kernel knows have one number; but where two digests are the same, who comes second gets another
+          one, which may be a third on the next mount, or when the kernel has forgotten the file.
 
 Within 32 bits the place is written backwards, first bit uppermost: a further file system then changes no number but of
 those inodes that no longer fit. Files of a file system inside a branch have digests: of 64 bits, with `off` of 32.
