@@ -49,13 +49,14 @@ class Cookies:
         self._points = array("q")
         self._numbers: dict[int, int] = {}
 
-    def of(self, names: Sequence[bytes]) -> array[int]:
-        """The cookie of each of `names`: in the order of their hashes, and all that there are in their buckets, but for
-        what comes before the first."""
-        cookies = array("q", [(hashed >> _SHIFT) + _MIDDLE for hashed in map(hash, names)])
+    def of(self, names: Sequence[bytes], places: range) -> list[int]:
+        """The cookies of those `names` that are at `places`, one after the other. Names are in the order of their
+        hashes, and behind each are all others of its bucket."""
+        last = places.stop + 1  # the next name says whether the last of these is the last of its bucket
+        cookies = [(hashed >> _SHIFT) + _MIDDLE for hashed in map(hash, names[places.start : last])]
         for at in [*compress(count(), map(eq, cookies, islice(cookies, 1, None)))]:
-            cookies[at] = self._within_bucket(hash(names[at]))
-        return cookies
+            cookies[at] = self._within_bucket(hash(names[places.start + at]))
+        return cookies[: len(places)]
 
     def _within_bucket(self, hashed: int) -> int:
         number = self._numbers.get(hashed)

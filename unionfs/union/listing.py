@@ -37,7 +37,7 @@ Entry = tuple[bytes, int, int, int]
 # (name, attributes, next cookie)
 EntryPlus = tuple[bytes, Attr, int]
 
-# Of one window, and of all windows that are kept; about 90 bytes each.
+# Of one window, and of all windows that are kept; about 80 bytes each.
 _MOST_NAMES = 1 << 18
 _MOST_KEPT = 1 << 19
 _MOST_WINDOWS = 64
@@ -56,23 +56,22 @@ _name_of = attrgetter("name")
 
 class _Window:
     """The names whose hashes are larger than `after` and not larger than `last`, in order, as they were when the
-    directory merged `layers`. Names that are whited out are among them: `Stack.resolve` tells.
+    directory merged `layers`. The range ends where a bucket of cookies does. Names that are whited out are among them:
+    `Stack.resolve` tells.
 
-    `cookies` has that of each name: the range ends where a bucket does (`Cookies.of`).
     `where` has the branches of each name, top first (`merge`); None: there is only one branch.
     `hints` has the inode number and the type of each as its topmost directory entry says, packed by `_hint`, or 0; it
     is empty in a very large window. `sources` has, of the branches that were asked for it, the source of their files,
     None where readdir(3) and stat(2) disagree.
     """
 
-    __slots__ = ("after", "cookies", "hints", "last", "layers", "names", "sources", "where")
+    __slots__ = ("after", "hints", "last", "layers", "names", "sources", "where")
 
-    def __init__(self, merge: Merge, layers: tuple[Branch, ...], hints: dict[bytes, int], cookies: Cookies) -> None:
+    def __init__(self, merge: Merge, layers: tuple[Branch, ...], hints: dict[bytes, int]) -> None:
         self.after = merge.after
         self.last = merge.last
         self.layers = layers
         self.names = names = sorted(merge.where, key=hash)
-        self.cookies = cookies.of(names)
         self.where: list[tuple[Branch, ...]] | None = None
         if len(layers) > 1:
             same: dict[tuple[Branch, ...], tuple[Branch, ...]] = {}
@@ -118,11 +117,10 @@ class Listings:
         """Here a large directory spends its time: so what a hint tells goes through no other function."""
         stack = self._stack
         find = stack.nodes.find
-        cookies = window.cookies
         upper = self._upper(node)
         writable = upper and upper.branch
         sources: dict[Branch, Source | None] = {}
-        for at in places:
+        for at, cookie in zip(places, self._cookies.of(window.names, places), strict=True):
             name = window.names[at]
             branches = window.branches(at)
             if hints and (hint := hints[at]) and (upper is None or branches[0] is writable or upper.lacks(name)):
@@ -134,12 +132,12 @@ class Listings:
                     number = source.number(inode)
                     known = find(number)
                     if known is None or (known.inode == inode and known.source is source):
-                        entries.append((name, number, (hint & 15) << 12, cookies[at]))
+                        entries.append((name, number, (hint & 15) << 12, cookie))
                         continue
             found = stack.resolve(node, name, among=_among(upper, branches))
             if found is not None:
                 shown = stack.node_at(node, name, found)
-                entries.append((name, shown.ino, shown.kind, cookies[at]))
+                entries.append((name, shown.ino, shown.kind, cookie))
                 stack.unreference(shown, 0)
 
     def entries_plus(self, node: Node, cookie: int, most: int) -> list[EntryPlus]:
@@ -167,9 +165,8 @@ class Listings:
         """
         stack = self._stack
         upper = self._upper(node)
-        cookies = window.cookies
         last: Branch | None = None
-        for at in places:
+        for at, cookie in zip(places, self._cookies.of(window.names, places), strict=True):
             name = window.names[at]
             branches = window.branches(at)
             branch = branches[0]
@@ -194,13 +191,13 @@ class Listings:
                     file.lookups += 1
                     if file.parent is not node or file.name != name:
                         stack.give_name(file, node, name)
-                    entries.append((name, attributes.of_entry(stack, file, entry), cookies[at]))
+                    entries.append((name, attributes.of_entry(stack, file, entry), cookie))
                     continue
                 if kind == stat.S_IFCHR and form.is_overlay_whiteout(entry):
                     continue
                 found = Found(branch, entry, branches if kind == stat.S_IFDIR else ())
             if found is not None:
-                entries.append((name, attributes.counted(stack, node, name, found), cookies[at]))
+                entries.append((name, attributes.counted(stack, node, name, found), cookie))
 
     def _upper(self, node: Node) -> BranchDirectory | None:
         """The writable branch's part of a directory, which may have changed since a window was read."""
@@ -294,7 +291,7 @@ class Listings:
         if node.layers != layers:
             # Changed meanwhile: what was lower when the writable branch was read may be there now.
             return self._read(node, after)
-        return _Window(merge, layers, hints if len(hints) == len(merge.where) else {}, self._cookies)
+        return _Window(merge, layers, hints if len(hints) == len(merge.where) else {})
 
     def _chunks(self, node: Node, branch: Branch) -> Iterator[list[os.DirEntry[bytes]]]:
         stack = self._stack

@@ -51,19 +51,35 @@ def in_order(count: int, word: str = "name") -> list[bytes]:
     return sorted((f"{word}{number}".encode() for number in range(count)), key=hash)
 
 
+def cookies_of(cookies: Cookies, names: list[bytes]) -> list[int]:
+    return cookies.of(names, range(len(names)))
+
+
+@pytest.mark.usefixtures("crowded")
+def test_of_some_of_the_names() -> None:
+    """Whether the last of those is the last of its bucket the next one tells."""
+    names = in_order(100)
+    cookies = Cookies()
+    given = cookies_of(cookies, names)
+    for start in range(101):
+        for stop in range(start, 101):
+            assert cookies.of(names, range(start, stop)) == given[start:stop]
+
+
 def test_a_million_names() -> None:
     """Each has a cookie of its own, in 31 bits, at which exactly the rest is still to come."""
     names = in_order(1_000_000)
     cookies = Cookies()
-    given = cookies.of(names)
+    given = cookies_of(cookies, names)
     assert min(given) > 2 and max(given) < 1 << 31
     assert len(set(given)) == len(names)
     assert 300 < sum(cookie < 1 << 30 for cookie in given) < 700, "names that share a bucket"
     for at, cookie in enumerate(given):
         assert hash(names[at]) <= cookies.point(cookie)
         assert at + 1 == len(names) or cookies.point(cookie) < hash(names[at + 1])
-    assert cookies.of(names) == given
-    assert Cookies().of(names[:1000]) == given[:1000]
+    assert cookies_of(cookies, names) == given
+    assert Cookies().of(names, range(10)) == given[:10]
+    assert cookies.of(names, range(500, 900)) == given[500:900]
 
 
 def test_from_the_ends() -> None:
@@ -71,18 +87,18 @@ def test_from_the_ends() -> None:
     for cookie in (0, 1, 2, 3, 1000):
         assert cookies.point(cookie) == BEFORE, "all is still to come"
     assert cookies.point((1 << 31) - 1) == LAST, "nothing is"
-    assert not cookies.of([])
+    assert not cookies_of(cookies, [])
 
 
 @pytest.mark.usefixtures("crowded")
 def test_a_cookie_means_the_same_whatever_comes_and_goes() -> None:
     names = in_order(100)
     cookies = Cookies()
-    given = dict(zip(names, cookies.of(names), strict=True))
+    given = dict(zip(names, cookies_of(cookies, names), strict=True))
     points = {name: cookies.point(cookie) for name, cookie in given.items()}
     pick = random.Random(5)
     for _ in range(50):
-        cookies.of(sorted({*pick.sample(names, 40), *in_order(60, f"new{pick.random()}")}, key=hash))
+        cookies_of(cookies, sorted({*pick.sample(names, 40), *in_order(60, f"new{pick.random()}")}, key=hash))
         assert {name: cookies.point(cookie) for name, cookie in given.items()} == points
     assert all(cookie < 1 << 31 for cookie in given.values())
 
@@ -91,7 +107,7 @@ def test_more_names_in_few_buckets_than_there_are_numbers(monkeypatch: pytest.Mo
     few_buckets(monkeypatch, 3, numbers=10)
     names = in_order(100)
     cookies = Cookies()
-    given = cookies.of(names)
+    given = cookies_of(cookies, names)
     assert len(set(given)) == 100
     assert sum(cookie < 1 << 31 for cookie in given) == 18, "ten and the last of each bucket"
     for at, cookie in enumerate(given):
