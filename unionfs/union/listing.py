@@ -89,12 +89,15 @@ class _Window:
 
 
 class Listings:
-    """Entries of directories. The windows, the last used last, are guarded by Stack.lock."""
+    """Entries of directories. The windows, the last used last, are guarded by Stack.lock. `_reading` has of each
+    directory the last read of names that is under way, if nobody has begun a listing since: others have not got what
+    that one must."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._cookies = Cookies()
         self._windows: dict[Node, _Window] = {}
+        self._reading: dict[Node, object] = {}
         self._weight = 0
 
     def entries(self, node: Node, cookie: int, most: int) -> list[Entry]:
@@ -209,6 +212,7 @@ class Listings:
             fail(errno.ENOTDIR)
         if cookie == 0:
             self._drop(node)
+            self._reading.pop(node, None)
         return [(b".", node, 1), (b"..", node.parent or node, 2)][cookie:][:most] if cookie < 2 else []
 
     def _directory(self, node: Node) -> Attr:
@@ -227,8 +231,15 @@ class Listings:
             else:
                 if window is not None:
                     self._weight -= len(window.names)
-                window = self._read(node, after)
-                self._keep(node, window)
+                reading = self._reading[node] = object()
+                try:
+                    window = self._read(node, after)
+                finally:
+                    is_last = self._reading.get(node) is reading
+                    if is_last:
+                        del self._reading[node]
+                if is_last:
+                    self._keep(node, window)
             if window.names and after < hash(window.names[-1]):
                 return window
             after = window.last
