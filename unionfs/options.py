@@ -18,10 +18,12 @@ from typing import Any, Literal, cast
 Permission = Literal["rw", "ro", "rr"]
 Transport = Literal["auto", "direct", "pyfuse3"]
 Passthrough = Literal["programs", "all", "none"]
+Xino = Literal["auto", "on", "off"]
 
 PERMISSIONS = ("rw", "ro", "rr")
 TRANSPORTS = ("auto", "direct", "pyfuse3")
 PASSTHROUGH = ("programs", "all", "none")
+XINO = ("auto", "on", "off")
 
 # Bytes of a string that fsconfig(2) takes, with its NUL.
 _LONGEST_STRING = 256
@@ -54,6 +56,7 @@ class MountPlan:
     volatile: bool = False  # overlayfs's word: copy-ups do not wait for the disk
     transport: Transport = "auto"
     passthrough: Passthrough = "programs"  # lower files that the kernel reads by itself, and does not see copied up
+    xino: Xino = "auto"  # overlayfs's word: how inode numbers tell several file systems apart
     spin: int = 200  # microseconds to poll for the next request before sleeping; 0, not at all
     workdir: str | None = None  # overlayfs's; must exist, is not used: the work area lies in the writable branch
     fsname: str = "unionfs"  # the source that the table of mounts shows
@@ -152,7 +155,7 @@ class _Reading:
             if not (self._flag(option) or self._value(option, *_key_value(option)) or sloppy):
                 raise OptionError(
                     f"unknown option '{option}': known are br, dirs, lowerdir, upperdir, workdir, udba, transport,"
-                    " spin, passthrough, posix, volatile, fsname, subtype, allow_other and those of mount(8)"
+                    " spin, passthrough, posix, volatile, xino, fsname, subtype, allow_other and those of mount(8)"
                 )
 
     def branches(self) -> tuple[BranchSpec, ...] | None:
@@ -193,6 +196,8 @@ class _Reading:
             self.given[key] = _one_of(TRANSPORTS, key, value, option)
         elif key == "passthrough":
             self.given[key] = _one_of(PASSTHROUGH, key, value, option)
+        elif key == "xino":
+            self.given[key] = _one_of(XINO, key, value, option)
         elif key == "spin":
             self.given[key] = _spin(value, option)
         elif key == "fsname" and option[len(key) :][:1] == "=":

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
+from unionfs.union.numbers import Xino
 from unionfs.union.waiting import Waiting
 
 ROOT = 1
@@ -26,6 +27,7 @@ def union(
     *lower: str,
     upper: str | None = "up",
     volatile: bool = True,
+    xino: Xino = "auto",
     waiting: Waiting | None = None,
 ) -> Iterator[UnionFs]:
     """`upper` over the directories `lower` ("low" unless named), top first, all below `base` and made if missing.
@@ -39,7 +41,7 @@ def union(
             path = os.path.join(base, name)
             os.makedirs(path, 0o755, exist_ok=True)
             branches.append(Branch.open(os.fsencode(path), "rw" if name == upper else "ro"))
-        fs = UnionFs(branches, volatile=volatile, waiting=waiting)
+        fs = UnionFs(branches, volatile=volatile, xino=xino, waiting=waiting)
         try:
             yield fs
         finally:

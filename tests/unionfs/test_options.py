@@ -86,6 +86,7 @@ def test_what_is_not_a_flag() -> None:
     assert not parse("a:b").allow_other
     assert parse("a:b", ["volatile"]).volatile
     assert not parse("a:b").volatile
+    assert [parse("a:b", words).xino for words in ([], ["xino=off"], ["xino=off,xino=on"])] == ["auto", "off", "on"]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,8 @@ def test_how_it_is_shown(options: list[str], shown: tuple[str, str]) -> None:
         ("low:up", ["transport=fuse"], ["transport=fuse", "auto, direct or pyfuse3"]),
         ("low:up", ["transport"], ["auto, direct or pyfuse3"]),
         ("low:up", ["posix=1"], ["'posix=1'", "known are"]),
+        ("low:up", ["xino"], ["auto, on or off"]),
+        ("low:up", ["xino=32"], ["xino=32", "auto, on or off"]),
         ("low:up", ["passthrough"], ["programs, all or none"]),
         ("low:up", ["passthrough=some"], ["passthrough=some", "programs, all or none"]),
         ("low:up", ["fsname"], ["'fsname'", "known are"]),

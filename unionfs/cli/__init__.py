@@ -27,6 +27,8 @@ options:     ro, nosuid, nodev, noexec, noatime, sync … as for mount(8); allow
              passthrough=programs|all|none: which lower files the kernel reads by itself, from one cache for
              all mounts. Whoever has such a file open does not see what others write to it from then on, so
              the default is programs and libraries (ELF); posix is another word for none;
+             xino=auto|on|off: inode numbers, where branches are on several file systems. auto: of 32 bits as
+             far as they fit; on: of 64; off: of 32 at any rate, and not always the same on the next mount;
              spin=MICROSECONDS: how long a busy server polls for the next request before it sleeps
              (default 200, 0 is off);
              fsname=TEXT, subtype=WORD: what the table of mounts shows as the source, and as the type after

@@ -34,6 +34,7 @@ from unionfs.transport.workers import Answer, Workers
 from unionfs.union import synchronous
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
+from unionfs.union.numbers import Xino
 
 _MAX_WRITE = 1 << 20
 WISH = Wish(
@@ -65,6 +66,7 @@ def serve(
     allow_other: bool,
     ready: Callable[[], None],
     volatile: bool = False,
+    xino: Xino = "auto",
     passthrough: str = "programs",
     spin_us: int = 200,
     reason: str = "",
@@ -82,7 +84,7 @@ def serve(
         at_end.callback(workers.close)
         unmounter = _needing_a_thread(serving.Unmounter, workers)
         at_end.callback(unmounter.close)
-        fs = synchronous.kind(flags, UnionFs)(branches, volatile=volatile, waiting=workers)
+        fs = synchronous.kind(flags, UnionFs)(branches, volatile=volatile, xino=xino, waiting=workers)
         at_end.callback(fs.close)
         # Before the mount: a signal between the two would leave it without a server.
         signals = at_end.enter_context(_signals())
@@ -105,6 +107,7 @@ def serve(
                 "passthrough": connection.passthrough_facts(),
                 "lends": passthrough,
                 "volatile": volatile,
+                "xino": xino,
                 "spin_us": spin_us,
                 "branches": info.branch_facts(branches),
                 "nodes": nodes,

@@ -51,6 +51,7 @@ class Facts(TypedDict):
     passthrough: PassthroughFacts
     lends: str  # which lower files the kernel reads by itself: serve.lending.LENDS
     volatile: bool
+    xino: str
     spin_us: int
     branches: list[BranchFacts]
     nodes: int

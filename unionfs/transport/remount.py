@@ -73,7 +73,7 @@ def _change(change: options.Change, identity: str, point: MountPoint, here: str,
 def _check_fixed(change: options.Change, point: MountPoint, facts: info.Facts, mountpoint: str) -> None:
     shown = point.super_options.split(",")
     now = {
-        "passthrough": facts["lends"], "volatile": facts["volatile"], "spin": facts["spin_us"],
+        "passthrough": facts["lends"], "volatile": facts["volatile"], "xino": facts["xino"], "spin": facts["spin_us"],
         "transport": facts["transport"]["name"], "fsname": point.source,
         "subtype": point.fstype.removeprefix("fuse."), "allow_other": "allow_other" in shown,
     }  # fmt: skip

@@ -24,7 +24,7 @@ def serve(plan: MountPlan, delivery: Delivery, ready: Callable[[], None]) -> Non
         try:
             direct.serve(
                 opened, delivery, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile,
-                passthrough=plan.passthrough, spin_us=plan.spin, ready=ready,
+                xino=plan.xino, passthrough=plan.passthrough, spin_us=plan.spin, ready=ready,
                 reason=reason if plan.transport == "direct" else "the kernel speaks what it needs",
             )  # fmt: skip
             return
@@ -43,6 +43,6 @@ def serve(plan: MountPlan, delivery: Delivery, ready: Callable[[], None]) -> Non
         ) from None
 
     session.serve(
-        opened, delivery, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile, ready=ready,
-        reason=reason,
+        opened, delivery, flags=plan.flags, allow_other=plan.allow_other, volatile=plan.volatile, xino=plan.xino,
+        ready=ready, reason=reason,
     )  # fmt: skip

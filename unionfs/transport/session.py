@@ -32,6 +32,7 @@ from unionfs.transport.watch import Watch
 from unionfs.union import synchronous
 from unionfs.union.branch import Branch
 from unionfs.union.fs import UnionFs
+from unionfs.union.numbers import Xino
 
 # Requests under way. Only those in threads can pile up, and a crowd that waits for fsync must not keep the next look-up
 # from being read. A task costs its read buffer, as far as it was ever filled.
@@ -48,6 +49,7 @@ def serve(
     allow_other: bool,
     ready: Callable[[], None],
     volatile: bool = False,
+    xino: Xino = "auto",
     reason: str = "the direct transport was not tried",
 ) -> None:
     """Mount the union of `branches` (top first; closed at the end) and serve it; return when it is unmounted.
@@ -57,7 +59,7 @@ def serve(
     """
     serving.prepare_process()
     in_place = InPlace()
-    fs = synchronous.kind(flags, UnionFs)(branches, volatile=volatile, waiting=in_place)
+    fs = synchronous.kind(flags, UnionFs)(branches, volatile=volatile, xino=xino, waiting=in_place)
     started = time.time()
 
     def facts() -> info.Facts:
@@ -70,6 +72,7 @@ def serve(
             "passthrough": {"enabled": False, "reason": "pyfuse3 has none"},
             "lends": "none",
             "volatile": volatile,
+            "xino": xino,
             "spin_us": 0,
             "branches": info.branch_facts(branches),
             "nodes": nodes,

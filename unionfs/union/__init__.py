@@ -11,6 +11,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     removal         trees in the work area, deleted
     mark            the sign by which a union's mount is known
     branch          one directory of the stack: descriptor, permission, work area
+    numbers         inode numbers on one file system and on several
     identity        inode numbers that survive copy-up and remount
     pseudolink      hard links that stay one file after copy-up
     nodes           the table of files the kernel knows
@@ -21,6 +22,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     resolve         the merge of one name over the branches
     adopt           from a name to the node of its file, and how long that stays
     stack           the state of one union: both, and what changes about them
+    cookies         where a listing goes on, in 31 bits
     merge           the merge of all names in a directory
     opening         opening what a node is, and nothing that was put in its place
     place           where a node's bytes are now

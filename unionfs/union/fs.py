@@ -21,6 +21,7 @@ from unionfs.union.calls.files import OpenFiles
 from unionfs.union.calls.names import Names
 from unionfs.union.handles import Handles
 from unionfs.union.listing import Listings
+from unionfs.union.numbers import Xino
 from unionfs.union.operation import Operation
 from unionfs.union.stack import Stack, tell_nobody
 from unionfs.union.waiting import Waiting
@@ -33,14 +34,20 @@ _MOST_PATIENT = 16
 
 class UnionFs(Names, Attributes, OpenFiles, Directories):
     def __init__(
-        self, branches: Sequence[Branch], *, volatile: bool = False, waiting: Waiting | None = None
+        self,
+        branches: Sequence[Branch],
+        *,
+        volatile: bool = False,
+        xino: Xino = "auto",
+        waiting: Waiting | None = None,
     ) -> None:
         """Merge `branches`, top first; the union owns them and closes them. With `volatile` a copy-up does not wait
-        for the disk: faster, and for trees that a power cut may take. `waiting` is told of work that takes long.
+        for the disk: faster, and for trees that a power cut may take. `waiting` is told of work that takes long; `xino`
+        says how inode numbers tell file systems apart (`numbers`).
 
         Raises OSError: EINVAL (no branch; a writable branch that is not on top), or what cleaning the work area gives.
         """
-        self._stack = Stack(branches, volatile=volatile, waiting=waiting or Waiting())
+        self._stack = Stack(branches, volatile=volatile, xino=xino, waiting=waiting or Waiting())
         self._lock = self._stack.lock
         self._operation = Operation(self._stack)
         self._handles = Handles(self._stack)

@@ -1,9 +1,7 @@
 """Inode numbers: the same over copy-up, over remounts, and for every name of a hard-linked file.
 
 A file's identity is its *origin*: the branch file it was first seen as. On copy-up the origin is written into an
-attribute of the copy, so the number outlives the mount. The number shown is the inode's own where all branches share a
-file system; otherwise bits 48-61 tell the file systems apart, bottom first (overlayfs does the same with xino,
-Documentation/filesystems/overlayfs.rst).
+attribute of the copy, so the number outlives the mount. `numbers` says which it is.
 """
 
 from __future__ import annotations
@@ -15,13 +13,16 @@ from typing import NamedTuple
 from unionfs.linux import consts, files, mounts
 from unionfs.union import mark
 from unionfs.union.branch import Branch
+from unionfs.union.numbers import Numbering, Numbers, Xino
 
 ROOT = 1
-_INDEX_SHIFT = 48
 # File systems that number a file when it comes into memory, and others that we do not know to do better.
 _NUMBERED_ANEW = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "vboxsf", "overlay", "fuse", "fuseblk"})
-_HASHED = 1 << 63
-_SPARE = 1 << 62
+# Given downwards, for an inode number is most seldom that large, while 32 bits hold them; and then upwards from where
+# no file's number is.
+_SPARE = 1 << 32
+_MOST_SPARE = 1 << 28
+_FRESH = 1 << 62
 _NO_COPIES: frozenset[int] = frozenset()
 
 
@@ -70,26 +71,27 @@ class Source:
     number for as long as it is there; `copies`: the inodes that can be copies, and have to be asked for their origin,
     or None if any can."""
 
-    __slots__ = ("_first", "branch", "copies", "device", "fsid", "lasting", "private", "root")
+    __slots__ = ("_first", "_numbers", "_room", "branch", "copies", "device", "fsid", "lasting", "private", "root")
 
     def __init__(
-        self, branch: Branch, device: int, fsid: int, index: int | None, *, lasting: bool, copies: Container[int] | None
+        self, branch: Branch, device: int, numbers: Numbers, *, lasting: bool, copies: Container[int] | None
     ) -> None:
         self.branch = branch
         self.device = device
-        self.fsid = fsid
+        self.fsid = numbers.fsid
         self.root = branch.root_inode
         self.private = branch.private
         self.lasting = lasting
         self.copies = copies
-        self._first = _first(index)
+        self._numbers = numbers
+        self._first = numbers.first
+        self._room = numbers.room
 
     def number(self, inode: int) -> int:
-        """The number of the file `inode`, the same on every mount: of a branch's file system its place and the inode,
-        of any other (one inside a branch) a digest."""
-        if self._first is not None and inode < 1 << _INDEX_SHIFT:
+        """The number of the file `inode`: `Numbers.of`, and where it is the inode's own, the same object."""
+        if inode < self._room:
             return self._first | inode if self._first else inode
-        return _digest(self.fsid, inode)
+        return self._numbers.beyond(inode)
 
     def origin(self, inode: int) -> Origin:
         """The origin of a branch file that is not a copy."""
@@ -105,11 +107,9 @@ class Identity:
     the branch was empty when it was mounted. Nobody but the union makes files in it meanwhile.
     """
 
-    def __init__(self, branches: list[Branch]) -> None:
-        self._branches = branches
+    def __init__(self, branches: list[Branch], xino: Xino = "auto") -> None:
         self._fsids: dict[int, int] = {}
-        self._indexes: dict[int, int] = {}
-        self._spare = 0
+        self._spare = self._fresh = 0
         self._copies: dict[Branch, set[int] | None] = {
             branch: None for branch in branches if branch.writable or branch is branches[0]
         }
@@ -117,17 +117,17 @@ class Identity:
         for branch in reversed(branches):
             if branch.device not in self._fsids:
                 # Two that cannot be told apart are copies of one image.
-                fsid = branch.fsid ^ branch.device if branch.fsid in self._indexes else branch.fsid
-                self._fsids[branch.device] = fsid
-                self._indexes[fsid] = len(self._indexes)
+                known = branch.fsid in self._fsids.values()
+                self._fsids[branch.device] = branch.fsid ^ branch.device if known else branch.fsid
+        self._numbering = Numbering([*self._fsids.values()], xino)
         self.sources: dict[Branch, dict[int, Source]] = {branch: {} for branch in branches}
         for branch in branches:
             self._add_source(branch, branch.device)
 
     def _add_source(self, branch: Branch, device: int) -> Source:
-        fsid = self._fsids[device]
+        numbers = self._numbering.of(self._fsids[device])
         lasting, copies = self._lasting(branch, device), self._copies.get(branch, _NO_COPIES)
-        source = Source(branch, device, fsid, self._indexes.get(fsid), lasting=lasting, copies=copies)
+        source = Source(branch, device, numbers, lasting=lasting, copies=copies)
         self.sources[branch][device] = source
         return source
 
@@ -167,13 +167,20 @@ class Identity:
 
     def number(self, origin: Origin) -> int:
         """Of a copy, from its recorded origin; what `Source.number` says of the original."""
-        return _number(_first(self._indexes.get(origin.fsid)), origin.fsid, origin.inode)
+        return self._numbering.of(origin.fsid).of(origin.inode)
 
     def spare_number(self) -> int:
-        """A number that no file has, and that was not given before: for a file whose own is taken (a copy of a layer
-        used beside the original, inode 1), or for a node that gets another number."""
+        """A number that was not given before, for a file whose own is taken (a copy of a layer used beside the
+        original, inode 1). Some file may have it as its own."""
+        if self._spare == _MOST_SPARE:
+            return self.fresh_number()
         self._spare += 1
-        return _SPARE + self._spare
+        return _SPARE - self._spare
+
+    def fresh_number(self) -> int:
+        """A number that no file has, and that was not given before."""
+        self._fresh += 1
+        return _FRESH + self._fresh
 
     # Which files of a branch can be copies, so that they have to be asked for their origin.
 
@@ -207,20 +214,3 @@ class Identity:
         """The number is a new file's or nobody's, or the attribute can be read."""
         if self._origins:
             self._origins.pop((branch, inode), None)
-
-
-def _first(index: int | None) -> int | None:
-    """The first number of the file system at this place among those that branches are on; None if its numbers are
-    digests."""
-    return index << _INDEX_SHIFT if index is not None and index < 1 << 14 else None
-
-
-def _number(first: int | None, fsid: int, inode: int) -> int:
-    return first | inode if first is not None and inode < 1 << _INDEX_SHIFT else _digest(fsid, inode)
-
-
-def _digest(fsid: int, inode: int) -> int:
-    import hashlib  # it loads OpenSSL: 5 ms that every mount would pay
-
-    digest = hashlib.blake2b(b"%x.%x" % (fsid, inode), digest_size=8).digest()
-    return int.from_bytes(digest, "little") | _HASHED

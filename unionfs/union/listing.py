@@ -1,11 +1,8 @@
 """Listings without handles: each request says where to go on, and the server need not know that somebody reads.
 
-Entries come in the order of a keyed hash of their names, and the cookie of an entry is its hash. That order does not
-depend on which branch holds an entry, so that what is copied up, whited out, renamed or made opaque in the midst of a
-listing neither repeats nor drops any other entry (the branches' own positions, d_off, would; and ext4's take all 63
-bits). The hash is Python's own for bytes: SipHash under a key of the process, which cookies need not outlive. Two names
-of one cookie, which a listing interrupted between them would make one, are expected once in 10^7 directories of a
-million names.
+Entries come in the order of a hash of their names, in which a cookie is a point (`cookies`). That order does not depend
+on which branch holds an entry, so that what is copied up, whited out, renamed or made opaque in the midst of a listing
+neither repeats nor drops any other entry (the branches' own positions, d_off, would; and ext4's take all 63 bits).
 
 What has been read of a directory is kept as a *window*: the names of a range of hashes, in order. A directory of up to
 _MOST_NAMES names is one window; of a larger one the range is halved until it fits, and the names are read anew for each
@@ -27,10 +24,11 @@ from unionfs.linux import files
 from unionfs.union import attributes, form
 from unionfs.union.attributes import Attr
 from unionfs.union.branch import Branch
+from unionfs.union.cookies import LAST, Cookies
 from unionfs.union.directories import BranchDirectory
 from unionfs.union.errors import fail
 from unionfs.union.identity import Source
-from unionfs.union.merge import BEFORE, LAST, Merge
+from unionfs.union.merge import Merge
 from unionfs.union.nodes import Node
 from unionfs.union.resolve import Found
 from unionfs.union.stack import Stack
@@ -49,10 +47,6 @@ _MOST_HINTS = 1 << 17
 # Names read at once: 1 ms.
 _CHUNK = 4096
 
-# Cookies are 62 bits of the hash and begin behind those of `.` and `..`.
-_SHIFT = 2
-_FIRST = (1 << 61) + 3
-
 _FORMAT = 0o170000  # S_IFMT
 _FILE = stat.S_IFREG >> 12
 _LINK = stat.S_IFLNK >> 12
@@ -63,7 +57,8 @@ _name_of = attrgetter("name")
 
 class _Window:
     """The names whose hashes are larger than `after` and not larger than `last`, in order, as they were when the
-    directory merged `layers`. Names that are whited out are among them: `Stack.resolve` tells.
+    directory merged `layers`. The range ends where a bucket of cookies does. Names that are whited out are among them:
+    `Stack.resolve` tells.
 
     `where` has the branches of each name, top first (`merge`); None: there is only one branch.
     `hints` has the inode number and the type of each as its topmost directory entry says, packed by `_hint`, or 0; it
@@ -95,11 +90,15 @@ class _Window:
 
 
 class Listings:
-    """Entries of directories. The windows, the last used last, are guarded by Stack.lock."""
+    """Entries of directories. The windows, the last used last, are guarded by Stack.lock. `_reading` has of each
+    directory the last read of names that is under way, if nobody has begun a listing since: others have not got what
+    that one must."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
+        self._cookies = Cookies()
         self._windows: dict[Node, _Window] = {}
+        self._reading: dict[Node, object] = {}
         self._weight = 0
 
     def entries(self, node: Node, cookie: int, most: int) -> list[Entry]:
@@ -108,7 +107,7 @@ class Listings:
         entries: list[Entry] = [
             (name, shown.ino, stat.S_IFDIR, following) for name, shown, following in self._dots(node, cookie, most)
         ]
-        after = _hash_at(cookie)
+        after = self._cookies.point(cookie)
         while len(entries) < most and (window := self._window(node, after)):
             hints = () if self._stack.nodes.any_collided else window.hints
             places = window.following(after, most - len(entries))
@@ -125,7 +124,7 @@ class Listings:
         upper = self._upper(node)
         writable = upper and upper.branch
         sources: dict[Branch, Source | None] = {}
-        for at in places:
+        for at, cookie in zip(places, self._cookies.of(window.names, places), strict=True):
             name = window.names[at]
             branches = window.branches(at)
             if hints and (hint := hints[at]) and (upper is None or branches[0] is writable or upper.lacks(name)):
@@ -137,12 +136,12 @@ class Listings:
                     number = source.number(inode)
                     known = find(number)
                     if known is None or (known.inode == inode and known.source is source):
-                        entries.append((name, number, (hint & 15) << 12, (hash(name) >> _SHIFT) + _FIRST))
+                        entries.append((name, number, (hint & 15) << 12, cookie))
                         continue
             found = stack.resolve(node, name, among=_among(upper, branches))
             if found is not None:
                 shown = stack.node_at(node, name, found)
-                entries.append((name, shown.ino, shown.kind, _cookie(name)))
+                entries.append((name, shown.ino, shown.kind, cookie))
                 stack.unreference(shown, 0)
 
     def entries_plus(self, node: Node, cookie: int, most: int) -> list[EntryPlus]:
@@ -151,7 +150,7 @@ class Listings:
         entries: list[EntryPlus] = [
             (name, self._directory(shown), following) for name, shown, following in self._dots(node, cookie, most)
         ]
-        after = _hash_at(cookie)
+        after = self._cookies.point(cookie)
         try:
             while len(entries) < most and (window := self._window(node, after)):
                 places = window.following(after, most - len(entries))
@@ -171,7 +170,7 @@ class Listings:
         stack = self._stack
         upper = self._upper(node)
         last: Branch | None = None
-        for at in places:
+        for at, cookie in zip(places, self._cookies.of(window.names, places), strict=True):
             name = window.names[at]
             branches = window.branches(at)
             branch = branches[0]
@@ -196,13 +195,13 @@ class Listings:
                     file.lookups += 1
                     if file.parent is not node or file.name != name:
                         stack.give_name(file, node, name)
-                    entries.append((name, attributes.of_entry(stack, file, entry), _cookie(name)))
+                    entries.append((name, attributes.of_entry(stack, file, entry), cookie))
                     continue
                 if kind == stat.S_IFCHR and form.is_overlay_whiteout(entry):
                     continue
                 found = Found(branch, entry, branches if kind == stat.S_IFDIR else ())
             if found is not None:
-                entries.append((name, attributes.counted(stack, node, name, found), _cookie(name)))
+                entries.append((name, attributes.counted(stack, node, name, found), cookie))
 
     def _upper(self, node: Node) -> BranchDirectory | None:
         """The writable branch's part of a directory, which may have changed since a window was read."""
@@ -214,6 +213,7 @@ class Listings:
             fail(errno.ENOTDIR)
         if cookie == 0:
             self._drop(node)
+            self._reading.pop(node, None)
         return [(b".", node, 1), (b"..", node.parent or node, 2)][cookie:][:most] if cookie < 2 else []
 
     def _directory(self, node: Node) -> Attr:
@@ -232,8 +232,15 @@ class Listings:
             else:
                 if window is not None:
                     self._weight -= len(window.names)
-                window = self._read(node, after)
-                self._keep(node, window)
+                reading = self._reading[node] = object()
+                try:
+                    window = self._read(node, after)
+                finally:
+                    is_last = self._reading.get(node) is reading
+                    if is_last:
+                        del self._reading[node]
+                if is_last:
+                    self._keep(node, window)
             if window.names and after < hash(window.names[-1]):
                 return window
             after = window.last
@@ -285,8 +292,7 @@ class Listings:
             merge.enter(branch)
             for chunk in self._chunks(node, branch):
                 merge.add(map(_name_of, chunk))
-                while len(merge.where) > _MOST_NAMES:
-                    merge.narrow((after + merge.last) // 2)
+                while len(merge.where) > _MOST_NAMES and merge.halve():
                     hints = {name: hint for name, hint in hints.items() if name in merge.where}
                 if len(merge.where) > _MOST_HINTS:
                     hints = {}
@@ -324,15 +330,6 @@ class Listings:
     def close(self) -> None:
         self._windows.clear()
         self._weight = 0
-
-
-def _cookie(name: bytes) -> int:
-    return (hash(name) >> _SHIFT) + _FIRST
-
-
-def _hash_at(cookie: int) -> int:
-    """The largest hash that has this cookie: names with larger ones are still to come."""
-    return (cookie - _FIRST + 1 << _SHIFT) - 1 if cookie > 2 else BEFORE
 
 
 def _hint(entry: os.DirEntry[bytes]) -> int:

@@ -10,12 +10,9 @@ from collections.abc import Iterable
 
 from unionfs.union import form
 from unionfs.union.branch import Branch
+from unionfs.union.cookies import BEFORE, LAST, end_of_bucket
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
-
-# Hashes are signed 64-bit numbers.
-BEFORE = -(1 << 63) - 1
-LAST = (1 << 63) - 1
 
 _PREFIX = len(form.PREFIX)
 
@@ -29,9 +26,9 @@ class Merge:
 
     __slots__ = ("_alone", "_hidden", "_hides", "_whiteouts", "after", "last", "where")
 
-    def __init__(self, after: int = BEFORE, last: int = LAST) -> None:
+    def __init__(self, after: int = BEFORE) -> None:
         self.after = after
-        self.last = last
+        self.last = LAST
         self.where: dict[bytes, tuple[Branch, ...] | list[Branch]] = {}
         self._hidden: set[bytes] = set()  # by the branches above the one that is read
         self._whiteouts: list[bytes] = []  # in that one
@@ -62,12 +59,16 @@ class Merge:
                 else:
                     where[name] = [*above, *alone]
 
-    def narrow(self, last: int) -> None:
-        """Keep those up to a smaller `last`."""
+    def halve(self) -> bool:
+        """Keep the lower half of the range, up to the end of a bucket of cookies; False if it is no more than one."""
+        last = end_of_bucket((self.after + self.last) // 2)
+        if last >= self.last:
+            return False
         self.last = last
         self.where = {name: branches for name, branches in self.where.items() if hash(name) <= last}
         self._hidden = {name for name in self._hidden if hash(name) <= last}
         self._whiteouts = [name for name in self._whiteouts if hash(name) <= last]
+        return True
 
 
 def names(stack: Stack, node: Node) -> dict[bytes, tuple[Branch, ...]]:

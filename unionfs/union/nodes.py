@@ -242,7 +242,8 @@ class NodeTable:
         if node is not None:
             if node.inode == entry.st_ino and node.source is source and node.kind == entry.st_mode & _FORMAT:
                 return node, False
-            ino = self._identity.spare_number()
+            while (ino := self._identity.spare_number()) in self._nodes:
+                pass
             self._collided[source.branch, source.device, entry.st_ino] = ino
         new = Directory if entry.st_mode & _FORMAT == stat.S_IFDIR else Node
         node = self._nodes[ino] = new(ino, source, entry)
@@ -251,7 +252,7 @@ class NodeTable:
     def renumber(self, node: Node) -> int:
         """Give the node a fresh number, if it has none yet; its number."""
         if not node.fresh_number:
-            node.fresh_number = self._identity.spare_number()
+            node.fresh_number = self._identity.fresh_number()
             self._nodes[node.fresh_number] = node
             self._renumbered += 1
         return node.fresh_number

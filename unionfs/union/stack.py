@@ -21,6 +21,7 @@ from unionfs.union.directories import DirectoryCache
 from unionfs.union.errors import fail
 from unionfs.union.identity import Identity
 from unionfs.union.nodes import Directory, Node, NodeTable
+from unionfs.union.numbers import Xino
 from unionfs.union.pseudolink import PseudoLinks
 from unionfs.union.spare import Spare
 from unionfs.union.waiting import Waiting
@@ -40,7 +41,9 @@ class Stack(Adoption):
     `_missing`. `held` is of the calling thread. The others are immutable, but for `_tell`, which is set once.
     """
 
-    def __init__(self, branches: Sequence[Branch], *, volatile: bool = False, waiting: Waiting) -> None:
+    def __init__(
+        self, branches: Sequence[Branch], *, volatile: bool = False, xino: Xino = "auto", waiting: Waiting
+    ) -> None:
         """Raises OSError: EINVAL for no branches or a writable branch that is not on top; whatever cleaning the work
         area gives."""
         if not branches:
@@ -57,7 +60,7 @@ class Stack(Adoption):
         self.lock = threading.Lock()
         self.held = Held()
         self.settled = threading.Condition(self.lock)  # a copy-up finished or failed
-        self.identity = Identity(self.branches)
+        self.identity = Identity(self.branches, xino)
         self.pseudo_links = PseudoLinks(self.branches)
         self.outlived: list[tuple[Node, bytes]] = []  # see `outlived`
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -33,6 +33,7 @@ FACTS: info.Facts = {
     "passthrough": {"enabled": True, "reason": ""},
     "lends": "programs",
     "volatile": False,
+    "xino": "auto",
     "spin_us": 200,
     "branches": [
         {"path": "/up", "permission": "rw", "guarded": False},

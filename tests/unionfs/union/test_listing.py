@@ -20,6 +20,7 @@ from tests.unionfs.inprocess import ROOT, create, known, listing, union, walk, w
 from unionfs.linux import mounts
 from unionfs.union import listing as listing_module
 from unionfs.union.fs import UnionFs
+from unionfs.union.listing import Entry
 
 pytestmark = [pytest.mark.needs("root", "trusted-xattr")]
 
@@ -131,7 +132,7 @@ def test_from_any_cookie_it_goes_on(tmp_path: Path, small_windows: None) -> None
             rest = fs.list(directory, entries[index][-1], 5)
             assert rest == entries[index + 1 : index + 6]
         assert len({cookie for *_, cookie in entries}) == len(entries)
-        assert all(0 < cookie < 1 << 63 for *_, cookie in entries)
+        assert all(0 < cookie < 1 << 31 for *_, cookie in entries)
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["in one window", "in many"])
@@ -194,6 +195,35 @@ def test_copied_up_whole_while_its_names_are_read(
         assert set(names(fs, directory)[2:]) == there
         assert listing(fs) == [b"e"]
         fs.check_invariants()
+
+
+@pytest.mark.parametrize("first", [2, 4], ids=["before it wants names", "with names of its own"])
+def test_who_begins_later_sees_what_came_before_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_windows: None, first: int
+) -> None:
+    """Though what somebody else reads has not got it, who began earlier and is done later."""
+    there = files(tmp_path / "low" / "d", 30)
+    (tmp_path / "up" / "d").mkdir(parents=True)
+    new = max((b"new%d" % number for number in range(1000)), key=hash)  # the last of a listing
+    with union(tmp_path) as fs:
+        directory = walk(fs, "d")
+        unlocked = fs._stack.unlocked
+        begun: list[Entry] = []
+
+        @contextlib.contextmanager
+        def meanwhile() -> Iterator[None]:
+            monkeypatch.setattr(fs._stack, "unlocked", unlocked)
+            with unlocked():
+                create(fs, directory, new)
+                begun.extend(fs.list(directory, 0, first))
+                yield
+
+        monkeypatch.setattr(fs._stack, "unlocked", meanwhile)
+        fs.list(directory, 0, 3)
+        assert len(begun) == first
+        rest = names(fs, directory, begun[-1][-1])
+        assert sorted([*(name for name, *_ in begun[2:]), *rest]) == sorted({*there, new})
+        assert not fs._listings._reading
 
 
 def test_a_fresh_listing_is_fresh(tmp_path: Path) -> None:
