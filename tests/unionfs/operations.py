@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tests.mounting import Union
-from tests.trees import ACL_XATTRS, Dir, Entry, File, Special, Symlink, assert_same, read
+from tests.trees import ACL_XATTRS, Dir, Entry, File, Special, Symlink, assert_same, read, whiteout_of
 from unionfs.linux import consts, files
 
 SEEDS = [int(seed) for seed in os.environ.get("FUSE_AUFS_SEEDS", "1,2,3").split(",")]
 
-NAMES = ("a", "b", "c", "d")
+NAMES = ("a", "b", "c", 127 * "ä" + "d")  # 255 bytes
 XATTRS = ("user.one", "user.two", "trusted.three")
 ACL = bytes.fromhex(
     "0200000001000600ffffffff02000400e803000004000400ffffffff10000600ffffffff20000000ffffffff"
@@ -290,7 +290,7 @@ class Choice:
             elif pick < 0.75:
                 tree[name] = Special()
             elif pick < 0.85 and whiteouts:
-                tree[f".wh.{name}"] = ""
+                tree[whiteout_of(name)] = ""
         if whiteouts and self.random.random() < 0.2:
             tree[".wh..wh..opq"] = ""
         return tree
@@ -302,7 +302,7 @@ def add_hard_links(root: str, choice: Choice, above: Sequence[str] = ()) -> None
     found = [path for path, entry in read(root).items() if stat.S_ISREG(entry.type) and ".wh." not in path]
     for path in choice.random.sample(found, min(3, len(found))):
         beside = os.path.join(root, os.path.dirname(path), choice.random.choice(NAMES))
-        whiteout = os.path.join(os.path.dirname(beside), f".wh.{os.path.basename(beside)}")
+        whiteout = os.path.join(os.path.dirname(beside), whiteout_of(os.path.basename(beside)))
         if os.path.lexists(beside) or os.path.lexists(whiteout):
             continue
         if not any(hidden(name, above) for name in (path, os.path.relpath(beside, root))):
@@ -316,7 +316,7 @@ def hidden(path: str, above: Sequence[str]) -> bool:
         for depth, name in enumerate(parts):
             directory = os.path.join(root, *parts[:depth])
             entry = os.path.join(directory, name)
-            markers = (f"{directory}/.wh.{name}", f"{directory}/.wh..wh..opq")
+            markers = (f"{directory}/{whiteout_of(name)}", f"{directory}/.wh..wh..opq")
             last = depth == len(parts) - 1
             if any(map(os.path.lexists, markers)) or (os.path.lexists(entry) and (last or not os.path.isdir(entry))):
                 return True

@@ -144,7 +144,7 @@ class UnionFs:
             directory = stack.nodes.get(parent)
             if name in _DOTS:
                 return self._counted(directory if name == b"." else directory.parent or directory)
-            if len(name) > 255:
+            if len(name) > form.NAME_MAX:
                 fail(errno.ENAMETOOLONG)
             found = stack.resolve(directory, name)
             if found is None:
