@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from drivers.api import Mount
+from drivers.archive.extract import extract
 from tests.contracts.posix.case import content, fails, put
 from tests.contracts.posix.renames import rename2
 from tests.mounting import TRANSPORTS, Union, mounted
@@ -110,6 +113,27 @@ def test_overlayfs_understands_the_branch(mount_union: Callable[..., Union], tmp
         assert sorted(os.listdir(f"{path}/f")) == sorted(map(whiteout_of, NAMES))
         assert not os.path.lexists(f"{path}/{LONG}")
         assert content(f"{path}/{NAMES[0]}") == b"low"
+
+
+@pytest.mark.parametrize("transport", ["auto"])
+@pytest.mark.needs("program:tar")
+def test_a_branch_as_tar_packs_it(mount_union: Callable[..., Union], tmp_path: Path) -> None:
+    """It is a layer to who does not know what our whiteouts of such names hide: devices 0:0 hide for them."""
+    build(str(tmp_path / "low"), LOWER)
+    union = mount_union("low", "up")
+    for name in NAMES:
+        os.unlink(f"{union.path}/f/{name}")
+        shutil.rmtree(f"{union.path}/d/{name}")
+    os.rename(f"{union.path}/{LONG}", f"{union.path}/moved")
+    shutil.rmtree(f"{union.path}/h")
+    union.unmount()
+    packed = subprocess.run(["tar", "-C", tmp_path / "up", "-c", "."], check=True, capture_output=True).stdout
+    root = os.open(tmp_path / "low", os.O_RDONLY)
+    try:
+        extract(io.BytesIO(packed), root)
+    finally:
+        os.close(root)
+    assert_tree(str(tmp_path / "low"), {"short": "s", "moved": "low", "f": {}, "d": {}})
 
 
 @pytest.fixture
