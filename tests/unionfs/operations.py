@@ -192,10 +192,11 @@ class Choice:
     go with the next write, even root's (unionfs/serve/passthrough.py).
     """
 
-    def __init__(self, seed: int, plain: str, *, sets_id: bool = True) -> None:
+    def __init__(self, seed: int, plain: str, *, sets_id: bool = True, names: Sequence[str] = NAMES) -> None:
         self.random = random.Random(seed)
         self.plain = plain
         self.sets_id = sets_id
+        self.names = names
         self.directories: list[str] = []
         self.paths: list[str] = []
 
@@ -213,8 +214,8 @@ class Choice:
         if fate < 0.6 and self.paths:
             return self.random.choice(self.paths)
         if fate < 0.93:
-            return os.path.normpath(os.path.join(self.random.choice(self.directories), self.random.choice(NAMES)))
-        return "/".join(self.random.choice(NAMES) for _ in range(self.random.randrange(1, 4)))
+            return os.path.normpath(os.path.join(self.random.choice(self.directories), self.random.choice(self.names)))
+        return "/".join(self.random.choice(self.names) for _ in range(self.random.randrange(1, 4)))
 
     def spot(self) -> str:
         """Mostly a name that is free."""
@@ -258,7 +259,7 @@ class Choice:
             (10, "mkdir", lambda: (self.spot(), self.mode() | 0o700)),
             (5, "rmdir", lambda: (self.path(),)),
             (8, "unlink", lambda: (self.path(),)),
-            (3, "symlink", lambda: (pick.choice(NAMES), self.spot())),
+            (3, "symlink", lambda: (pick.choice(self.names), self.spot())),
             (1, "readlink", lambda: (self.path(),)),
             (3, "mknod", lambda: (self.spot(), node[0] | 0o620, node[1])),
             (8, "link", lambda: (self.path(), self.spot())),
@@ -279,14 +280,14 @@ class Choice:
     def tree(self, depth: int = 3, *, whiteouts: bool = False) -> dict[str, Entry]:
         """Content for a branch; with `whiteouts` some names are hidden and some directories opaque."""
         tree: dict[str, Entry] = {}
-        for name in NAMES:
+        for name in self.names:
             pick = self.random.random()
             if pick < 0.4 and depth:
                 tree[name] = Dir(self.tree(depth - 1, whiteouts=whiteouts), mode=self.mode() | 0o700)
             elif pick < 0.65:
                 tree[name] = File(self.short() * 300, mode=self.mode(), uid=self.random.randrange(3))
             elif pick < 0.7:
-                tree[name] = Symlink(self.random.choice(NAMES))
+                tree[name] = Symlink(self.random.choice(self.names))
             elif pick < 0.75:
                 tree[name] = Special()
             elif pick < 0.85 and whiteouts:
@@ -301,7 +302,7 @@ def add_hard_links(root: str, choice: Choice, above: Sequence[str] = ()) -> None
     same."""
     found = [path for path, entry in read(root).items() if stat.S_ISREG(entry.type) and ".wh." not in path]
     for path in choice.random.sample(found, min(3, len(found))):
-        beside = os.path.join(root, os.path.dirname(path), choice.random.choice(NAMES))
+        beside = os.path.join(root, os.path.dirname(path), choice.random.choice(choice.names))
         whiteout = os.path.join(os.path.dirname(beside), whiteout_of(os.path.basename(beside)))
         if os.path.lexists(beside) or os.path.lexists(whiteout):
             continue
