@@ -16,7 +16,7 @@ from drivers.api import Mount
 from drivers.archive import target
 from drivers.archive.errors import ArchiveError
 from drivers.archive.extract import extract
-from drivers.diff import apply
+from drivers.diff import apply, changes
 from drivers.errors import InUse
 from drivers.mounts import tree
 from drivers.mounts.tree import Tree, private
@@ -284,6 +284,8 @@ def test_where_no_device_can_be_made_a_whiteout_hides_alone(memory: Path, monkey
             patched.setattr(os, "mknod", refuses)
             apply(driver, "key", tape.stream(file(b".wh." + long.encode()), file(b"d/.wh." + long.encode())))
         driver.commit("none", "key")
+        told = sorted((change.kind, change.path) for change in changes(driver, "none"))
+        assert told == [("C", b"/d"), ("D", b"/d/" + long.encode()), ("D", b"/" + long.encode())]
         with mounted(driver.view("look", "none")) as path:
             trees.assert_tree(path, {"d": {}})
         driver.remove("look")

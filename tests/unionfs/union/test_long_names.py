@@ -220,12 +220,16 @@ def test_in_the_middle_of_branches(mount_union: Callable[..., Union], tmp_path: 
 def test_listed_among_many(tmp_path: Path) -> None:
     """A lower directory's whiteouts do not tell what they hide, and its names are asked for without a look at each."""
     names = [f"{number:0252}" for number in range(300)]
+    others = [f"{number}" for number in range(50)]
+    whiteouts = {whiteout_of(name): "" for name in names[::2]}
     build(str(tmp_path), {
-        "bottom": {"d": dict.fromkeys(names, "")}, "mid": {"d": {whiteout_of(name): "" for name in names[::2]}},
+        "bottom": {"d": dict.fromkeys(names, "")}, "mid": {"d": {**whiteouts, **dict.fromkeys(others, "")}},
     })  # fmt: skip
     with union(tmp_path, "mid", "bottom") as fs:
         directory = walk(fs, "d")
-        assert sorted(map(os.fsdecode, listing(fs, directory))) == sorted(names[1::2])
+        assert sorted(map(os.fsdecode, listing(fs, directory))) == sorted([*others, *names[1::2]])
+        for name in others:
+            fs.unlink(directory, name.encode())
         for name in names[1::4]:
             fs.unlink(directory, name.encode())
         assert sorted(map(os.fsdecode, listing(fs, directory))) == sorted(names[3::4])
