@@ -15,6 +15,7 @@ from unionfs.linux import consts, files
 
 SEEDS = [int(seed) for seed in os.environ.get("FUSE_AUFS_SEEDS", "1,2,3").split(",")]
 
+SHORT = ("a", "b", "c", "d")
 NAMES = ("a", "b", "c", 127 * "ä" + "d")  # 255 bytes
 XATTRS = ("user.one", "user.two", "trusted.three")
 ACL = bytes.fromhex(

@@ -15,12 +15,10 @@ import pytest
 from drivers.api import Mount
 from tests.mounting import Union, mounted
 from tests.trees import ACL_XATTRS, assert_same, build, read
-from tests.unionfs.operations import SEEDS, Choice, Side, apply
+from tests.unionfs.operations import SEEDS, SHORT, Choice, Side, apply
 
 pytestmark = pytest.mark.needs("fuse", "overlay", "user-xattr", "trusted-xattr")
 
-# A longer path would be too long for where a directory of overlayfs was renamed from (redirect_max).
-SHORT = ("a", "b", "c", "d")
 STEPS, LOOK_EVERY, COMPARE_EVERY = 1000, 4, 250
 
 
@@ -31,7 +29,7 @@ def overlay(tmp_path: Path) -> Iterator[Callable[[int], tuple[Choice, Side]]]:
         held = []
 
         def make(seed: int) -> tuple[Choice, Side]:
-            choice = Choice(seed, "", sets_id=False, names=SHORT)
+            choice = Choice(seed, "", sets_id=False, names=SHORT)  # longer: redirect_max
             for name in ("low0", "low1", "up"):
                 tree = choice.tree()
                 build(str(tmp_path / name), tree)
