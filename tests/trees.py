@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TypeAlias
 
+from unionfs.union import form
+
 ACL_XATTRS = ("system.posix_acl_access", "system.posix_acl_default")
 
 
@@ -72,6 +74,10 @@ Entry: TypeAlias = "str | bytes | Mapping[str, Entry] | File | Dir | Symlink | S
 Tree: TypeAlias = Mapping[str, Entry]
 
 OVERLAY_WHITEOUT = Special(type=stat.S_IFCHR, rdev=os.makedev(0, 0), mode=0)
+
+
+def whiteout_of(name: str) -> str:
+    return os.fsdecode(form.whiteout_of(os.fsencode(name)))
 
 
 def entry(value: Entry) -> File | Dir | Symlink | Special | HardLink:

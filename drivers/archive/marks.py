@@ -1,6 +1,7 @@
 """What a directory of differences says of a name that is not in it, or of all of them: read, and written.
 
-    "aufs"               as fuse-aufs' union has it (unionfs.union.form): `.wh.NAME`, `.wh..wh..opq`
+    "aufs"               as fuse-aufs' union has it (unionfs.union.form): `.wh.NAME`, `.wh..wh..opq`; for names of which
+                         `.wh.NAME` would be too long also devices as overlayfs'
     "overlay"            overlayfs' character devices 0:0 and trusted.overlay.opaque
     "overlay-userxattr"  the same with user.overlay.opaque, in a user namespace
 
@@ -17,7 +18,14 @@ from contextlib import suppress
 from drivers.api import Form
 from unionfs.linux.files import fd_path
 from unionfs.union import opaque
-from unionfs.union.form import NAME_MAX, OPAQUE, OVERLAY_OPAQUE, is_overlay_whiteout, is_private_attribute, whiteout_of
+from unionfs.union.form import (
+    OPAQUE,
+    OVERLAY_OPAQUE,
+    is_long,
+    is_overlay_whiteout,
+    is_private_attribute,
+    whiteout_of,
+)
 
 _OPAQUE: dict[str, str] = dict(zip(("overlay", "overlay-userxattr"), OVERLAY_OPAQUE, strict=True))
 
@@ -36,10 +44,10 @@ def is_opaque(fd: int, form: Form) -> bool:
 
 def hides(fd: int, name: bytes, form: Form) -> bool:
     """Whether the directory has a whiteout of `name`."""
-    if form == "aufs":
-        return len(name) <= NAME_MAX and os.access(
-            whiteout_of(name), os.F_OK, dir_fd=fd, follow_symlinks=False
-        )
+    if form == "aufs" and os.access(whiteout_of(name), os.F_OK, dir_fd=fd, follow_symlinks=False):
+        return True
+    if form == "aufs" and not is_long(name):
+        return False
     try:
         return is_overlay_whiteout(os.stat(name, dir_fd=fd, follow_symlinks=False))
     except FileNotFoundError:
@@ -52,24 +60,21 @@ def covers(fd: int, name: bytes, form: Form) -> bool:
 
 
 def hide(fd: int, name: bytes, form: Form) -> None:
-    """Make the whiteout of `name`, when the directory has neither it nor the name. ENAMETOOLONG in AUFS form beyond 251
-    bytes, in words of its own: the file system allows such a name."""
+    """Make the whiteout of `name`, of which the directory has neither."""
     if form == "aufs":
-        if len(name) > NAME_MAX:
-            raise OSError(
-                errno.ENAMETOOLONG,
-                f"a name of {len(name)} bytes is to go, and whiteouts in AUFS's form can hide {NAME_MAX}; "
-                "choose another driver",
-            )
         _make_file(fd, whiteout_of(name))
+        if is_long(name):
+            with suppress(OSError):  # for others: unionfs.union.whiteout.tell_others
+                _make_device(fd, name)
     else:
-        os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
+        _make_device(fd, name)
 
 
 def reveal(fd: int, name: bytes, form: Form) -> None:
     """Take away the whiteout of `name` that lies beside an entry of that name. In overlayfs' form there can be none."""
-    if form == "aufs" and hides(fd, name, form):
-        os.unlink(whiteout_of(name), dir_fd=fd)
+    if form == "aufs":
+        with suppress(FileNotFoundError):
+            os.unlink(whiteout_of(name), dir_fd=fd)
 
 
 def make_opaque(fd: int, form: Form) -> None:
@@ -86,6 +91,10 @@ def is_mark(name: bytes, form: Form) -> bool:
     if form == "aufs":
         return is_private_attribute(name)
     return name.startswith(_OPAQUE[form].encode().removesuffix(b"opaque"))
+
+
+def _make_device(fd: int, name: bytes) -> None:
+    os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
 
 
 def _make_file(fd: int, name: bytes) -> None:

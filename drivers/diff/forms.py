@@ -22,11 +22,12 @@ from typing import NamedTuple
 from drivers.api import Form
 from drivers.archive import marks
 from drivers.disk.trees import entries
-from unionfs.union.form import PREFIX, is_reserved
+from unionfs.union.form import PREFIX, is_long, is_reserved, whiteout_of
 
 
 class Listing(NamedTuple):
-    """The entries of a directory by name, and what it hides of the directory below: names, or all of them.
+    """The entries of a directory by name, and what it hides of the directory below: names, or all of them. Where a
+    whiteout does not tell the name, its own is among the `hidden`.
 
     `sockets` are among the names.
     """
@@ -36,6 +37,10 @@ class Listing(NamedTuple):
     hidden: set[bytes]
     opaque: bool
 
+    def hides(self, below: set[bytes]) -> set[bytes]:
+        """Those of the names in the directory below that the whiteouts are of."""
+        return below & self.hidden | {name for name in below if is_long(name) and whiteout_of(name) in self.hidden}
+
 
 def read(fd: int, form: Form | None) -> Listing:
     """The directory `fd`, which stands in a tree of the form `form`."""
@@ -44,7 +49,8 @@ def read(fd: int, form: Form | None) -> Listing:
         name = entry.name
         if is_reserved(name):
             if form == "aufs":
-                hidden.add(name.removeprefix(PREFIX))  # of the union's own names this leaves .wh. ones
+                told = name.removeprefix(PREFIX)
+                hidden.add(name if is_reserved(told) else told)
             continue
         kind, device = _special(entry)
         if (kind, device) == (stat.S_IFCHR, 0):

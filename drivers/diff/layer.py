@@ -27,7 +27,7 @@ from drivers.diff.change import Found, is_gone
 from drivers.diff.compare import link_target, xattrs
 from drivers.disk.trees import open_regular
 from unionfs.linux.files import fd_path
-from unionfs.union.form import is_overlay_whiteout, whiteout_of
+from unionfs.union.form import PREFIX, is_overlay_whiteout
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFIFO: Kind.FIFO,
@@ -126,7 +126,7 @@ def _link(found: Found, target: bytes) -> Entry:
 
 def _whiteout(path: bytes) -> Entry:
     directory, slash, name = path.rpartition(b"/")
-    hidden = directory + slash + whiteout_of(name)
+    hidden = directory + slash + PREFIX + name  # whatever its length: nothing is made of that name
     return Entry(hidden, Kind.FILE, 0o444, 0, 0, 0, 0, b"", 0, 0, {}, 0)
 
 

@@ -101,7 +101,7 @@ class _Walk:
                 return
             raise
         directory.hiding = directory.hiding or listing.opaque
-        gone = (below if directory.hiding else below & listing.hidden) - listing.names
+        gone = (below if directory.hiding else listing.hides(below)) - listing.names
         replaced = below & listing.sockets  # whiteouts too, in an archive
         directory.names = sorted(listing.names - replaced, reverse=True)
         if directory.kind is not None and not (directory.kind == "A" and directory.path in self._mount_points):

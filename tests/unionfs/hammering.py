@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping
 
 from tests.trees import Found, diff, read
-from tests.unionfs.operations import RACES, Choice, Doing, Operation, Side, describe
+from tests.unionfs.operations import RACES, SHORT, Choice, Doing, Operation, Side, describe
 
 GONE = ("ENOTCONN", "ECONNABORTED")
 SEED = 1000 * int(os.environ.get("HAMMER_SEED", "1"))
@@ -103,8 +103,9 @@ class Hammer:
         self.durable = f"{home}/mnt/durable{number}"
         self.said = os.open(f"{home}/durable{number}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.records = os.open(f"{home}/mnt/records", os.O_WRONLY | os.O_APPEND)
-        self.own = Choice(SEED + number, self.plain.root, sets_id=False)
-        self.any = Choice(SEED + 100 + number, self.shared.root)
+        # Trees grow deep here, and of longer names paths would be too long.
+        self.own = Choice(SEED + number, self.plain.root, sets_id=False, names=SHORT)
+        self.any = Choice(SEED + 100 + number, self.shared.root, names=SHORT)
         self.log: list[str] = []
         self.operations = self.recorded = self.synced = 0
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tests.mounting import Union
-from tests.trees import ACL_XATTRS, Dir, Entry, File, Special, Symlink, assert_same, read
+from tests.trees import ACL_XATTRS, Dir, Entry, File, Special, Symlink, assert_same, read, whiteout_of
 from unionfs.linux import consts, files
 
 SEEDS = [int(seed) for seed in os.environ.get("FUSE_AUFS_SEEDS", "1,2,3").split(",")]
 
-NAMES = ("a", "b", "c", "d")
+SHORT = ("a", "b", "c", "d")
+NAMES = ("a", "b", "c", 127 * "ä" + "d")  # 255 bytes
 XATTRS = ("user.one", "user.two", "trusted.three")
 ACL = bytes.fromhex(
     "0200000001000600ffffffff02000400e803000004000400ffffffff10000600ffffffff20000000ffffffff"
@@ -192,10 +193,11 @@ class Choice:
     go with the next write, even root's (unionfs/serve/passthrough.py).
     """
 
-    def __init__(self, seed: int, plain: str, *, sets_id: bool = True) -> None:
+    def __init__(self, seed: int, plain: str, *, sets_id: bool = True, names: Sequence[str] = NAMES) -> None:
         self.random = random.Random(seed)
         self.plain = plain
         self.sets_id = sets_id
+        self.names = names
         self.directories: list[str] = []
         self.paths: list[str] = []
 
@@ -213,8 +215,8 @@ class Choice:
         if fate < 0.6 and self.paths:
             return self.random.choice(self.paths)
         if fate < 0.93:
-            return os.path.normpath(os.path.join(self.random.choice(self.directories), self.random.choice(NAMES)))
-        return "/".join(self.random.choice(NAMES) for _ in range(self.random.randrange(1, 4)))
+            return os.path.normpath(os.path.join(self.random.choice(self.directories), self.random.choice(self.names)))
+        return "/".join(self.random.choice(self.names) for _ in range(self.random.randrange(1, 4)))
 
     def spot(self) -> str:
         """Mostly a name that is free."""
@@ -258,7 +260,7 @@ class Choice:
             (10, "mkdir", lambda: (self.spot(), self.mode() | 0o700)),
             (5, "rmdir", lambda: (self.path(),)),
             (8, "unlink", lambda: (self.path(),)),
-            (3, "symlink", lambda: (pick.choice(NAMES), self.spot())),
+            (3, "symlink", lambda: (pick.choice(self.names), self.spot())),
             (1, "readlink", lambda: (self.path(),)),
             (3, "mknod", lambda: (self.spot(), node[0] | 0o620, node[1])),
             (8, "link", lambda: (self.path(), self.spot())),
@@ -279,18 +281,18 @@ class Choice:
     def tree(self, depth: int = 3, *, whiteouts: bool = False) -> dict[str, Entry]:
         """Content for a branch; with `whiteouts` some names are hidden and some directories opaque."""
         tree: dict[str, Entry] = {}
-        for name in NAMES:
+        for name in self.names:
             pick = self.random.random()
             if pick < 0.4 and depth:
                 tree[name] = Dir(self.tree(depth - 1, whiteouts=whiteouts), mode=self.mode() | 0o700)
             elif pick < 0.65:
                 tree[name] = File(self.short() * 300, mode=self.mode(), uid=self.random.randrange(3))
             elif pick < 0.7:
-                tree[name] = Symlink(self.random.choice(NAMES))
+                tree[name] = Symlink(self.random.choice(self.names))
             elif pick < 0.75:
                 tree[name] = Special()
             elif pick < 0.85 and whiteouts:
-                tree[f".wh.{name}"] = ""
+                tree[whiteout_of(name)] = ""
         if whiteouts and self.random.random() < 0.2:
             tree[".wh..wh..opq"] = ""
         return tree
@@ -301,8 +303,8 @@ def add_hard_links(root: str, choice: Choice, above: Sequence[str] = ()) -> None
     same."""
     found = [path for path, entry in read(root).items() if stat.S_ISREG(entry.type) and ".wh." not in path]
     for path in choice.random.sample(found, min(3, len(found))):
-        beside = os.path.join(root, os.path.dirname(path), choice.random.choice(NAMES))
-        whiteout = os.path.join(os.path.dirname(beside), f".wh.{os.path.basename(beside)}")
+        beside = os.path.join(root, os.path.dirname(path), choice.random.choice(choice.names))
+        whiteout = os.path.join(os.path.dirname(beside), whiteout_of(os.path.basename(beside)))
         if os.path.lexists(beside) or os.path.lexists(whiteout):
             continue
         if not any(hidden(name, above) for name in (path, os.path.relpath(beside, root))):
@@ -316,7 +318,7 @@ def hidden(path: str, above: Sequence[str]) -> bool:
         for depth, name in enumerate(parts):
             directory = os.path.join(root, *parts[:depth])
             entry = os.path.join(directory, name)
-            markers = (f"{directory}/.wh.{name}", f"{directory}/.wh..wh..opq")
+            markers = (f"{directory}/{whiteout_of(name)}", f"{directory}/.wh..wh..opq")
             last = depth == len(parts) - 1
             if any(map(os.path.lexists, markers)) or (os.path.lexists(entry) and (last or not os.path.isdir(entry))):
                 return True

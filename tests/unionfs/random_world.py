@@ -8,7 +8,7 @@ import stat
 from tests.unionfs.timelines import ATTRIBUTE, Place, Thing
 from tests.unionfs.world import World, write_new
 
-NAMES = ("a", "b", "c", "d", "e", "f", "g")
+NAMES = ("a", "b", 127 * "ä" + "c", "d", "e", "f", "g")  # one of 255 bytes
 
 
 class RandomWorld(World):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 from tests.contracts.posix import CASES, FRESH
 from tests.mounting import Union
-from tests.trees import Dir, Entry, HardLink, Tree, build, entry
+from tests.trees import Dir, Entry, HardLink, Tree, build, entry, whiteout_of
 
 SETTINGS = ("upper-only", "lower-only", "merged", "over-whiteouts")
 
@@ -25,9 +24,8 @@ def prepare_union(setting: str, home: str, options: str) -> Union:
             branches["bottom"][case.name] = decoys(case.tree)
         else:
             names = [*case.tree, *FRESH]
-            hidden = [name for name in names if len(os.fsencode(name)) <= 251]
-            branches["lower"][case.name] = {name: decoy(index) for index, name in enumerate(hidden)}
-            branches["upper"][case.name] = {f".wh.{name}": "" for name in hidden}
+            branches["lower"][case.name] = {name: decoy(index) for index, name in enumerate(names)}
+            branches["upper"][case.name] = {whiteout_of(name): "" for name in names}
     for name, tree in branches.items():
         build(f"{home}/{name}", tree)
     return Union(home, [f"{home}/bottom=ro", f"{home}/lower=ro", f"{home}/upper"], [options])

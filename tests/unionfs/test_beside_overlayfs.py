@@ -15,7 +15,7 @@ import pytest
 from drivers.api import Mount
 from tests.mounting import Union, mounted
 from tests.trees import ACL_XATTRS, assert_same, build, read
-from tests.unionfs.operations import SEEDS, Choice, Side, apply
+from tests.unionfs.operations import SEEDS, SHORT, Choice, Side, apply
 
 pytestmark = pytest.mark.needs("fuse", "overlay", "user-xattr", "trusted-xattr")
 
@@ -29,7 +29,7 @@ def overlay(tmp_path: Path) -> Iterator[Callable[[int], tuple[Choice, Side]]]:
         held = []
 
         def make(seed: int) -> tuple[Choice, Side]:
-            choice = Choice(seed, "", sets_id=False)
+            choice = Choice(seed, "", sets_id=False, names=SHORT)  # longer: redirect_max
             for name in ("low0", "low1", "up"):
                 tree = choice.tree()
                 build(str(tmp_path / name), tree)

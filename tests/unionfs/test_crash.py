@@ -21,11 +21,15 @@ import pytest
 
 from tests.faults import Point, Server, Trace
 from tests.mounting import TRANSPORTS
-from tests.trees import Dir, File, Found, HardLink, Symlink, Tree, build, diff, read
+from tests.trees import OVERLAY_WHITEOUT, Dir, File, Found, HardLink, Symlink, Tree, build, diff, read, whiteout_of
 from unionfs.linux import consts, files
 
 pytestmark = [pytest.mark.needs("fuse", "ptrace", "trusted-xattr")]
 
+# Of 255 bytes: their whiteouts have other names, and a device beside them.
+LONG, LONG_DIRECTORY = "n" * 255, 127 * "ä" + "d"
+HIDDEN: Tree = {name: entry for long in (LONG, LONG_DIRECTORY) for name, entry in
+                ((long, OVERLAY_WHITEOUT), (whiteout_of(long), File("", mode=0o444)))}
 ATTRIBUTES = {"user.a": b"1", "trusted.b": b"2"}
 LOWER: Tree = {
     "f": File("low" * 3000, mode=0o640, uid=7, gid=8, mtime_ns=10**18 + 1, xattrs=ATTRIBUTES),
@@ -34,6 +38,7 @@ LOWER: Tree = {
     "e": {},
     "h1": "linked", "h2": HardLink("h1"),
     "l": Symlink("f"),
+    LONG: "low long", LONG_DIRECTORY: {"x": "low", LONG: "long"},
 }
 
 
@@ -110,6 +115,21 @@ SCENARIOS = {
                                                   lambda m: os.rename(f"{m}/n", f"{m}/d")),
     "rename over an emptied directory": Scenario({"d": {".wh.x": "", ".wh.sub": ""}, "n": {"q": "up"}},
                                                  lambda m: os.rename(f"{m}/n", f"{m}/d")),
+    "unlink a long name": Scenario({}, lambda m: os.unlink(f"{m}/{LONG}")),
+    "unlink a long name of a copied-up file": Scenario({LONG: "up"}, lambda m: os.unlink(f"{m}/{LONG}")),
+    "create over a long whiteout": Scenario(HIDDEN, lambda m: create(f"{m}/{LONG}")),
+    "mkdir over a long whiteout": Scenario(HIDDEN, lambda m: os.mkdir(f"{m}/{LONG_DIRECTORY}")),
+    "rmdir of a merged directory with a long name": Scenario(
+        {LONG_DIRECTORY: {".wh.x": "", LONG: OVERLAY_WHITEOUT, whiteout_of(LONG): ""}},
+        lambda m: os.rmdir(f"{m}/{LONG_DIRECTORY}")),
+    "rename a long name": Scenario({}, lambda m: os.rename(f"{m}/{LONG}", f"{m}/n")),
+    "rename a directory of a long name": Scenario({}, lambda m: os.rename(f"{m}/{LONG_DIRECTORY}", f"{m}/e")),
+    "rename over a long whiteout": Scenario(HIDDEN, lambda m: os.rename(f"{m}/d", f"{m}/{LONG_DIRECTORY}")),
+    "rename a long name over a long one": Scenario(
+        {LONG_DIRECTORY: {".wh.x": ""}},
+        lambda m: os.rename(f"{m}/{LONG}", f"{m}/{LONG_DIRECTORY}/{LONG}")),
+    "exchange long names": Scenario(
+        {}, lambda m: rename2(f"{m}/{LONG}", f"{m}/{LONG_DIRECTORY}", consts.RENAME_EXCHANGE)),
     "exchange files": Scenario({"g": "up"}, lambda m: rename2(f"{m}/f", f"{m}/g", consts.RENAME_EXCHANGE)),
     "exchange a file and a directory": Scenario({"n": {"q": "up"}},
                                                 lambda m: rename2(f"{m}/g", f"{m}/n", consts.RENAME_EXCHANGE)),
@@ -122,7 +142,8 @@ GROUNDS = [("direct", name) for name in SCENARIOS] + [
     ("pyfuse3", name)
     for name in ("copy-up with its directories", "setxattr", "create over a whiteout", "mkdir over a whiteout",
                  "link a lower hard link", "unlink a lower file", "rmdir of a merged directory",
-                 "rename a lower file", "rename a merged directory over an empty one", "exchange files")
+                 "rename a lower file", "rename a merged directory over an empty one", "exchange files",
+                 "unlink a long name", "create over a long whiteout")
 ]  # fmt: skip
 
 

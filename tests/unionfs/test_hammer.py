@@ -24,7 +24,7 @@ from tests.children import Child, in_child
 from tests.mounting import Union, server_of, unionfs
 from tests.trees import File, HardLink, assert_same, build, read
 from tests.unionfs.hammering import RECORD, CutOff, Hammer
-from tests.unionfs.operations import Choice, Operation, check_remount
+from tests.unionfs.operations import SHORT, Choice, Operation, check_remount
 from tests.unionfs.waiting import ended, wait_until
 from unionfs.linux import consts, mounts
 from unionfs.transport import info
@@ -107,7 +107,7 @@ def prepared(home: Path, branches: Path, mount_union: Callable[..., Union]) -> U
     for branch in ("low", "up"):
         for number, name in enumerate([f"own{number}" for number in range(PROCESSES)] + ["shared"]):
             path = str(branches / branch / name)
-            build(path, Choice(number * 2 + (branch == "up"), path).tree(whiteouts=branch == "up"))
+            build(path, Choice(number * 2 + (branch == "up"), path, names=SHORT).tree(whiteouts=branch == "up"))
             if branch == "low":
                 build(path, {"twin": File(b"twin", mode=0o600), "sister": HardLink("twin")})
     for number in range(PROCESSES):

@@ -46,6 +46,7 @@ OVERLAYFS_DIFFERS = {
     "rename_over_a_file": Differs(
         "assert 1 == 0", "a descriptor of a replaced lower file shows the lower link count"),
     "open_again_through_proc": Differs(errno.EEXIST, "an unlinked lower file cannot be copied up"),
+    "long_names_that_are_renamed": Differs(errno.EXDEV, "a redirect is at most 256 bytes long (redirect_max)"),
 }
 
 # What differs where the kernel reads all lower files by itself (unionfs/serve/lending.py): who opened one before its

@@ -35,7 +35,7 @@ def check_reserved(name: bytes) -> None:
 
 
 def check_name(name: bytes) -> None:
-    """Of a new name: EPERM for the union's own, ENAMETOOLONG for those that could never be whited out."""
+    """Of a new name: EPERM for the union's own, ENAMETOOLONG."""
     check_reserved(name)
     if len(name) > form.NAME_MAX:
         fail(errno.ENAMETOOLONG, name)

@@ -60,7 +60,7 @@ class BranchDirectory:
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except OSError as error:
-            # Too long is the whiteout of a name that has hardly room itself.
+            # Another branch's file system may allow longer names.
             if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
                 raise
             self._miss()

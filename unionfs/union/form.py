@@ -5,11 +5,15 @@ vocabulary, and tests on what the caller has read already. No system call is mad
 AUFS form, read and written (aufs5 Documentation/filesystems/aufs; OCI image-spec layer.md):
     .wh.NAME         hides NAME in the branches below; empty, mode 0444, a hard link of .wh..wh.aufs where that is
                      possible and need not be synced
+    .wh..wh.long.DIGEST
+                     the same of a name of 252 to 255 bytes, for which `.wh.NAME` would be too long: ours, AUFS has no
+                     such names
     .wh..wh..opq     in a directory: nothing below shines through
     .wh..wh.plnk/    pseudo-links (union/pseudolink)
     .wh..wh.orph/    work area
-Overlayfs form, read only (Documentation/filesystems/overlayfs.rst):
-    character device 0:0                                     hides its own name
+Overlayfs form, read, and but for one case not written (Documentation/filesystems/overlayfs.rst):
+    character device 0:0                                     hides its own name; written beside our
+                                                             `.wh..wh.long.DIGEST`, for who does not know that
     trusted.overlay.opaque=y or user.overlay.opaque=y        opaque directory
 Our own form, written for the moment in which a directory has to be empty and opaque at once (rename over it), and
 before the marker where that may come to the disk after what rests on it (union/order):
@@ -21,14 +25,22 @@ from __future__ import annotations
 import os
 import stat
 
+try:
+    from _blake2 import blake2b  # what hashlib has, without the 4 MB of libcrypto that come with all it has
+except ImportError:
+    from hashlib import blake2b
+
 PREFIX = b".wh."
 OPAQUE = b".wh..wh..opq"
 BASE = b".wh..wh.aufs"
 PSEUDO_LINKS = b".wh..wh.plnk"
 WORK_AREA = b".wh..wh.orph"
 
-# The longest name that can still be whited out: 255 less the prefix.
-NAME_MAX = 255 - len(PREFIX)
+_LONG = b".wh..wh.long."
+
+# Bytes of the longest name, and of the longest that its whiteout can have in its own.
+NAME_MAX = 255
+PREFIXED_MAX = NAME_MAX - len(PREFIX)
 
 # Overlayfs's, without the mount option userxattr and with it.
 OVERLAY_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
@@ -36,7 +48,14 @@ OPAQUE_ATTRIBUTES = frozenset({*OVERLAY_OPAQUE, "trusted.unionfs.opaque", "user.
 _PRIVATE_ATTRIBUTES = (b"trusted.unionfs.", b"user.unionfs.", b"trusted.overlay.", b"user.overlay.")
 
 
+def is_long(name: bytes) -> bool:
+    """Whether the whiteout of `name` does not tell what it hides."""
+    return len(name) > PREFIXED_MAX
+
+
 def whiteout_of(name: bytes) -> bytes:
+    if len(name) > PREFIXED_MAX:
+        return _LONG + blake2b(name, digest_size=32).hexdigest().encode()
     return PREFIX + name
 
 

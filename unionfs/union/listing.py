@@ -334,7 +334,9 @@ class Listings:
 
 def _hint(entry: os.DirEntry[bytes]) -> int:
     """Inode number and type in four bits, of a file or a symbolic link. 0 for a directory, where a mount point or a
-    subvolume shows another number, and for a device, which may be a whiteout."""
+    subvolume shows another number, for a device, which may be a whiteout, and for a name that may be hidden unseen."""
+    if len(entry.name) > form.PREFIXED_MAX:
+        return 0
     kind = _FILE if entry.is_file(follow_symlinks=False) else _LINK if entry.is_symlink() else 0
     inode = entry.inode()
     return inode << 4 | kind if kind and not inode >> _LONGEST_INODE else 0

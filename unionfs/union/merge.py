@@ -20,11 +20,12 @@ _PREFIX = len(form.PREFIX)
 class Merge:
     """The names whose hashes are larger than `after` and not larger than `last`.
 
-    `where` has for each the branches that have it, top first, down to one that hides the rest. What the
-    writable branch hides, and what overlayfs's whiteouts do, is for `Stack.resolve` to tell.
+    `where` has for each the branches that have it, top first, down to one that hides the rest; for a name whose
+    whiteout does not tell it, all those that may hide it as well. What the writable branch hides, what overlayfs's
+    whiteouts do, and those, is for `Stack.resolve` to tell.
     """
 
-    __slots__ = ("_alone", "_hidden", "_hides", "_whiteouts", "after", "last", "where")
+    __slots__ = ("_alone", "_entered", "_hidden", "_hides", "_whiteouts", "after", "last", "where")
 
     def __init__(self, after: int = BEFORE) -> None:
         self.after = after
@@ -34,6 +35,7 @@ class Merge:
         self._whiteouts: list[bytes] = []  # in that one
         self._hides = False
         self._alone: tuple[Branch, ...] = ()
+        self._entered: tuple[Branch, ...] = ()
 
     def enter(self, branch: Branch) -> None:
         """The names that follow are in this branch, whose whiteouts count unless it is writable: what is in it then
@@ -42,15 +44,20 @@ class Merge:
         self._whiteouts.clear()
         self._hides = not branch.writable
         self._alone = (branch,)
+        self._entered = (*self._entered, branch)
 
     def add(self, names: Iterable[bytes]) -> None:
         after, last, where, hidden, alone = self.after, self.last, self.where, self._hidden, self._alone
+        longest = form.PREFIXED_MAX
         for name in names:
             if name.startswith(form.PREFIX):
                 hides = name[_PREFIX:]
                 if self._hides and after < hash(hides) <= last:
                     self._whiteouts.append(hides)
             elif after < hash(name) <= last and name not in hidden:
+                if len(name) > longest:
+                    where[name] = self._entered
+                    continue
                 above = where.setdefault(name, alone)
                 if above is alone:
                     continue
@@ -93,7 +100,8 @@ def is_empty(stack: Stack, node: Node) -> bool:
             if name.startswith(form.PREFIX):
                 hides.append(name.removeprefix(form.PREFIX))
             elif name not in hidden:
-                if stack.resolve(node, name, among=(branch,)) is not None:
+                among = node.layers if form.is_long(name) else (branch,)
+                if stack.resolve(node, name, among=among) is not None:
                     return False
                 hides.append(name)  # by overlayfs's whiteout
         hidden.update(hides)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 
-from unionfs.union import order, whiteout
+from unionfs.union import form, order, whiteout
 from unionfs.union.nodes import Node
 from unionfs.union.stack import Stack
 
@@ -58,6 +58,7 @@ def drop_all(stack: Stack) -> None:
 
 def _drop(stack: Stack, parent: Node, name: bytes) -> None:
     directory = stack.upper(parent)
-    if name in directory:
+    entry = directory.stat(name)
+    if entry is not None and not form.is_overlay_whiteout(entry):
         with stack.unseen(parent):
             whiteout.drop(directory, name)

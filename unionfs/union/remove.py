@@ -103,7 +103,7 @@ class hiding:
     a whiteout is made first. It is not seen beside the entry; where the step fails it goes again.
     Entering says whether there is a whiteout."""
 
-    __slots__ = ("_always", "_directory", "_made", "_name", "_parent", "_stack")
+    __slots__ = ("_always", "_directory", "_hides", "_made", "_name", "_parent", "_stack")
 
     def __init__(
         self, stack: Stack, parent: Node, name: bytes, directory: BranchDirectory, *, always: bool = False
@@ -113,17 +113,21 @@ class hiding:
         self._name = name
         self._directory = directory
         self._always = always
+        self._hides = False
         self._made = False
 
     def __enter__(self) -> bool:
-        hides = self._always or must_hide(self._stack, self._parent, self._name)
+        self._hides = hides = self._always or must_hide(self._stack, self._parent, self._name)
         if hides and not self._directory.hides(self._name):
             whiteout.create(self._directory, self._name)
             self._made = True
         return hides
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if self._made and kind is not None and issubclass(kind, OSError):
+        if kind is None:
+            if self._hides:
+                whiteout.tell_others(self._directory, self._name)
+        elif self._made and issubclass(kind, OSError):
             with contextlib.suppress(OSError):
                 whiteout.drop(self._directory, self._name)
 

@@ -184,7 +184,7 @@ def _move(
             # Not the whiteout alone: of a copy that is not yet on the disk under this name nothing would be left.
             order.first(stack, directory.branch, directory.fd)
         os.rename(name, new_name, src_dir_fd=directory.fd, dst_dir_fd=into.fd)
-    directory.discard(name)
+        directory.discard(name)
     create.appeared(stack, new_parent, new_name)
 
 

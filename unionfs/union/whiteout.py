@@ -19,8 +19,6 @@ def create(directory: BranchDirectory, name: bytes) -> None:
     """Hide `name` of the branches below `directory`. Already hidden is fine. ENOSPC and friends pass."""
     branch = directory.branch
     target = form.whiteout_of(name)
-    if len(target) > 255:
-        fail(errno.ENAMETOOLONG, name)
     if target in directory:
         return
     if not branch.keeps_order:
@@ -47,6 +45,16 @@ def _create_base(branch: Branch) -> None:
 
 def _create_file(dirfd: int, name: bytes) -> None:
     os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=dirfd))
+
+
+def tell_others(directory: BranchDirectory, name: bytes) -> None:
+    """Where the whiteout of `name` does not tell it, put overlayfs's in the name's place, unless something is there:
+    for overlayfs, and for who reads or packs the branch without knowing our form. Ours hides it all the same, so it is
+    nothing to fail for: overlayfs itself has no such devices made, nor has a user before Linux 5.8."""
+    if form.is_long(name):
+        with contextlib.suppress(OSError):
+            os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=directory.fd)
+            directory.add(name)
 
 
 @contextlib.contextmanager

@@ -270,6 +270,36 @@ class Differ(Words):
         names = [entry.name for entry in members(archived(driver, "done"))]
         assert names == [b"dir/", b"dir/.wh.m", b"dir/!", b"dir/sub/", b"dir/sub/f"]
 
+    def test_names_as_long_as_can_be(self, driver: Snapshotter) -> None:
+        """What says of such a name that it is gone is longer than a name can be: in an archive that is no matter."""
+        names = ["k" * 251, "l" * 252, 127 * "ä" + "n", "€" * 85]
+        base: trees.Tree = {
+            "again": {name: {"gone": "x"} for name in names}, "d": {name: {name: "x"} for name in names},
+            "f": {name: name for name in names}, "moved": {name: name for name in names},
+        }  # fmt: skip
+
+        def change(path: str) -> None:
+            for number, name in enumerate(names):
+                shutil.rmtree(f"{path}/again/{name}")
+                os.mkdir(f"{path}/again/{name}")
+                shutil.rmtree(f"{path}/d/{name}")
+                os.unlink(f"{path}/f/{name}")
+                os.rename(f"{path}/moved/{name}", f"{path}/moved/{number}")
+                trees.build(path, {f"new-{number}": {name: name}})
+                Path(path, "new-file" + name[8:]).write_text("x")
+                os.unlink(f"{path}/new-file{name[8:]}")
+
+        expected = []
+        for name in sorted(names):
+            expected += [f"C /again/{name}", f"D /again/{name}/gone", f"D /d/{name}", f"D /f/{name}"]
+            expected += [f"D /moved/{name}"]
+        for number, name in enumerate(names):
+            expected += [f"A /moved/{number}", f"A /new-{number}", f"A /new-{number}/{name}"]
+        expected += ["C /again", "C /d", "C /f", "C /moved"]
+        assert sorted(self.changed(driver, base, change)) == sorted(expected)
+        archive = {entry.name for entry in members(archived(driver, "done"))}
+        assert {b"f/.wh." + name.encode() for name in names} <= archive
+
     @pytest.mark.parametrize("depth", [1, 9])
     def test_echo_is_told(self, driver: Snapshotter, depth: int) -> None:
         """graphtest's Echo: a subtree is deleted in one layer, and made again in the next."""

@@ -15,7 +15,9 @@ import pytest
 
 from tests.contracts.posix.case import in_child
 from tests.mounting import TRANSPORTS, Union, server_of
+from tests.trees import build, whiteout_of
 from tests.unionfs.command import AS_NOBODY, UNIONFS, bare_dev, refused
+from tests.unionfs.long_names import LONG, LOWER, NAMES
 from unionfs.linux import mounts
 from unionfs.transport import control
 
@@ -190,3 +192,32 @@ def test_a_users_mount_gives_no_rights(nobodys: Path, transport: str) -> None:
     assert "Permission denied" in said[1]
     assert "nosuid" in said[2] and "nodev" in said[2]
     assert not [point for point in mounts.mountinfo() if point.target.startswith(str(nobodys))]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_names_of_any_length(nobodys: Path, transport: str) -> None:
+    """The same on a mount of his own, by his own server; a kernel before 5.8 would not let him make the devices."""
+    build(str(nobodys / "low"), LOWER)
+    for directory, directories, files in os.walk(nobodys / "low"):
+        for name in (".", *directories, *files):
+            os.chown(os.path.join(directory, name), 65534, 65534)
+    os.mkdir("run")
+    os.chown("run", 65534, 65534)
+    script = (
+        f'set -e; "$@" mount -o transport={transport} low:up mnt; rm -r mnt/d mnt/h; mkdir mnt/d;'
+        f' mv mnt/{LONG} mnt/f/{NAMES[0]}; rm mnt/f/{NAMES[1]}; mkdir mnt/f/{NAMES[1]}; rm mnt/f/{NAMES[2]};'
+        ' "$@" umount mnt; "$@" mount low:up mnt; find mnt -type f -printf "%P\\n" | sort >listed;'
+        ' rm -r mnt/*; find mnt -mindepth 1; "$@" umount mnt'
+    )
+    os.chmod(nobodys, 0o777)
+    prefix = [*bare_dev("mknod -m 666 /dev/fuse c 10 229 && "), *AS_NOBODY, "env", f"XDG_RUNTIME_DIR={nobodys}/run",
+              "LC_ALL=C.UTF-8"]  # fmt: skip
+    done = subprocess.run(
+        [*prefix, "sh", "-c", script, "sh", *UNIONFS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (nobodys / "listed").read_text().split() == sorted(["file", "short", f"f/{NAMES[0]}", f"f/{NAMES[3]}"])
+    for name in (LONG, "d", "f"):
+        assert os.path.lexists(nobodys / "up" / whiteout_of(name))
+    entry = os.lstat(nobodys / "up" / LONG)
+    assert (stat.S_ISCHR(entry.st_mode), entry.st_rdev) == (True, 0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.posix.case import in_child
-from tests.trees import Dir, File, Symlink, build
+from tests.trees import Dir, File, Symlink, build, whiteout_of
 from tests.unionfs.inprocess import ROOT, union, walk, write
 from unionfs.linux import files
 from unionfs.union.fs import UnionFs
@@ -146,3 +146,23 @@ def test_numbers_of_copies_that_can_be_read_are_not_kept(home: str) -> None:
         return kept
 
     assert in_union(home, change) == [0, 6, 5, 2, 2, 1, 0, 1, 0]
+
+
+def test_whiteouts_of_long_names_without_devices(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On kernels before 5.8 a user makes none, and nothing fails for it."""
+    name = "n" * 255
+    build(home, {"low": Dir({name: "low"}, uid=USER), "up": Dir({}, uid=USER)})
+
+    def refuses(*arguments: object, **more: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def act(fs: UnionFs) -> object:
+        if fs.lookup(ROOT, name.encode()) is None:
+            fs.release(fs.create(ROOT, name.encode(), 0o644, USER, USER)[0])
+        fs.unlink(ROOT, name.encode())
+        assert fs.lookup(ROOT, name.encode()) is None
+        return sorted(os.listdir(f"{home}/up"))
+
+    monkeypatch.setattr(os, "mknod", refuses)
+    for _ in range(2):
+        assert in_union(home, act) == sorted([".wh..wh.aufs", whiteout_of(name)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.posix.case import fails
 from tests.trees import build
 from tests.unionfs.inprocess import (
     ROOT,
@@ -120,24 +118,3 @@ def test_more_branches_than_a_cache_of_directories_holds(tmp_path: Path, descrip
         fs.unlink(walk(fs, "d/2"), b"low7")
         assert len(listing(fs, walk(fs, "d/2"))) == 249
         fs.check_invariants()
-
-
-@pytest.mark.parametrize("length", [252, 255])
-def test_names_too_long_to_be_whited_out(tmp_path: Path, length: int) -> None:
-    """They are in the writable branch, filled by hand: nothing needs to hide them when they go."""
-    name = "n" * length
-    build(str(tmp_path / "up"), {name: "f", "full": {name: {}}, "other": {name: "g"}})
-    with union(tmp_path) as fs:
-        long = name.encode()
-        fs.rename(ROOT, long, ROOT, b"short")
-        fs.rmdir(walk(fs, "full"), long)
-        fs.unlink(walk(fs, "other"), long)
-        assert list(snapshot(fs)) == ["full", "other", "short"]
-        with fails(errno.ENAMETOOLONG):
-            create(fs, ROOT, long)
-        with fails(errno.ENAMETOOLONG):
-            fs.rename(ROOT, b"short", ROOT, long)
-        with fails(errno.ENAMETOOLONG):
-            fs.lookup(ROOT, b"n" * 256)
-    with union(tmp_path) as fs:
-        assert list(snapshot(fs)) == ["full", "other", "short"]

@@ -333,19 +333,6 @@ def test_the_work_area_is_empty_when_nothing_is_open(mount_union: Callable[..., 
         assert stat.S_IMODE(os.stat(work).st_mode) == 0o700
 
 
-def test_a_long_name_of_a_lower_branch(mount_union: Callable[..., Union], tmp_path: Path) -> None:
-    """Names of more than 242 bytes cannot be made, but those of a lower branch are there; what needs a whiteout too
-    long for its file system fails and changes nothing."""
-    name = "n" * 255
-    build(str(tmp_path / "low"), {name: "long", "d": {name: "long"}})
-    union = mount_union("low", "up")
-    assert sorted(os.listdir(union.path)) == ["d", name]
-    assert content(f"{union.path}/{name}") == b"long"
-    with fails(errno.ENAMETOOLONG):
-        os.unlink(f"{union.path}/{name}")
-    assert_tree(union.path, {name: "long", "d": {name: "long"}})
-
-
 def test_a_read_only_union_refuses_every_change(mount_union: Callable[..., Union], tmp_path: Path) -> None:
     build(str(tmp_path / "low"), LOWER)
     build(str(tmp_path / "up"), {"n": "up"})

@@ -15,7 +15,7 @@ from tests.trees import Dir, Symlink, build
 from tests.unionfs.inprocess import ROOT, create, listing, union, walk
 from tests.unionfs.union.changes import CHANGES, LOW, Syncs, empty_d
 from unionfs.linux import files
-from unionfs.union import outlived
+from unionfs.union import form, outlived
 
 pytestmark = pytest.mark.needs("loop", "user-xattr", "trusted-xattr")
 
@@ -74,7 +74,7 @@ def test_whiteouts_that_entries_outlived_go_many_at_once(
 ) -> None:
     """And of those only the ones whose names still have an entry, and are whited out no more."""
     monkeypatch.setattr(outlived, "_MANY", 6)
-    names = [b"%d" % number for number in range(8)]
+    names = [b"0" * 255, *(b"%d" % number for number in range(1, 8))]
     with Disk(tmp_path, "btrfs").mounted() as path:
         build(str(path / "low"), {**{name.decode(): "low" for name in names}, "d": {"in": "low"}})
         with union(path, volatile=False) as fs:
@@ -87,11 +87,11 @@ def test_whiteouts_that_entries_outlived_go_many_at_once(
                 create(fs, ROOT, name, b"new")
             fs.unlink(ROOT, names[0])
             syncs()
-            assert _whiteouts(path) == {*names[:4], b"d"}
+            assert _whiteouts(path) == set(map(form.whiteout_of, (*names[:4], b"d")))
             fs.unlink(ROOT, names[4])
             create(fs, ROOT, names[4], b"new")
             assert syncs() == (0, 1)
-            assert _whiteouts(path) == {names[0], b"d"}
+            assert _whiteouts(path) == set(map(form.whiteout_of, (names[0], b"d")))
             assert set(listing(fs)) == set(names[1:])
             fs.check_invariants()
         with union(path) as fs:
@@ -99,8 +99,8 @@ def test_whiteouts_that_entries_outlived_go_many_at_once(
 
 
 def _whiteouts(path: Path) -> set[bytes]:
-    reserved = [name.removeprefix(b".wh.") for name in os.listdir(os.fsencode(path / "up")) if name.startswith(b".wh.")]
-    return {name for name in reserved if not name.startswith(b".wh.")}
+    names = filter(form.is_reserved, os.listdir(os.fsencode(path / "up")))
+    return {name for name in names if name not in (form.PSEUDO_LINKS, form.WORK_AREA)}
 
 
 @pytest.mark.needs("program:mkfs.btrfs")

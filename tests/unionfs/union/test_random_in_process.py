@@ -38,7 +38,7 @@ SEEDS = [int(seed) for seed in os.environ.get("FUSE_AUFS_SEEDS", "1,2,3").split(
 LAYERS = ("low0", "low1", "low2", "up")
 STEPS, LOOK_EVERY, REMOUNT_EVERY = 900, 60, 180
 
-NAMES = ("a", "b", "c", "d")
+NAMES = ("a", "b", "c", 127 * "ä" + "d")  # 255 bytes
 
 
 class Twin:

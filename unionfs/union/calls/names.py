@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
-from unionfs.union import attributes, create, remove, rename
+from unionfs.union import attributes, create, form, remove, rename
 from unionfs.union.attributes import Attr
 from unionfs.union.calls.base import Calls
 from unionfs.union.errors import fail
@@ -21,7 +21,7 @@ class Names(Calls):
             directory = stack.nodes.get(parent)
             if name in _DOTS:
                 return self._counted(directory if name == b"." else directory.parent or directory)
-            if len(name) > 255:
+            if len(name) > form.NAME_MAX:
                 fail(errno.ENAMETOOLONG)
             found = stack.resolve(directory, name)
             if found is None:

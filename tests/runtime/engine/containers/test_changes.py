@@ -36,10 +36,10 @@ TOLD = ["C /bin", "D /bin/true", "C /etc", "C /etc/motd", "A /srv", "A /srv/a", 
 
 
 @contextmanager
-def container(runtime: Runtime, script: str, *options: str) -> Iterator[str]:
+def container(runtime: Runtime, script: str, *options: str, image: str = "box") -> Iterator[str]:
     """One that has done `script`, says so and goes on; its id."""
     whole = f"{script}\necho done; exec sleep 600"
-    name = runtime("run", "-d", "--network", "none", *options, "box", "sh", "-c", whole).strip()
+    name = runtime("run", "-d", "--network", "none", *options, image, "sh", "-c", whole).strip()
     try:
         wait_until(lambda: runtime("logs", name).startswith("done"), "the script is done")
         yield name
@@ -283,6 +283,27 @@ def test_it_is_an_image_for_others(runtime: Runtime, tmp_path: Path) -> None:
             assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
     finally:
         runtime("rmi", "made")
+
+
+def test_names_as_long_as_can_be(each_driver: Runtime, tmp_path: Path) -> None:
+    """An image that removes them from another does so for whoever loads it."""
+    names = ["l" * 252, 127 * "ä" + "n", "€" * 85]
+    each = f"set -e; mkdir -p /srv/d; cd /srv; for n in {' '.join(names)}; do"
+    with container(each_driver, f"{each} echo x >$n; mkdir d/$n; echo x >d/$n/$n; done") as name:
+        each_driver("commit", name, "made")
+    with container(each_driver, f"{each} rm $n; rm -r d/$n; mkdir d/$n; done", image="made") as name:
+        told = each_driver("diff", name).splitlines()
+        each_driver("commit", name, "removed")
+    expected = [line for n in names for line in (f"D /srv/{n}", f"C /srv/d/{n}", f"D /srv/d/{n}/{n}")]
+    assert sorted(told) == sorted(["C /srv", "C /srv/d", *expected])
+    each_driver("save", "-o", tmp_path / "removed.tar", "removed")
+    each_driver("rmi", "removed", "made")
+    each_driver("load", "-i", tmp_path / "removed.tar")
+    try:
+        found = each_driver.run("removed", "find", "/srv").splitlines()
+        assert sorted(found) == sorted(["/srv", "/srv/d", *(f"/srv/d/{n}" for n in names)])
+    finally:
+        each_driver("rmi", "removed")
 
 
 def test_a_reader_that_goes_away(each_driver: Runtime) -> None:
