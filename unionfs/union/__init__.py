@@ -13,12 +13,15 @@ whole of it for the layers above; the other modules are functions over one `stac
     pseudolink      hard links that stay one file after copy-up
     nodes           the table of files the kernel knows
     directories     descriptors and name sets of branch directories, cached
+    survey          which names in branches lead to a number, as a walk found it
+    forgotten       ... and what it cannot know: where files were that left the table since
     whiteout        whiteouts and opaque marks, made and removed
     waiting         what a transport is told of work that takes long, and where it may refuse it
     spare           descriptors for operations that would find none
     resolve         the merge of one name over the branches
     adopt           from a name to the node of its file, and how long that stays
     stack           the state of one union: both, and what changes about them
+    by_number       files by numbers that the table does not know: file handles
     merge           the merge of all names in a directory
     opening         opening what a node is, and nothing that was put in its place
     place           where a node's bytes are now
@@ -41,7 +44,8 @@ Locks, outermost first:
     1. Stack.lock  guards everything reachable from a Stack except the bytes of open files. `UnionFs` takes it; the
                    functions of the other modules are called with it held. It is not reentrant on purpose:
                    `copyup` lets go of it (data copy, fsync), so a caller of `copyup.copy_up` or `copyup.complete`
-                   looks its names up again afterwards; `listing` does while it reads a large directory.
+                   looks its names up again afterwards; `listing` does while it reads a large directory, and
+                   `by_number` while it walks the branches.
     2. none        reads, writes and fsyncs of open files, and `extents`, take no lock at all: a descriptor in a handle
                    stays open until release, and release comes after the last request on it (fs/fuse/file.c).
 

@@ -169,6 +169,10 @@ class Identity:
         """Of a copy, from its recorded origin; what `Source.number` says of the original."""
         return _number(_first(self._indexes.get(origin.fsid)), origin.fsid, origin.inode)
 
+    def lasts(self, number: int) -> bool:
+        """Whether a file that is in a branch, or was, can have the number on another mount too."""
+        return bool(number & _HASHED) or number >> _INDEX_SHIFT < len(self._indexes)
+
     def spare_number(self) -> int:
         """A number that no file has, and that was not given before: for a file whose own is taken (a copy of a layer
         used beside the original, inode 1), or for a node that gets another number."""
@@ -207,6 +211,10 @@ class Identity:
         """The number is a new file's or nobody's, or the attribute can be read."""
         if self._origins:
             self._origins.pop((branch, inode), None)
+
+
+def is_spare(number: int) -> bool:
+    return number & (_HASHED | _SPARE) == _SPARE
 
 
 def _first(index: int | None) -> int | None:
