@@ -16,6 +16,8 @@ whole of it for the layers above; the other modules are functions over one `stac
     pseudolink      hard links that stay one file after copy-up
     nodes           the table of files the kernel knows
     directories     descriptors and name sets of branch directories, cached
+    survey          which names in branches lead to a number, as a walk found it
+    forgotten       ... and what it cannot know: where files were that left the table since
     whiteout        whiteouts and opaque marks, made and removed
     waiting         what a transport is told of work that takes long, and where it may refuse it
     spare           descriptors for operations that would find none
@@ -23,6 +25,7 @@ whole of it for the layers above; the other modules are functions over one `stac
     adopt           from a name to the node of its file, and how long that stays
     stack           the state of one union: both, and what changes about them
     cookies         where a listing goes on, in 31 bits
+    by_number       files by numbers that the table does not know: file handles
     merge           the merge of all names in a directory
     opening         opening what a node is, and nothing that was put in its place
     place           where a node's bytes are now
@@ -44,10 +47,11 @@ whole of it for the layers above; the other modules are functions over one `stac
 Locks, outermost first:
 
     1. Stack.lock  guards everything reachable from a Stack except the bytes of open files. `UnionFs` takes it; the
-                   functions of the other modules are called with it held. It is not reentrant on purpose. Four let go
+                   functions of the other modules are called with it held. It is not reentrant on purpose. Five let go
                    of it, and what was looked up before is looked up again after: `copyup` while it copies and syncs
                    data or waits for another's copy-up (so every caller of `copy_up` and `complete`), `listing` while
-                   it reads a large directory, `remove.rmdir` and `outlived` while they delete what nobody sees.
+                   it reads a large directory, `remove.rmdir` and `outlived` while they delete what nobody sees,
+                   `by_number` while it walks the branches.
     2. none        reads, writes and fsyncs of open files, and `extents`, take no lock at all: a descriptor in a handle
                    stays open until release, and release comes after the last request on it (fs/fuse/file.c).
 

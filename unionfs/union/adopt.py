@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from unionfs.linux import files
 from unionfs.union import identity
+from unionfs.union.forgotten import Forgotten
 from unionfs.union.identity import Origin, Source
 from unionfs.union.nodes import Node
 from unionfs.union.pseudolink import PseudoLinks
@@ -30,6 +31,7 @@ class Adoption(Resolution):
 
     held: Held
     pseudo_links: PseudoLinks
+    forgotten: Forgotten | None  # None: nobody wants to know, or it got too much
 
     def adopt(self, parent: Node, name: bytes, found: Found) -> Node:
         """The node of a name just resolved, held by this operation; a new one if the file had none."""
@@ -163,11 +165,18 @@ class Adoption(Resolution):
             node = unreferenced.pop()
             if self.nodes.drop(node):
                 self._release(node)
+                if self.forgotten is not None and node.is_upper:
+                    self._remember(self.forgotten, node)
                 for parent, name in node.names:
                     node.remove_name(parent, name)
                     parent.lookups -= 1
                     parent.inside -= 1  # type: ignore[misc]
                     unreferenced.append(parent)
+
+    def _remember(self, forgotten: Forgotten, node: Node) -> None:
+        forgotten.add(node)
+        if forgotten.is_full:
+            self.forgotten = None
 
     def _release(self, node: Node) -> None:
         """Close the descriptors of a node that leaves the table."""

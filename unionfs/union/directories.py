@@ -181,17 +181,13 @@ class DirectoryCache:
             steps.append(ancestor)
             ancestor = ancestor.parent
         start = self.get(ancestor, branch)
-        path = b"/".join(step.name for step in reversed(steps))
+        names = [step.name for step in reversed(steps)]
+        path = b"/".join(names)
         try:
             try:
-                if len(steps) == 1:  # a name alone leads nowhere else, and this call is the quicker by 3 us
-                    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=start.fd)
-                elif len(path) < 4000:
-                    fd = files.openat2(start.fd, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
-                else:
-                    fd = _open_long(start.fd, [step.name for step in reversed(steps)])
+                fd = open_path(start.fd, names)
             except PermissionError:
-                fd = _open_long(start.fd, [step.name for step in reversed(steps)], os.O_PATH)
+                fd = _open_long(start.fd, names, os.O_PATH)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 fail(errno.ESTALE, path)  # someone changed the branch
@@ -226,6 +222,17 @@ class DirectoryCache:
         while self._cached:
             self._cached.popitem()[1].close()
         return any_cached
+
+
+def open_path(start: int, names: list[bytes]) -> int:
+    """Open the directory that `names` lead to from `start`, by way of directories alone and however deep, to be read.
+    """
+    if len(names) == 1:  # a name alone leads nowhere else, and this call is the quicker by 3 us
+        return os.open(names[0], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=start)
+    path = b"/".join(names)
+    if len(path) < 4000:
+        return files.openat2(start, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
+    return _open_long(start, names)
 
 
 def _open_long(start: int, names: list[bytes], flags: int = os.O_RDONLY) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from unionfs.linux import files
 from unionfs.union import form, outlived
 from unionfs.union.branch import Branch
+from unionfs.union.by_number import ByNumber
 from unionfs.union.calls.attributes import Attributes
 from unionfs.union.calls.directories import Directories
 from unionfs.union.calls.files import OpenFiles
@@ -52,6 +53,7 @@ class UnionFs(Names, Attributes, OpenFiles, Directories):
         self._operation = Operation(self._stack)
         self._handles = Handles(self._stack)
         self._listings = Listings(self._stack)
+        self._by_number = ByNumber(self._stack)
         self._patient = threading.BoundedSemaphore(_MOST_PATIENT)
         self._closed = False
 

@@ -23,6 +23,7 @@ _NUMBERED_ANEW = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "vboxsf", 
 _SPARE = 1 << 32
 _MOST_SPARE = 1 << 28
 _FRESH = 1 << 62
+_DIGESTS = 1 << 63  # the first of them (numbers)
 _NO_COPIES: frozenset[int] = frozenset()
 
 
@@ -168,6 +169,14 @@ class Identity:
     def number(self, origin: Origin) -> int:
         """Of a copy, from its recorded origin; what `Source.number` says of the original."""
         return self._numbering.of(origin.fsid).of(origin.inode)
+
+    def lasts(self, number: int) -> bool:
+        """Whether a file can have the number on another mount too; it may be nobody's."""
+        return not _FRESH <= number < _DIGESTS
+
+    def is_spare(self, number: int) -> bool:
+        """Whether it was given instead of a number that was taken."""
+        return _SPARE - self._spare <= number < _SPARE or not self.lasts(number)
 
     def spare_number(self) -> int:
         """A number that was not given before, for a file whose own is taken (a copy of a layer used beside the

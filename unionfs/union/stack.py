@@ -62,6 +62,7 @@ class Stack(Adoption):
         self.settled = threading.Condition(self.lock)  # a copy-up finished or failed
         self.identity = Identity(self.branches, xino)
         self.pseudo_links = PseudoLinks(self.branches)
+        self.forgotten = None
         self.outlived: list[tuple[Node, bytes]] = []  # see `outlived`
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = max(16, min(4096, descriptors // 3))

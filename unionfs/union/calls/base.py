@@ -6,6 +6,7 @@ import threading
 
 from unionfs.union import attributes, create
 from unionfs.union.attributes import Attr
+from unionfs.union.by_number import ByNumber
 from unionfs.union.handles import Handles
 from unionfs.union.listing import Listings
 from unionfs.union.nodes import Node
@@ -21,6 +22,7 @@ class Calls:
     _operation: Operation
     _handles: Handles
     _listings: Listings
+    _by_number: ByNumber
 
     def _counted(self, node: Node) -> Attr:
         attr = attributes.getattr_(self._stack, node)

@@ -15,12 +15,13 @@ _DOTS = (b".", b"..")
 
 class Names(Calls):
     def lookup(self, parent: int, name: bytes) -> Attr | None:
-        """The entry `name`, or None. `.` and `..` work on any directory that the table knows."""
+        """The entry `name`, or None. `.` is the file with the number `parent` itself and `..` the directory that it is
+        in, also for a file that the table does not know (`by_number`)."""
+        if name in _DOTS:
+            return self._by_number_alone(parent, up=name == b"..")
         stack = self._stack
         with self._lock:
             directory = stack.nodes.get(parent)
-            if name in _DOTS:
-                return self._counted(directory if name == b"." else directory.parent or directory)
             if len(name) > form.NAME_MAX:
                 fail(errno.ENAMETOOLONG)
             found = stack.resolve(directory, name)
@@ -31,6 +32,15 @@ class Names(Calls):
                 attr = attributes.counted(stack, directory, name, found)
             stack.directories.trim()
             return attr
+
+    def _by_number_alone(self, number: int, *, up: bool) -> Attr:
+        with self._operation:
+            node = self._by_number.node(number)
+            if up and node is not self._stack.nodes.root:
+                if node.parent is None:
+                    fail(errno.ENOENT)
+                node = node.parent
+            return self._counted(node)
 
     def renumber(self, number: int) -> int:
         """Give a node a fresh number, if it has none yet, and return it. The old one stays good until the node leaves
