@@ -44,7 +44,7 @@ def test_a_quick_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> N
     expected = {f"{change}, {size}" for change in copyup.CHANGES for size in copyup.QUICK} | {"new layer"}
     kinds = ["new layer", "hit", "hit again", "miss", *(["cold walk"] if lookup.can_drop_caches() else [])]
     expected |= {f"{kind}, {depth} deep" for kind in kinds for depth in lookup.QUICK}
-    expected |= {"image", "new container", "first change", "disk, each", "memory, 4 read", "remove"}
+    expected |= {"image", "new container", "first change", "disk, each", "memory, 4 read", "memory, 4 run", "remove"}
     assert {measure for subject, measure in measures if subject == "vfs"} == expected
     assert {measure for subject, measure in measures if subject == "overlay2"} > expected
     questions = {row["question"] for row in only["results"]}
