@@ -131,21 +131,22 @@ def postgres(data: str, sockets: str) -> Iterator[Callable[[str], str]]:
         # Each of its processes ends when it finds its postmaster gone; the next server waits for its shared memory.
         with open(f"{data}/postmaster.pid") as file:
             assert int(file.readline()) == server.pid
-        _wait_for_session(server.pid)
+        _wait_for_who_works_in(data)
 
 
-def _wait_for_session(session: int) -> None:
+def _wait_for_who_works_in(directory: str) -> None:
+    """Each has a session of its own, and its working directory there."""
     deadline = time.monotonic() + 60
-    while any(_session_of(name) == session for name in os.listdir("/proc") if name.isdigit()):
+    while any(_working_directory(name) == directory for name in os.listdir("/proc") if name.isdigit()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def _session_of(pid: str) -> int:
+def _working_directory(pid: str) -> str:
     try:
-        return os.getsid(int(pid))
+        return os.readlink(f"/proc/{pid}/cwd")
     except OSError:
-        return -1
+        return ""
 
 
 @pytest.mark.needs("root", *(f"program:{name}" for name in ("initdb", "postgres", "psql", "pg_isready", "setpriv")))

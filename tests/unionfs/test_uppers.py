@@ -89,11 +89,12 @@ SUBJECTS = [(name, transport) for name in NEEDS for transport in TRANSPORTS]
 # Of an open file whose name is gone, and of a file's other names, mergerfs tells what was; it exchanges no two names.
 MERGERFS_CANNOT = {
     "a_link_that_was_there_is_removed_or_replaced", "an_open_directory_that_is_removed", "exchange",
-    "count_the_names_that_are_left", "link_counts_of_directories", "one_of_two_names_unlinked_while_open",
+    "count_the_names_that_are_left", "link_counts_of_directories", "long_names_that_are_linked",
+    "long_names_that_are_renamed", "one_of_two_names_unlinked_while_open",
     "open_again_through_proc", "what_changes_the_time_of_change", "working_directory_that_is_removed",
     "write_after_unlink",
 }  # fmt: skip
-CANNOT = {"mergerfs": MERGERFS_CANNOT, "overlayfs": set[str](), "lacking": {"exchange"}}
+CANNOT = {"mergerfs": MERGERFS_CANNOT, "overlayfs": set[str](), "lacking": {"exchange", "long_names_that_are_renamed"}}
 
 
 @pytest.fixture(scope="module", params=SUBJECTS, ids=lambda pair: "-".join(pair))
